@@ -1,0 +1,108 @@
+"""Tiny rocks and tiny shards, made on the fly; no GPU, no network."""
+
+import gc
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import webdataset
+from accelerate.state import AcceleratorState, GradientState
+from PIL import Image
+
+from srgan_dist.config import parse_config
+from srgan_dist.data.build import BuildOptions, build
+from srgan_dist.data.index import open_split
+
+torch.set_num_threads(1)  # tiny networks gain nothing from more
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+def pytest_collection_modifyitems(items):
+    if "SRGAN_DIST_ROCKS" in os.environ:
+        return
+    skip = pytest.mark.skip(reason="real rock images: set SRGAN_DIST_ROCKS to their folder")
+    for item in items:
+        if "rocks" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate():
+    """Accelerate keeps its settings for the life of a process; tests want their own."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+@pytest.fixture
+def rocks():
+    """The folder of real rock images."""
+    return Path(os.environ["SRGAN_DIST_ROCKS"])
+
+
+def texture(seed, height=72, width=80, dtype=np.uint8):
+    """Draw a smooth picture with edges, different for every seed."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    waves = sum(np.sin(a * x + b * y + c) for a, b, c in rng.uniform(-0.6, 0.6, (6, 3)) * [1, 1, 9])
+    unit = np.clip(0.5 + 0.2 * np.sign(waves) + 0.03 * waves + rng.normal(0, 0.02, waves.shape), 0, 1)
+    return (unit * np.iinfo(dtype).max).astype(dtype)
+
+
+def write_folder(root, rocks, dtype=np.uint8, size=(72, 80)):
+    """Write HR images: rocks maps a rock to how many it has."""
+    for number, (rock, count) in enumerate(rocks.items()):
+        (root / rock).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            Image.fromarray(texture(100 * number + i, *size, dtype)).save(root / rock / f"slice_{i}.png")
+    return root
+
+
+def stream(paths):
+    """Read shards with plain WebDataset: a list of samples of bytes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # it leaves the files open
+        samples = list(webdataset.WebDataset([str(path) for path in paths], shardshuffle=False))
+        gc.collect()
+    return samples
+
+
+TINY = BuildOptions(tile=80, crop=32, samples_per_shard=3)
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory):
+    """A packed set of two rocks with train, valid and test splits: HR 72x80, x4, uint8."""
+    root = tmp_path_factory.mktemp("set")
+    out = root / "shards"
+    build(write_folder(root / "hr", {"sandstone": 6, "coal": 5}), out, TINY)
+    return out
+
+
+@pytest.fixture(scope="session")
+def train_split(shards):
+    return open_split(shards, "train")
+
+
+def tiny_config(shards, output, **changes):
+    """A config that trains both phases in seconds; changes replace top-level sections."""
+    raw = {
+        "name": "tiny",
+        "output": str(output),
+        "mixed_precision": "no",
+        "log_every": 2,
+        "validate_every": 100,
+        "checkpoint_every": 100,
+        "panels": 1,
+        "data": {"path": str(shards), "lr_crop": 8, "batch_size": 4, "augment": True},
+        "generator": {"name": "srresnet", "num_blocks": 1, "num_filters": 8, "tanh": False, "init_std": None},
+        "discriminator": {"name": "discriminator", "num_filters": 4, "num_dense": 16, "init_std": None},
+        "pretrain": {"steps": 6, "learning_rate": 1e-3, "decay_every": None, "losses": {"pixel": {"name": "l1"}}},
+        "adversarial": {"steps": 4, "learning_rate": 1e-3, "decay_every": None, "losses": {"pixel": {"name": "l1"}}},
+        "tracking": {"wandb": "disabled"},
+    }
+    return parse_config(raw | changes)
