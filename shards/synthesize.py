@@ -1,0 +1,111 @@
+"""Write synthetic rocks in DeepRock-SR's layout: python shards/synthesize.py OUT [options]"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from srgan_dist.data.rocks import ROCKS, slice_files, write_slice
+from srgan_dist.machine import usable_cores
+from srgan_dist.progress import tracked
+
+RECORD = "synthesis.json"  # the options of a set; its name is UNFINISHED until every image is there
+UNFINISHED = f".{RECORD}.unfinished"
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(
+        usage="python shards/synthesize.py OUT [options]",
+        description="Write synthetic rocks with the layout and names of DeepRock-SR-2D."
+                    " The same options give the same bytes.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("out", metavar="OUT", type=Path, help="new folder")
+    parser.add_argument("--rocks", nargs="+", choices=ROCKS, default=list(ROCKS), help="one or more")
+    parser.add_argument("--train", type=int, default=24, metavar="N", help="training slices per rock")
+    parser.add_argument("--valid", type=int, default=4, metavar="N", help="validation slices per rock")
+    parser.add_argument("--test", type=int, default=4, metavar="N", help="test slices per rock")
+    parser.add_argument("--size", type=int, default=500, metavar="N", help="height and width of HR slices")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the rocks and the kernels")
+    parser.add_argument("--jobs", type=int, default=usable_cores(), metavar="N", help="processes")
+    arguments = parser.parse_args()
+
+    for name, least in {"train": 1, "valid": 0, "test": 0, "size": 64, "seed": 0, "jobs": 1}.items():
+        value = getattr(arguments, name)
+        if value < least:
+            parser.error(f"--{name}={value} is too small; use at least {least}")
+    if arguments.size % 4:
+        larger = arguments.size // 4 * 4 + 4
+        parser.error(f"--size={arguments.size} is not a multiple of the largest scale, 4; use e.g. {larger}")
+    return arguments
+
+
+def list_slices(options):
+    """Number the slices of each rock through its splits: (rock, split, number)."""
+    splits = [split for split in ("train", "valid", "test") for _ in range(options[split])]
+    return [(rock, split, number) for rock in options["rocks"] for number, split in enumerate(splits, 1)]
+
+
+def is_finished(out, options):
+    """Tell whether `out` was finished with these options; refuse a folder that holds anything else."""
+    record = next((out / name for name in (RECORD, UNFINISHED) if (out / name).exists()), None)
+    if record is None:
+        if (out / "DeepRockSR-2D").exists():
+            raise ValueError(f"{out} holds a DeepRockSR-2D from elsewhere; name another folder")
+        return False
+    try:
+        made_with = json.loads(record.read_text())
+    except json.JSONDecodeError:
+        raise ValueError(f"{record} cannot be read; delete {out} and start again") from None
+    for name, value in options.items():
+        old = made_with.get(name)
+        if old != value:
+            raise ValueError(f"{out} was made with {name}={old}, and {name}={value} is asked for;"
+                             f" go back to the old --{name}, name another folder, or delete this one")
+    return record.name == RECORD
+
+
+def write_slices(out, slices, options, jobs):
+    """Write all slices in `jobs` processes; returns the bytes written."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the processes already use every core
+    write = partial(write_slice, out, seed=options["seed"], size=options["size"])
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        try:
+            written = pool.map(write, *zip(*slices, strict=True))
+            return sum(tracked(written, "synthesize", "slice", total=len(slices)))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # otherwise it would work through its queue first
+            raise
+
+
+def main():
+    arguments = parse_arguments()
+    out = arguments.out
+    options = {name: getattr(arguments, name) for name in ("train", "valid", "test", "size", "seed")}
+    options["rocks"] = [rock for rock in ROCKS if rock in arguments.rocks]
+    slices = list_slices(options)
+    pairs = [slice_files(*numbered) for numbered in slices]
+    files = [out / file for hr, lr in pairs for file in (hr, *lr.values())]
+    counts = f"{len(slices)} slices of {', '.join(options['rocks'])} ({len(files)} files)"
+
+    began = time.monotonic()
+    try:
+        if is_finished(out, options) and all(file.exists() for file in files):
+            print(f"{out} holds exactly this set already, {counts}; nothing was written")
+            return
+        out.mkdir(parents=True, exist_ok=True)
+        (out / UNFINISHED).write_text(json.dumps(options) + "\n")
+        written = write_slices(out, slices, options, arguments.jobs)
+        (out / UNFINISHED).replace(out / RECORD)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    print(f"{out}: {counts}, {written / 1e6:.1f} MB, written in {time.monotonic() - began:.1f} s")
+
+
+if __name__ == "__main__":
+    main()
