@@ -1,0 +1,48 @@
+"""Pack rock images into WebDataset tar shards: python shards/build.py SOURCE OUT [options]"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from srgan_dist.data.build import BuildOptions, build
+from srgan_dist.progress import tracked
+from srgan_dist.data.summary import format_counts
+
+
+def main():
+    defaults = BuildOptions()
+    parser = argparse.ArgumentParser(
+        description="Pack image pairs of DeepRock-SR (its root or one of its sets), or any folder of HR images with one"
+                    " sub-folder per rock, whose LR side is then made.")
+    parser.add_argument("source", metavar="SOURCE")
+    parser.add_argument("out", metavar="OUT", help="new folder")
+    parser.add_argument("--kind", default=defaults.kind, choices=["default", "unknown"],
+                        help="LR side: default is bicubic, unknown one kernel per image (default: %(default)s)")
+    parser.add_argument("--scale", type=int, default=defaults.scale, help="HR size over LR size (default: %(default)s)")
+    parser.add_argument("--tile", type=int, default=defaults.tile, help="HR pixels of the tiles cut from a folder's images (default: %(default)s)")
+    parser.add_argument("--crop", type=int, default=defaults.crop,
+                        help="HR pixels of the crops that training will cut; smaller images are refused (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=defaults.seed, help="of kernels and shuffling (default: %(default)s)")
+    parser.add_argument("--samples-per-shard", type=int, default=defaults.samples_per_shard, metavar="N", help="default: %(default)s")
+    parser.add_argument("--dtype", choices=["uint16"], help="store 8-bit images as 16 bit, times 257")
+    options = vars(parser.parse_args())
+    source, out = options.pop("source"), Path(options.pop("out"))
+
+    began = time.monotonic()
+    try:
+        result = build(source, out, BuildOptions(**options), lambda sources: tracked(sources, "pack", "image"))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    for note in result.notes:
+        print(f"note: {note}")
+    print(format_counts(result.manifest))
+    if result.already_there:
+        print(f"{out} holds exactly this set already, nothing was written")
+    else:
+        print(f"{out} written in {time.monotonic() - began:.1f} s")
+
+
+if __name__ == "__main__":
+    main()

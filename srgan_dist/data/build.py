@@ -1,0 +1,342 @@
+"""Packing: from sources to a directory of tar shards, the same bytes for the same input and options.
+
+The layout of every shard follows from headers alone (`lay_out`), so pixels can then be written to their places in
+the order in which sources are decoded, each source once. Work happens in OUT.building, which becomes OUT in one
+rename when everything is complete and without fault.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import zlib
+from collections import Counter
+from dataclasses import asdict, dataclass
+from itertools import repeat
+from pathlib import Path
+
+import numpy as np
+
+from srgan_dist.data import index
+from srgan_dist.data.degradation import downsample
+from srgan_dist.data.images import ImageError, read_pages
+from srgan_dist.data.sample import (
+    BLOCK, FIELDS, RECORD, encode_record, npy_header, padded, tar_header,
+)
+from srgan_dist.data.sources import SPLITS, check_samples, find_sources, list_samples, stored_dtype
+from srgan_dist.files import sync
+
+MARKER = "building.json"  # tells a directory of ours from anyone else's
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What decides the bytes of a packed set, beside its images."""
+
+    scale: int = 4
+    kind: str = "unknown"  # of the LR side: "default" is bicubic, "unknown" one kernel per image
+    tile: int = 500  # HR pixels; for folders of HR images
+    crop: int = 192  # HR pixels; the square that training will cut, no image may be smaller
+    seed: int = 0
+    samples_per_shard: int = 400
+    dtype: str | None = None  # "uint16" stores 8-bit images times 257; None keeps the images' own type
+
+    def __post_init__(self):
+        if self.scale < 2:
+            raise ValueError(f"scale={self.scale} must be 2 or more")
+        if self.kind not in ("default", "unknown"):
+            raise ValueError(f"kind={self.kind!r} must be default or unknown")
+        if self.dtype not in (None, "uint16"):
+            raise ValueError(f"dtype={self.dtype!r} must be uint16, or left out to keep that of the images")
+        for name in ("tile", "crop"):
+            value = getattr(self, name)
+            if value < self.scale or value % self.scale:
+                nearest = max(1, round(value / self.scale)) * self.scale
+                raise ValueError(f"{name}={value} is not a multiple of scale={self.scale}; use e.g. {nearest}")
+        if self.tile < self.crop:
+            raise ValueError(f"tile={self.tile} is smaller than crop={self.crop}; enlarge --tile or reduce --crop")
+        if self.samples_per_shard < 1:
+            raise ValueError(f"samples_per_shard={self.samples_per_shard} must be 1 or more")
+
+
+class BuildError(ValueError):
+    """Everything that is wrong with a source, one fault per line."""
+
+    def __init__(self, faults):
+        shown = "\n".join(f"  {fault}" for fault in faults)
+        super().__init__(f"{len(faults)} fault{'s' * (len(faults) != 1)} found, nothing was written:\n{shown}")
+        self.faults = faults
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished set: its manifest, what is worth telling the user, and whether it stood there already."""
+
+    manifest: dict
+    notes: list
+    already_there: bool = False
+
+
+def build(source, out, options, progress=iter):
+    """Pack `source` into the directory `out` and return a Result.
+
+    progress wraps the list of sources while their pixels are read, as tqdm does.
+    Raises BuildError with all faults of the source, ValueError when `out` holds something else.
+    """
+    source, out = Path(source), Path(out)
+    _check_out(out)
+    found = find_sources(source, options.kind, options.scale)
+    samples = list_samples(found.sources, options.kind, options.scale, options.tile, options.seed)
+    faults = found.faults + check_samples(found.sources, samples, options.crop, options.dtype)
+    if faults:
+        pixels = _Pixels(found.sources, samples, options, None, None, None)
+        pixels.read(progress)  # so that a user mends everything in one go
+        raise BuildError(faults + pixels.faults)
+
+    identity = {"options": asdict(options), "source_sha256": _digest(found.sources)}
+    if out.exists() and any(out.iterdir()):
+        return Result(_same_set(out, identity), found.notes, already_there=True)
+
+    stage = out.with_name(out.name + ".building")
+    _empty_stage(stage, identity)
+    dtype = stored_dtype(found.sources, options.dtype)
+    rocks = sorted({s.rock for s in found.sources})
+    tables, shards = _lay_out(stage, found.sources, samples, rocks, dtype, options)
+    pixels = _Pixels(found.sources, samples, options, stage, tables, dtype)
+    pixels.read(progress)
+    if pixels.faults:
+        shutil.rmtree(stage)
+        raise BuildError(pixels.faults)
+
+    manifest = _finish(stage, tables, shards, rocks, dtype, options, identity)
+    (stage / MARKER).unlink()
+    os.replace(stage, out)
+    sync(out.parent)
+    return Result(manifest, found.notes + pixels.notes())
+
+
+def _check_out(out):
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"OUT={out} is a file; give the name of a new folder")
+    if out.exists() and any(out.iterdir()) and not (out / "manifest.json").is_file():
+        raise ValueError(f"OUT={out} holds other files; give the name of a new folder")
+
+
+def _same_set(out, identity):
+    """Return the manifest of a finished set if it was made from the same images with the same options."""
+    manifest = index.read_manifest(out)
+    there = {key: manifest[key] for key in identity}
+    if there == identity:
+        return manifest
+    differences = [
+        f"{name}: {there['options'].get(name)} there, {value} asked for"
+        for name, value in identity["options"].items() if there["options"].get(name) != value
+    ] or ["its images are not those of SOURCE now"]
+    raise ValueError(f"OUT={out} holds another set ({'; '.join(differences)}). Give a new folder, or delete that one")
+
+
+def _digest(sources):
+    """Hash names and bytes of all source files; the manifest keeps it to tell whether a set is still current."""
+    total = hashlib.sha256()
+    for source in sources:
+        files = [source.hr.path] + ([source.lr.path] if source.lr else [])
+        parts = [source.rock, source.split, source.file, *map(index.sha256_of, files)]
+        total.update(json.dumps(parts).encode())
+    return total.hexdigest()
+
+
+def _empty_stage(stage, identity):
+    """Make the working directory; what a killed build left in it goes."""
+    if stage.exists():
+        if not (stage / MARKER).is_file() and any(stage.iterdir()):
+            raise ValueError(f"{stage} is in the way and was not made by this program; move it")
+        shutil.rmtree(stage)
+    stage.mkdir(parents=True)
+    (stage / MARKER).write_text(json.dumps(identity))
+
+
+# Layout
+
+def _lay_out(stage, sources, samples, rocks, dtype, options):
+    """Create every shard with all its headers, pixels still zero.
+
+    Returns {split: table of INDEX} with offsets and shapes filled in, and {split: list of (file, count)}. A table is
+    in the order of the tar: samples shuffled by the seed, so that reading straight through mixes rocks and slices.
+    """
+    tables, shards = {}, {}
+    for number, split in enumerate(SPLITS):
+        chosen = [sample for sample in samples if sources[sample.source].split == split]
+        if not chosen:
+            continue
+        order = np.random.default_rng((options.seed, number)).permutation(len(chosen))
+        table = np.zeros(len(chosen), index.INDEX)
+        groups = np.array_split(order, -(-len(chosen) // options.samples_per_shard))
+        row = 0
+        for shard, group in enumerate(groups):
+            file = index.shard_name(split, shard)
+            rows = table[row : row + len(group)]
+            rows["shard"] = shard
+            members = [_members(chosen[i], sources, dtype, options) for i in group]
+            rows["rock"] = [rocks.index(sources[chosen[i].source].rock) for i in group]
+            _write_skeleton(stage / file, members, rows)
+            shards.setdefault(split, []).append((file, len(group)))
+            row += len(group)
+        tables[split] = table
+    return tables, shards
+
+
+def _members(sample, sources, dtype, options):
+    """Describe the tar members of a sample: key, (HR height, width), (LR height, width), dtype, JSON bytes."""
+    source = sources[sample.source]
+    record = {
+        "rock": source.rock,
+        "source": source.file,
+        "page": sample.page,
+        "top": sample.top,
+        "left": sample.left,
+        "scale": options.scale,
+        "kernel": sample.kernel,
+        "voxel_size_um": source.hr.voxel_size_um,
+    }
+    hr = (sample.height, sample.width)
+    lr = (sample.height // options.scale, sample.width // options.scale)
+    return sample.key, hr, lr, dtype, encode_record(record)
+
+
+def _write_skeleton(path, members, rows):
+    """Write all bytes of a shard but the pixels, and record in `rows` where those belong."""
+    with open(path, "wb") as file:
+        for row, (key, hr, lr, dtype, record) in zip(rows, members, strict=True):
+            row["key"] = key.encode()
+            row["hr_height"], row["hr_width"] = hr
+            row["lr_height"], row["lr_width"] = lr
+            heads = {"hr.npy": npy_header(*hr, dtype), "json": record, "lr.npy": npy_header(*lr, dtype)}
+            pixels = {"hr.npy": hr[0] * hr[1] * dtype.itemsize, "json": 0, "lr.npy": lr[0] * lr[1] * dtype.itemsize}
+            for field in FIELDS:
+                size = len(heads[field]) + pixels[field]
+                file.write(tar_header(f"{key}.{field}", size))
+                start = file.tell()
+                file.write(heads[field])
+                if field == "json":
+                    row["record_offset"], row["record_bytes"] = start, size
+                else:
+                    row[f"{field[:2]}_offset"] = file.tell()
+                file.seek(start + padded(size, BLOCK))
+        end = padded(file.tell() + 2 * BLOCK, RECORD)
+        file.truncate(end)
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, end)  # a full disk shows now, not after an hour
+
+
+# Pixels
+
+class _Pixels:
+    """Reads every source once, checks its pixels and, when there is a `stage`, writes them into the shards."""
+
+    def __init__(self, sources, samples, options, stage, tables, dtype):
+        self.sources, self.samples, self.options = sources, samples, options
+        self.stage, self.tables, self.dtype = stage, tables, dtype
+        self.faults = []
+        self.constant = []
+        self.first_seen = {}  # content hash -> (split, name of the page)
+        self.repeated = []
+        self.rows = {}
+        if stage:
+            self.rows = {table["key"][i].decode(): (split, i)
+                         for split, table in tables.items() for i in range(len(table))}
+
+    def read(self, progress):
+        by_source = {}
+        for sample in self.samples:
+            by_source.setdefault(sample.source, []).append(sample)
+        for position in progress(sorted(by_source)):
+            try:
+                self._read_source(self.sources[position], by_source[position])
+            except ImageError as error:
+                self.faults.append(str(error))
+
+    def _read_source(self, source, samples):
+        lr_pages = read_pages(source.lr.path) if source.lr else repeat(None)
+        by_page = {}
+        for sample in samples:
+            by_page.setdefault(sample.page, []).append(sample)
+        for page, (hr, lr) in enumerate(zip(read_pages(source.hr.path), lr_pages)):
+            self._check_content(source, page, hr)
+            for sample in by_page[page] if self.stage else ():
+                self._write(sample, hr, lr)
+
+    def _check_content(self, source, page, hr):
+        name = f"{source.hr.path}" + (f" page {page}" if source.hr.pages > 1 else "")
+        if hr.min() == hr.max():
+            self.constant.append(name)
+            return  # blank slices are alike everywhere and say nothing about leakage
+        content = hashlib.sha256(repr(hr.shape).encode() + hr.tobytes()).digest()
+        split, first = self.first_seen.setdefault(content, (source.split, name))
+        if split != source.split:
+            self.faults.append(f"{name}: is in {source.split} and is the same picture as {first} in {split};"
+                               " scores would be too good. Remove one of them")
+        elif first != name:
+            self.repeated.append(name)
+
+    def _write(self, sample, hr, lr):
+        hr = hr[sample.top : sample.top + sample.height, sample.left : sample.left + sample.width]
+        if lr is None:
+            lr = downsample(hr, self.options.scale, sample.kernel)
+        split, i = self.rows[sample.key]
+        row = self.tables[split][i]
+        row["darkest"], row["brightest"] = self._stored(hr).min(), self._stored(hr).max()
+        with open(self.stage / index.shard_name(split, row["shard"]), "r+b") as file:
+            for side, image in (("hr", hr), ("lr", lr)):
+                data = self._stored(image).tobytes()
+                row[f"{side}_crc32"] = zlib.crc32(data)
+                file.seek(row[f"{side}_offset"])
+                file.write(data)
+
+    def _stored(self, image):
+        """Convert to the set's pixel type; 8 bit into 16 is times 257, which maps 255 to 65535 and back exactly."""
+        if image.dtype == self.dtype:
+            return image.astype(self.dtype.newbyteorder("<"), copy=False)
+        return (image.astype(np.uint16) * np.uint16(257)).astype("<u2", copy=False)
+
+    def notes(self):
+        notes = []
+        for names, what in ((self.constant, "have one grey level only"), (self.repeated, "repeat an earlier picture")):
+            if names:
+                notes.append(f"{len(names)} images {what}, e.g. {names[0]}")
+        return notes
+
+
+# Manifest
+
+def _finish(stage, tables, shards, rocks, dtype, options, identity):
+    """Write index tables and manifest, everything synced to disk."""
+    splits = {}
+    for split, table in tables.items():
+        path = stage / index.index_name(split)
+        np.save(path, table)
+        counts = Counter(table["rock"].tolist())
+        splits[split] = {
+            "count": len(table),
+            "rocks": {rocks[number]: count for number, count in sorted(counts.items())},
+            "index": _file_entry(path),
+            "shards": [_file_entry(stage / file) | {"count": count} for file, count in shards[split]],
+        }
+    manifest = {
+        "format": index.FORMAT,
+        "version": index.VERSION,
+        "scale": options.scale,
+        "dtype": dtype.name,
+        "rocks": rocks,
+        "totals": {rock: sum(split["rocks"].get(rock, 0) for split in splits.values()) for rock in rocks},
+        "splits": splits,
+        **identity,
+    }
+    (stage / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+    sync(stage / "manifest.json")
+    sync(stage)
+    return manifest
+
+
+def _file_entry(path):
+    sync(path)
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": index.sha256_of(path)}

@@ -1,0 +1,70 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from srgan_dist.data.index import open_split, read_manifest
+
+
+@pytest.fixture
+def copy(shards, tmp_path):
+    return shutil.copytree(shards, tmp_path / "copy")
+
+
+def edit_manifest(folder, change):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    change(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_a_split_knows_its_samples(train_split):
+    assert len(train_split) == 7 and train_split.scale == 4 and train_split.dtype == np.uint8
+    assert {train_split.key(i) for i in range(7)} == {f"coal_slice_{i}" for i in range(3)} | {f"sandstone_slice_{i}" for i in range(4)}
+    assert all(train_split.key(i).startswith(train_split.rock(i)) for i in range(7))
+    assert train_split.smallest_lr == 18
+
+
+def test_an_absent_split_is_none(copy):
+    edit_manifest(copy, lambda manifest: manifest["splits"].pop("test"))
+    assert open_split(copy, "test") is None
+
+
+def test_folders_that_are_no_packed_set(tmp_path, copy):
+    with pytest.raises(ValueError, match="has no manifest.json. Make one with: python shards/build.py"):
+        read_manifest(tmp_path)
+    edit_manifest(copy, lambda manifest: manifest.update(version=99))
+    with pytest.raises(ValueError, match="has version 99"):
+        read_manifest(copy)
+    (copy / "manifest.json").write_text('{"format": "another"}')
+    with pytest.raises(ValueError, match="is not a manifest of srgan_dist shards"):
+        read_manifest(copy)
+    (copy / "manifest.json").write_text('{"format": ')
+    with pytest.raises(ValueError, match="manifest.json cannot be read"):
+        read_manifest(copy)
+
+
+def test_a_shard_that_is_missing_or_has_another_size(copy):
+    shard = copy / "train-000001.tar"
+    data = shard.read_bytes()
+    shard.write_bytes(data[:-512])
+    with pytest.raises(ValueError, match=f"train-000001.tar has {len(data) - 512} bytes, the manifest says {len(data)}"):
+        open_split(copy, "train")
+    shard.unlink()
+    with pytest.raises(ValueError, match="train-000001.tar is missing although the manifest lists it"):
+        open_split(copy, "train")
+
+
+def test_an_index_that_is_not_the_manifests(copy):
+    rows = np.load(copy / "train.index.npy")
+    rows["hr_offset"][0] += 512
+    np.save(copy / "train.index.npy", rows)
+    with pytest.raises(ValueError, match="train.index.npy is not the index that the manifest names"):
+        open_split(copy, "train")
+
+
+@pytest.mark.parametrize("name", ["../outside.tar", "/etc/passwd", "a/b.tar"])
+def test_a_manifest_cannot_point_outside_its_folder(copy, name):
+    edit_manifest(copy, lambda manifest: manifest["splits"]["train"]["shards"][0].update(file=name))
+    with pytest.raises(ValueError, match="names a file outside"):
+        open_split(copy, "train")
