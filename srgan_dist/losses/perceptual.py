@@ -1,0 +1,85 @@
+"""The perceptual loss: difference of VGG-19 features (Ledig et al. 2017, equation 5; Simonyan & Zisserman 2015)."""
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+from torch.nn import functional as F
+from torchvision.models.vgg import cfgs, make_layers
+
+from srgan_dist.settings import Settings
+
+# layer name -> number of modules of torchvision's vgg19().features up to and including it
+LAYERS = {"relu2_2": 9, "relu3_4": 18, "relu4_4": 27, "conv5_4": 35, "relu5_4": 36, "pool5": 37}
+TORCHVISION_FILE = "vgg19-dcbb9e9d.pth"  # torchvision names it by the start of its sha256
+
+
+class VGGLossConfig(Settings):
+    """Mean squared difference of VGG-19 features."""
+
+    name: Literal["vgg19"]
+    weight: float = Field(1e-5, gt=0, description="factor in the sum of losses: the paper's alpha")
+    layer: Literal[tuple(LAYERS)] = Field("relu5_4", description="whose output is compared (official code: pool5)")
+    weights: str = Field(
+        "torchvision",
+        description="torchvision: its file in the PyTorch cache; random: untrained, for tests; else a path to that file",
+    )
+    sha256: str = Field("dcbb9e9d", min_length=8, description="how the sha256 of the weight file must begin")
+
+
+class VGGLoss(nn.Module):
+    """Compares sr and hr, both [B, 1, H, W] in [-1, 1], by a frozen VGG-19; sr carries the gradient, hr has none.
+
+    Grey is repeated to three channels and normalised as VGG was trained; nothing is resized.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        self.features = vgg19_features(config)[: LAYERS[config.layer]].requires_grad_(False).eval()
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, sr, hr):
+        with torch.no_grad():
+            target = self._features_of(hr)
+        return F.mse_loss(self._features_of(sr).float(), target.float())
+
+    def _features_of(self, image):
+        return self.features(((image + 1) / 2 - self.mean) / self.std)
+
+
+def vgg19_features(config):
+    """Return VGG-19's convolutional part with the weights that `config` asks for."""
+    if config.weights == "random":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # the same on every rank
+            return make_layers(cfgs["E"], batch_norm=False)
+    features = make_layers(cfgs["E"], batch_norm=False)
+    state = torch.load(checked_weights_file(config), map_location="cpu", weights_only=True, mmap=True)
+    features.load_state_dict({k.removeprefix("features."): v for k, v in state.items() if k.startswith("features.")})
+    return features
+
+
+def checked_weights_file(config):
+    """Return the path of the weight file after checking that it is there and what it should be.
+
+    Raises ValueError that says how to get it.
+    """
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / TORCHVISION_FILE
+    path = cached if config.weights == "torchvision" else Path(config.weights)
+    if not path.is_file():
+        raise ValueError(
+            f"weights={config.weights}: the VGG-19 weights are not at {path}. Where there is internet, fetch them"
+            " (550 MB) with\n    python -c \"from torchvision.models import vgg19; vgg19(weights='IMAGENET1K_V1')\"\n"
+            f"which puts {TORCHVISION_FILE} into that cache; copy it, or give its path as weights. To train without"
+            " this loss, set it to null"
+        )
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if not digest.startswith(config.sha256):
+        raise ValueError(f"{path} has sha256 {digest}, which does not begin with sha256={config.sha256}:"
+                         " the file is damaged or another one; fetch it again, or give its own sha256")
+    return path

@@ -1,0 +1,1 @@
+"""Phases of the training: stretches with their own objective, networks and optimisers."""

@@ -1,0 +1,83 @@
+"""What the phases share: settings, the optimiser, the learning rate, the sum of losses."""
+
+import math
+
+import torch
+from pydantic import Field, field_validator
+from torch.nn import functional as F
+
+from srgan_dist.settings import Settings
+
+EPOCH = 1000  # updates; the official code's epoch, at whose end it lowers the learning rate
+TAKEN = {"adversarial", "generator", "discriminator"}  # panels loss/... that are not single losses
+
+
+class PhaseConfig(Settings):
+    """Settings that every phase has."""
+
+    steps: int = Field(ge=1, description="updates")
+    max_seconds: float | None = Field(None, gt=0, description="end the phase after this time even if steps are left")
+    learning_rate: float = Field(1e-4, gt=0, description="of Adam")
+    decay_every: int | None = Field(None, ge=1, description="updates per tenfold fall of the learning rate; null: constant")
+    anneal: bool = Field(False, description="let the learning rate fall to zero along a cosine until the phase ends")
+    weights: str | None = Field(None, description="generator weights (.safetensors) to take instead of training this phase")
+
+    @field_validator("losses", mode="before", check_fields=False)
+    @classmethod
+    def _check_losses(cls, losses):
+        if not isinstance(losses, dict):
+            return losses
+        for name in losses:
+            if name in TAKEN:
+                raise ValueError(f"{name} is a panel of its own; choose another key for this loss")
+        return {name: loss for name, loss in losses.items() if loss is not None}  # null leaves a default loss out
+
+
+def adam(network, learning_rate):
+    """Return Adam with the paper's settings (betas 0.9 and 0.999, epsilon 1e-8)."""
+    return torch.optim.Adam(network.parameters(), lr=learning_rate, fused=True)
+
+
+def decayed(learning_rate, decay_every, step):
+    """Return the learning rate of an update: a tenth every `decay_every` updates, in stairs of one epoch each."""
+    if decay_every is None:
+        return learning_rate
+    return learning_rate * 0.1 ** (step // EPOCH * EPOCH / decay_every)
+
+
+def annealed(learning_rate, progress):
+    """Return the learning rate after a share `progress` of the phase (0 to 1) on half a cosine wave
+    (Loshchilov & Hutter 2017, "SGDR: stochastic gradient descent with warm restarts", without the restarts).
+    """
+    return learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def scheduled(config, learning_rate, step, progress):
+    """Return the learning rate of an update under the schedule of its phase."""
+    learning_rate = decayed(learning_rate, config.decay_every, step)
+    return annealed(learning_rate, progress) if config.anneal else learning_rate
+
+
+def set_learning_rate(optimizer, learning_rate):
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+
+
+def learning_rate_of(optimizer):
+    return optimizer.param_groups[0]["lr"]
+
+
+def generator_terms(losses, configs, sr, hr, accelerator):
+    """Return ({"loss/<name>": unweighted 0-d tensor}, weighted sum) of the losses that compare sr with hr."""
+    terms, total = {}, 0
+    for name, loss in losses.items():
+        with accelerator.autocast():
+            value = loss(sr, hr)
+        terms[f"loss/{name}"] = value.detach()
+        total = total + configs[name].weight * value
+    return terms, total
+
+
+def train_psnr(sr, hr):
+    """Return the PSNR of a batch in dB, from its mean squared error; values span [-1, 1], so the peak is 2."""
+    return 10 * torch.log10(4 / F.mse_loss(sr.detach(), hr).clamp(min=1e-10))

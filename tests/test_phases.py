@@ -1,0 +1,190 @@
+import copy
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from srgan_dist.losses import VGGLossConfig, build_loss
+from srgan_dist.losses.pixel import L1LossConfig
+from srgan_dist.models.discriminator import Discriminator, DiscriminatorConfig
+from srgan_dist.models.srresnet import SRResNet, SRResNetConfig
+from srgan_dist.phases.adversarial import AdversarialConfig, AdversarialPhase
+from srgan_dist.phases.common import decayed
+from srgan_dist.phases.pretrain import PretrainConfig, PretrainPhase
+
+L1 = L1LossConfig(name="l1")
+VGG = VGGLossConfig(name="vgg19", weights="random", layer="relu2_2", weight=1.0)
+
+
+@pytest.fixture
+def accelerator(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
+    return Accelerator()
+
+
+@pytest.fixture
+def batch():
+    torch.manual_seed(5)
+    return torch.rand(4, 1, 8, 8) * 2 - 1, torch.rand(4, 1, 32, 32) * 2 - 1
+
+
+def networks():
+    torch.manual_seed(3)
+    generator = SRResNet(SRResNetConfig(num_blocks=1, num_filters=8, tanh=False, init_std=None))
+    return generator, Discriminator(DiscriminatorConfig(num_filters=4, num_dense=16, init_std=None), 32)
+
+
+def adversarial(accelerator, losses, **settings):
+    generator, discriminator = networks()
+    config = AdversarialConfig(steps=10, losses=losses, **settings)
+    built = {name: build_loss(loss) for name, loss in losses.items()}
+    return AdversarialPhase(config, generator, discriminator, built, accelerator)
+
+
+def snapshot(module):
+    return copy.deepcopy(module.state_dict())
+
+
+def changed(module, before):
+    return {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
+
+
+def test_pretrain_lowers_the_l1_loss_and_names_its_numbers(accelerator, batch):
+    generator, _ = networks()
+    phase = PretrainPhase(PretrainConfig(learning_rate=1e-3, losses={"pixel": L1}), generator, {"pixel": build_loss(L1)}, accelerator)
+    history = [phase.update(*batch) for _ in range(20)]
+    assert set(history[0]) == {"loss/pixel", "loss/generator", "train/psnr"}
+    assert history[-1]["loss/pixel"] < history[0]["loss/pixel"]
+    assert all(value.shape == () and not value.requires_grad for value in history[0].values())
+    assert phase.step == 20 and phase.learning_rates() == {"lr/generator": 1e-3}
+
+
+def test_train_psnr_has_peak_2_on_the_signed_range(accelerator):
+    generator, _ = networks()
+    torch.nn.init.zeros_(generator.tail.weight)
+    torch.nn.init.constant_(generator.tail.bias, 0.2)
+    phase = PretrainPhase(PretrainConfig(losses={"pixel": L1}), generator, {"pixel": build_loss(L1)}, accelerator)
+    numbers = phase.update(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 32, 32))
+    assert numbers["train/psnr"].item() == pytest.approx(20, abs=1e-3)  # 10 log10(4 / 0.04)
+    assert numbers["loss/pixel"].item() == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("term", ["pixel", "perceptual", "adversarial"])
+def test_each_term_of_phase_2_has_a_gradient_in_the_generator(accelerator, batch, term):
+    phase = adversarial(accelerator, {"pixel": L1, "perceptual": VGG})
+    lr, hr = batch
+    sr = phase.generator(lr)
+    if term == "adversarial":
+        from srgan_dist.losses.adversarial import adversarial_loss
+
+        value = adversarial_loss(phase.critic(sr))
+    else:
+        value = phase.losses[term](sr, hr)
+    gradients = torch.autograd.grad(value, list(phase.generator.parameters()))
+    assert all(gradient.abs().sum() > 0 for gradient in gradients)
+
+
+def test_a_step_on_the_adversarial_term_alone_raises_the_discriminators_answer(accelerator, batch):
+    phase = adversarial(accelerator, {"pixel": L1}, adversarial_weight=1.0, learning_rate=1e-4)
+    phase.losses = {}
+    lr, hr = batch
+    phase.critic.eval()
+    before = phase.critic(phase.generator(lr)).mean()
+    for _ in range(3):
+        phase._update_generator(phase.generator(lr), hr)
+    assert phase.critic(phase.generator(lr)).mean() > before
+
+
+def test_the_generators_update_leaves_the_discriminators_weights_and_gradients_alone(accelerator, batch):
+    phase = adversarial(accelerator, {"pixel": L1, "perceptual": VGG})
+    lr, hr = batch
+    phase._update_discriminator(phase.generator(lr).detach(), hr)
+    weights = {name: p.detach().clone() for name, p in phase.discriminator.named_parameters()}
+    gradients = {name: p.grad.clone() for name, p in phase.discriminator.named_parameters()}
+    phase._update_generator(phase.generator(lr), hr)
+    for name, p in phase.discriminator.named_parameters():
+        assert torch.equal(p, weights[name]) and torch.equal(p.grad, gradients[name]) and p.requires_grad
+
+
+def test_the_discriminators_update_leaves_the_generator_alone(accelerator, batch):
+    phase = adversarial(accelerator, {"pixel": L1})
+    lr, hr = batch
+    before, critic_before = snapshot(phase.generator), snapshot(phase.critic)
+    phase._update_discriminator(phase.generator(lr).detach(), hr)
+    assert not changed(phase.generator, before) and all(p.grad is None for p in phase.generator.parameters())
+    assert set(dict(phase.critic.named_parameters())) <= changed(phase.critic, critic_before)
+
+
+def test_the_discriminator_learns_to_tell(accelerator, batch):
+    phase = adversarial(accelerator, {"pixel": L1}, discriminator_learning_rate=1e-3)
+    lr, hr = batch
+    sr = phase.generator(lr).detach()
+    history = [phase._update_discriminator(sr, hr) for _ in range(15)]
+    assert history[-1]["d/real"] > 0.6 > 0.4 > history[-1]["d/fake"]
+
+
+def test_one_update_of_phase_2_is_the_textbook_alternation(accelerator, batch):
+    """The same weights as a plain loop: D on real and detached fake, then G through the new D."""
+    lr, hr = (x.double() for x in batch)
+    phase = adversarial(accelerator, {"pixel": L1}, learning_rate=1e-3, adversarial_weight=0.5)
+    generator, discriminator = networks()
+    for network in (generator, discriminator, phase.generator, phase.critic):
+        network.double()
+    d_optimizer = torch.optim.Adam(discriminator.parameters(), 1e-3)
+    g_optimizer = torch.optim.Adam(generator.parameters(), 1e-3)
+    bce = torch.nn.functional.binary_cross_entropy_with_logits
+    for _ in range(2):
+        phase.update(lr, hr)
+
+        sr = generator(lr)
+        real, fake = discriminator(hr), discriminator(sr.detach())
+        d_optimizer.zero_grad()
+        (bce(real, torch.ones_like(real)) + bce(fake, torch.zeros_like(fake))).backward()
+        d_optimizer.step()
+        judged = discriminator(sr)
+        g_optimizer.zero_grad()
+        ((sr - hr).abs().mean() + 0.5 * bce(judged, torch.ones_like(judged))).backward()
+        g_optimizer.step()
+    for ours, plain in ((phase.generator, generator), (phase.critic, discriminator)):
+        for name, value in plain.state_dict().items():
+            torch.testing.assert_close(ours.state_dict()[name], value, rtol=0, atol=1e-9)
+
+
+def test_phase_2_names_its_numbers(accelerator, batch):
+    phase = adversarial(accelerator, {"pixel": L1, "perceptual": VGG}, discriminator_learning_rate=2e-4)
+    numbers = phase.update(*batch)
+    assert set(numbers) == {"loss/pixel", "loss/perceptual", "loss/adversarial", "loss/generator", "loss/discriminator",
+                            "d/real", "d/fake", "train/psnr"}
+    expected = numbers["loss/pixel"] + numbers["loss/perceptual"] + 5e-3 * numbers["loss/adversarial"]
+    assert numbers["loss/generator"].item() == pytest.approx(expected.item(), rel=1e-5)
+    assert phase.learning_rates() == {"lr/generator": 1e-4, "lr/discriminator": 2e-4}
+
+
+@pytest.mark.parametrize("step, expected", [(0, 1e-4), (999, 1e-4), (1000, 1e-4 * 0.1**0.02), (50_000, 1e-5), (100_000, 1e-6)])
+def test_learning_rate_falls_tenfold_every_50_epochs_of_1000_in_stairs(step, expected):
+    assert decayed(1e-4, 50_000, step) == pytest.approx(expected)
+    assert decayed(1e-4, None, step) == 1e-4
+
+
+def test_the_learning_rate_reaches_the_optimiser(accelerator, batch):
+    generator, _ = networks()
+    phase = PretrainPhase(PretrainConfig(decay_every=1000, losses={"pixel": L1}), generator, {"pixel": build_loss(L1)}, accelerator)
+    phase.step = 2000
+    phase.update(*batch)
+    assert phase.learning_rates()["lr/generator"] == pytest.approx(1e-6)
+
+
+def test_the_networks_compute_in_bf16_and_the_losses_in_float32(monkeypatch, batch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
+    accelerator = Accelerator(mixed_precision="bf16")
+    generator, discriminator = networks()
+    seen = {}
+    generator.tail.register_forward_hook(lambda m, i, o: seen.update(tail=o.dtype))
+    discriminator.dense1.register_forward_hook(lambda m, i, o: seen.update(dense=o.dtype))
+    losses = {"pixel": L1}
+    phase = AdversarialPhase(AdversarialConfig(losses=losses), accelerator.prepare_model(generator),
+                             accelerator.prepare_model(discriminator), {"pixel": build_loss(L1)}, accelerator)
+    numbers = phase.update(*batch)
+    assert seen == {"tail": torch.bfloat16, "dense": torch.bfloat16}
+    assert all(value.dtype == torch.float32 and value.isfinite() for value in numbers.values())
+    assert all(p.dtype == torch.float32 for p in generator.parameters())
