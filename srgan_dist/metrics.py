@@ -1,0 +1,91 @@
+"""How good a super-resolved image is. All metrics take whole images on [0, 1]: no border is shaved, nothing rounded.
+
+sr and hr: float32 tensors [H, W] with data range 1, which for 8-bit images equals a peak of 255.
+"""
+
+import torch
+from torch.nn import functional as F
+
+EXACT_COPY_DB = 100.0  # PSNR of an image without any error, which formally is infinite
+
+
+def mse(sr, hr):
+    """Return the mean squared error."""
+    return float(F.mse_loss(sr, hr))
+
+
+def psnr(sr, hr):
+    """Return the peak signal-to-noise ratio in dB, 10 log10(1 / MSE); 100 dB at most."""
+    return psnr_of_mse(mse(sr, hr))
+
+
+def psnr_of_mse(error):
+    return float(-10 * torch.log10(torch.tensor(max(error, 10 ** (-EXACT_COPY_DB / 10)), dtype=torch.float64)))
+
+
+def ssim(sr, hr):
+    """Return the mean structural similarity of Wang et al. (2004), "Image quality assessment: from error visibility
+    to structural similarity": Gaussian window of 11x11 with sigma 1.5, K1 = 0.01, K2 = 0.03, population variances,
+    averaged where the window lies inside the image. Images need 11 pixels or more a side.
+    """
+    if min(sr.shape) < 11:
+        raise ValueError(f"SSIM needs images of 11x11 pixels or more, not {tuple(sr.shape)}")
+    mean_sr, mean_hr, square_sr, square_hr, product = _gaussian_means(
+        torch.stack([sr, hr, sr * sr, hr * hr, sr * hr])
+    )
+    variance_sr, variance_hr = square_sr - mean_sr**2, square_hr - mean_hr**2
+    covariance = product - mean_sr * mean_hr
+    c1, c2 = 0.01**2, 0.03**2
+    luminance = (2 * mean_sr * mean_hr + c1) / (mean_sr**2 + mean_hr**2 + c1)
+    structure = (2 * covariance + c2) / (variance_sr + variance_hr + c2)
+    return float((luminance * structure).mean())
+
+
+def _gaussian_means(images):
+    """Filter [N, H, W] with the window of SSIM, where it fits: [N, H-10, W-10]."""
+    x = torch.arange(-5, 6, dtype=images.dtype, device=images.device)
+    window = torch.exp(-(x**2) / (2 * 1.5**2))
+    window = window / window.sum()
+    height, width = images.shape[-2:]
+    # shifted sums: four times faster on CPU than a convolution of one channel
+    rows = sum(weight * images[:, k : k + height - 10] for k, weight in enumerate(window))
+    return sum(weight * rows[:, :, k : k + width - 10] for k, weight in enumerate(window))
+
+
+def spectrum_error(sr, hr):
+    """Return the mean absolute difference of the log radially averaged power spectra of sr and hr.
+
+    0 means the same amount of texture at every scale; a blurred image lacks power at high frequencies, whatever its
+    PSNR. Natural logarithm; frequencies up to Nyquist of the shorter side, without the mean.
+    """
+    return float((radial_log_power(sr) - radial_log_power(hr)).abs().mean())
+
+
+def radial_log_power(image):
+    """Return the log power spectrum of `image` [H, W] averaged over rings one cycle per image wide: [min(H, W) // 2].
+
+    A Hann window keeps the borders' jump out of it (Welch 1967). Normalised so that white noise of variance v has
+    the level log v; the floor of 1e-10 lies below the quantisation noise of 8 bit.
+    """
+    height, width = image.shape
+    window = torch.outer(
+        torch.hann_window(height, device=image.device), torch.hann_window(width, device=image.device)
+    )
+    spectrum = torch.fft.fft2((image - image.mean()) * window)
+    power = spectrum.abs() ** 2 / (window**2).sum()
+
+    side = min(height, width)
+    rows = torch.fft.fftfreq(height, device=image.device)[:, None] * side
+    columns = torch.fft.fftfreq(width, device=image.device)[None, :] * side
+    ring = torch.hypot(rows, columns).round().long().clamp(max=side // 2 + 1).flatten()
+    total = torch.zeros(side // 2 + 2, device=image.device).index_add_(0, ring, power.flatten())
+    mean = total / torch.bincount(ring, minlength=side // 2 + 2).clamp(min=1)
+    return torch.log(mean[1 : side // 2 + 1] + 1e-10)
+
+
+def relative_error_reduction(error, bicubic_error):
+    """Return the share of bicubic's mean squared error that is gone: 1 - MSE / MSE_bicubic, 1 at best.
+
+    Where bicubic makes no error (a blank image) nothing can be gained: 0.
+    """
+    return 1 - error / bicubic_error if bicubic_error > 0 else 0.0

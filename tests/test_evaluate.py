@@ -1,0 +1,100 @@
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import REPOSITORY
+from srgan_dist.checkpoint import save_generator
+from srgan_dist.data.degradation import upsample
+from srgan_dist.data.index import open_split
+from srgan_dist.data.reader import Reader
+from srgan_dist.evaluate import add_error_reduction, format_table, mean_scores, methods_of, score_split
+from srgan_dist.metrics import psnr, ssim
+from srgan_dist.models.srresnet import SRResNet, SRResNetConfig
+
+CPU = torch.device("cpu")
+
+
+def network(seed=0, scale=4):
+    torch.manual_seed(seed)
+    return SRResNet(SRResNetConfig(scale=scale, num_blocks=1, num_filters=4, init_std=None)).eval()
+
+
+def score(split, generators=None, rank=0, world_size=1):
+    return score_split(split, methods_of(generators or {}, split.scale, CPU), rank, world_size, CPU)
+
+
+def test_bicubic_scores_are_those_of_matlabs_bicubic_on_whole_images(shards):
+    split = open_split(shards, "valid")
+    for row in score(split):
+        lr, hr = Reader(split).image(row["index"])
+        sr = np.clip(upsample(lr, 4) / 255, 0, 1)
+        expected = 10 * np.log10(1 / np.mean((sr - hr / 255.0) ** 2))
+        assert row["psnr"] == pytest.approx(expected, abs=1e-3)
+        assert row["key"] == split.key(row["index"]) and row["rock"] == split.rock(row["index"])
+
+
+def test_each_image_is_scored_once_by_every_method(train_split):
+    rows = score(train_split, {"pretrain": network(0), "adversarial": network(1)})
+    assert [row["index"] for row in rows] == [i for i in range(7) for _ in range(3)]
+    assert [row["method"] for row in rows[:3]] == ["bicubic", "pretrain", "adversarial"]
+
+
+def test_generator_scores_are_those_of_its_output(shards):
+    split, generator = open_split(shards, "test"), network()
+    row = score(split, {"pretrain": generator})[1]
+    lr, hr = (torch.from_numpy(x).float() / 255 for x in Reader(split).image(0))
+    with torch.no_grad():
+        sr = ((generator(lr[None, None] * 2 - 1)[0, 0] + 1) / 2).clamp(0, 1)
+    assert row["psnr"] == pytest.approx(psnr(sr, hr), abs=1e-3) and row["ssim"] == pytest.approx(ssim(sr, hr), abs=1e-4)
+
+
+def test_means_are_over_images_of_a_rock_and_reduction_is_per_image():
+    rows = [{"split": "valid", "index": i, "rock": rock, "key": str(i), "method": method, "psnr": p, "ssim": 0.5, "spectrum_error": 1.0, "mse": e}
+            for i, rock, method, p, e in ((0, "coal", "bicubic", 20, 0.01), (0, "coal", "pretrain", 23, 0.005),
+                                          (1, "coal", "bicubic", 30, 0.001), (1, "coal", "pretrain", 30, 0.001))]
+    add_error_reduction(rows)
+    assert [row["relative_error_reduction"] for row in rows] == [0, 0.5, 0, 0]
+    means = mean_scores(rows)
+    assert means == {"coal": {"bicubic": {"psnr": 25, "ssim": 0.5, "spectrum_error": 1, "count": 2},
+                              "pretrain": {"psnr": 26.5, "ssim": 0.5, "spectrum_error": 1, "count": 2}}}
+    table = format_table(rows).splitlines()
+    assert table[3].split() == ["valid", "coal", "phase", "1", "(SRCNN)", "2", "26.50", "+1.50", "0.5000", "1.000", "25.0%"]
+
+
+def run(*arguments):
+    return subprocess.run([sys.executable, "launch/evaluate.py", *map(str, arguments)], cwd=REPOSITORY, capture_output=True, text=True)
+
+
+def test_the_command_writes_tables_and_figures(shards, tmp_path):
+    for seed, phase in enumerate(("pretrain", "adversarial")):
+        save_generator(tmp_path / "run" / "weights" / f"{phase}.safetensors", network(seed), {})
+    done = run(tmp_path / "run", shards)
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "run" / "eval"
+    assert {path.name for path in out.iterdir()} == {"scores.json", "scores.csv", "figure2.png", "figure3.png"}
+    scores = json.loads((out / "scores.json").read_text())
+    assert set(scores) == {"valid", "test"} and set(scores["valid"]) == {"coal", "sandstone"}
+    assert set(scores["test"]["coal"]) == {"bicubic", "pretrain", "adversarial"}
+    assert set(scores["test"]["coal"]["bicubic"]) == {"psnr", "ssim", "spectrum_error", "count"}
+    with open(out / "scores.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4 * 3
+    coal = [float(row["psnr"]) for row in rows if (row["split"], row["rock"], row["method"]) == ("test", "coal", "pretrain")]
+    assert np.mean(coal) == pytest.approx(scores["test"]["coal"]["pretrain"]["psnr"])
+    other = run(tmp_path / "run", shards, "--out", tmp_path / "elsewhere", "--splits", "train")
+    assert other.returncode == 0 and set(json.loads((tmp_path / "elsewhere" / "scores.json").read_text())) == {"train"}
+
+
+def test_the_command_says_what_is_wrong(shards, tmp_path):
+    empty = run(tmp_path, shards)
+    assert empty.returncode == 1 and "holds no weights/pretrain.safetensors" in empty.stderr
+    save_generator(tmp_path / "weights" / "pretrain.safetensors", network(scale=2), {})
+    wrong = run(tmp_path, shards)
+    assert wrong.returncode == 1 and "has scale=4, the generators of" in wrong.stderr and "Traceback" not in wrong.stderr
+    nothing = run(tmp_path, tmp_path)
+    assert nothing.returncode == 1 and "is not a packed data set" in nothing.stderr

@@ -1,0 +1,110 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image
+
+from conftest import REPOSITORY, texture
+from srgan_dist.checkpoint import save_generator
+from srgan_dist.data.images import read_image, read_info, read_pages
+from srgan_dist.data.sample import to_grey
+from srgan_dist.models.srresnet import SRResNet, SRResNetConfig
+from srgan_dist.super_resolve import list_jobs, super_resolve, super_resolve_file, super_resolve_grey
+
+
+def network(scale=4, blocks=1):
+    torch.manual_seed(1)
+    config = SRResNetConfig(scale=scale, num_blocks=blocks, num_filters=8, tanh=False, init_std=None)
+    generator = SRResNet(config).eval()
+    torch.nn.init.constant_(generator.tail.weight, 0.4)
+    return generator
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("scale, blocks", [(2, 1), (4, 1), (4, 2), (8, 1)])
+@pytest.mark.parametrize("tile", [7, 16, 33])
+def test_tiles_give_the_untiled_result(dtype, scale, blocks, tile):
+    generator, lr = network(scale, blocks), texture(0, 41, 37, dtype)
+    whole = super_resolve_grey(generator, lr, tile=1000)
+    assert whole.shape == (41 * scale, 37 * scale) and whole.dtype == dtype and whole.std() > 3
+    tiled = super_resolve_grey(generator, lr, tile)
+    assert np.abs(tiled.astype(int) - whole).max() <= 1
+
+
+def test_the_float_and_the_grey_result_agree_with_the_network():
+    generator, lr = network(), texture(2, 20, 24)
+    with torch.no_grad():
+        signed = generator(torch.from_numpy(lr).float().div(255).mul(2).sub(1)[None, None])[0, 0]
+    unit = ((signed + 1) / 2).clamp(0, 1)
+    assert torch.allclose(super_resolve(generator, lr), unit, atol=1e-6)
+    assert np.abs(super_resolve_grey(generator, lr).astype(int) - to_grey(unit.numpy(), np.uint8)).max() <= 1
+
+
+def test_the_network_never_sees_more_than_a_tile_and_its_surroundings():
+    generator, seen = network(), []
+    generator.head.register_forward_hook(lambda m, inputs, o: seen.append(inputs[0].shape[-2:]))
+    super_resolve_grey(generator, texture(0, 300, 200), tile=32)
+    limit = 32 + 2 * generator.receptive_radius
+    assert max(max(shape) for shape in seen) == limit
+
+
+@pytest.fixture
+def weights(tmp_path):
+    path = tmp_path / "weights" / "g.safetensors"
+    save_generator(path, network(), {})
+    return path
+
+
+def test_files_keep_type_pages_and_scaled_tags(tmp_path):
+    volume = np.stack([texture(i, 20, 24, np.uint16) for i in range(3)])
+    tifffile.imwrite(tmp_path / "in.tif", volume, photometric="minisblack", resolution=(0.5, 0.25),
+                     resolutionunit=1, description="ImageJ=1.53\nunit=um", metadata=None)
+    super_resolve_file(network(), read_info(tmp_path / "in.tif"), tmp_path / "out.tif")
+    info = read_info(tmp_path / "out.tif")
+    assert (info.pages, info.height, info.width, info.dtype, info.voxel_size_um) == (3, 80, 96, np.uint16, 0.5)
+    assert info.tags["resolution"] == ((2, 1), (1, 1)) and info.tags["description"] == "ImageJ=1.53\nunit=um"
+    for page, lr in zip(read_pages(tmp_path / "out.tif"), volume, strict=True):
+        assert np.array_equal(page, super_resolve_grey(network(), lr))
+    Image.fromarray(texture(0, 20, 24)).save(tmp_path / "in.png", dpi=(1000, 1000))
+    super_resolve_file(network(), read_info(tmp_path / "in.png"), tmp_path / "out.png")
+    with Image.open(tmp_path / "out.png") as image:
+        assert image.info["dpi"][0] == pytest.approx(4000, rel=1e-3)
+
+
+def run(*arguments):
+    return subprocess.run([sys.executable, "launch/super_resolve.py", *map(str, arguments)], cwd=REPOSITORY, capture_output=True, text=True)
+
+
+def test_the_command_on_a_file_and_on_a_folder(tmp_path, weights):
+    folder = tmp_path / "in"
+    (folder / "deep").mkdir(parents=True)
+    Image.fromarray(texture(0, 20, 24)).save(folder / "a.PNG")
+    np.save(folder / "deep" / "b.npy", np.stack([texture(1, 20, 24, np.uint16)] * 2))
+    one = run(weights, folder / "a.PNG", tmp_path / "one.tif")
+    assert one.returncode == 0 and "1 x 80 x 96 uint8" in one.stdout, one.stderr
+    assert np.array_equal(read_image(tmp_path / "one.tif"), super_resolve_grey(network(), texture(0, 20, 24)))
+    many = run(weights, folder, tmp_path / "out")
+    assert many.returncode == 0 and "2 images written" in many.stdout, many.stderr
+    assert read_info(tmp_path / "out" / "a.PNG").dtype == np.uint8
+    volume = read_info(tmp_path / "out" / "deep" / "b.npy")
+    assert (volume.pages, volume.height, volume.dtype) == (2, 80, np.uint16)
+    again = run(weights, folder, tmp_path / "out")
+    assert again.returncode == 1 and "exists; give another name" in again.stderr and "Traceback" not in again.stderr
+
+
+def test_what_cannot_be_done_is_said_before_anything_is_computed(tmp_path, weights):
+    np.save(tmp_path / "volume.npy", np.zeros((2, 20, 24), np.uint8))
+    (tmp_path / "empty").mkdir()
+    for source, target, words in (
+        ("nowhere.png", "out.png", "INPUT=.*nowhere.png does not exist"),
+        ("empty", "out", "holds no image"),
+        ("volume.npy", "out.png", "PNG holds one page, .*volume.npy has 2"),
+        ("volume.npy", "out.jpg", "has no suffix that is written here"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            list_jobs(tmp_path / source, tmp_path / target)
+    failed = run(tmp_path / "volume.npy", tmp_path / "volume.npy", tmp_path / "out.npy")
+    assert failed.returncode == 1 and "volume.npy is not a safetensors file" in failed.stderr and "Traceback" not in failed.stderr
