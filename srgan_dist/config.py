@@ -1,0 +1,224 @@
+"""An experiment: one YAML file, typed, complete, with errors that name field, value, rule and the nearest real key."""
+
+import difflib
+import io
+import typing
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from srgan_dist.losses import VGGLossConfig
+from srgan_dist.models import GeneratorConfig
+from srgan_dist.models.discriminator import DiscriminatorConfig, final_side
+from srgan_dist.phases.adversarial import AdversarialConfig
+from srgan_dist.phases.pretrain import PretrainConfig
+from srgan_dist.settings import Settings
+from srgan_dist.tracking import TrackingConfig
+
+
+class ConfigError(ValueError):
+    """Everything that is wrong with a config, one line per setting."""
+
+
+def _no_fp16(value):
+    if value == "fp16":
+        raise ValueError(
+            "fp16 needs a loss scaler per network, and Accelerate keeps one for both, which it would update twice per"
+            " step; use bf16 (same speed, no scaler) or no"
+        )
+    return value
+
+
+def _file_name(name):
+    if not name or name != name.strip() or set(name) & set('/\\:*?"<>|') or name.startswith("."):
+        raise ValueError("must be usable as the name of a folder, e.g. deeprock_x4")
+    return name
+
+
+class DataConfig(Settings):
+    """What is trained on, and how it is cut."""
+
+    path: str = Field(min_length=1, description="folder of a packed data set (shards/build.py)")
+    lr_crop: int = Field(48, ge=4, description="side of the LR crops in pixels; HR crops are generator.scale times that")
+    batch_size: int = Field(16, ge=1, description="crops per update over all GPUs; each takes an equal share")
+    augment: bool = Field(False, description="draw one of eight flips and rotations per crop (the paper's code: none)")
+
+
+class Config(Settings):
+    """One experiment."""
+
+    name: Annotated[str, AfterValidator(_file_name)] = Field(description="of the run; its directory is output/name")
+    output: str = Field("runs", min_length=1, description="folder of the run directories")
+    seed: int = Field(0, ge=0, lt=2**63, description="decides initial weights, order of samples, crops")
+    mixed_precision: Annotated[Literal["no", "bf16"], BeforeValidator(_no_fp16)] = Field(
+        "bf16", description="no: float32; bf16: convolutions in bfloat16, weights and losses in float32"
+    )
+    channels_last: bool = Field(True, description="memory format of the networks; faster on recent CPUs and GPUs")
+    cpu_threads: int | None = Field(
+        None, ge=1, description="threads of a rank that runs on CPU; null: the machine's cores over its ranks"
+    )
+    log_every: int = Field(50, ge=1, description="updates between two records of losses")
+    validate_every: int = Field(1000, ge=1, description="updates between two validations")
+    checkpoint_every: int = Field(1000, ge=1, description="updates between two checkpoints")
+    keep_checkpoints: int = Field(3, ge=1, description="newest checkpoints that are kept")
+    panels: int = Field(4, ge=0, description="validation images shown as panels, spread over the rocks")
+    data: DataConfig
+    generator: GeneratorConfig = GeneratorConfig()
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    pretrain: PretrainConfig | None = PretrainConfig()
+    adversarial: AdversarialConfig | None = AdversarialConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _check_together(self):
+        if self.pretrain is None and self.adversarial is None:
+            raise ValueError("pretrain and adversarial are both null: there is nothing to train")
+        if self.adversarial is not None:
+            try:
+                final_side(self.hr_crop, self.discriminator.padding)
+            except ValueError as error:
+                raise ValueError(f"data.lr_crop={self.data.lr_crop} times generator.scale={self.generator.scale}: {error}") from None
+        return self
+
+    @property
+    def hr_crop(self):
+        return self.data.lr_crop * self.generator.scale
+
+    def phases(self):
+        """Return [(name, settings)] of the phases of this experiment, in order."""
+        return [(name, phase) for name in ("pretrain", "adversarial") if (phase := getattr(self, name)) is not None]
+
+    def vgg_losses(self):
+        """Return the settings of every VGG loss that will be used: their weights are files that may be missing."""
+        return [loss for _, phase in self.phases() if phase.weights is None
+                for loss in phase.losses.values() if isinstance(loss, VGGLossConfig)]
+
+
+# Reading
+
+def load_config(path, overrides=()):
+    """Read a YAML file and apply overrides ("adversarial.learning_rate=5e-5"); raises ConfigError with all faults."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            raw = YAML(typ="safe", pure=True).load(file)
+    except FileNotFoundError:
+        raise ConfigError(f"CONFIG={path} does not exist; configs/ holds some to start from") from None
+    except (OSError, UnicodeDecodeError, YAMLError) as error:
+        raise ConfigError(f"CONFIG={path} cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"CONFIG={path} is not a table of settings")
+    for override in overrides:
+        _override(raw, override)
+    return parse_config(raw, path)
+
+
+def parse_config(raw, origin="config"):
+    """Turn a nested dictionary into a Config; raises ConfigError that lists every fault."""
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        faults = [_explain(fault, raw) for fault in error.errors()]
+        raise ConfigError("\n".join([f"{origin}: {len(faults)} settings are wrong" if len(faults) > 1 else f"{origin}:",
+                                     *(f"  {fault}" for fault in faults)])) from None
+
+
+def dump_config(config):
+    """Return the config as YAML text, every default spelt out; reading it gives an equal config."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False
+    buffer = io.StringIO()
+    yaml.dump(config.model_dump(mode="json"), buffer)
+    return buffer.getvalue()
+
+
+def differences(one, other):
+    """Return "field: value -> value" for every setting in which two configs differ."""
+    one, other = (_flat(config.model_dump(mode="json")) for config in (one, other))
+    return [f"{key}: {one.get(key, 'absent')} -> {other.get(key, 'absent')}"
+            for key in dict.fromkeys([*one, *other]) if one.get(key, "absent") != other.get(key, "absent")]
+
+
+def _flat(table, prefix=""):
+    flat = {}
+    for key, value in table.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _override(raw, text):
+    """Set one value of the nested dictionary: text is "a.b.c=value", the value read as YAML."""
+    path, equals, value = text.partition("=")
+    if not equals or not path:
+        raise ConfigError(f"--{text} is not of the form --field=value, e.g. --adversarial.learning_rate=5e-5")
+    *parents, last = path.split(".")
+    try:
+        value = YAML(typ="safe", pure=True).load(value)
+    except YAMLError as error:
+        raise ConfigError(f"--{text}: the value is not YAML: {' '.join(str(error).split())}") from None
+    for depth, parent in enumerate(parents):
+        if raw.get(parent) is None:
+            raw[parent] = {}
+        raw = raw[parent]
+        if not isinstance(raw, dict):
+            raise ConfigError(f"--{text}: {'.'.join(parents[: depth + 1])} is the value {raw!r}, it has no fields")
+    raw[last] = value
+
+
+# Explaining
+
+def _explain(fault, raw):
+    path = _real_path(fault["loc"], raw)
+    name = ".".join(path)
+    value = fault["input"]
+    if fault["type"] == "extra_forbidden":
+        return f"{name} = {value!r}: is not a setting; the nearest is {_nearest(name, raw)}"
+    if fault["type"] == "missing":
+        return f"{name}: is missing and has no default"
+    message = fault["msg"].removeprefix("Value error, ")
+    shown = f" = {value!r}" if not isinstance(value, (dict, BaseModel)) else ""
+    return f"{name}{shown}: {message[:1].lower() + message[1:]}" if name else message
+
+
+def _real_path(location, raw):
+    """Return the location of a fault as keys of the file, without pydantic's own labels for members of unions."""
+    path, here = [], raw
+    for step in location:
+        if isinstance(here, dict) and step in here:
+            path.append(str(step))
+            here = here[step]
+        elif isinstance(here, dict) and step == here.get("name"):
+            continue  # the member of a union that "name" chose
+        else:
+            path.append(str(step))
+            here = None
+    return path
+
+
+def _nearest(name, raw):
+    keys = _keys(Config, raw)
+    ranked = sorted(keys, key=lambda key: difflib.SequenceMatcher(None, key, name).ratio())
+    return ranked[-1]
+
+
+def _keys(model, raw):
+    """Return every dotted key that a settings model knows; keys of a table of losses are taken from the file."""
+    keys = []
+    for field, info in model.model_fields.items():
+        keys.append(field)
+        value = raw.get(field) if isinstance(raw, dict) else None
+        for member in _models_in(info.annotation):
+            if typing.get_origin(info.annotation) is dict:
+                for entry, inner in (value or {}).items() if isinstance(value, dict) else ():
+                    keys += [f"{field}.{entry}.{key}" for key in _keys(member, inner)]
+            else:
+                keys += [f"{field}.{key}" for key in _keys(member, value)]
+    return keys
+
+
+def _models_in(annotation: Any):
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in typing.get_args(annotation) for model in _models_in(part)]
