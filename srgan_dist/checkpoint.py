@@ -1,0 +1,167 @@
+"""Saving and loading: training state that appears whole or not at all, and generators that carry their own settings.
+
+A checkpoint is a directory of safetensors and JSON, nothing that could execute code. It is written under a
+temporary name; its manifest with the sha256 of every file comes last, then the directory gets its name.
+"""
+
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from pydantic import TypeAdapter
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from srgan_dist.data.index import sha256_of
+from srgan_dist.files import sync, written_whole
+from srgan_dist.models import GeneratorConfig, build_generator
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+
+
+class CheckpointError(ValueError):
+    """A checkpoint or weight file that cannot be used; the message names it."""
+
+
+# Training state
+
+def save_checkpoint(directory, name, objects, state, keep):
+    """Write directory/name from `objects` (name -> module or optimiser) and `state` (JSON), keeping the newest `keep`."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    for leftover in directory.glob("*.unfinished"):
+        shutil.rmtree(leftover)
+    unfinished = directory / f"{name}.unfinished"
+    unfinished.mkdir()
+    groups = {}
+    for label, item in objects.items():
+        tensors, groups[label] = _tensors_of(item)
+        save_file(tensors, unfinished / f"{label}.safetensors")
+    (unfinished / "state.json").write_text(json.dumps({"state": state, "groups": groups}, indent=1))
+    files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in sorted(unfinished.iterdir())}
+    (unfinished / "manifest.json").write_text(json.dumps({"version": VERSION, "files": files}, indent=1))
+    for path in (*unfinished.iterdir(), unfinished):
+        sync(path)
+    final = directory / name
+    if final.exists():  # saved twice at one step
+        shutil.rmtree(final)
+    os.replace(unfinished, final)
+    sync(directory)
+    for old in list_checkpoints(directory)[keep:]:
+        shutil.rmtree(old)
+    return final
+
+
+def list_checkpoints(directory):
+    """Return the checkpoint directories below `directory`, newest first."""
+    paths = [p for p in Path(directory).glob("step-*") if p.is_dir() and p.name.removeprefix("step-").isdigit()]
+    return sorted(paths, key=lambda p: int(p.name.removeprefix("step-")), reverse=True)
+
+
+def newest_checkpoint(directory):
+    """Return (path, state) of the newest checkpoint that is whole, or None; what is skipped is said loudly."""
+    for path in list_checkpoints(directory):
+        try:
+            return path, read_state(path)
+        except CheckpointError as error:
+            log.warning("skipped a checkpoint: %s", error)
+    return None
+
+
+def read_state(path):
+    """Verify every file of a checkpoint and return its JSON state."""
+    path = Path(path)
+    try:
+        manifest = json.loads((path / "manifest.json").read_text())
+        if manifest["version"] != VERSION:
+            raise CheckpointError(f"{path} has version {manifest['version']}, this program reads {VERSION}")
+        for name, entry in manifest["files"].items():
+            if (path / name).stat().st_size != entry["bytes"] or sha256_of(path / name) != entry["sha256"]:
+                raise CheckpointError(f"{path / name} is not what was saved (size or sha256 differs)")
+        return json.loads((path / "state.json").read_text())["state"]
+    except CheckpointError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is not a whole checkpoint: {error}") from None
+
+
+def load_checkpoint(path, objects):
+    """Put the tensors of a verified checkpoint into `objects` (name -> module or optimiser)."""
+    groups = json.loads((Path(path) / "state.json").read_text())["groups"]
+    for label, item in objects.items():
+        try:
+            tensors = load_file(Path(path) / f"{label}.safetensors")
+            if isinstance(item, torch.nn.Module):
+                item.load_state_dict(tensors)
+            else:
+                _restore_optimizer(item, tensors, groups[label])
+        except (FileNotFoundError, RuntimeError, ValueError) as error:
+            raise CheckpointError(f"{path} does not fit this config: its {label} cannot be restored ({error})") from None
+
+
+def _restore_optimizer(optimizer, tensors, groups):
+    settings = [{**group, "betas": tuple(group["betas"])} for group in groups]  # JSON has no tuples
+    optimizer.load_state_dict({"state": _nested(tensors), "param_groups": settings})
+    _lay_out_like_parameters(optimizer)
+
+
+def _lay_out_like_parameters(optimizer):
+    """Give moments the memory format of their parameter: fused Adam pairs elements by address, without a check."""
+    for parameter, entry in optimizer.state.items():
+        for name, value in entry.items():
+            if value.shape == parameter.shape:
+                entry[name] = torch.empty_like(parameter).copy_(value)
+
+
+def _tensors_of(item):
+    """Split a module or optimiser into named tensors and, for an optimiser, its JSON settings."""
+    if isinstance(item, torch.nn.Module):
+        return {name: tensor.contiguous() for name, tensor in item.state_dict().items()}, None
+    saved = item.state_dict()
+    tensors = {
+        f"{number}.{name}": value.contiguous() for number, entry in saved["state"].items() for name, value in entry.items()
+    }
+    return tensors, saved["param_groups"]
+
+
+def _nested(tensors):
+    state = {}
+    for label, tensor in tensors.items():
+        number, name = label.split(".", 1)
+        state.setdefault(int(number), {})[name] = tensor
+    return state
+
+
+# Generators
+
+def save_generator(path, generator, facts):
+    """Write generator weights with their settings in the header; facts: further JSON, e.g. phase, steps, scores."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {"format": "srgan_dist generator", "generator": generator.config.model_dump_json(), "facts": json.dumps(facts)}
+    with written_whole(path, durable=True) as unfinished:
+        save_file(_tensors_of(generator)[0], unfinished, metadata)
+
+
+def load_generator(path, device="cpu"):
+    """Rebuild a generator from its weight file alone: (generator in eval mode, facts)."""
+    if not Path(path).is_file():
+        raise CheckpointError(f"{path} is not a file; give the .safetensors of a generator, e.g. runs/NAME/weights/adversarial.safetensors")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is not a safetensors file: {error}") from None
+    if metadata.get("format") != "srgan_dist generator":
+        raise CheckpointError(f"{path} holds no settings of a generator in its header; it was not written by srgan_dist")
+    try:
+        generator = build_generator(TypeAdapter(GeneratorConfig).validate_json(metadata["generator"]))
+        generator.load_state_dict(load_file(path))
+        return generator.to(device, memory_format=torch.channels_last).eval(), json.loads(metadata["facts"])
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path} does not hold the weights that its header describes: {error}") from None

@@ -1,0 +1,95 @@
+"""Where the numbers go: metrics.jsonl, which is complete in any case, and wandb, which may fail without harm."""
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from srgan_dist.settings import Settings
+
+log = logging.getLogger(__name__)
+
+X_AXIS = "samples_seen"
+PRIVATE = {  # no command line, paths, host name, source code or list of packages goes into the record
+    "silent": True, "console": "off", "disable_git": True, "disable_code": True, "save_code": False,
+    "x_disable_machine_info": True, "x_save_requirements": False,
+}
+
+
+class TrackingConfig(Settings):
+    """Settings of the experiment tracker."""
+
+    wandb: Literal["offline", "online", "disabled"] = Field(
+        "offline", description="offline: written to the run directory, to be sent with `wandb sync`; online needs WANDB_API_KEY"
+    )
+    project: str = Field("srgan_dist", min_length=1, description="wandb project")
+    entity: str | None = Field(None, description="wandb user or team; null: your default")
+
+
+class Tracker:
+    """Writes named numbers against samples seen. On ranks other than 0 it does nothing."""
+
+    def __init__(self, config, run_directory, run_name, settings, run_id, is_main):
+        self.directory = Path(run_directory)
+        self.is_main = is_main
+        self.run = None
+        self.run_id = run_id
+        if is_main:
+            self.metrics = open(self.directory / "metrics.jsonl", "a", buffering=1)
+            if config.wandb != "disabled":
+                self._guarded(self._start, config, run_name, settings)
+
+    def _start(self, config, run_name, settings):
+        import wandb
+
+        self.run = wandb.init(
+            mode=config.wandb, project=config.project, entity=config.entity, name=run_name, id=self.run_id,
+            resume="allow", dir=str(self.directory), config=settings,
+            settings=wandb.Settings(init_timeout=30, finish_timeout=30, **PRIVATE),
+        )
+        self.run_id = self.run.id
+        self.run.define_metric(X_AXIS)
+        self.run.define_metric("*", step_metric=X_AXIS)
+
+    def log(self, numbers, samples_seen):
+        """Record numbers (name -> float) at a position of the run."""
+        if not self.is_main:
+            return
+        record = {X_AXIS: samples_seen, **numbers}
+        self.metrics.write(json.dumps(record | {"time": round(time.time(), 3)}) + "\n")
+        if self.run:
+            self._guarded(self.run.log, record)
+
+    def panels(self, name, paths, samples_seen):
+        """Show image files (caption -> path) under a name."""
+        if self.is_main and self.run:
+            self._guarded(self._log_panels, name, paths, samples_seen)
+
+    def _log_panels(self, name, paths, samples_seen):
+        import wandb
+
+        images = [wandb.Image(str(path), caption=caption) for caption, path in paths.items()]
+        self.run.log({X_AXIS: samples_seen, name: images})
+
+    def finish(self, summary=None):
+        """Close the record; summary: name -> number shown for the whole run."""
+        if not self.is_main:
+            return
+        if self.run:
+            self._guarded(self._finish, summary or {})
+        self.metrics.close()
+
+    def _finish(self, summary):
+        self.run.summary.update(summary)
+        self.run.finish()
+
+    def _guarded(self, call, *arguments):
+        try:
+            call(*arguments)
+        except Exception as error:  # whatever it is, the training goes on
+            self.run = None
+            log.warning("wandb failed and is switched off for this run; metrics.jsonl goes on (%s: %s)",
+                        type(error).__name__, error)

@@ -1,0 +1,138 @@
+import json
+import logging
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from srgan_dist.checkpoint import (
+    CheckpointError, list_checkpoints, load_checkpoint, load_generator, newest_checkpoint, read_state, save_checkpoint,
+    save_generator,
+)
+from srgan_dist.models.discriminator import Discriminator, DiscriminatorConfig
+from srgan_dist.models.srresnet import SRResNet, SRResNetConfig
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    return Discriminator(DiscriminatorConfig(num_filters=2, num_dense=4), 16).to(memory_format=torch.channels_last)
+
+
+def trained(seed=0, steps=3):
+    """A network and its Adam after some steps, so that both have a state."""
+    net = network(seed)
+    optimizer = torch.optim.Adam(net.parameters(), 1e-3, fused=True)
+    for step in range(steps):
+        optimizer.zero_grad()
+        net(torch.full((2, 1, 16, 16), step + 1.0)).square().mean().backward()
+        optimizer.step()
+    return net, optimizer
+
+
+def save(folder, name="step-00000003", keep=3, steps=3, state=None):
+    net, optimizer = trained(steps=steps)
+    save_checkpoint(folder, name, {"network": net, "optimizer": optimizer}, state or {"update": 3}, keep)
+    return net, optimizer
+
+
+def test_networks_and_optimisers_come_back_bit_for_bit(tmp_path):
+    net, optimizer = save(tmp_path, state={"update": 3, "best": {"pretrain": {"psnr": 1.5}}, "wandb_id": None})
+    other, other_optimizer = trained(seed=9, steps=1)
+    path, state = newest_checkpoint(tmp_path)
+    assert path.name == "step-00000003" and state == {"update": 3, "best": {"pretrain": {"psnr": 1.5}}, "wandb_id": None}
+    load_checkpoint(path, {"network": other, "optimizer": other_optimizer})
+    for name, value in net.state_dict().items():
+        assert torch.equal(other.state_dict()[name], value)
+    saved, loaded = optimizer.state_dict(), other_optimizer.state_dict()
+    assert loaded["param_groups"] == saved["param_groups"] and loaded["state"].keys() == saved["state"].keys()
+    for number, entry in saved["state"].items():
+        assert all(torch.equal(loaded["state"][number][name], value) for name, value in entry.items())
+    for n, o in ((net, optimizer), (other, other_optimizer)):  # and the next step is the same
+        o.zero_grad()
+        n(torch.ones(2, 1, 16, 16)).square().mean().backward()
+        o.step()
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters()))
+
+
+def test_a_checkpoint_of_other_networks_is_refused(tmp_path):
+    save(tmp_path)
+    other = Discriminator(DiscriminatorConfig(num_filters=3, num_dense=4), 16)
+    with pytest.raises(CheckpointError, match="step-00000003 does not fit this config: its network cannot be restored"):
+        load_checkpoint(tmp_path / "step-00000003", {"network": other})
+    with pytest.raises(CheckpointError, match="its absent cannot be restored"):
+        load_checkpoint(tmp_path / "step-00000003", {"absent": other})
+
+
+def test_moments_are_restored_in_the_memory_format_of_their_parameters(tmp_path):
+    save(tmp_path)
+    net, optimizer = trained(seed=4)
+    load_checkpoint(tmp_path / "step-00000003", {"network": net, "optimizer": optimizer})
+    for parameter, entry in optimizer.state.items():
+        assert entry["exp_avg"].stride() == parameter.stride() and entry["exp_avg_sq"].stride() == parameter.stride()
+
+
+def test_the_newest_are_kept(tmp_path):
+    for update in (1, 5, 9, 20):
+        save(tmp_path, f"step-{update:08d}", keep=2)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000020", "step-00000009"]
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "no manifest", "bad manifest"])
+def test_a_damaged_checkpoint_is_skipped_loudly(tmp_path, caplog, damage):
+    save(tmp_path, "step-00000001", state={"update": 1})
+    save(tmp_path, "step-00000002", state={"update": 2})
+    file = tmp_path / "step-00000002" / ("manifest.json" if "manifest" in damage else "network.safetensors")
+    data = bytearray(file.read_bytes())
+    if damage == "flip":
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+    elif damage == "cut":
+        file.write_bytes(data[:-1])
+    elif damage == "bad manifest":
+        file.write_text("{}")
+    else:
+        file.unlink()
+    with caplog.at_level(logging.WARNING):
+        path, state = newest_checkpoint(tmp_path)
+    assert path.name == "step-00000001" and state == {"update": 1}
+    assert "step-00000002" in caplog.text
+    with pytest.raises(CheckpointError, match="step-00000002"):
+        read_state(tmp_path / "step-00000002")
+
+
+def test_what_a_killed_save_left_is_no_checkpoint_and_is_cleared(tmp_path):
+    save(tmp_path, "step-00000001")
+    (tmp_path / "step-00000002.unfinished").mkdir()
+    assert newest_checkpoint(tmp_path)[0].name == "step-00000001"
+    save(tmp_path, "step-00000003")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000001", "step-00000003"]
+
+
+def test_no_checkpoints(tmp_path):
+    assert newest_checkpoint(tmp_path / "nowhere") is None
+
+
+def test_a_generator_is_rebuilt_from_its_file_alone(tmp_path):
+    torch.manual_seed(0)
+    generator = SRResNet(SRResNetConfig(scale=2, num_blocks=2, num_filters=6, prelu="layer", tanh=False, init_std=None))
+    save_generator(tmp_path / "g.safetensors", generator, {"phase": "pretrain", "scores": {"valid": {}}})
+    loaded, facts = load_generator(tmp_path / "g.safetensors")
+    assert loaded.config == generator.config and facts["phase"] == "pretrain" and not loaded.training
+    lr = torch.randn(1, 1, 9, 9)
+    assert torch.equal(loaded(lr), generator(lr))
+    assert [path.name for path in tmp_path.iterdir()] == ["g.safetensors"]
+
+
+def test_files_that_are_no_generators(tmp_path):
+    with pytest.raises(CheckpointError, match="nowhere.safetensors is not a file"):
+        load_generator(tmp_path / "nowhere.safetensors")
+    (tmp_path / "text.safetensors").write_text("hello")
+    with pytest.raises(CheckpointError, match="text.safetensors is not a safetensors file"):
+        load_generator(tmp_path / "text.safetensors")
+    save_file({"a": torch.zeros(1)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(CheckpointError, match="foreign.safetensors holds no settings of a generator"):
+        load_generator(tmp_path / "foreign.safetensors")
+    save_file({"a": torch.zeros(1)}, tmp_path / "mixed.safetensors",
+              {"format": "srgan_dist generator", "generator": json.dumps({"name": "srresnet"}), "facts": "{}"})
+    with pytest.raises(CheckpointError, match="mixed.safetensors does not hold the weights"):
+        load_generator(tmp_path / "mixed.safetensors")

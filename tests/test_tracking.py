@@ -1,0 +1,112 @@
+import json
+import logging
+import os
+import struct
+import sys
+import time
+import zlib
+
+import pytest
+import wandb
+from wandb.proto import wandb_internal_pb2
+
+from conftest import REPOSITORY
+from srgan_dist.tracking import Tracker, TrackingConfig
+
+
+def tracker(folder, mode="disabled", run_id=None, is_main=True, settings=None):
+    return Tracker(TrackingConfig(wandb=mode), folder, "tiny", settings or {"seed": 3}, run_id, is_main)
+
+
+def records(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def offline_records(folder):
+    """Read wandb's offline file: LevelDB log blocks of protobuf records, each with its crc."""
+    path, = folder.glob("wandb/offline-run-*/*.wandb")
+    data, position, part = path.read_bytes(), 7, b""
+    found = []
+    while position + 7 <= len(data):
+        left = 32768 - position % 32768
+        if left < 7:
+            position += left
+            continue
+        crc, size, kind = struct.unpack("<IHB", data[position : position + 7])
+        body = data[position + 7 : position + 7 + size]
+        assert zlib.crc32(body, zlib.crc32(bytes([kind]))) == crc
+        position += 7 + size
+        part = body if kind in (1, 2) else part + body
+        if kind in (1, 4):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(part)
+            found.append(record)
+    return found
+
+
+def test_every_record_is_on_disk_at_once(tmp_path):
+    tracked = tracker(tmp_path)
+    tracked.log({"loss/pixel": 0.5}, 16)
+    assert [(r["samples_seen"], r["loss/pixel"]) for r in records(tmp_path)] == [(16, 0.5)]
+    tracked.log({"loss/pixel": 0.25}, 32)
+    tracked.finish()
+    assert [r["samples_seen"] for r in records(tmp_path)] == [16, 32]
+
+
+def test_other_ranks_write_nothing(tmp_path):
+    tracked = tracker(tmp_path, is_main=False)
+    tracked.log({"loss/pixel": 0.5}, 16)
+    tracked.finish()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_wandb_holds_the_same_records_offline_and_nothing_of_the_machine(tmp_path):
+    tracked = tracker(tmp_path, "offline", run_id="abc12345")
+    assert tracked.run is not None and tracked.run_id == "abc12345"
+    for step in range(5):
+        tracked.log({"loss/pixel": 1 / (step + 1), "val/psnr": 20.0 + step}, 16 * step)
+    tracked.finish({"best/pretrain/psnr": 24.0})
+    time.sleep(1)  # its last block may reach the disk after finish returns
+    found = offline_records(tmp_path)
+    history = []
+    for record in found:
+        if record.WhichOneof("record_type") == "history":
+            row = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+            history.append({key: row[key] for key in ("samples_seen", "loss/pixel", "val/psnr")})
+    assert history == [{k: v for k, v in r.items() if k != "time"} for r in records(tmp_path)]
+    written = b"".join(path.read_bytes() for path in tmp_path.glob("wandb/offline-run-*/**/*") if path.suffix in (".wandb", ".json", ".txt"))
+    for private in (sys.executable, sys.argv[0], os.getcwd(), str(REPOSITORY)):
+        assert private.encode() not in written
+
+
+def test_a_failing_wandb_is_switched_off_and_told_once(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(wandb, "init", lambda **_: (_ for _ in ()).throw(RuntimeError("no server")))
+    with caplog.at_level(logging.WARNING):
+        tracked = tracker(tmp_path, "online")
+        tracked.log({"loss/pixel": 0.5}, 16)
+        tracked.panels("samples", {"caption": "nowhere.png"}, 16)
+        tracked.finish({"a": 1.0})
+    assert caplog.text.count("wandb failed and is switched off") == 1 and "no server" in caplog.text
+    assert len(records(tmp_path)) == 1
+
+
+def test_wandb_failing_in_the_middle_does_not_stop_the_record(tmp_path, monkeypatch):
+    class Run:
+        id = "x"
+        calls = 0
+
+        def define_metric(self, *_, **__):
+            pass
+
+        def log(self, _):
+            self.calls += 1
+            if self.calls > 1:
+                raise OSError("gone")
+
+    monkeypatch.setattr(wandb, "init", lambda **_: Run())
+    tracked = tracker(tmp_path, "offline")
+    for step in range(4):
+        tracked.log({"loss/pixel": 0.5}, step)
+    tracked.finish()
+    assert len(records(tmp_path)) == 4
