@@ -1,0 +1,47 @@
+"""Train an experiment: accelerate launch launch/train.py [CONFIG] [--dry-run] [--resume auto|never|PATH] [--any.field=value]
+
+Exit codes: 0 done; 1 error.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from srgan_dist.config import ConfigError, load_config
+from srgan_dist.prepare import dry_run_report, prepare
+from srgan_dist.train import train
+
+DEFAULT = Path(__file__).parent.parent / "configs" / "deeprock_x4.yaml"
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Train an experiment.", epilog="Any setting of the config can be given"
+                                     " as --field=value, e.g. --adversarial.learning_rate=5e-5", allow_abbrev=False)
+    parser.add_argument("config", nargs="?", default=DEFAULT, metavar="CONFIG", help="YAML file (default: %(default)s)")
+    parser.add_argument("--resume", default="auto", metavar="auto|never|PATH",
+                        help="auto: continue the run directory if it holds a checkpoint; never: only start anew;"
+                             " PATH: start from that checkpoint (default: auto)")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, print what would happen, and stop")
+    arguments, overrides = parser.parse_known_args()
+    stray = [text for text in overrides if not text.startswith("--")]
+    if stray:
+        parser.error(f"unexpected {' '.join(stray)}; settings are given as --field=value")
+
+    world_size = int(os.environ.get("WORLD_SIZE", 1))
+    try:
+        config = load_config(arguments.config, [text.removeprefix("--") for text in overrides])
+        if arguments.dry_run:
+            print(dry_run_report(config, prepare(config, arguments.resume, world_size), world_size))
+        else:
+            train(config, arguments.resume)
+    except ValueError as error:
+        if not isinstance(error, ConfigError) and os.environ.get("SRGAN_DIST_DEBUG"):
+            raise
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from conftest import REPOSITORY, tiny_config
+from srgan_dist.checkpoint import load_generator, newest_checkpoint, save_generator
+from srgan_dist.config import ConfigError, dump_config
+from srgan_dist.data.index import open_split
+from srgan_dist.models.srresnet import SRResNet
+from srgan_dist.prepare import dry_run_report, prepare
+from srgan_dist.train import train
+from srgan_dist.validation import spread_over_rocks
+
+
+@pytest.fixture(autouse=True)
+def on_cpu(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
+
+
+def records(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def with_steps(config, **changes):
+    """Replace settings of both phases or of the top level."""
+    phases = {name: getattr(config, name).model_copy(update=changes.pop(name)) for name in ("pretrain", "adversarial") if name in changes}
+    return config.model_copy(update=changes | phases)
+
+
+def test_both_phases_leave_what_the_design_promises(shards, tmp_path):
+    trained = train(tiny_config(shards, tmp_path))
+    run = tmp_path / "tiny"
+    assert {path.name for path in run.iterdir()} == {"config.yaml", "metrics.jsonl", "samples", "checkpoints", "weights"}
+    assert trained.state.finished == ["pretrain", "adversarial"] and trained.state.update == 10
+    names = {name for record in records(run) for name in record}
+    assert names >= {
+        "samples_seen", "loss/pixel", "loss/adversarial", "loss/generator", "loss/discriminator", "d/real", "d/fake",
+        "train/psnr", "val/psnr", "val/psnr_gain", "val/ssim", "test/psnr", "speed/samples_per_second", "speed/data_wait",
+        "lr/generator",
+    }
+    seen = [record["samples_seen"] for record in records(run)]
+    assert seen == sorted(seen) and seen[-1] == 40
+    adversarial, facts = load_generator(run / "weights" / "adversarial.safetensors")
+    assert facts["phase"] == "adversarial" and facts["config"]["name"] == "tiny" and set(facts["scores"]) == {"valid", "test"}
+    for name, value in trained.generator.state_dict().items():
+        assert torch.equal(adversarial.state_dict()[name], value)
+    pretrain, _ = load_generator(run / "weights" / "pretrain.safetensors")
+    assert not torch.equal(pretrain.tail.weight, adversarial.tail.weight)
+    assert [path.name for path in sorted((run / "samples").iterdir())] == ["step-00000006.png", "step-00000010.png"]
+
+
+def test_the_same_config_gives_the_same_run_and_another_seed_another(shards, tmp_path):
+    def losses(name, **changes):
+        train(tiny_config(shards, tmp_path, name=name, **changes))
+        return [(r["samples_seen"], r["loss/generator"]) for r in records(tmp_path / name) if "loss/generator" in r]
+
+    first = losses("first")
+    assert losses("second") == first and losses("third", seed=1) != first
+
+
+def test_validation_psnr_is_of_whole_images_and_gain_is_over_bicubic(shards, tmp_path):
+    from srgan_dist.evaluate import methods_of, score_split
+
+    trained = train(tiny_config(shards, tmp_path, adversarial=None))
+    split = open_split(shards, "valid")
+    rows = score_split(split, methods_of({"SR": trained.generator.eval()}, 4, torch.device("cpu")), 0, 1, torch.device("cpu"))
+    ours = [row["psnr"] for row in rows if row["method"] == "SR"]
+    bicubic = [row["psnr"] for row in rows if row["method"] == "bicubic"]
+    record = [r for r in records(tmp_path / "tiny") if "val/psnr" in r][-1]
+    assert record["val/psnr"] == pytest.approx(sum(ours) / 2, abs=1e-4)
+    assert record["val/psnr_gain"] == pytest.approx((sum(ours) - sum(bicubic)) / 2, abs=1e-4)
+
+
+@pytest.mark.parametrize("stop_at", [3, 6, 8], ids=["phase 1", "boundary", "phase 2"])
+def test_a_stopped_run_continues_as_if_it_had_not_stopped(shards, tmp_path, monkeypatch, stop_at):
+    config = tiny_config(shards, tmp_path, checkpoint_every=1, log_every=1)
+    whole = train(config.model_copy(update={"name": "whole"}))
+
+    from srgan_dist.train import Run
+
+    save, saved = Run._save, []
+
+    def save_and_stop(self, objects):
+        save(self, objects)
+        saved.append(self.state.update)
+        if self.state.update == stop_at:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "_save", save_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+    assert saved[-1] == stop_at and newest_checkpoint(tmp_path / "tiny" / "checkpoints")[1]["update"] == stop_at
+    resumed = train(config)
+    for name, value in whole.generator.state_dict().items():
+        assert torch.equal(resumed.generator.state_dict()[name], value)
+    for name, value in whole.discriminator.state_dict().items():
+        assert torch.equal(resumed.discriminator.state_dict()[name], value)
+    numbers = [[{k: v for k, v in r.items() if k != "time" and not k.startswith("speed")} for r in records(tmp_path / run)] for run in ("whole", "tiny")]
+    assert numbers[0] == numbers[1]
+
+
+def test_records_after_the_checkpoint_are_forgotten_on_resume(shards, tmp_path):
+    config = tiny_config(shards, tmp_path, adversarial=None, checkpoint_every=4)
+    train(config)
+    run = tmp_path / "tiny"
+    shutil.rmtree(run / "checkpoints" / "step-00000006")
+    train(config)
+    seen = [r["samples_seen"] for r in records(run) if "loss/generator" in r]
+    assert seen == [8, 16, 24]
+
+
+def test_a_finished_run_is_not_trained_again(shards, tmp_path):
+    config = tiny_config(shards, tmp_path, adversarial=None)
+    train(config)
+    before = (tmp_path / "tiny" / "metrics.jsonl").read_text()
+    assert train(config).state.finished == ["pretrain"]
+    assert (tmp_path / "tiny" / "metrics.jsonl").read_text() == before
+
+
+def test_a_run_directory_of_another_config_is_refused(shards, tmp_path):
+    train(tiny_config(shards, tmp_path, adversarial=None))
+    with pytest.raises(ConfigError, match="holds a run with another config \\(seed: 0 -> 7\\)"):
+        train(tiny_config(shards, tmp_path, adversarial=None, seed=7))
+    with pytest.raises(ConfigError, match="--resume never: .*has checkpoints of its own"):
+        train(tiny_config(shards, tmp_path, adversarial=None), resume="never")
+
+
+def test_a_run_can_start_from_the_checkpoint_of_another(shards, tmp_path):
+    config = tiny_config(shards, tmp_path, adversarial=None, checkpoint_every=4)
+    train(config)
+    other = train(config.model_copy(update={"name": "other"}), resume=str(tmp_path / "tiny" / "checkpoints" / "step-00000004"))
+    assert other.state.update == 6
+    with pytest.raises(ValueError, match="nowhere is not a whole checkpoint"):
+        train(config.model_copy(update={"name": "third"}), resume=str(tmp_path / "nowhere"))
+
+
+def test_a_phase_is_skipped_by_giving_its_weights(shards, tmp_path):
+    first = train(tiny_config(shards, tmp_path, name="first", adversarial=None))
+    path = tmp_path / "first" / "weights" / "pretrain.safetensors"
+    config = tiny_config(shards, tmp_path, name="second")
+    config = with_steps(config, pretrain={"weights": str(path)})
+    second = train(config)
+    assert second.state.update == 4
+    exported, _ = load_generator(tmp_path / "second" / "weights" / "pretrain.safetensors")
+    assert torch.equal(exported.tail.weight, first.generator.tail.weight)
+
+
+def test_a_phase_ends_with_its_time(shards, tmp_path):
+    config = tiny_config(shards, tmp_path, adversarial=None)
+    trained = train(with_steps(config, pretrain={"steps": 10**9, "max_seconds": 0.5}))
+    assert trained.state.finished == ["pretrain"] and 2 <= trained.state.update < 10**6
+
+
+def test_a_set_without_valid_and_test_trains(shards, tmp_path):
+    copy = shutil.copytree(shards, tmp_path / "copy")
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["splits"] = {"train": manifest["splits"]["train"]}
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    trained = train(tiny_config(copy, tmp_path, adversarial=None))
+    assert trained.state.finished == ["pretrain"]
+
+
+@pytest.mark.parametrize("changes, words", [
+    ({"data": {"path": "nowhere"}}, "nowhere is not a packed data set"),
+    ({"data": {"lr_crop": 19}}, "data.lr_crop=19 is larger than the smallest LR image .* which has 18 pixels"),
+    ({"generator": {"scale": 2}}, "generator.scale=2, but data.path=.* has scale=4"),
+    ({"data": {"lr_crop": 4, "batch_size": 1}}, "data.batch_size=1 over 1 ranks leaves batch normalisation one value"),
+    ({"pretrain": {"weights": "nowhere.safetensors"}}, "nowhere.safetensors is not a file"),
+    ({"adversarial": {"losses": {"perceptual": {"name": "vgg19", "weights": "nowhere.pth"}}}}, "VGG-19 weights are not at nowhere.pth"),
+])
+def test_what_cannot_work_is_refused_before_anything_is_written(shards, tmp_path, changes, words):
+    raw = tiny_config(shards, tmp_path).model_dump(mode="json")
+    for section, values in changes.items():
+        raw[section] |= values
+    from srgan_dist.config import parse_config
+
+    with pytest.raises(ValueError, match=words):
+        prepare(parse_config(raw))
+    assert not (tmp_path / "tiny").exists()
+
+
+def test_a_batch_that_ranks_cannot_share(shards, tmp_path):
+    with pytest.raises(ConfigError, match="data.batch_size=4 cannot be shared by 3 ranks equally; use a multiple of 3"):
+        prepare(tiny_config(shards, tmp_path), world_size=3)
+
+
+def test_weights_of_another_network_are_refused(shards, tmp_path):
+    config = tiny_config(shards, tmp_path)
+    save_generator(tmp_path / "g.safetensors", SRResNet(config.generator.model_copy(update={"num_filters": 5})), {})
+    with pytest.raises(ConfigError, match="pretrain.weights=.*holds another generator than this config \\(num_filters: 5 -> 8\\)"):
+        prepare(with_steps(config, pretrain={"weights": str(tmp_path / "g.safetensors")}))
+
+
+def test_dry_run_shows_config_networks_data_and_phases(shards, tmp_path):
+    config = tiny_config(shards, tmp_path)
+    report = dry_run_report(config, prepare(config))
+    assert dump_config(config) in report
+    for part in ("generator\n", "discriminator\n", "ResidualBlock-", "DiscriminatorBlock-", "total",
+                 "train 3 coal, 4 sandstone", "pretrain    6 updates, 1 pixel", "adversarial 4 updates, 1 pixel + 0.005 adversarial",
+                 "starts anew"):
+        assert part in report
+    assert not (tmp_path / "tiny").exists()
+
+
+def test_panels_take_the_rocks_in_turn(train_split):
+    chosen = [train_split.key(i) for i in spread_over_rocks(train_split, 5)]
+    assert chosen == ["coal_slice_0", "sandstone_slice_0", "coal_slice_1", "sandstone_slice_1", "coal_slice_2"]
+    assert len(spread_over_rocks(train_split, 99)) == 7
+
+
+def run(*arguments, launcher=(sys.executable,)):
+    return subprocess.run([*launcher, "launch/train.py", *map(str, arguments)], cwd=REPOSITORY, capture_output=True, text=True)
+
+
+def test_the_command_trains_under_accelerate_launch(shards, tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(tiny_config(shards, tmp_path)))
+    accelerate = (sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
+    done = run(path, "--pretrain.steps=2", "--mixed_precision=bf16", "--tracking.wandb=offline", launcher=accelerate)
+    assert done.returncode == 0, done.stderr
+    assert "end of pretrain, valid: coal" in done.stdout and "adversarial is finished" in done.stdout
+    assert (tmp_path / "tiny" / "wandb").is_dir()
+
+
+def test_the_command_says_what_is_wrong_without_a_traceback(shards, tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(tiny_config(shards, tmp_path)))
+    wrong = run(path, "--pretrain.step=2")
+    assert wrong.returncode == 1 and "pretrain.step = 2: is not a setting; the nearest is pretrain.steps" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
+    dry = run(path, "--dry-run")
+    assert dry.returncode == 0 and "406" not in dry.stderr and "phases, 4 crops an update" in dry.stdout
+    stray = run(path, "extra")
+    assert stray.returncode == 2 and "unexpected extra" in stray.stderr
