@@ -1,0 +1,39 @@
+# make demo             everything on a fresh machine, on synthetic rocks
+# make demo ROCKS=DIR   the same on your images: one sub-folder per rock
+# make test             the whole test suite
+
+PYTHON ?= python3
+ROCKS ?=
+DEMO_SECONDS ?= 240
+DEMO := demo/$(if $(ROCKS),$(shell basename "$(ROCKS)"),synthetic)
+SOURCE := $(or $(ROCKS),$(DEMO)/rocks)
+BIN := .venv/bin
+ACCELERATE := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
+
+.PHONY: demo test
+
+demo: .venv/installed
+	@rm -rf "$(DEMO)/run" "$(DEMO)/shards"
+	@mkdir -p "$(DEMO)"
+	$(if $(ROCKS),,$(BIN)/python shards/synthesize.py "$(DEMO)/rocks")
+	$(BIN)/python shards/build.py "$(SOURCE)" "$(DEMO)/shards"
+	$(ACCELERATE) launch/train.py configs/demo.yaml --name=run --output="$(DEMO)" --data.path="$(DEMO)/shards" \
+		--pretrain.max_seconds=$$(( $(DEMO_SECONDS) * 13 / 24 )) --adversarial.max_seconds=$$(( $(DEMO_SECONDS) * 11 / 24 ))
+	$(ACCELERATE) launch/evaluate.py "$(DEMO)/run" "$(DEMO)/shards"
+	@echo
+	@echo "Look at"
+	@echo "  $(DEMO)/run/eval/figure2.png   crops of every method, and their errors"
+	@echo "  $(DEMO)/run/eval/figure3.png   PSNR per image and rock"
+	@echo "  $(DEMO)/run/eval/scores.json   the table above"
+	@echo "  $(DEMO)/run/samples/           LR | bicubic | SR | HR | error during the training"
+	@echo "  $(DEMO)/run/metrics.jsonl      every logged number; wandb sync $(DEMO)/run/wandb/latest-run shows them online"
+	@echo "Super-resolve an image of your own:"
+	@echo "  $(BIN)/python launch/super_resolve.py $(DEMO)/run/weights/adversarial.safetensors INPUT OUTPUT"
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable ".[test]"
+	@touch $@
