@@ -41,7 +41,7 @@ class DataConfig(Settings):
     """What is trained on, and how it is cut."""
 
     path: str = Field(min_length=1, description="folder of a packed data set (shards/build.py)")
-    lr_crop: int = Field(48, ge=4, description="side of the LR crops in pixels; HR crops are generator.scale times that")
+    lr_crop: int = Field(48, ge=1, description="side of the LR crops in pixels; HR crops are generator.scale times that")
     batch_size: int = Field(16, ge=1, description="crops per update over all GPUs; each takes an equal share")
     augment: bool = Field(False, description="draw one of eight flips and rotations per crop (the paper's code: none)")
 

@@ -14,8 +14,9 @@ from srgan_dist.data.degradation import upsample
 from srgan_dist.data.index import open_split
 from srgan_dist.data.plan import shard_of_ranks
 from srgan_dist.data.reader import Reader
+from srgan_dist.data.sample import to_signed, to_unit
 from srgan_dist.figures import TITLES, figure_2, figure_3
-from srgan_dist.metrics import mse, psnr, relative_error_reduction, spectrum_error, ssim
+from srgan_dist.metrics import SMALLEST_IMAGE, mse, psnr, relative_error_reduction, spectrum_error, ssim
 from srgan_dist.super_resolve import super_resolve
 
 PHASES = ("pretrain", "adversarial")
@@ -38,9 +39,12 @@ def methods_of(generators, scale, device):
     return methods
 
 
-def to_unit_tensor(image, device):
-    """Map an integer image [H, W] to float32 on [0, 1]."""
-    return torch.from_numpy(image).to(device).float() / np.iinfo(image.dtype).max
+def check_scorable(split):
+    """Raise ValueError if a split holds images that are too small for SSIM."""
+    smallest = split.smallest_lr * split.scale
+    if smallest < SMALLEST_IMAGE:
+        raise ValueError(f"the {split.name} split of {split.directory} has HR images of {smallest} pixels a side;"
+                         f" scores need {SMALLEST_IMAGE} or more (the window of SSIM)")
 
 
 def score_split(split, methods, rank, world_size, device, progress=iter):
@@ -52,7 +56,7 @@ def score_split(split, methods, rank, world_size, device, progress=iter):
     reader, mine = Reader(split), []
     for i in progress(shard_of_ranks(len(split), rank, world_size)):
         lr, hr = reader.image(i)
-        hr = to_unit_tensor(hr, device)
+        hr = to_unit(to_signed(torch.from_numpy(hr).to(device)))
         for name, method in methods.items():
             sr = method(lr)
             mine.append({
@@ -103,6 +107,8 @@ def evaluate(run, shards, out, splits, accelerator, progress=None):
         raise ValueError(f"SHARDS={shards} has none of the splits {', '.join(splits)}; name others with --splits")
     if present[0].scale != scale:
         raise ValueError(f"SHARDS={shards} has scale={present[0].scale}, the generators of RUN={run} have scale={scale}")
+    for split in present:
+        check_scorable(split)
     out = Path(out)
     if accelerator.is_main_process:
         out.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ sr and hr: float32 tensors [H, W] with data range 1, which for 8-bit images equa
 import torch
 from torch.nn import functional as F
 
+SMALLEST_IMAGE = 11  # pixels a side: the window of SSIM
 EXACT_COPY_DB = 100.0  # PSNR of an image without any error, which formally is infinite
 
 
@@ -28,7 +29,7 @@ def ssim(sr, hr):
     to structural similarity": Gaussian window of 11x11 with sigma 1.5, K1 = 0.01, K2 = 0.03, population variances,
     averaged where the window lies inside the image. Images need 11 pixels or more a side.
     """
-    if min(sr.shape) < 11:
+    if min(sr.shape) < SMALLEST_IMAGE:
         raise ValueError(f"SSIM needs images of 11x11 pixels or more, not {tuple(sr.shape)}")
     mean_sr, mean_hr, square_sr, square_hr, product = _gaussian_means(
         torch.stack([sr, hr, sr * sr, hr * hr, sr * hr])

@@ -8,6 +8,7 @@ from srgan_dist.checkpoint import list_checkpoints, load_generator, newest_check
 from srgan_dist.config import ConfigError, differences, dump_config, load_config
 from srgan_dist.data.index import open_split
 from srgan_dist.data.sources import SPLITS
+from srgan_dist.evaluate import check_scorable
 from srgan_dist.losses.perceptual import checked_weights_file
 from srgan_dist.models import build_generator
 from srgan_dist.models.discriminator import Discriminator, final_side
@@ -35,6 +36,9 @@ def prepare(config, resume="auto", world_size=1):
                           f" use a multiple of {world_size}")
     splits = {name: open_split(config.data.path, name) for name in SPLITS}
     _check_splits(config, splits)
+    for name in ("valid", "test"):
+        if splits[name] is not None:
+            check_scorable(splits[name])
     _check_batch_norm(config, world_size)
     for loss in config.vgg_losses():
         if loss.weights != "random":

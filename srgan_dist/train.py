@@ -169,7 +169,7 @@ class Run:
         progress = Progress(phase.name, phase.steps, phase.step, visible=self.is_main)
         meter = Meter(self.accelerator)
         batches = self.loader.batches(state.update)
-        time_share = 0.0  # of max_seconds, the same on every rank
+        time_share = self._time_share(phase_config)
         while phase.step < phase.steps and time_share < 1:
             phase.progress = max(phase.step / phase.steps, time_share)
             with meter.waiting():
@@ -185,7 +185,7 @@ class Run:
                 self.tracker.log(numbers, self.samples_seen)
                 state.phase_seconds += seconds
                 if phase_config.max_seconds:
-                    time_share = min(1.0, self._agree(state.phase_seconds) / phase_config.max_seconds)
+                    time_share = self._time_share(phase_config)
                     total = min(phase.steps, round(phase.step / time_share))
                 text = self._text(numbers)
             progress.update(text, total)
@@ -212,13 +212,15 @@ class Run:
             parts.append(f"D {numbers['d/real']:.2f}/{numbers['d/fake']:.2f}")
         return ", ".join(parts)
 
-    def _agree(self, value):
-        """Return rank 0's value on every rank."""
-        if self.world_size == 1:
-            return value
-        shared = torch.tensor([value], dtype=torch.float32, device=self.accelerator.device)
-        torch.distributed.broadcast(shared, 0)
-        return float(shared)
+    def _time_share(self, phase_config):
+        """Return the share of the phase's time that is over by rank 0's clock, the same on every rank."""
+        if phase_config.max_seconds is None:
+            return 0.0
+        share = torch.tensor(min(1.0, self.state.phase_seconds / phase_config.max_seconds))
+        if self.world_size > 1:
+            share = share.to(self.accelerator.device)
+            torch.distributed.broadcast(share, 0)
+        return float(share)
 
     def take_weights(self, name, path):
         """Use finished generator weights instead of training a phase."""

@@ -118,8 +118,10 @@ def test_a_generator_is_rebuilt_from_its_file_alone(tmp_path):
     save_generator(tmp_path / "g.safetensors", generator, {"phase": "pretrain", "scores": {"valid": {}}})
     loaded, facts = load_generator(tmp_path / "g.safetensors")
     assert loaded.config == generator.config and facts["phase"] == "pretrain" and not loaded.training
-    lr = torch.randn(1, 1, 9, 9)
-    assert torch.equal(loaded(lr), generator(lr))
+    for name, value in generator.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value)
+    lr = torch.randn(1, 1, 9, 9)  # the memory formats differ, and with them the order of sums
+    torch.testing.assert_close(loaded(lr), generator(lr), rtol=0, atol=1e-5)
     assert [path.name for path in tmp_path.iterdir()] == ["g.safetensors"]
 
 

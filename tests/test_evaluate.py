@@ -98,3 +98,13 @@ def test_the_command_says_what_is_wrong(shards, tmp_path):
     assert wrong.returncode == 1 and "has scale=4, the generators of" in wrong.stderr and "Traceback" not in wrong.stderr
     nothing = run(tmp_path, tmp_path)
     assert nothing.returncode == 1 and "is not a packed data set" in nothing.stderr
+
+
+def test_images_too_small_to_score_are_refused_before_a_training_too(tmp_path):
+    from conftest import tiny_config, write_folder
+    from srgan_dist.data.build import BuildOptions, build
+    from srgan_dist.prepare import prepare
+
+    build(write_folder(tmp_path / "hr", {"coal": 3}, size=(8, 40)), tmp_path / "out", BuildOptions(tile=40, crop=8))
+    with pytest.raises(ValueError, match="the valid split of .* has HR images of 8 pixels a side; scores need 11 or more"):
+        prepare(tiny_config(tmp_path / "out", tmp_path, data={"path": str(tmp_path / "out"), "lr_crop": 2, "batch_size": 4}))
