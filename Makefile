@@ -5,7 +5,7 @@
 PYTHON ?= python3
 ROCKS ?=
 DEMO_SECONDS ?= 240
-DEMO := demo/$(if $(ROCKS),$(shell basename "$(ROCKS)"),synthetic)
+DEMO := demo/$(if $(ROCKS),own-$(shell basename "$$(cd "$(ROCKS)" && pwd)"),synthetic)
 SOURCE := $(or $(ROCKS),$(DEMO)/rocks)
 BIN := .venv/bin
 ACCELERATE := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
@@ -13,6 +13,8 @@ ACCELERATE := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixe
 .PHONY: demo test
 
 demo: .venv/installed
+	$(if $(ROCKS),@test -d "$(ROCKS)" || { echo "ROCKS=$(ROCKS) is not a folder"; exit 1; })
+	@if [ -e "$(DEMO)/run" ]; then echo "the demo before this one, $(DEMO)/run, is removed"; fi
 	@rm -rf "$(DEMO)/run" "$(DEMO)/shards"
 	@mkdir -p "$(DEMO)"
 	$(if $(ROCKS),,$(BIN)/python shards/synthesize.py "$(DEMO)/rocks")
@@ -24,7 +26,7 @@ demo: .venv/installed
 	@echo "Look at"
 	@echo "  $(DEMO)/run/eval/figure2.png   crops of every method, and their errors"
 	@echo "  $(DEMO)/run/eval/figure3.png   PSNR per image and rock"
-	@echo "  $(DEMO)/run/eval/scores.json   the table above"
+	@echo "  $(DEMO)/run/eval/scores.json   the means per rock; scores.csv has every image"
 	@echo "  $(DEMO)/run/samples/           LR | bicubic | SR | HR | error during the training"
 	@echo "  $(DEMO)/run/metrics.jsonl      every logged number; wandb sync $(DEMO)/run/wandb/latest-run shows them online"
 	@echo "Super-resolve an image of your own:"

@@ -1,13 +1,13 @@
 """Score a run: accelerate launch launch/evaluate.py RUN SHARDS [--out DIR] [--splits valid test]"""
 
 import argparse
-import sys
 from pathlib import Path
 
 from accelerate import Accelerator
 
+from srgan_dist.errors import reported
 from srgan_dist.evaluate import evaluate
-from srgan_dist.machine import use_cpu_threads
+from srgan_dist.machine import check_group, use_cpu_threads, use_exact_float32
 from srgan_dist.progress import tracked
 
 
@@ -20,16 +20,14 @@ def main():
                         help="which splits to score, of those that SHARDS has (default: valid test)")
     arguments = parser.parse_args()
 
-    accelerator = Accelerator()
-    use_cpu_threads(accelerator)
     out = Path(arguments.out or Path(arguments.run) / "eval")
-    try:
+    with reported():
+        accelerator = Accelerator()
+        check_group(accelerator)
+        use_cpu_threads(accelerator)
+        use_exact_float32()
         table = evaluate(arguments.run, arguments.shards, out, arguments.splits, accelerator,
                          lambda name: lambda images: tracked(images, name, "image"))
-    except ValueError as error:
-        if accelerator.is_main_process:
-            print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
     if accelerator.is_main_process:
         print(f"{table}\n\nwritten to {out}: scores.json, scores.csv, figure2.png, figure3.png")
     accelerator.end_training()

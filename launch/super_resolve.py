@@ -1,11 +1,12 @@
 """Super-resolve images: python launch/super_resolve.py WEIGHTS INPUT OUTPUT"""
 
 import argparse
-import sys
 
 import torch
 
 from srgan_dist.checkpoint import load_generator
+from srgan_dist.errors import reported
+from srgan_dist.machine import use_exact_float32
 from srgan_dist.progress import tracked
 from srgan_dist.super_resolve import TILE, list_jobs, super_resolve_file
 
@@ -21,7 +22,8 @@ def main():
     if arguments.tile < 1:
         parser.error(f"--tile {arguments.tile} must be 1 or more")
 
-    try:
+    with reported():
+        use_exact_float32()
         generator, _ = load_generator(arguments.weights, arguments.device)
         jobs = list_jobs(arguments.input, arguments.output)
         for info, path in jobs:
@@ -30,9 +32,6 @@ def main():
             if len(jobs) == 1:
                 print(f"{path}: {info.pages} x {info.height * generator.config.scale} x"
                       f" {info.width * generator.config.scale} {info.dtype}")
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
     if len(jobs) > 1:
         print(f"{len(jobs)} images written to {arguments.output}")
 

@@ -1,14 +1,17 @@
 """Train an experiment: accelerate launch launch/train.py [CONFIG] [--dry-run] [--resume auto|never|PATH] [--any.field=value]
 
-Exit codes: 0 done; 1 error.
+Exit codes: 0 done; 1 error, named on stderr; 2 wrong usage; 130 interrupted.
 """
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
-from srgan_dist.config import ConfigError, load_config
+import torch
+
+from srgan_dist.config import load_config
+from srgan_dist.errors import reported
+from srgan_dist.machine import cpu_wanted
 from srgan_dist.prepare import dry_run_report, prepare
 from srgan_dist.train import train
 
@@ -29,18 +32,13 @@ def main():
         parser.error(f"unexpected {' '.join(stray)}; settings are given as --field=value")
 
     world_size = int(os.environ.get("WORLD_SIZE", 1))
-    try:
+    with reported():
         config = load_config(arguments.config, [text.removeprefix("--") for text in overrides])
         if arguments.dry_run:
-            print(dry_run_report(config, prepare(config, arguments.resume, world_size), world_size))
+            device_type = "cuda" if torch.cuda.is_available() and not cpu_wanted() else "cpu"
+            print(dry_run_report(config, prepare(config, arguments.resume, world_size), device_type, world_size))
         else:
             train(config, arguments.resume)
-    except ValueError as error:
-        if not isinstance(error, ConfigError) and os.environ.get("SRGAN_DIST_DEBUG"):
-            raise
-        if os.environ.get("RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
 
 
 if __name__ == "__main__":

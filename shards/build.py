@@ -1,13 +1,13 @@
 """Pack rock images into WebDataset tar shards: python shards/build.py SOURCE OUT [options]"""
 
 import argparse
-import sys
 import time
 from pathlib import Path
 
 from srgan_dist.data.build import BuildOptions, build
-from srgan_dist.progress import tracked
 from srgan_dist.data.summary import format_counts
+from srgan_dist.errors import reported
+from srgan_dist.progress import tracked
 
 
 def main():
@@ -30,11 +30,8 @@ def main():
     source, out = options.pop("source"), Path(options.pop("out"))
 
     began = time.monotonic()
-    try:
+    with reported():
         result = build(source, out, BuildOptions(**options), lambda sources: tracked(sources, "pack", "image"))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
     for note in result.notes:
         print(f"note: {note}")
     print(format_counts(result.manifest))

@@ -5,6 +5,7 @@ import sys
 
 from srgan_dist.data.index import read_manifest
 from srgan_dist.data.summary import format_counts, format_ranges, verify
+from srgan_dist.errors import reported
 from srgan_dist.progress import tracked
 
 
@@ -13,7 +14,7 @@ def main():
     parser.add_argument("out", metavar="OUT", help="folder made by shards/build.py")
     parser.add_argument("--verify", action="store_true", help="check every byte, and that WebDataset streams the same pairs")
     arguments = parser.parse_args()
-    try:
+    with reported():
         manifest = read_manifest(arguments.out)
         print(f"{format_counts(manifest)}\n\n{format_ranges(arguments.out)}")
         if arguments.verify:
@@ -23,9 +24,6 @@ def main():
             if faults:
                 sys.exit(1)
             print("every byte is as it was written")
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
 
 
 if __name__ == "__main__":

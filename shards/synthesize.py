@@ -4,13 +4,13 @@ import argparse
 import json
 import multiprocessing
 import os
-import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
 from srgan_dist.data.rocks import ROCKS, slice_files, write_slice
+from srgan_dist.errors import UserError, reported
 from srgan_dist.machine import usable_cores
 from srgan_dist.progress import tracked
 
@@ -55,16 +55,16 @@ def is_finished(out, options):
     record = next((out / name for name in (RECORD, UNFINISHED) if (out / name).exists()), None)
     if record is None:
         if (out / "DeepRockSR-2D").exists():
-            raise ValueError(f"{out} holds a DeepRockSR-2D from elsewhere; name another folder")
+            raise UserError(f"{out} holds a DeepRockSR-2D from elsewhere; name another folder")
         return False
     try:
         made_with = json.loads(record.read_text())
     except json.JSONDecodeError:
-        raise ValueError(f"{record} cannot be read; delete {out} and start again") from None
+        raise UserError(f"{record} cannot be read; delete {out} and start again") from None
     for name, value in options.items():
         old = made_with.get(name)
         if old != value:
-            raise ValueError(f"{out} was made with {name}={old}, and {name}={value} is asked for;"
+            raise UserError(f"{out} was made with {name}={old}, and {name}={value} is asked for;"
                              f" go back to the old --{name}, name another folder, or delete this one")
     return record.name == RECORD
 
@@ -93,7 +93,7 @@ def main():
     counts = f"{len(slices)} slices of {', '.join(options['rocks'])} ({len(files)} files)"
 
     began = time.monotonic()
-    try:
+    with reported():
         if is_finished(out, options) and all(file.exists() for file in files):
             print(f"{out} holds exactly this set already, {counts}; nothing was written")
             return
@@ -101,9 +101,6 @@ def main():
         (out / UNFINISHED).write_text(json.dumps(options) + "\n")
         written = write_slices(out, slices, options, arguments.jobs)
         (out / UNFINISHED).replace(out / RECORD)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
     print(f"{out}: {counts}, {written / 1e6:.1f} MB, written in {time.monotonic() - began:.1f} s")
 
 

@@ -15,8 +15,8 @@ from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from srgan_dist.data.index import sha256_of
-from srgan_dist.files import sync, written_whole
+from srgan_dist.errors import UserError
+from srgan_dist.files import sha256_of, sync, written_whole
 from srgan_dist.models import GeneratorConfig, build_generator
 
 log = logging.getLogger(__name__)
@@ -24,14 +24,17 @@ log = logging.getLogger(__name__)
 VERSION = 1
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A checkpoint or weight file that cannot be used; the message names it."""
 
 
 # Training state
 
 def save_checkpoint(directory, name, objects, state, keep):
-    """Write directory/name from `objects` (name -> module or optimiser) and `state` (JSON), keeping the newest `keep`."""
+    """Write directory/name from `objects` (name -> module or optimiser) and `state` (JSON).
+
+    It and the newest before it are kept, `keep` in all; later ones get a name that ends in .damaged.
+    """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     for leftover in directory.glob("*.unfinished"):
@@ -52,24 +55,48 @@ def save_checkpoint(directory, name, objects, state, keep):
         shutil.rmtree(final)
     os.replace(unfinished, final)
     sync(directory)
-    for old in list_checkpoints(directory)[keep:]:
-        shutil.rmtree(old)
+    others = [path for path in list_checkpoints(directory) if path != final]
+    for path in [path for path in others if _updates(path) > _updates(final)]:
+        _set_aside(path)  # damaged, or this run would have continued from it
+    for path in [path for path in others if _updates(path) < _updates(final)][keep - 1 :]:
+        shutil.rmtree(path)
     return final
 
 
 def list_checkpoints(directory):
     """Return the checkpoint directories below `directory`, newest first."""
     paths = [p for p in Path(directory).glob("step-*") if p.is_dir() and p.name.removeprefix("step-").isdigit()]
-    return sorted(paths, key=lambda p: int(p.name.removeprefix("step-")), reverse=True)
+    return sorted(paths, key=_updates, reverse=True)
+
+
+def _updates(path):
+    return int(path.name.removeprefix("step-"))
+
+
+def _set_aside(path):
+    target = path.with_name(f"{path.name}.damaged")
+    if target.exists():
+        shutil.rmtree(target)
+    os.replace(path, target)
 
 
 def newest_checkpoint(directory):
-    """Return (path, state) of the newest checkpoint that is whole, or None; what is skipped is said loudly."""
+    """Return (path, state) of the newest checkpoint that is whole, or None where there is none at all.
+
+    What is skipped is said loudly; raises CheckpointError when none of several is whole.
+    """
+    faults = []
     for path in list_checkpoints(directory):
         try:
-            return path, read_state(path)
+            state = read_state(path)
         except CheckpointError as error:
             log.warning("skipped a checkpoint: %s", error)
+            faults.append(str(error))
+        else:
+            return path, state
+    if faults:
+        raise CheckpointError(f"{directory} holds no checkpoint that is whole ({'; '.join(faults)}). Copy one back, or"
+                              " delete that folder to start the run anew")
     return None
 
 
@@ -80,13 +107,15 @@ def read_state(path):
         manifest = json.loads((path / "manifest.json").read_text())
         if manifest["version"] != VERSION:
             raise CheckpointError(f"{path} has version {manifest['version']}, this program reads {VERSION}")
+        if "state.json" not in manifest["files"]:
+            raise CheckpointError(f"{path / 'manifest.json'} does not list state.json")
         for name, entry in manifest["files"].items():
             if (path / name).stat().st_size != entry["bytes"] or sha256_of(path / name) != entry["sha256"]:
                 raise CheckpointError(f"{path / name} is not what was saved (size or sha256 differs)")
         return json.loads((path / "state.json").read_text())["state"]
     except CheckpointError:
         raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is not a whole checkpoint: {error}") from None
 
 
@@ -100,7 +129,7 @@ def load_checkpoint(path, objects):
                 item.load_state_dict(tensors)
             else:
                 _restore_optimizer(item, tensors, groups[label])
-        except (FileNotFoundError, RuntimeError, ValueError) as error:
+        except (FileNotFoundError, KeyError, RuntimeError, ValueError) as error:
             raise CheckpointError(f"{path} does not fit this config: its {label} cannot be restored ({error})") from None
 
 

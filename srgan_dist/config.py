@@ -9,16 +9,19 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Validati
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from srgan_dist.errors import UserError
 from srgan_dist.losses import VGGLossConfig
 from srgan_dist.models import GeneratorConfig
 from srgan_dist.models.discriminator import DiscriminatorConfig, final_side
+from srgan_dist.models.srresnet import SRResNetConfig
 from srgan_dist.phases.adversarial import AdversarialConfig
+from srgan_dist.phases.common import PhaseConfig
 from srgan_dist.phases.pretrain import PretrainConfig
 from srgan_dist.settings import Settings
 from srgan_dist.tracking import TrackingConfig
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """Everything that is wrong with a config, one line per setting."""
 
 
@@ -52,8 +55,9 @@ class Config(Settings):
     name: Annotated[str, AfterValidator(_file_name)] = Field(description="of the run; its directory is output/name")
     output: str = Field("runs", min_length=1, description="folder of the run directories")
     seed: int = Field(0, ge=0, lt=2**63, description="decides initial weights, order of samples, crops")
-    mixed_precision: Annotated[Literal["no", "bf16"], BeforeValidator(_no_fp16)] = Field(
-        "bf16", description="no: float32; bf16: convolutions in bfloat16, weights and losses in float32"
+    mixed_precision: Annotated[Literal["no", "bf16", "auto"], BeforeValidator(_no_fp16)] = Field(
+        "bf16", description="no: float32; bf16: convolutions in bfloat16, weights and losses in float32;"
+        " auto: bf16 where the device computes it by hardware"
     )
     channels_last: bool = Field(True, description="memory format of the networks; faster on recent CPUs and GPUs")
     cpu_threads: int | None = Field(
@@ -65,7 +69,7 @@ class Config(Settings):
     keep_checkpoints: int = Field(3, ge=1, description="newest checkpoints that are kept")
     panels: int = Field(4, ge=0, description="validation images shown as panels, spread over the rocks")
     data: DataConfig
-    generator: GeneratorConfig = GeneratorConfig()
+    generator: GeneratorConfig = SRResNetConfig()
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     pretrain: PretrainConfig | None = PretrainConfig()
     adversarial: AdversarialConfig | None = AdversarialConfig()
@@ -73,9 +77,9 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _check_together(self):
-        if self.pretrain is None and self.adversarial is None:
-            raise ValueError("pretrain and adversarial are both null: there is nothing to train")
-        if self.adversarial is not None:
+        if not self.phases():
+            raise ValueError("every phase is null: there is nothing to train")
+        if self.needs_discriminator():
             try:
                 final_side(self.hr_crop, self.discriminator.padding)
             except ValueError as error:
@@ -87,8 +91,11 @@ class Config(Settings):
         return self.data.lr_crop * self.generator.scale
 
     def phases(self):
-        """Return [(name, settings)] of the phases of this experiment, in order."""
-        return [(name, phase) for name in ("pretrain", "adversarial") if (phase := getattr(self, name)) is not None]
+        """Return [(name, settings)] of the phases of this experiment, in the order of the fields."""
+        return [(name, value) for name in type(self).model_fields if isinstance(value := getattr(self, name), PhaseConfig)]
+
+    def needs_discriminator(self):
+        return any(phase.needs_discriminator and phase.weights is None for _, phase in self.phases())
 
     def vgg_losses(self):
         """Return the settings of every VGG loss that will be used: their weights are files that may be missing."""

@@ -2,15 +2,19 @@
 
 import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from PIL import Image, ImageDraw, ImageFont
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402  (the backend has to be chosen first)
-
-TITLES = {"bicubic": "bicubic", "pretrain": "phase 1 (SRCNN)", "adversarial": "phase 2 (SRGAN)"}
-COLOURS = {"bicubic": "#8c8c8c", "pretrain": "#4878a8", "adversarial": "#c8553d"}
+TITLES = {"pretrain": "phase 1 (SRCNN)", "adversarial": "phase 2 (SRGAN)"}  # other methods are called by their names
+COLOURS = ("#8c8c8c", "#4878a8", "#c8553d", "#5b9e62", "#8568a8")  # bicubic, phase 1, phase 2, ...
 CROP = 240  # HR pixels, as in figure 2 of the paper
 GAP = 4
+
+
+def title(method):
+    """Return what a method is called in tables and figures."""
+    return TITLES.get(method, method)
 
 
 def centre(image, side):
@@ -42,7 +46,7 @@ def _grey(unit):
 
 
 def _hot(unit):
-    return (plt.get_cmap("magma")(unit.clip(0, 1))[..., :3] * 255).round().astype(np.uint8)
+    return (matplotlib.colormaps["magma"](unit.clip(0, 1))[..., :3] * 255).round().astype(np.uint8)
 
 
 def _row(tiles):
@@ -67,22 +71,21 @@ def stack(pictures):
     return canvas
 
 
-def figure_2(path, examples):
+def figure_2(examples):
     """Draw figure 2 of the paper: per rock a full HR image with its box, crops of every method, and error maps.
 
-    examples: rock -> {"hr", "lr", method: image}, all on [0, 1], lr [H, W] and the others [s*H, s*W]. The error maps of
-    a rock share one scale, whose end is the 99th percentile of the bicubic error.
+    examples: rock -> {"lr": image, method: image, ..., "hr": image}, all on [0, 1], lr [H, W] and the others
+    [s*H, s*W]; bicubic is one of the methods. The error maps of a rock share one scale, whose end is the 99th
+    percentile of the bicubic error.
     """
-    methods = [m for m in TITLES if any(m in images for images in examples.values())]
-    columns = ["full", "LR", *methods, "HR"]
-    figure, axes = plt.subplots(
-        2 * len(examples), len(columns), figsize=(2.3 * len(columns), 4.9 * len(examples)), squeeze=False, layout="constrained"
-    )
+    methods = [name for name in next(iter(examples.values())) if name not in ("lr", "hr")]
+    columns = ["full", "lr", *methods, "hr"]
+    figure = Figure((2.3 * len(columns), 4.9 * len(examples)), layout="constrained")
+    axes = figure.subplots(2 * len(examples), len(columns), squeeze=False)
     for row, (rock, images) in enumerate(examples.items()):
         _draw_crops(axes[2 * row], rock, columns, images)
-        _draw_errors(axes[2 * row + 1], columns, images)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+        _draw_errors(axes[2 * row + 1], methods, columns, images)
+    return figure
 
 
 def _draw_crops(axes, rock, columns, images):
@@ -96,38 +99,37 @@ def _draw_crops(axes, rock, columns, images):
             axis.imshow(hr, **grey)
             height, width = centre(hr, side).shape
             corner = (hr.shape[1] - width) / 2, (hr.shape[0] - height) / 2
-            axis.add_patch(plt.Rectangle(corner, width, height, fill=False, edgecolor="red"))
+            axis.add_patch(Rectangle(corner, width, height, fill=False, edgecolor="red"))
             axis.set_title(rock)
-            continue
-        image = images["lr"] if column == "LR" else images.get(column.lower() if column == "HR" else column)
-        if image is not None:
-            axis.imshow(centre(image, side // scale if column == "LR" else side), interpolation="nearest", **grey)
-        axis.set_title(TITLES.get(column, column))
+        else:
+            shown = centre(images[column], side // scale if column == "lr" else side)
+            axis.imshow(shown, interpolation="nearest", **grey)
+            axis.set_title(column.upper() if column in ("lr", "hr") else title(column))
 
 
-def _draw_errors(axes, columns, images):
-    side = CROP
+def _draw_errors(axes, methods, columns, images):
     limit = max(float(np.percentile(np.abs(images["bicubic"] - images["hr"]), 99)), 1e-6)
     for axis, column in zip(axes, columns, strict=True):
         axis.set_axis_off()
-        if column in TITLES and column in images:
-            error = np.abs(centre(images[column], side) - centre(images["hr"], side))
+        if column in methods:
+            error = np.abs(centre(images[column], CROP) - centre(images["hr"], CROP))
             shown = axis.imshow(error, cmap="magma", vmin=0, vmax=limit, interpolation="nearest")
-            axis.set_title(f"|{column} - HR|", fontsize=9)
+            axis.set_title(f"|{title(column).split(' (')[0]} - HR|", fontsize=9)
     scale = axes[-1].inset_axes([0.05, 0.02, 0.08, 0.96])
     axes[-1].figure.colorbar(shown, cax=scale, label="error, share of full scale")
 
 
-def figure_3(path, values):
+def figure_3(values):
     """Draw figure 3 of the paper: box plots of per-image PSNR. values: rock -> method -> list of dB."""
-    figure, axes = plt.subplots(1, len(values), figsize=(2.9 * len(values) + 0.6, 3.6), squeeze=False, layout="constrained")
+    figure = Figure((2.9 * len(values) + 0.6, 3.6), layout="constrained")
+    axes = figure.subplots(1, len(values), squeeze=False)
     for axis, (rock, methods) in zip(axes[0], values.items(), strict=True):
-        names = [name for name in TITLES if name in methods]
-        boxes = axis.boxplot([methods[name] for name in names], widths=0.6, patch_artist=True, medianprops={"color": "black"})
-        for box, name in zip(boxes["boxes"], names, strict=True):
-            box.set_facecolor(COLOURS[name])
-        axis.set_xticks(range(1, len(names) + 1), [TITLES[name].replace(" (", "\n(") for name in names], fontsize=8)
-        axis.set_title(f"{rock} ({len(methods[names[0]])} images)", fontsize=10)
+        boxes = axis.boxplot(list(methods.values()), widths=0.6, patch_artist=True, medianprops={"color": "black"})
+        for number, box in enumerate(boxes["boxes"]):
+            box.set_facecolor(COLOURS[number % len(COLOURS)])
+        names = [title(name).replace(" (", "\n(") for name in methods]
+        axis.set_xticks(range(1, len(names) + 1), names, fontsize=8)
+        count = len(next(iter(methods.values())))
+        axis.set_title(f"{rock} ({count} image{'s' * (count != 1)})", fontsize=10)
     axes[0][0].set_ylabel("PSNR per image, dB")
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    return figure

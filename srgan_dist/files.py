@@ -1,6 +1,7 @@
-"""Files that appear under their name complete or not at all."""
+"""Files that appear under their name complete or not at all, and what tells one from another."""
 
 import contextlib
+import hashlib
 import os
 from pathlib import Path
 
@@ -31,3 +32,9 @@ def sync(path):
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sha256_of(path):
+    """Return the sha256 of a file in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

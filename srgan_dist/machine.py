@@ -1,8 +1,11 @@
-"""What a process may use of its machine."""
+"""What a process may use of its machine, and whether it was launched to fit it."""
 
 import os
 
 import torch
+from accelerate.utils import parse_flag_from_env
+
+from srgan_dist.errors import UserError
 
 
 def usable_cores():
@@ -10,8 +13,48 @@ def usable_cores():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
+def check_group(accelerator):
+    """Raise UserError unless all launched processes formed one group."""
+    launched = int(os.environ.get("WORLD_SIZE", 1))
+    if launched != accelerator.num_processes:
+        raise UserError(f"{launched} processes were launched but each formed a group of {accelerator.num_processes};"
+                        " without GPUs, set ACCELERATE_USE_CPU=1 and launch with torchrun")
+
+
+def cpu_wanted():
+    """Tell whether the environment asks for the CPU even where there is a GPU."""
+    return parse_flag_from_env("ACCELERATE_USE_CPU")
+
+
 def use_cpu_threads(accelerator, threads=None):
     """Let a rank that runs on CPU use `threads`, or its share of the cores; launchers leave it one by default."""
     if accelerator.device.type == "cpu":
         ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
         torch.set_num_threads(threads or max(1, usable_cores() // ranks_here))
+
+
+def use_exact_float32():
+    """Let float32 mean float32 on a GPU: its convolutions would round their inputs to 10 bits (TF32) by default."""
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def has_fast_bf16(device_type):
+    """Tell whether a device ("cuda", "cpu", ...) computes convolutions in bfloat16 by hardware.
+
+    A CPU without such instructions emulates them several times slower than float32.
+    """
+    if device_type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device_type == "cpu":
+        able = getattr(torch.cpu, "get_capabilities", dict)()
+        return any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return False
+
+
+def precision_on(device_type, requested):
+    """Return "no" or "bf16" for a requested "auto", "no" or "bf16"; raises UserError where a GPU cannot do it."""
+    if requested == "auto":
+        return "bf16" if has_fast_bf16(device_type) else "no"
+    if requested == "bf16" and device_type == "cuda" and not has_fast_bf16(device_type):
+        raise UserError(f"mixed_precision=bf16 is not supported by {torch.cuda.get_device_name()}; use no or auto")
+    return requested

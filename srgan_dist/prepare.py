@@ -6,30 +6,35 @@ from pathlib import Path
 
 from srgan_dist.checkpoint import list_checkpoints, load_generator, newest_checkpoint, read_state
 from srgan_dist.config import ConfigError, differences, dump_config, load_config
-from srgan_dist.data.index import open_split
-from srgan_dist.data.sources import SPLITS
-from srgan_dist.evaluate import check_scorable
+from srgan_dist.data.index import SPLITS, open_split
 from srgan_dist.losses.perceptual import checked_weights_file
+from srgan_dist.machine import precision_on
 from srgan_dist.models import build_generator
 from srgan_dist.models.discriminator import Discriminator, final_side
-from srgan_dist.models.summary import format_summary
+from srgan_dist.models.table import format_layers
+from srgan_dist.scoring import check_scorable
+from srgan_dist.state import State, identity_of, parse_state
+
+# Settings that may change while a run is continued: none of them decides what is learnt.
+FREE = ("name:", "output", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints", "panels", "cpu_threads", "tracking.",
+        "data.path")  # moved; its content is compared on its own
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What the checks found: the splits of the data (None where absent) and where to continue from."""
+    """What the checks found: the splits of the data (None where absent), and where to start or continue."""
 
     splits: dict
     run_directory: Path
     checkpoint: Path | None
-    state: dict | None
+    state: State
 
 
 def prepare(config, resume="auto", world_size=1):
-    """Check a config against data, weight files and run directory; raises ValueError that says what to change.
+    """Check a config against data, weight files and run directory; raises UserError that says what to change.
 
     resume: "auto" continues the run directory if it holds a checkpoint, "never" only starts anew, a path starts from
-    that checkpoint.
+    that checkpoint unless the run directory has one of its own by now.
     """
     if config.data.batch_size % world_size:
         raise ConfigError(f"data.batch_size={config.data.batch_size} cannot be shared by {world_size} ranks equally;"
@@ -47,7 +52,8 @@ def prepare(config, resume="auto", world_size=1):
         if phase.weights is not None:
             _check_weights(config, name, phase.weights)
     run_directory = Path(config.output) / config.name
-    return Prepared(splits, run_directory, *_find_start(config, run_directory, resume))
+    identity = identity_of(config, splits["train"])
+    return Prepared(splits, run_directory, *_find_start(config, identity, run_directory, resume))
 
 
 def _check_splits(config, splits):
@@ -63,7 +69,9 @@ def _check_splits(config, splits):
 
 
 def _check_batch_norm(config, world_size):
-    side = final_side(config.hr_crop, config.discriminator.padding) if config.adversarial else 2
+    if not config.needs_discriminator():
+        return
+    side = final_side(config.hr_crop, config.discriminator.padding)
     if side == 1 and config.data.batch_size == world_size:
         raise ConfigError(f"data.batch_size={config.data.batch_size} over {world_size} ranks leaves batch normalisation"
                           f" one value per channel at data.lr_crop={config.data.lr_crop}; enlarge one of them")
@@ -76,38 +84,43 @@ def _check_weights(config, name, path):
                           f" ({'; '.join(differences(generator.config, config.generator))})")
 
 
-def _find_start(config, run_directory, resume):
-    """Return (checkpoint, its state) to continue from, or (None, None)."""
-    recorded = run_directory / "config.yaml"
-    if recorded.exists():
-        changed = differences(load_config(recorded), config)
-        if changed:
+def _find_start(config, identity, run_directory, resume):
+    """Return (checkpoint or None, state) to start from."""
+    own = run_directory / "checkpoints"
+    if list_checkpoints(own):
+        if resume == "never":
+            raise ConfigError(f"--resume never: {run_directory} has checkpoints of its own; choose another name,"
+                              " or continue it with --resume auto")
+        recorded = load_config(run_directory / "config.yaml")
+        if changed := [line for line in differences(recorded, config) if not line.startswith(FREE)]:
             raise ConfigError(f"{run_directory} holds a run with another config ({'; '.join(changed)});"
                               " choose another name, or restore these settings to continue it")
-    checkpoints = run_directory / "checkpoints"
-    if resume == "auto":
-        return newest_checkpoint(checkpoints) or (None, None)
-    if list_checkpoints(checkpoints):
-        raise ConfigError(f"--resume {resume}: {run_directory} has checkpoints of its own; choose another name,"
-                          " or continue it with --resume auto")
-    if resume == "never":
-        return None, None
-    return Path(resume), read_state(resume) | {"wandb_id": None}  # a run of its own from there on
+        path, content = newest_checkpoint(own)
+        return path, parse_state(content, path, config, identity)
+    if finished := sorted((run_directory / "weights").glob("*.safetensors")):
+        raise ConfigError(f"{run_directory} holds finished weights ({finished[0].name}) and no checkpoint to continue from;"
+                          " choose another name")
+    if resume in ("auto", "never"):
+        return None, State(identity=identity)
+    path = Path(resume)
+    state = parse_state(read_state(path), path, config, identity)
+    return path, state.model_copy(update={"wandb_id": None})  # a run of its own from there on
 
 
-def dry_run_report(config, prepared, world_size=1):
-    """Return what a training would do, as text: config, networks, data, phases."""
+def dry_run_report(config, prepared, device_type="cpu", world_size=1):
+    """Return what a training on devices of that type would do, as text: config, networks, data, phases."""
     lr, hr = (1, config.data.lr_crop, config.data.lr_crop), (1, config.hr_crop, config.hr_crop)
-    parts = [dump_config(config), format_summary("generator", build_generator(config.generator), lr)]
-    if config.adversarial:
-        parts.append(format_summary("discriminator", Discriminator(config.discriminator, config.hr_crop), hr))
+    parts = [dump_config(config), format_layers("generator", build_generator(config.generator), lr)]
+    if config.needs_discriminator():
+        parts.append(format_layers("discriminator", Discriminator(config.discriminator, config.hr_crop), hr))
     parts.append("\n".join([
         f"data {config.data.path}",
         *(f"  {name:<6}{_counts(split)}" for name, split in prepared.splits.items()),
+        f"device {device_type}, mixed precision {precision_on(device_type, config.mixed_precision)}",
         f"phases, {config.data.batch_size} crops an update, batch_size_per_gpu {config.data.batch_size // world_size}",
-        *(f"  {name:<12}{_plan(name, phase)}" for name, phase in config.phases()),
+        *(f"  {name:<12}{_plan(phase)}" for name, phase in config.phases()),
         f"run directory {prepared.run_directory}"
-        f" ({f'continues {prepared.checkpoint}' if prepared.checkpoint else 'starts anew'})",
+        f" ({f'continues from {prepared.checkpoint}' if prepared.checkpoint else 'starts anew'})",
     ]))
     return "\n\n".join(parts)
 
@@ -119,11 +132,8 @@ def _counts(split):
     return ", ".join(f"{count} {rock}" for rock, count in sorted(counts.items()))
 
 
-def _plan(name, phase):
+def _plan(phase):
     if phase.weights:
         return f"skipped, weights from {phase.weights}"
     length = f"{phase.steps:,} updates" + (f" or {phase.max_seconds:g} s" if phase.max_seconds else "")
-    terms = [f"{loss.weight:g} {key}" for key, loss in phase.losses.items()]
-    if name == "adversarial":
-        terms.append(f"{phase.adversarial_weight:g} adversarial")
-    return f"{length}, {' + '.join(terms)}"
+    return f"{length}, {' + '.join(f'{weight:g} {name}' for name, weight in phase.terms().items())}"

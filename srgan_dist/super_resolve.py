@@ -7,6 +7,7 @@ import torch
 
 from srgan_dist.data.images import ImageError, is_image, read_info, read_pages, write_pages
 from srgan_dist.data.sample import to_grey, to_signed, to_unit
+from srgan_dist.errors import UserError
 
 TILE = 192  # LR pixels; a 16-block network then needs about 1.5 GB of activations at x4
 
@@ -55,16 +56,16 @@ def _tiles(generator, lr, tile):
 def list_jobs(source, target):
     """Pair every image of `source` (a file or a folder) with the file to write below `target`.
 
-    Raises ValueError before anything is computed: for what cannot be read, for a target that exists, and for a
+    Raises UserError before anything is computed: for what cannot be read, for a target that exists, and for a
     format that cannot hold the result.
     """
     source, target = Path(source), Path(target)
     if not source.exists():
-        raise ValueError(f"INPUT={source} does not exist")
+        raise UserError(f"INPUT={source} does not exist")
     if source.is_dir():
         paths = sorted(p for p in source.rglob("*") if p.is_file() and is_image(p) and not p.name.startswith("."))
         if not paths:
-            raise ValueError(f"INPUT={source} holds no image that is read here (PNG, TIFF, NPY)")
+            raise UserError(f"INPUT={source} holds no image that is read here (PNG, TIFF, NPY)")
         jobs = [(read_info(path), target / path.relative_to(source)) for path in paths]
     else:
         info = read_info(source)
@@ -75,7 +76,7 @@ def list_jobs(source, target):
         if path.suffix.lower() == ".png" and info.pages > 1:
             raise ImageError(path, f"PNG holds one page, {info.path} has {info.pages}; write .tif or .npy")
         if path.exists():
-            raise ValueError(f"OUTPUT={path} exists; give another name or delete it")
+            raise UserError(f"OUTPUT={path} exists; give another name or delete it")
     return jobs
 
 

@@ -13,7 +13,7 @@ from srgan_dist.settings import Settings
 log = logging.getLogger(__name__)
 
 X_AXIS = "samples_seen"
-PRIVATE = {  # no command line, paths, host name, source code or list of packages goes into the record
+PRIVATE = {  # no command line, host name, source code or list of packages goes into the record; the config does
     "silent": True, "console": "off", "disable_git": True, "disable_code": True, "save_code": False,
     "x_disable_machine_info": True, "x_save_requirements": False,
 }
@@ -43,16 +43,26 @@ class Tracker:
                 self._guarded(self._start, config, run_name, settings)
 
     def _start(self, config, run_name, settings):
-        import wandb
-
-        self.run = wandb.init(
-            mode=config.wandb, project=config.project, entity=config.entity, name=run_name, id=self.run_id,
-            resume="allow", dir=str(self.directory), config=settings,
-            settings=wandb.Settings(init_timeout=30, finish_timeout=30, **PRIVATE),
-        )
+        try:
+            self.run = self._open(config.wandb, config, run_name, settings)
+        except Exception as error:  # no key, no network, refused
+            if config.wandb == "offline":
+                raise
+            log.warning("wandb cannot be reached, so it records offline; `wandb sync` can send it later (%s: %s)",
+                        type(error).__name__, error)
+            self.run = self._open("offline", config, run_name, settings)
         self.run_id = self.run.id
         self.run.define_metric(X_AXIS)
         self.run.define_metric("*", step_metric=X_AXIS)
+
+    def _open(self, mode, config, run_name, settings):
+        import wandb
+
+        return wandb.init(
+            mode=mode, project=config.project, entity=config.entity, name=run_name, id=self.run_id,
+            resume="allow", dir=str(self.directory), config=settings,
+            settings=wandb.Settings(init_timeout=30, finish_timeout=30, **PRIVATE),
+        )
 
     def log(self, numbers, samples_seen):
         """Record numbers (name -> float) at a position of the run."""
@@ -74,17 +84,17 @@ class Tracker:
         images = [wandb.Image(str(path), caption=caption) for caption, path in paths.items()]
         self.run.log({X_AXIS: samples_seen, name: images})
 
-    def finish(self, summary=None):
-        """Close the record; summary: name -> number shown for the whole run."""
+    def finish(self, summary=None, exit_code=0):
+        """Close the record; summary: name -> number shown for the whole run; exit_code: other than 0 marks a failed run."""
         if not self.is_main:
             return
         if self.run:
-            self._guarded(self._finish, summary or {})
+            self._guarded(self._finish, summary or {}, exit_code)
         self.metrics.close()
 
-    def _finish(self, summary):
+    def _finish(self, summary, exit_code):
         self.run.summary.update(summary)
-        self.run.finish()
+        self.run.finish(exit_code)
 
     def _guarded(self, call, *arguments):
         try:

@@ -1,43 +1,29 @@
 """The training, top to bottom: set up, run the phases, and keep what they made."""
 
 import contextlib
-import gc
 import json
-import os
+import math
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.distributed
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
+from accelerate.utils import gather_object
 
 from srgan_dist.checkpoint import load_checkpoint, load_generator, save_checkpoint, save_generator
-from srgan_dist.config import ConfigError, dump_config
+from srgan_dist.config import dump_config
 from srgan_dist.data.loader import TrainLoader
+from srgan_dist.errors import UserError
 from srgan_dist.files import written_whole
-from srgan_dist.losses import build_loss
-from srgan_dist.machine import use_cpu_threads
-from srgan_dist.models import build_generator
-from srgan_dist.models.discriminator import Discriminator
-from srgan_dist.phases.adversarial import AdversarialPhase
-from srgan_dist.phases.pretrain import PretrainPhase
+from srgan_dist.machine import check_group, cpu_wanted, precision_on, use_cpu_threads, use_exact_float32
+from srgan_dist.networks import Networks
+from srgan_dist.phases import build_phase
 from srgan_dist.prepare import prepare
 from srgan_dist.progress import Progress
+from srgan_dist.state import State
 from srgan_dist.tracking import X_AXIS, Tracker
 from srgan_dist.validation import Validator, sentence
-
-
-@dataclass
-class State:
-    """Where a run is; with the networks and optimisers all that a checkpoint holds."""
-
-    update: int = 0  # of the whole run, so also the position in the data
-    phase: str | None = None  # running or next
-    step: int = 0  # updates of that phase
-    phase_seconds: float = 0.0  # of training, without validations and checkpoints, up to the last log
-    finished: list = field(default_factory=list)  # phases
-    best: dict = field(default_factory=dict)  # phase -> {"psnr", "step"} of its best validation
-    wandb_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -50,40 +36,54 @@ class Trained:
 
 
 def train(config, resume="auto"):
-    """Run the phases of an experiment under whatever launcher started this process, and return Trained."""
+    """Run the phases of an experiment under whatever launcher started this process, and return Trained.
+
+    Raises UserError for what is wrong with settings, files or launch, before anything is written, and when the
+    training diverges.
+    """
     accelerator = start(config)
     prepared = prepare(config, resume, accelerator.num_processes)
+    _agree_on_start(prepared, accelerator)
     run = Run(config, prepared, accelerator)
+    failed = True
     try:
-        if len(run.state.finished) == len(config.phases()):
-            run.say(f"{run.directory} is finished, there is nothing left to train")
-        for name, phase_config in config.phases():
+        for number, (name, phase_config) in enumerate(config.phases()):
             if name in run.state.finished:
-                continue
-            if phase_config.weights is not None:
-                run.take_weights(name, phase_config.weights)
+                run.say(f"{name} is finished already, its generator is {run.weights_file(name)}")
+            elif phase_config.weights is not None:
+                run.take_weights(name, number, phase_config.weights)
             else:
-                run.run_phase(name, phase_config)
-            run.finish_phase(name)
+                run.run_phase(name, number, phase_config)
+        failed = False
     finally:
-        run.close()
-    return Trained(run.generator, run.discriminator, run.state)
+        run.close(failed)
+    return Trained(run.networks.bare_generator, run.networks.bare_discriminator, run.state)
 
 
 def start(config):
-    """Join the process group and choose the device; raises ValueError when the launch does not fit."""
-    kwargs = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
-    accelerator = Accelerator(mixed_precision=config.mixed_precision, kwargs_handlers=[kwargs])
-    launched = int(os.environ.get("WORLD_SIZE", 1))
-    if launched != accelerator.num_processes:
-        raise ConfigError(f"{launched} processes were launched but each formed a group of {accelerator.num_processes};"
-                          " without GPUs, set ACCELERATE_USE_CPU=1 and launch with torchrun")
+    """Join the process group and choose the device; raises UserError when the launch does not fit."""
+    here = PartialState(cpu=cpu_wanted())
+    check_group(here)
+    accelerator = Accelerator(
+        mixed_precision=precision_on(here.device.type, config.mixed_precision),
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+    )
     use_cpu_threads(accelerator, config.cpu_threads)
-    if accelerator.device.type == "cuda":
-        torch.backends.cudnn.benchmark = True  # all crops have one size
-        if config.mixed_precision == "bf16" and not torch.cuda.is_bf16_supported():
-            raise ConfigError(f"mixed_precision=bf16 is not supported by {torch.cuda.get_device_name()}; use no")
+    use_exact_float32()
+    torch.backends.cudnn.benchmark = True  # all crops have one size
     return accelerator
+
+
+def _agree_on_start(prepared, accelerator):
+    """Raise UserError unless every rank found the same checkpoint."""
+    if accelerator.num_processes == 1:
+        return
+    found = (prepared.checkpoint and prepared.checkpoint.name, prepared.state.model_dump())
+    starts = gather_object([found])
+    if any(start != starts[0] for start in starts):
+        names = ", ".join(f"rank {rank}: {name or 'none'}" for rank, (name, _) in enumerate(starts))
+        raise UserError(f"output={prepared.run_directory.parent}: the ranks find different checkpoints there ({names});"
+                        " it has to lie on a file system that all nodes share")
 
 
 class Run:
@@ -91,17 +91,16 @@ class Run:
 
     def __init__(self, config, prepared, accelerator):
         self.config, self.accelerator = config, accelerator
-        self.directory, self.start_from = prepared.run_directory, prepared.checkpoint
+        self.directory, self.checkpoint = prepared.run_directory, prepared.checkpoint
         self.world_size, self.is_main = accelerator.num_processes, accelerator.is_main_process
-        self.state = State(**(prepared.state or {}))
+        self.state = prepared.state
         self.gain = None  # of the last validation, in dB over bicubic
         self._open_directory()
 
-        self.generator = self._network(build_generator, config.generator, seed=config.seed)
-        self.discriminator = None
-        if self.start_from:
-            load_checkpoint(self.start_from, {"generator": self.generator})
-        self.wrapped_generator = self._wrap(self.generator)
+        self.networks = Networks(config, accelerator)
+        if self.checkpoint:
+            self.say(f"continues from {self.checkpoint}")
+            load_checkpoint(self.checkpoint, {"generator": self.networks.bare_generator})
         self.loader = TrainLoader(
             prepared.splits["train"], config.data.lr_crop, config.data.batch_size, config.seed, config.data.augment,
             accelerator.process_index, self.world_size, accelerator.device,
@@ -123,64 +122,51 @@ class Run:
 
     @property
     def samples_seen(self):
-        return self.state.update * self.config.data.batch_size
+        return self.state.updates * self.config.data.batch_size
 
-    def _network(self, build, *arguments, seed):
-        """Build a network with initial weights that depend on the seed alone, not on what was drawn before."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            network = build(*arguments)
-        layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
-        return network.to(self.accelerator.device, memory_format=layout)
-
-    def _wrap(self, network):
-        """Let Accelerate average its gradients over ranks and run its forward in mixed precision."""
-        wrapped = self.accelerator.prepare_model(network)
-        if self.world_size > 1:
-            # Two forwards before one backward must not overwrite batch-norm buffers in between.
-            wrapped.broadcast_buffers = False
-        return wrapped
+    def weights_file(self, name):
+        return self.directory / "weights" / f"{name}.safetensors"
 
     # Phases
 
-    def run_phase(self, name, phase_config):
+    def run_phase(self, name, number, phase_config):
         """Train one phase from where the state says to its end."""
-        phase = self._make_phase(name, phase_config)
-        if self.state.phase == name and self.state.step:
-            load_checkpoint(self.start_from, phase.stateful())
+        phase = build_phase(phase_config, self.networks, self.accelerator)
+        if self.state.phase == name:
+            load_checkpoint(self.checkpoint, phase.stateful())
             phase.step = self.state.step
         else:
             self.state.phase, self.state.step, self.state.phase_seconds = name, 0, 0.0
-        self._loop(phase, phase_config)
+        self._loop(phase, name, phase_config)
+        self._finish_phase(name, number, phase.stateful())
 
-    def _make_phase(self, name, phase_config):
-        losses = {key: build_loss(loss).to(self.accelerator.device) for key, loss in phase_config.losses.items()}
-        if name == "pretrain":
-            return PretrainPhase(phase_config, self.wrapped_generator, losses, self.accelerator)
-        self.discriminator = self._network(
-            Discriminator, self.config.discriminator, self.config.hr_crop, seed=self.config.seed + 1
-        )
-        return AdversarialPhase(
-            phase_config, self.wrapped_generator, self._wrap(self.discriminator), losses, self.accelerator
-        )
+    def take_weights(self, name, number, path):
+        """Use finished generator weights instead of training a phase."""
+        weights, _ = load_generator(path, self.accelerator.device)
+        self.networks.bare_generator.load_state_dict(weights.state_dict())
+        self.say(f"{name} is skipped, its weights come from {path}")
+        self._finish_phase(name, number, {})
 
-    def _loop(self, phase, phase_config):
+    def _loop(self, phase, name, phase_config):
         config, state = self.config, self.state
-        progress = Progress(phase.name, phase.steps, phase.step, visible=self.is_main)
+        progress = Progress(name, phase.steps, phase.step, visible=self.is_main)
         meter = Meter(self.accelerator)
-        batches = self.loader.batches(state.update)
+        batches = self.loader.batches(state.updates)
         time_share = self._time_share(phase_config)
         while phase.step < phase.steps and time_share < 1:
             phase.progress = max(phase.step / phase.steps, time_share)
             with meter.waiting():
                 lr, hr = next(batches)
             meter.add(phase.update(lr, hr), samples=config.data.batch_size)
-            state.update, state.step = state.update + 1, phase.step
+            state.updates, state.step = state.updates + 1, phase.step
 
-            # Report
+            # Report, in any case before the generator is looked at or saved
+            last = phase.step == phase.steps
+            look, save = (phase.step % every == 0 for every in (config.validate_every, config.checkpoint_every))
             text = total = None
-            if phase.step % config.log_every == 0 or phase.step == phase.steps:
+            if phase.step % config.log_every == 0 or look or save or last:
                 numbers, seconds = meter.read()
+                self._check_finite(numbers, name)
                 numbers |= phase.learning_rates()
                 self.tracker.log(numbers, self.samples_seen)
                 state.phase_seconds += seconds
@@ -191,12 +177,11 @@ class Run:
             progress.update(text, total)
 
             # Look and save; the end of a phase does both in its own way
-            if phase.step < phase.steps and time_share < 1:
-                if phase.step % config.validate_every == 0:
-                    with meter.paused():
-                        self._validate(("valid",), f"update {state.update}", progress.say)
-                if phase.step % config.checkpoint_every == 0:
-                    with meter.paused():
+            if not last and time_share < 1:
+                with meter.paused():
+                    if look:
+                        self._validate(("valid",), f"update {state.updates}", progress.say)
+                    if save:
                         self._save(phase.stateful())
         batches.close()
         progress.close()
@@ -222,30 +207,34 @@ class Run:
             torch.distributed.broadcast(share, 0)
         return float(share)
 
-    def take_weights(self, name, path):
-        """Use finished generator weights instead of training a phase."""
-        weights, _ = load_generator(path, self.accelerator.device)
-        self.generator.load_state_dict(weights.state_dict())
-        self.say(f"{name} is skipped, its weights come from {path}")
+    def _check_finite(self, numbers, name):
+        """Raise UserError when a loss or a weight is not a number any more."""
+        wrong = [key for key, value in numbers.items() if not math.isfinite(value)]
+        if not wrong and not self.networks.are_finite():
+            wrong = ["a weight"]
+        if wrong:
+            way_out = (f"The last checkpoint before that is {self.checkpoint}: start a run of another name from it with"
+                       " --resume" if self.checkpoint else "No checkpoint was saved before: start again")
+            raise UserError(f"{name} has diverged: {', '.join(wrong)} is not finite at update {self.state.updates}."
+                            f" {way_out}, and a smaller {name}.learning_rate or mixed_precision=no")
 
-    def finish_phase(self, name):
+    def _finish_phase(self, name, number, objects):
         """Validate, test, export the generator and save the state between two phases."""
         scores = self._validate(("valid", "test"), f"end of {name}", self.say)
         self.state.finished = [*self.state.finished, name]
         self.state.phase, self.state.step, self.state.phase_seconds = None, 0, 0.0
         if self.is_main:
-            facts = {"phase": name, "samples_seen": self.samples_seen, "scores": scores,
+            facts = {"phase": name, "phase_number": number, "samples_seen": self.samples_seen, "scores": scores,
                      "config": self.config.model_dump(mode="json")}
-            path = self.directory / "weights" / f"{name}.safetensors"
-            save_generator(path, self.generator, facts)
-            self.say(f"{name} is finished, its generator is {path}")
-        self._save({})
+            save_generator(self.weights_file(name), self.networks.bare_generator, facts)
+            self.say(f"{name} is finished, its generator is {self.weights_file(name)}")
+        self._save(objects)
 
     # Records
 
     def _validate(self, names, title, say):
         """Score the generator on whole splits and say how it does; returns {split: means per rock and method}."""
-        results = self.validator.validate(self.generator, names, self.state.update, self.samples_seen)
+        results = self.validator.validate(self.networks.bare_generator, names, self.state.updates, self.samples_seen)
         for name, (numbers, scores) in results.items():
             say(f"{title}, {name}: {sentence(scores)}")
             if name == "valid":
@@ -259,31 +248,24 @@ class Run:
             self.state.best[phase] = {"psnr": psnr, "step": self.state.step}
 
     def _save(self, objects):
-        self._share_buffers()
+        self.networks.share_buffers()
+        self.checkpoint = self.directory / "checkpoints" / f"step-{self.state.updates:08d}"
         if self.is_main:
             save_checkpoint(
-                self.directory / "checkpoints", f"step-{self.state.update:08d}",
-                {"generator": self.generator, **objects}, asdict(self.state), self.config.keep_checkpoints,
+                self.checkpoint.parent, self.checkpoint.name, {"generator": self.networks.bare_generator, **objects},
+                self.state.model_dump(), self.config.keep_checkpoints,
             )
         self.accelerator.wait_for_everyone()
-
-    def _share_buffers(self):
-        """Give every rank the batch-norm buffers of rank 0, which are the ones that are saved."""
-        if self.discriminator is not None and self.world_size > 1:
-            for buffer in self.discriminator.buffers():
-                torch.distributed.broadcast(buffer, 0)
 
     def say(self, text):
         if self.is_main:
             print(text, flush=True)
 
-    def close(self):
+    def close(self, failed=False):
         """End the records and let go of the process group."""
-        self.tracker.finish({f"best/{phase}/psnr": best["psnr"] for phase, best in self.state.best.items()})
-        # gloo aborts at exit when a wrapped network is still alive
-        self.wrapped_generator = None
-        self.accelerator.free_memory()
-        gc.collect()
+        best = {f"best/{phase}/psnr": best["psnr"] for phase, best in self.state.best.items()}
+        self.tracker.finish(best, exit_code=int(failed))
+        self.networks.unwrap()
         self.accelerator.end_training()
 
 
@@ -330,8 +312,13 @@ class Meter:
 
 
 def _forget_after(path, samples_seen):
-    """Drop the records of updates that a resumed run is about to repeat."""
-    if path.exists():
-        kept = [line for line in path.read_text().splitlines() if line and json.loads(line)[X_AXIS] <= samples_seen]
-        with written_whole(path) as unfinished:
-            unfinished.write_text("".join(line + "\n" for line in kept))
+    """Drop the records of updates that a resumed run is about to repeat, and a line that was cut off by a crash."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(errors="replace").splitlines():
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            if json.loads(line)[X_AXIS] <= samples_seen:
+                kept.append(line + "\n")
+    with written_whole(path) as unfinished:
+        unfinished.write_text("".join(kept))

@@ -3,7 +3,7 @@
 import torch
 
 from srgan_dist.data.reader import Reader
-from srgan_dist.evaluate import bicubic, mean_scores, methods_of, score_split
+from srgan_dist.scoring import bicubic, mean_scores, methods_of, score_split
 from srgan_dist.figures import panel, stack
 from srgan_dist.models import build_generator
 from srgan_dist.super_resolve import super_resolve
@@ -37,7 +37,7 @@ class Validator:
                 continue
             rows = self._bicubic(split) + self._score(split, {"SR": lambda lr: super_resolve(self.generator, lr)})
             scores = mean_scores(rows)
-            numbers = summary(PREFIXES.get(name, name), rows, scores)
+            numbers = public_numbers(PREFIXES.get(name, name), rows, scores)
             self.tracker.log(numbers, samples_seen)
             results[name] = numbers, scores
         if "valid" in results and self.panels and self.accelerator.is_main_process:
@@ -74,7 +74,7 @@ def spread_over_rocks(split, count):
     return turns[:count]
 
 
-def summary(prefix, rows, scores):
+def public_numbers(prefix, rows, scores):
     """Return the numbers of one validation under their public names: means over images, gains also per rock."""
     def mean(name, method):
         chosen = [row[name] for row in rows if row["method"] == method]

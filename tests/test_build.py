@@ -70,14 +70,14 @@ def test_same_input_and_options_give_the_same_bytes(tmp_path):
 
 def test_manifest_counts_and_equal_shards(shards):
     manifest = read_manifest(shards)
-    assert manifest["totals"] == {"coal": 5, "sandstone": 6}
-    train = manifest["splits"]["train"]
-    assert train["count"] == 7 and train["rocks"] == {"coal": 3, "sandstone": 4}
-    assert [shard["count"] for shard in train["shards"]] == [3, 2, 2]
-    for split in manifest["splits"].values():
-        for entry in (*split["shards"], split["index"]):
-            path = shards / entry["file"]
-            assert path.stat().st_size == entry["bytes"] and hashlib.sha256(path.read_bytes()).hexdigest() == entry["sha256"]
+    assert manifest.totals == {"coal": 5, "sandstone": 6}
+    train = manifest.splits["train"]
+    assert train.count == 7 and train.rocks == {"coal": 3, "sandstone": 4}
+    assert [shard.count for shard in train.shards] == [3, 2, 2]
+    for split in manifest.splits.values():
+        for entry in (*split.shards, split.index):
+            path = shards / entry.file
+            assert path.stat().st_size == entry.bytes and hashlib.sha256(path.read_bytes()).hexdigest() == entry.sha256
 
 
 def test_samples_are_shuffled_so_that_rocks_mix(tmp_path):
@@ -239,15 +239,25 @@ def test_the_commands(tmp_path):
     assert summary.returncode == 0 and "every byte is as it was written" in summary.stdout
 
 
+@pytest.mark.parametrize("peak, told", [(4095, True), (40000, False)])
+def test_16_bit_images_that_use_little_of_their_range_are_told_of(tmp_path, peak, told):
+    (tmp_path / "hr" / "coal").mkdir(parents=True)
+    for i in range(3):
+        levels = (texture(i, dtype=np.uint16).astype(np.uint64) * peak // 65535).astype(np.uint16)
+        np.save(tmp_path / "hr" / "coal" / f"{i}.npy", levels)
+    notes = "".join(build(tmp_path / "hr", tmp_path / "out", BuildOptions(tile=80, crop=32)).notes)
+    assert ("of 65535 (12-bit data?)" in notes) == told
+
+
 @pytest.mark.rocks
 def test_real_slices_are_packed_without_losing_a_pixel(rocks, tmp_path):
     build(rocks / "slices", tmp_path / "out", BuildOptions())
     manifest = read_manifest(tmp_path / "out")
-    assert {name: split["rocks"] for name, split in manifest["splits"].items()} == {
+    assert {name: split.rocks for name, split in manifest.splits.items()} == {
         "train": {"carbonate": 12, "sandstone": 30}, "valid": {"carbonate": 12, "sandstone": 6}, "test": {"sandstone": 6}}
     sources = {s.file: s for s in find_sources(rocks / "slices", "unknown", 4).sources}
     covered = {file: np.zeros((s.hr.height, s.hr.width), bool) for file, s in sources.items()}
-    for name in manifest["splits"]:
+    for name in manifest.splits:
         reader = Reader(open_split(tmp_path / "out", name))
         for i in range(len(reader.split)):
             record = reader.record(i)
@@ -259,6 +269,6 @@ def test_real_slices_are_packed_without_losing_a_pixel(rocks, tmp_path):
 @pytest.mark.rocks
 def test_real_deeprock_layout_is_packed(rocks, tmp_path):
     build(rocks / "deeprock_sr", tmp_path / "out", BuildOptions())
-    assert read_manifest(tmp_path / "out")["totals"] == {"carbonate": 2}
+    assert read_manifest(tmp_path / "out").totals == {"carbonate": 2}
     with pytest.raises(BuildError, match="the set has carbonate2D_train_LR_unknown_X4"):
         build(rocks / "deeprock_sr", tmp_path / "x2", BuildOptions(scale=2))

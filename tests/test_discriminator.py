@@ -4,7 +4,7 @@ import torch
 from conftest import REPOSITORY
 from srgan_dist.config import load_config
 from srgan_dist.models.discriminator import Discriminator, DiscriminatorConfig, final_side
-from srgan_dist.models.summary import count_parameters, summarize
+from srgan_dist.models.table import count_parameters, list_layers
 
 # The discriminator's table of the reproduction report: layer, output shape, parameters
 REPORT = [
@@ -49,7 +49,7 @@ REPORT = [
 def test_report_config_gives_the_reports_table_row_by_row():
     config = load_config(REPOSITORY / "configs" / "report_x4.yaml")
     discriminator = Discriminator(config.discriminator, config.hr_crop)
-    layers = summarize(discriminator, (1, 192, 192), discriminator.probabilities)
+    layers = list_layers(discriminator, (1, 192, 192), discriminator.probabilities)
     assert [(layer.name, layer.output_shape, layer.parameters) for layer in layers] == REPORT
     assert count_parameters(discriminator) == 47_157_313
 

@@ -95,4 +95,5 @@ def test_a_batch_that_two_ranks_cannot_share_is_refused_by_both(shards, tmp_path
     path = tmp_path / "config.yaml"
     path.write_text(dump_config(tiny_config(shards, tmp_path)))
     done = launch("launch/train.py", path, "--data.batch_size=5", ranks=2)
-    assert done.returncode != 0 and done.stderr.count("error: data.batch_size=5 cannot be shared by 2 ranks") == 1
+    assert done.returncode != 0 and all(
+        f"error: rank {rank}: data.batch_size=5 cannot be shared by 2 ranks" in done.stderr for rank in (0, 1))

@@ -12,9 +12,10 @@ from srgan_dist.checkpoint import save_generator
 from srgan_dist.data.degradation import upsample
 from srgan_dist.data.index import open_split
 from srgan_dist.data.reader import Reader
-from srgan_dist.evaluate import add_error_reduction, format_table, mean_scores, methods_of, score_split
+from srgan_dist.evaluate import add_error_reduction, format_table, median_image
 from srgan_dist.metrics import psnr, ssim
 from srgan_dist.models.srresnet import SRResNet, SRResNetConfig
+from srgan_dist.scoring import mean_scores, methods_of, score_split
 
 CPU = torch.device("cpu")
 
@@ -66,6 +67,11 @@ def test_means_are_over_images_of_a_rock_and_reduction_is_per_image():
     assert table[3].split() == ["valid", "coal", "phase", "1", "(SRCNN)", "2", "26.50", "+1.50", "0.5000", "1.000", "25.0%"]
 
 
+def test_the_example_of_a_figure_is_the_median_image():
+    rows = [{"psnr": psnr, "index": index} for index, psnr in enumerate((31.0, 28.0, 25.0, 35.0, 29.0))]
+    assert median_image(rows) == 4 and median_image(rows[:4]) == 0 and median_image(rows[1:2]) == 1
+
+
 def run(*arguments):
     return subprocess.run([sys.executable, "launch/evaluate.py", *map(str, arguments)], cwd=REPOSITORY, capture_output=True, text=True)
 
@@ -92,7 +98,7 @@ def test_the_command_writes_tables_and_figures(shards, tmp_path):
 
 def test_the_command_says_what_is_wrong(shards, tmp_path):
     empty = run(tmp_path, shards)
-    assert empty.returncode == 1 and "holds no weights/pretrain.safetensors" in empty.stderr
+    assert empty.returncode == 1 and "holds no weights/*.safetensors" in empty.stderr
     save_generator(tmp_path / "weights" / "pretrain.safetensors", network(scale=2), {})
     wrong = run(tmp_path, shards)
     assert wrong.returncode == 1 and "has scale=4, the generators of" in wrong.stderr and "Traceback" not in wrong.stderr

@@ -1,9 +1,11 @@
+import io
+
 import numpy as np
 import pytest
 
 from conftest import texture
 from srgan_dist.data.degradation import downsample, upsample
-from srgan_dist.figures import GAP, centre, figure_2, figure_3, panel, stack
+from srgan_dist.figures import GAP, TITLES, centre, figure_2, figure_3, panel, stack
 
 
 def images(seed, height=60, width=72):
@@ -34,8 +36,25 @@ def test_panel_of_a_blank_image():
 
 
 @pytest.mark.parametrize("methods", [("bicubic", "pretrain", "adversarial"), ("bicubic", "adversarial"), ("bicubic", "pretrain")])
-def test_figures_are_drawn_for_any_phases(tmp_path, methods):
+def test_figure_2_shows_every_method_and_its_error_on_one_scale(methods):
     examples = {rock: {k: v for k, v in images(seed).items() if k in ("lr", "hr", *methods)} for seed, rock in enumerate(("coal", "sandstone"))}
-    figure_2(tmp_path / "2.png", examples)
-    figure_3(tmp_path / "3.png", {rock: {m: [20.0, 21.0, 23.0] for m in methods} for rock in examples})
-    assert all((tmp_path / name).read_bytes()[:4] == b"\x89PNG" for name in ("2.png", "3.png"))
+    figure = figure_2(examples)
+    names = [TITLES.get(name, name) for name in methods]
+    rows = np.array(figure.axes[: 4 * (len(methods) + 3)]).reshape(4, -1)
+    assert [axis.get_title() for axis in rows[0]] == ["coal", "LR", *names, "HR"]
+    assert [axis.get_title() for axis in rows[3]] == ["", "", *(f"|{name.split(' (')[0]} - HR|" for name in names), ""]
+    for rock, axes in zip(examples.values(), rows[1::2]):
+        errors = [axis.images[0] for axis in axes[2:-1]]
+        assert {e.get_clim() for e in errors} == {(0, np.percentile(np.abs(rock["bicubic"] - rock["hr"]), 99))}
+        for error, method in zip(errors, methods):
+            np.testing.assert_allclose(error.get_array(), np.abs(rock[method] - rock["hr"])[:, :])
+    figure.savefig(io.BytesIO(), format="png")
+
+
+def test_figure_3_has_a_box_of_each_methods_psnr_per_rock():
+    values = {"coal": {"bicubic": [20.0, 21.0, 24.0], "wide": [22.0, 22.5, 23.0]}, "sandstone": {"bicubic": [20.0], "wide": [22.0]}}
+    figure = figure_3(values)
+    assert [axis.get_title() for axis in figure.axes] == ["coal (3 images)", "sandstone (1 image)"]
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["bicubic", "wide"]
+    medians = [line for line in figure.axes[0].lines if line.get_color() == "black" and len(set(line.get_ydata())) == 1]
+    assert {line.get_ydata()[0] for line in medians} >= {21.0, 22.5}

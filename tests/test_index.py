@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from srgan_dist.data.index import open_split, read_manifest
+from srgan_dist.errors import UserError
+from srgan_dist.files import sha256_of
 
 
 @pytest.fixture
@@ -31,27 +33,51 @@ def test_an_absent_split_is_none(copy):
 
 
 def test_folders_that_are_no_packed_set(tmp_path, copy):
-    with pytest.raises(ValueError, match="has no manifest.json. Make one with: python shards/build.py"):
+    with pytest.raises(UserError, match="has no manifest.json. Make one with: python shards/build.py"):
         read_manifest(tmp_path)
     edit_manifest(copy, lambda manifest: manifest.update(version=99))
-    with pytest.raises(ValueError, match="has version 99"):
+    with pytest.raises(UserError, match="has version 99"):
         read_manifest(copy)
     (copy / "manifest.json").write_text('{"format": "another"}')
-    with pytest.raises(ValueError, match="is not a manifest of srgan_dist shards"):
+    with pytest.raises(UserError, match="is not a manifest of srgan_dist shards"):
         read_manifest(copy)
     (copy / "manifest.json").write_text('{"format": ')
-    with pytest.raises(ValueError, match="manifest.json cannot be read"):
+    with pytest.raises(UserError, match="manifest.json cannot be read"):
         read_manifest(copy)
+
+
+@pytest.mark.parametrize("change, fault", [
+    (lambda m: m.update(dtype="object"), "dtype: Input should be 'uint8' or 'uint16'"),
+    (lambda m: m.pop("scale"), "scale: Field required"),
+    (lambda m: m["splits"]["train"]["shards"][0].pop("bytes"), r"splits.train.shards.0.bytes: Field required"),
+    (lambda m: m["splits"].update(extra=m["splits"]["train"]), "splits.extra"),
+])
+def test_a_damaged_manifest_is_named_with_the_place(copy, change, fault):
+    edit_manifest(copy, change)
+    with pytest.raises(UserError, match=f"manifest.json is damaged at {fault}"):
+        open_split(copy, "train")
+
+
+@pytest.mark.parametrize("field, value", [("shard", 77), ("rock", 9), ("hr_offset", 2**40), ("lr_offset", 2**63), ("hr_height", 73),
+                                          ("record_bytes", 2**31), ("lr_width", 0)])
+def test_an_index_that_points_nowhere_is_refused(copy, field, value):
+    path = copy / "train.index.npy"
+    rows = np.load(path)
+    rows[field][2] = value
+    np.save(path, rows)
+    edit_manifest(copy, lambda manifest: manifest["splits"]["train"]["index"].update(sha256=sha256_of(path)))
+    with pytest.raises(UserError, match="train.index.npy does not fit its shards, first at row 2"):
+        open_split(copy, "train")
 
 
 def test_a_shard_that_is_missing_or_has_another_size(copy):
     shard = copy / "train-000001.tar"
     data = shard.read_bytes()
     shard.write_bytes(data[:-512])
-    with pytest.raises(ValueError, match=f"train-000001.tar has {len(data) - 512} bytes, the manifest says {len(data)}"):
+    with pytest.raises(UserError, match=f"train-000001.tar has {len(data) - 512} bytes, the manifest says {len(data)}"):
         open_split(copy, "train")
     shard.unlink()
-    with pytest.raises(ValueError, match="train-000001.tar is missing although the manifest lists it"):
+    with pytest.raises(UserError, match="train-000001.tar is missing although the manifest lists it"):
         open_split(copy, "train")
 
 
@@ -59,12 +85,12 @@ def test_an_index_that_is_not_the_manifests(copy):
     rows = np.load(copy / "train.index.npy")
     rows["hr_offset"][0] += 512
     np.save(copy / "train.index.npy", rows)
-    with pytest.raises(ValueError, match="train.index.npy is not the index that the manifest names"):
+    with pytest.raises(UserError, match="train.index.npy is not the index that the manifest names"):
         open_split(copy, "train")
 
 
 @pytest.mark.parametrize("name", ["../outside.tar", "/etc/passwd", "a/b.tar"])
 def test_a_manifest_cannot_point_outside_its_folder(copy, name):
     edit_manifest(copy, lambda manifest: manifest["splits"]["train"]["shards"][0].update(file=name))
-    with pytest.raises(ValueError, match="names a file outside"):
+    with pytest.raises(UserError, match="names a file outside"):
         open_split(copy, "train")

@@ -5,11 +5,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from srgan_dist.errors import UserError
 from srgan_dist.losses import VGGLossConfig, build_loss
 from srgan_dist.losses.adversarial import adversarial_loss, discriminator_loss
 from srgan_dist.losses.perceptual import LAYERS, checked_weights_file, vgg19_features
 from srgan_dist.losses.pixel import L1LossConfig, MSELossConfig
-from srgan_dist.models.summary import count_parameters
+from srgan_dist.models.table import count_parameters
 
 RANDOM = {"name": "vgg19", "weights": "random"}
 
@@ -91,8 +92,6 @@ def test_vgg_weights_from_a_file_are_checked_by_sha256_and_loaded(tmp_path):
 
 
 def test_a_pickle_in_place_of_vgg_weights_is_not_run(tmp_path):
-    import pickle
-
     class Trap:
         def __reduce__(self):
             return (open, (str(tmp_path / "run"), "w"))
@@ -100,6 +99,6 @@ def test_a_pickle_in_place_of_vgg_weights_is_not_run(tmp_path):
     path = tmp_path / "trap.pth"
     torch.save({"features.0.weight": Trap()}, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(UserError, match="does not hold the weights of torchvision's vgg19"):
         build_loss(VGGLossConfig(name="vgg19", weights=str(path), sha256=digest))
     assert not (tmp_path / "run").exists()

@@ -1,10 +1,11 @@
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 from accelerate import Accelerator
 
-from srgan_dist.losses import VGGLossConfig, build_loss
+from srgan_dist.losses import VGGLossConfig
 from srgan_dist.losses.pixel import L1LossConfig
 from srgan_dist.models.discriminator import Discriminator, DiscriminatorConfig
 from srgan_dist.models.srresnet import SRResNet, SRResNetConfig
@@ -37,8 +38,12 @@ def networks():
 def adversarial(accelerator, losses, **settings):
     generator, discriminator = networks()
     config = AdversarialConfig(steps=10, losses=losses, **settings)
-    built = {name: build_loss(loss) for name, loss in losses.items()}
-    return AdversarialPhase(config, generator, discriminator, built, accelerator)
+    return AdversarialPhase(config, SimpleNamespace(generator=generator, discriminator=discriminator), accelerator)
+
+
+def pretrain(accelerator, generator=None, **settings):
+    config = PretrainConfig(**{"losses": {"pixel": L1}} | settings)
+    return PretrainPhase(config, SimpleNamespace(generator=generator or networks()[0]), accelerator)
 
 
 def snapshot(module):
@@ -50,8 +55,7 @@ def changed(module, before):
 
 
 def test_pretrain_lowers_the_l1_loss_and_names_its_numbers(accelerator, batch):
-    generator, _ = networks()
-    phase = PretrainPhase(PretrainConfig(learning_rate=1e-3, losses={"pixel": L1}), generator, {"pixel": build_loss(L1)}, accelerator)
+    phase = pretrain(accelerator, learning_rate=1e-3)
     history = [phase.update(*batch) for _ in range(20)]
     assert set(history[0]) == {"loss/pixel", "loss/generator", "train/psnr"}
     assert history[-1]["loss/pixel"] < history[0]["loss/pixel"]
@@ -63,7 +67,7 @@ def test_train_psnr_has_peak_2_on_the_signed_range(accelerator):
     generator, _ = networks()
     torch.nn.init.zeros_(generator.tail.weight)
     torch.nn.init.constant_(generator.tail.bias, 0.2)
-    phase = PretrainPhase(PretrainConfig(losses={"pixel": L1}), generator, {"pixel": build_loss(L1)}, accelerator)
+    phase = pretrain(accelerator, generator)
     numbers = phase.update(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 32, 32))
     assert numbers["train/psnr"].item() == pytest.approx(20, abs=1e-3)  # 10 log10(4 / 0.04)
     assert numbers["loss/pixel"].item() == pytest.approx(0.2)
@@ -167,8 +171,7 @@ def test_learning_rate_falls_tenfold_every_50_epochs_of_1000_in_stairs(step, exp
 
 
 def test_the_learning_rate_reaches_the_optimiser(accelerator, batch):
-    generator, _ = networks()
-    phase = PretrainPhase(PretrainConfig(decay_every=1000, losses={"pixel": L1}), generator, {"pixel": build_loss(L1)}, accelerator)
+    phase = pretrain(accelerator, decay_every=1000)
     phase.step = 2000
     phase.update(*batch)
     assert phase.learning_rates()["lr/generator"] == pytest.approx(1e-6)
@@ -181,9 +184,8 @@ def test_the_networks_compute_in_bf16_and_the_losses_in_float32(monkeypatch, bat
     seen = {}
     generator.tail.register_forward_hook(lambda m, i, o: seen.update(tail=o.dtype))
     discriminator.dense1.register_forward_hook(lambda m, i, o: seen.update(dense=o.dtype))
-    losses = {"pixel": L1}
-    phase = AdversarialPhase(AdversarialConfig(losses=losses), accelerator.prepare_model(generator),
-                             accelerator.prepare_model(discriminator), {"pixel": build_loss(L1)}, accelerator)
+    prepared = SimpleNamespace(generator=accelerator.prepare_model(generator), discriminator=accelerator.prepare_model(discriminator))
+    phase = AdversarialPhase(AdversarialConfig(losses={"pixel": L1}), prepared, accelerator)
     numbers = phase.update(*batch)
     assert seen == {"tail": torch.bfloat16, "dense": torch.bfloat16}
     assert all(value.dtype == torch.float32 and value.isfinite() for value in numbers.values())

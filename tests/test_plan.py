@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from srgan_dist.data.plan import Plan, shard_of_ranks, slots_of
+from srgan_dist.data.plan import Plan, images_of_rank, slots_of
 
 SIZES = np.full(50, 30)
 
@@ -37,7 +37,7 @@ def test_ranks_and_accumulation_only_cut_the_range_of_an_update(world_size, accu
 
 @pytest.mark.parametrize("count, world_size", [(1201, 1), (1201, 2), (1201, 7), (3, 8)])
 def test_every_image_is_evaluated_on_one_rank(count, world_size):
-    shares = [list(shard_of_ranks(count, rank, world_size)) for rank in range(world_size)]
+    shares = [list(images_of_rank(count, rank, world_size)) for rank in range(world_size)]
     assert sorted(i for share in shares for i in share) == list(range(count))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 

@@ -166,3 +166,20 @@ def test_small_images_mixed_types_bad_and_colliding_keys_are_faults(tmp_path):
     assert "a.b.png: has the same key 'r_a_b' as" in faults
     assert len(faults.splitlines()) == 4
     assert "uint16" not in "\n".join(check_samples(sources, samples, 16, "uint16"))
+
+
+def test_splits_that_the_user_made_are_kept(tmp_path):
+    for split, rocks in {"train": {"coal": 2, "sandstone": 1}, "valid": {"coal": 1}}.items():
+        write_folder(tmp_path / split, rocks)
+    found = find_sources(tmp_path, "unknown", 4)
+    assert [(s.name, s.rock, s.split, s.file) for s in found.sources] == [
+        ("coal_train_slice_0", "coal", "train", "train/coal/slice_0.png"), ("coal_train_slice_1", "coal", "train", "train/coal/slice_1.png"),
+        ("coal_valid_slice_0", "coal", "valid", "valid/coal/slice_0.png"),
+        ("sandstone_train_slice_0", "sandstone", "train", "train/sandstone/slice_0.png"),
+    ]
+    assert found.notes == ["the splits are those of the folders train, valid"] and not found.faults
+
+
+def test_folders_that_only_resemble_splits_are_rocks(tmp_path):
+    write_folder(tmp_path, {"train": 3, "granite": 3})
+    assert {s.rock for s in find_sources(tmp_path, "unknown", 4).sources} == {"train", "granite"}

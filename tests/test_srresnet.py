@@ -5,7 +5,7 @@ from conftest import REPOSITORY
 from srgan_dist.config import load_config
 from srgan_dist.models import build_generator
 from srgan_dist.models.srresnet import SRResNet, SRResNetConfig
-from srgan_dist.models.summary import count_parameters, format_summary, summarize
+from srgan_dist.models.table import count_parameters, format_layers, list_layers
 
 # The generator's table of the reproduction report: layer, output shape, parameters
 REPORT = [
@@ -29,7 +29,7 @@ REPORT = [
 
 def test_report_config_gives_the_reports_table_row_by_row():
     generator = build_generator(load_config(REPOSITORY / "configs" / "report_x4.yaml").generator)
-    layers = summarize(generator, (1, 48, 48))
+    layers = list_layers(generator, (1, 48, 48))
     assert [(layer.name, layer.output_shape, layer.parameters) for layer in layers] == REPORT
     assert count_parameters(generator) == 406_916
 
@@ -41,7 +41,7 @@ def test_paper_config_has_16_blocks_padding_skip_and_tanh():
     generator = build_generator(config)
     # 640 + 16 x 2 x 36,928 + 36,928 + 2 x 147,712 + 65 of convolutions, 18 x 64 slopes
     assert count_parameters(generator) == 640 + 33 * 36_928 + 2 * 147_712 + 65 + 18 * 64
-    assert sum(layer.name.startswith("ResidualBlock") for layer in summarize(generator, (1, 8, 8))) == 16
+    assert sum(layer.name.startswith("ResidualBlock") for layer in list_layers(generator, (1, 8, 8))) == 16
 
 
 @pytest.mark.parametrize("scale", [2, 4, 8])
@@ -79,5 +79,5 @@ def test_receptive_radius_is_as_far_as_an_output_pixel_looks(scale, blocks):
 
 def test_summary_as_text():
     generator = SRResNet(SRResNetConfig(num_blocks=1, num_filters=4, long_skip=False, tanh=False))
-    text = format_summary("generator", generator, (1, 8, 8))
+    text = format_layers("generator", generator, (1, 8, 8))
     assert "Conv2d-1                4x8x8" in text and text.splitlines()[-1].split() == ["total", f"{count_parameters(generator):,}"]

@@ -3,7 +3,8 @@ import shutil
 
 import pytest
 
-from srgan_dist.data.index import open_split, read_manifest, sha256_of
+from srgan_dist.data.index import open_split, read_manifest
+from srgan_dist.files import sha256_of
 from srgan_dist.data.summary import format_counts, format_ranges, verify
 
 

@@ -80,6 +80,19 @@ def test_wandb_holds_the_same_records_offline_and_nothing_of_the_machine(tmp_pat
         assert private.encode() not in written
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_where_wandb_cannot_be_reached_it_records_offline(tmp_path, monkeypatch, caplog):
+    real = wandb.init
+    monkeypatch.setattr(wandb, "init", lambda **kwargs: real(**kwargs) if kwargs["mode"] == "offline" else 1 / 0)
+    with caplog.at_level(logging.WARNING):
+        tracked = tracker(tmp_path, "online")
+        tracked.log({"loss/pixel": 0.5}, 16)
+        tracked.finish(exit_code=1)
+    assert "records offline; `wandb sync` can send it later (ZeroDivisionError" in caplog.text
+    time.sleep(1)
+    assert [r.exit.exit_code for r in offline_records(tmp_path) if r.WhichOneof("record_type") == "exit"] == [1]
+
+
 def test_a_failing_wandb_is_switched_off_and_told_once(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(wandb, "init", lambda **_: (_ for _ in ()).throw(RuntimeError("no server")))
     with caplog.at_level(logging.WARNING):

@@ -35,7 +35,7 @@ def test_both_phases_leave_what_the_design_promises(shards, tmp_path):
     trained = train(tiny_config(shards, tmp_path))
     run = tmp_path / "tiny"
     assert {path.name for path in run.iterdir()} == {"config.yaml", "metrics.jsonl", "samples", "checkpoints", "weights"}
-    assert trained.state.finished == ["pretrain", "adversarial"] and trained.state.update == 10
+    assert trained.state.finished == ["pretrain", "adversarial"] and trained.state.updates == 10
     names = {name for record in records(run) for name in record}
     assert names >= {
         "samples_seen", "loss/pixel", "loss/adversarial", "loss/generator", "loss/discriminator", "d/real", "d/fake",
@@ -63,7 +63,7 @@ def test_the_same_config_gives_the_same_run_and_another_seed_another(shards, tmp
 
 
 def test_validation_psnr_is_of_whole_images_and_gain_is_over_bicubic(shards, tmp_path):
-    from srgan_dist.evaluate import methods_of, score_split
+    from srgan_dist.scoring import methods_of, score_split
 
     trained = train(tiny_config(shards, tmp_path, adversarial=None))
     split = open_split(shards, "valid")
@@ -86,15 +86,15 @@ def test_a_stopped_run_continues_as_if_it_had_not_stopped(shards, tmp_path, monk
 
     def save_and_stop(self, objects):
         save(self, objects)
-        saved.append(self.state.update)
-        if self.state.update == stop_at:
+        saved.append(self.state.updates)
+        if self.state.updates == stop_at:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(Run, "_save", save_and_stop)
         with pytest.raises(KeyboardInterrupt):
             train(config)
-    assert saved[-1] == stop_at and newest_checkpoint(tmp_path / "tiny" / "checkpoints")[1]["update"] == stop_at
+    assert saved[-1] == stop_at and newest_checkpoint(tmp_path / "tiny" / "checkpoints")[1]["updates"] == stop_at
     resumed = train(config)
     for name, value in whole.generator.state_dict().items():
         assert torch.equal(resumed.generator.state_dict()[name], value)
@@ -134,7 +134,7 @@ def test_a_run_can_start_from_the_checkpoint_of_another(shards, tmp_path):
     config = tiny_config(shards, tmp_path, adversarial=None, checkpoint_every=4)
     train(config)
     other = train(config.model_copy(update={"name": "other"}), resume=str(tmp_path / "tiny" / "checkpoints" / "step-00000004"))
-    assert other.state.update == 6
+    assert other.state.updates == 6
     with pytest.raises(ValueError, match="nowhere is not a whole checkpoint"):
         train(config.model_copy(update={"name": "third"}), resume=str(tmp_path / "nowhere"))
 
@@ -145,7 +145,7 @@ def test_a_phase_is_skipped_by_giving_its_weights(shards, tmp_path):
     config = tiny_config(shards, tmp_path, name="second")
     config = with_steps(config, pretrain={"weights": str(path)})
     second = train(config)
-    assert second.state.update == 4
+    assert second.state.updates == 4
     exported, _ = load_generator(tmp_path / "second" / "weights" / "pretrain.safetensors")
     assert torch.equal(exported.tail.weight, first.generator.tail.weight)
 
@@ -153,7 +153,7 @@ def test_a_phase_is_skipped_by_giving_its_weights(shards, tmp_path):
 def test_a_phase_ends_with_its_time(shards, tmp_path):
     config = tiny_config(shards, tmp_path, adversarial=None)
     trained = train(with_steps(config, pretrain={"steps": 10**9, "max_seconds": 0.5}))
-    assert trained.state.finished == ["pretrain"] and 2 <= trained.state.update < 10**6
+    assert trained.state.finished == ["pretrain"] and 2 <= trained.state.updates < 10**6
 
 
 def test_a_set_without_valid_and_test_trains(shards, tmp_path):

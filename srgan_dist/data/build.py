@@ -23,9 +23,11 @@ from srgan_dist.data.images import ImageError, read_pages
 from srgan_dist.data.sample import (
     BLOCK, FIELDS, RECORD, encode_record, npy_header, padded, tar_header,
 )
-from srgan_dist.data.sources import SPLITS, check_samples, find_sources, list_samples, stored_dtype
-from srgan_dist.files import sync
+from srgan_dist.data.sources import check_samples, find_sources, list_samples, stored_dtype
+from srgan_dist.errors import UserError
+from srgan_dist.files import sha256_of, sync
 
+FAINT = 2**14  # 16-bit images that stay below it use less than a quarter of their range
 MARKER = "building.json"  # tells a directory of ours from anyone else's
 
 
@@ -43,23 +45,23 @@ class BuildOptions:
 
     def __post_init__(self):
         if self.scale < 2:
-            raise ValueError(f"scale={self.scale} must be 2 or more")
+            raise UserError(f"scale={self.scale} must be 2 or more")
         if self.kind not in ("default", "unknown"):
-            raise ValueError(f"kind={self.kind!r} must be default or unknown")
+            raise UserError(f"kind={self.kind!r} must be default or unknown")
         if self.dtype not in (None, "uint16"):
-            raise ValueError(f"dtype={self.dtype!r} must be uint16, or left out to keep that of the images")
+            raise UserError(f"dtype={self.dtype!r} must be uint16, or left out to keep that of the images")
         for name in ("tile", "crop"):
             value = getattr(self, name)
             if value < self.scale or value % self.scale:
                 nearest = max(1, round(value / self.scale)) * self.scale
-                raise ValueError(f"{name}={value} is not a multiple of scale={self.scale}; use e.g. {nearest}")
+                raise UserError(f"{name}={value} is not a multiple of scale={self.scale}; use e.g. {nearest}")
         if self.tile < self.crop:
-            raise ValueError(f"tile={self.tile} is smaller than crop={self.crop}; enlarge --tile or reduce --crop")
+            raise UserError(f"tile={self.tile} is smaller than crop={self.crop}; enlarge --tile or reduce --crop")
         if self.samples_per_shard < 1:
-            raise ValueError(f"samples_per_shard={self.samples_per_shard} must be 1 or more")
+            raise UserError(f"samples_per_shard={self.samples_per_shard} must be 1 or more")
 
 
-class BuildError(ValueError):
+class BuildError(UserError):
     """Everything that is wrong with a source, one fault per line."""
 
     def __init__(self, faults):
@@ -72,7 +74,7 @@ class BuildError(ValueError):
 class Result:
     """A finished set: its manifest, what is worth telling the user, and whether it stood there already."""
 
-    manifest: dict
+    manifest: index.Manifest
     notes: list
     already_there: bool = False
 
@@ -81,7 +83,7 @@ def build(source, out, options, progress=iter):
     """Pack `source` into the directory `out` and return a Result.
 
     progress wraps the list of sources while their pixels are read, as tqdm does.
-    Raises BuildError with all faults of the source, ValueError when `out` holds something else.
+    Raises BuildError with all faults of the source, UserError when `out` holds something else.
     """
     source, out = Path(source), Path(out)
     _check_out(out)
@@ -117,22 +119,22 @@ def build(source, out, options, progress=iter):
 
 def _check_out(out):
     if out.exists() and not out.is_dir():
-        raise ValueError(f"OUT={out} is a file; give the name of a new folder")
+        raise UserError(f"OUT={out} is a file; give the name of a new folder")
     if out.exists() and any(out.iterdir()) and not (out / "manifest.json").is_file():
-        raise ValueError(f"OUT={out} holds other files; give the name of a new folder")
+        raise UserError(f"OUT={out} holds other files; give the name of a new folder")
 
 
 def _same_set(out, identity):
     """Return the manifest of a finished set if it was made from the same images with the same options."""
     manifest = index.read_manifest(out)
-    there = {key: manifest[key] for key in identity}
+    there = {key: getattr(manifest, key) for key in identity}
     if there == identity:
         return manifest
     differences = [
         f"{name}: {there['options'].get(name)} there, {value} asked for"
         for name, value in identity["options"].items() if there["options"].get(name) != value
     ] or ["its images are not those of SOURCE now"]
-    raise ValueError(f"OUT={out} holds another set ({'; '.join(differences)}). Give a new folder, or delete that one")
+    raise UserError(f"OUT={out} holds another set ({'; '.join(differences)}). Give a new folder, or delete that one")
 
 
 def _digest(sources):
@@ -140,7 +142,7 @@ def _digest(sources):
     total = hashlib.sha256()
     for source in sources:
         files = [source.hr.path] + ([source.lr.path] if source.lr else [])
-        parts = [source.rock, source.split, source.file, *map(index.sha256_of, files)]
+        parts = [source.rock, source.split, source.file, *map(sha256_of, files)]
         total.update(json.dumps(parts).encode())
     return total.hexdigest()
 
@@ -149,7 +151,7 @@ def _empty_stage(stage, identity):
     """Make the working directory; what a killed build left in it goes."""
     if stage.exists():
         if not (stage / MARKER).is_file() and any(stage.iterdir()):
-            raise ValueError(f"{stage} is in the way and was not made by this program; move it")
+            raise UserError(f"{stage} is in the way and was not made by this program; move it")
         shutil.rmtree(stage)
     stage.mkdir(parents=True)
     (stage / MARKER).write_text(json.dumps(identity))
@@ -164,7 +166,7 @@ def _lay_out(stage, sources, samples, rocks, dtype, options):
     in the order of the tar: samples shuffled by the seed, so that reading straight through mixes rocks and slices.
     """
     tables, shards = {}, {}
-    for number, split in enumerate(SPLITS):
+    for number, split in enumerate(index.SPLITS):
         chosen = [sample for sample in samples if sources[sample.source].split == split]
         if not chosen:
             continue
@@ -303,6 +305,10 @@ class _Pixels:
         for names, what in ((self.constant, "have one grey level only"), (self.repeated, "repeat an earlier picture")):
             if names:
                 notes.append(f"{len(names)} images {what}, e.g. {names[0]}")
+        brightest = max(int(table["brightest"].max()) for table in self.tables.values())
+        if self.dtype == np.uint16 and brightest < FAINT:
+            notes.append(f"the brightest grey level is {brightest} of 65535 (12-bit data?): networks and scores take 65535"
+                         " for white, so map the grey levels of all images onto 16 bits before packing")
         return notes
 
 
@@ -315,28 +321,22 @@ def _finish(stage, tables, shards, rocks, dtype, options, identity):
         path = stage / index.index_name(split)
         np.save(path, table)
         counts = Counter(table["rock"].tolist())
-        splits[split] = {
-            "count": len(table),
-            "rocks": {rocks[number]: count for number, count in sorted(counts.items())},
-            "index": _file_entry(path),
-            "shards": [_file_entry(stage / file) | {"count": count} for file, count in shards[split]],
-        }
-    manifest = {
-        "format": index.FORMAT,
-        "version": index.VERSION,
-        "scale": options.scale,
-        "dtype": dtype.name,
-        "rocks": rocks,
-        "totals": {rock: sum(split["rocks"].get(rock, 0) for split in splits.values()) for rock in rocks},
-        "splits": splits,
-        **identity,
-    }
-    (stage / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+        splits[split] = index.SplitEntry(
+            count=len(table),
+            rocks={rocks[number]: count for number, count in sorted(counts.items())},
+            index=index.FileEntry(**_file_facts(path)),
+            shards=[index.ShardEntry(**_file_facts(stage / file), count=count) for file, count in shards[split]],
+        )
+    totals = {rock: sum(split.rocks.get(rock, 0) for split in splits.values()) for rock in rocks}
+    manifest = index.Manifest(
+        scale=options.scale, dtype=dtype.name, rocks=rocks, totals=totals, splits=splits, **identity
+    )
+    (stage / "manifest.json").write_text(json.dumps(manifest.model_dump(), indent=1, sort_keys=True) + "\n")
     sync(stage / "manifest.json")
     sync(stage)
     return manifest
 
 
-def _file_entry(path):
+def _file_facts(path):
     sync(path)
-    return {"file": path.name, "bytes": path.stat().st_size, "sha256": index.sha256_of(path)}
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}

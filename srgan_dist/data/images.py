@@ -18,6 +18,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
+from srgan_dist.errors import UserError
 from srgan_dist.files import written_whole
 
 MAX_PIXELS = 2**30  # of one page: far above any detector, far below what a forged header can claim
@@ -26,7 +27,7 @@ Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow's own limit lies below a large sli
 ALLOWED_DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16))
 
 
-class ImageError(ValueError):
+class ImageError(UserError):
     """An image file that cannot be used; the message starts with its path."""
 
     def __init__(self, path, problem):

@@ -5,12 +5,18 @@
     OUT/train-000000.tar ...   samples; the same for valid and test
 """
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from srgan_dist.errors import UserError
+from srgan_dist.files import sha256_of
+
+SPLITS = ("train", "valid", "test")
 
 FORMAT = "srgan_dist shards"
 VERSION = 1
@@ -42,28 +48,70 @@ def index_name(split):
     return f"{split}.index.npy"
 
 
-def sha256_of(path):
-    """Return the sha256 of a file in hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _inside(name):
+    if Path(name).name != name:
+        raise ValueError(f"names a file outside its folder: {name!r}")
+    return name
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class FileEntry(_Entry):
+    """A file of the set."""
+
+    file: Annotated[str, AfterValidator(_inside)]
+    bytes: int = Field(ge=0)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class ShardEntry(FileEntry):
+    count: int = Field(ge=1)  # samples
+
+
+class SplitEntry(_Entry):
+    count: int = Field(ge=1)
+    rocks: dict[str, int]  # samples of each
+    index: FileEntry
+    shards: list[ShardEntry]
+
+
+class Manifest(_Entry):
+    """What OUT/manifest.json says."""
+
+    format: Literal[FORMAT] = FORMAT
+    version: Literal[VERSION] = VERSION
+    scale: int = Field(ge=2)
+    dtype: Literal["uint8", "uint16"]
+    rocks: list[str]
+    totals: dict[str, int]  # samples of each rock over all splits
+    splits: dict[Literal[SPLITS], SplitEntry]
+    options: dict[str, Any]  # of the build
+    source_sha256: str  # of names and bytes of the images that were packed
 
 
 def read_manifest(directory):
-    """Read and check OUT/manifest.json; raises ValueError that says what the directory is instead."""
+    """Read and check OUT/manifest.json; raises UserError that says what the directory is instead."""
     path = Path(directory) / "manifest.json"
     try:
-        manifest = json.loads(path.read_text())
+        content = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise ValueError(f"{directory} is not a packed data set: it has no manifest.json."
-                         " Make one with: python shards/build.py SOURCE OUT") from None
+        raise UserError(f"{directory} is not a packed data set: it has no manifest.json."
+                        " Make one with: python shards/build.py SOURCE OUT") from None
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise ValueError(f"{path} is not a manifest of {FORMAT}")
-    if manifest["version"] != VERSION:
-        raise ValueError(f"{path} has version {manifest['version']}, this program reads {VERSION};"
-                         " build the set again")
-    return manifest
+        raise UserError(f"{path} cannot be read: {error}") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError(f"{path} is not a manifest of {FORMAT}")
+    if content.get("version") != VERSION:
+        raise UserError(f"{path} has version {content.get('version')}, this program reads {VERSION}; build the set again")
+    try:
+        return Manifest.model_validate(content)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(map(str, fault["loc"]))
+        raise UserError(f"{path} is damaged at {where}: {fault['msg'].removeprefix('Value error, ')};"
+                        " copy the file again or build the set again") from None
 
 
 @dataclass(frozen=True)
@@ -71,6 +119,7 @@ class Split:
     """One split of a packed set: the table of its samples and the shards they lie in."""
 
     directory: Path
+    set_sha256: str  # of the manifest, which has that of every other file: two equal sets have equal ones
     name: str
     rows: np.ndarray  # of INDEX
     shards: list  # paths, in the order of rows["shard"]
@@ -96,35 +145,48 @@ class Split:
 def open_split(directory, name):
     """Open one split of a packed set, or return None if the set has no such split.
 
-    Raises ValueError when a file is missing, has another size, or the index is not the one the manifest names.
+    Raises UserError when a file is missing, has another size, or the index is not the one the manifest names.
     """
     directory, manifest = Path(directory), read_manifest(directory)
-    entry = manifest["splits"].get(name)
+    entry = manifest.splits.get(name)
     if entry is None:
         return None
-    table = _inside(directory, entry["index"]["file"])
-    _check_size(table, entry["index"]["bytes"])
-    if sha256_of(table) != entry["index"]["sha256"]:
-        raise ValueError(f"{table} is not the index that the manifest names (sha256 differs); build the set again")
-    shards = [_inside(directory, shard["file"]) for shard in entry["shards"]]
-    for path, shard in zip(shards, entry["shards"], strict=True):
-        _check_size(path, shard["bytes"])
+    table = directory / entry.index.file
+    _check_size(table, entry.index.bytes)
+    if sha256_of(table) != entry.index.sha256:
+        raise UserError(f"{table} is not the index that the manifest names (sha256 differs); build the set again")
+    shards = [directory / shard.file for shard in entry.shards]
+    for path, shard in zip(shards, entry.shards, strict=True):
+        _check_size(path, shard.bytes)
     rows = np.load(table, allow_pickle=False)
-    if rows.dtype != INDEX or len(rows) != entry["count"]:
-        raise ValueError(f"{table} does not hold {entry['count']} rows of this version's index; build the set again")
-    return Split(directory, name, rows, shards, manifest["rocks"], np.dtype(manifest["dtype"]), manifest["scale"])
-
-
-def _inside(directory, name):
-    if Path(name).name != name:
-        raise ValueError(f"{directory / 'manifest.json'} names a file outside its folder: {name!r}")
-    return directory / name
+    if rows.dtype != INDEX or len(rows) != entry.count:
+        raise UserError(f"{table} does not hold {entry.count} rows of this version's index; build the set again")
+    _check_rows(table, rows, manifest, entry)
+    set_sha256 = sha256_of(directory / "manifest.json")
+    return Split(directory, set_sha256, name, rows, shards, manifest.rocks, np.dtype(manifest.dtype), manifest.scale)
 
 
 def _check_size(path, size):
     try:
         actual = path.stat().st_size
     except FileNotFoundError:
-        raise ValueError(f"{path} is missing although the manifest lists it; copy it again or build the set again") from None
+        raise UserError(f"{path} is missing although the manifest lists it; copy it again or build the set again") from None
     if actual != size:
-        raise ValueError(f"{path} has {actual} bytes, the manifest says {size}; copy it again or build the set again")
+        raise UserError(f"{path} has {actual} bytes, the manifest says {size}; copy it again or build the set again")
+
+
+def _check_rows(table, rows, manifest, entry):
+    """Check that all that an index points to exists, and that its pairs fit the scale."""
+    ends = np.array([shard.bytes for shard in entry.shards], np.uint64)
+    pixel_bytes = np.uint64(np.dtype(manifest.dtype).itemsize)
+    fits = (rows["shard"] < len(ends)) & (rows["rock"] < len(manifest.rocks))
+    ends = ends[np.where(fits, rows["shard"], 0)]
+    for side in ("hr", "lr"):
+        pixels = rows[f"{side}_height"].astype(np.uint64) * rows[f"{side}_width"]
+        fits &= (pixels > 0) & (pixels <= ends // pixel_bytes)
+        fits &= rows[f"{side}_offset"] <= ends - np.minimum(pixels * pixel_bytes, ends)
+    fits &= rows["record_offset"] <= ends - np.minimum(rows["record_bytes"], ends)
+    for length in ("height", "width"):
+        fits &= rows[f"hr_{length}"] == manifest.scale * rows[f"lr_{length}"]
+    if not fits.all():
+        raise UserError(f"{table} does not fit its shards, first at row {int(np.argmin(fits))}; build the set again")

@@ -32,7 +32,7 @@ def slots_of(update, rank, world_size, batch_size, accumulation=1, micro_batch=0
     return np.arange(first, first + per_rank)
 
 
-def shard_of_ranks(count, rank, world_size):
+def images_of_rank(count, rank, world_size):
     """Return the images that one rank evaluates: each image on exactly one rank, ragged ends included."""
     return range(rank, count, world_size)
 

@@ -3,7 +3,8 @@
 Two kinds of source are understood:
 
 - DeepRock-SR, its root or one of its sets: `<set>_<split>_HR/0001.png` beside `<set>_<split>_LR_<kind>_X<scale>/0001x4.png`;
-- any folder of HR images, one sub-folder per rock; the LR side is then made from them.
+- any folder of HR images, one sub-folder per rock, optionally below `train`, `valid` and `test`; the LR side is
+  then made from them.
 
 Every decision is taken from headers alone, so that all faults of a source can be told before anything is written.
 """
@@ -16,9 +17,10 @@ import numpy as np
 
 from srgan_dist.data.degradation import draw_kernel
 from srgan_dist.data.images import ImageError, ImageInfo, is_image, read_info
+from srgan_dist.data.index import SPLITS
 from srgan_dist.data.sample import key_problem
+from srgan_dist.errors import UserError
 
-SPLITS = ("train", "valid", "test")
 _HR_FOLDER = re.compile(r"(?P<set>.+)_(?P<split>train|valid|test)_HR")
 _SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
 
@@ -62,7 +64,7 @@ def find_sources(root, kind, scale):
     """List the sources below `root`; faults name files and say what to do."""
     root = Path(root)
     if not root.is_dir():
-        raise ValueError(f"SOURCE={root} is not a folder")
+        raise UserError(f"SOURCE={root} is not a folder")
     folders = _deeprock_folders(root)
     if folders:
         return _find_pairs(root, folders, kind, scale)
@@ -141,24 +143,36 @@ def _pair_fits(hr, lr, scale, faults):
 # Any folder of HR images
 
 def _find_images(root):
-    sources, faults, notes = [], [], []
-    files = {}  # rock -> paths in natural order
+    faults, notes = [], []
+    given = _given_splits(root)
+    if given:
+        notes.append(f"the splits are those of the folders {', '.join(given)}")
+    groups = {}  # (rock, given split or None) -> [(header, names of folders below the rock's)] in natural order
     for path in _images_in(root, notes, recursive=True):
-        parts = path.relative_to(root).parts
-        files.setdefault(parts[0] if len(parts) > 1 else root.resolve().name, []).append(path)
-    if not files:
+        split, *folders = [*([] if given else [None]), *path.relative_to(root).parts[:-1]]
+        rock, *inside = folders or [root.resolve().name]
+        if info := _info(path, faults):
+            groups.setdefault((rock, split), []).append((info, inside))
+    if not groups and not faults:
         faults.append(f"{root}: holds no image that is read here (PNG, TIFF, NPY)")
-    for rock, paths in sorted(files.items()):
-        infos = [info for path in paths if (info := _info(path, faults))]
-        if len(infos) < 3:
-            notes.append(f"{rock}: {len(infos)} source image{'s' * (len(infos) != 1)} only, so there is no"
-                         f" {'test' if len(infos) == 2 else 'valid and no test'} split of it")
-        for info, split in zip(infos, split_in_order(len(infos)), strict=True):
-            below = info.path.relative_to(root)
-            inside = below.parts[1:] if len(below.parts) > 1 else below.parts
-            name = "_".join([rock, *inside[:-1], info.path.stem])
-            sources.append(Source(re.sub(r"[^A-Za-z0-9_-]", "_", name), rock, split, str(below), info))
+    sources = []
+    for (rock, given_split), members in sorted(groups.items(), key=lambda group: group[0][0]):
+        splits = [given_split] * len(members) if given_split else split_in_order(len(members))
+        if len(set(splits)) < 3 and not given_split:
+            notes.append(f"{rock}: {len(members)} source image{'s' * (len(members) != 1)} only, so there is no"
+                         f" {'test' if len(members) == 2 else 'valid and no test'} split of it")
+        for (info, inside), split in zip(members, splits, strict=True):
+            name = "_".join([rock, *filter(None, [given_split]), *inside, info.path.stem])
+            file = str(info.path.relative_to(root))
+            sources.append(Source(re.sub(r"[^A-Za-z0-9_-]", "_", name), rock, split, file, info))
     return Findings(sources, faults, notes)
+
+
+def _given_splits(root):
+    """Return the splits that the user made: the sub-folders, if they are called train and perhaps valid and test."""
+    folders = [path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    images = any(path.is_file() and is_image(path) for path in root.iterdir())
+    return [split for split in SPLITS if split in folders] if "train" in folders and set(folders) <= set(SPLITS) and not images else []
 
 
 def split_in_order(count):

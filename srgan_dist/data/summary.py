@@ -10,20 +10,20 @@ import numpy as np
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from srgan_dist.data import index
-from srgan_dist.data.sources import SPLITS
+from srgan_dist.files import sha256_of
 
 
 def format_counts(manifest):
     """Return a table of images per rock and split, with shards and bytes per split."""
-    rocks, splits = manifest["rocks"], [split for split in SPLITS if split in manifest["splits"]]
+    rocks, splits = manifest.rocks, [split for split in index.SPLITS if split in manifest.splits]
     width = max(len(name) for name in [*rocks, "images"]) + 2
-    lines = [f"x{manifest['scale']} {manifest['dtype']}".ljust(width) + "".join(f"{split:>12}" for split in (*splits, "all"))]
+    lines = [f"x{manifest.scale} {manifest.dtype}".ljust(width) + "".join(f"{split:>12}" for split in (*splits, "all"))]
     for rock in rocks:
-        counts = [manifest["splits"][split]["rocks"].get(rock, 0) for split in splits]
+        counts = [manifest.splits[split].rocks.get(rock, 0) for split in splits]
         lines.append(rock.ljust(width) + "".join(f"{count:>12,}" for count in (*counts, sum(counts))))
-    for title, of in (("images", lambda s: s["count"]), ("shards", lambda s: len(s["shards"])),
-                      ("bytes", lambda s: sum(shard["bytes"] for shard in s["shards"]))):
-        values = [of(manifest["splits"][split]) for split in splits]
+    for title, of in (("images", lambda s: s.count), ("shards", lambda s: len(s.shards)),
+                      ("bytes", lambda s: sum(shard.bytes for shard in s.shards))):
+        values = [of(manifest.splits[split]) for split in splits]
         lines.append(title.ljust(width) + "".join(f"{value:>12,}" for value in (*values, sum(values))))
     return "\n".join(lines)
 
@@ -31,7 +31,7 @@ def format_counts(manifest):
 def format_ranges(directory):
     """Return a table of image sizes and grey levels per split and rock."""
     lines = [f"{'split':<8}{'rock':<16}{'HR pixels':>22}{'darkest':>9}{'brightest':>11}"]
-    for name in SPLITS:
+    for name in index.SPLITS:
         split = index.open_split(directory, name)
         for number, rock in enumerate(split.rocks) if split else ():
             rows = split.rows[split.rows["rock"] == number]
@@ -50,12 +50,12 @@ def verify(directory, progress=iter):
     """
     directory, manifest = Path(directory), index.read_manifest(directory)
     faults, shards = [], []
-    for name in manifest["splits"]:
+    for name in manifest.splits:
         split = index.open_split(directory, name)
-        entries = manifest["splits"][name]["shards"]
-        shards += [(split, number, path, entry["sha256"]) for number, (path, entry) in enumerate(zip(split.shards, entries))]
+        entries = manifest.splits[name].shards
+        shards += [(split, number, path, entry.sha256) for number, (path, entry) in enumerate(zip(split.shards, entries))]
     for split, number, path, sha256 in progress(shards):
-        if index.sha256_of(path) != sha256:
+        if sha256_of(path) != sha256:
             faults.append(f"{path}: sha256 differs from the manifest; copy the file again or build the set again")
             continue
         rows = split.rows[split.rows["shard"] == number]

@@ -1,6 +1,7 @@
 """The perceptual loss: difference of VGG-19 features (Ledig et al. 2017, equation 5; Simonyan & Zisserman 2015)."""
 
-import hashlib
+import pickle
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.models.vgg import cfgs, make_layers
 
+from srgan_dist.errors import UserError
+from srgan_dist.files import sha256_of
 from srgan_dist.settings import Settings
 
 # layer name -> number of modules of torchvision's vgg19().features up to and including it
@@ -21,7 +24,8 @@ class VGGLossConfig(Settings):
     """Mean squared difference of VGG-19 features."""
 
     name: Literal["vgg19"]
-    weight: float = Field(1e-5, gt=0, description="factor in the sum of losses: the paper's alpha")
+    weight: float = Field(1e-5, gt=0, description="factor in the sum of losses: the paper's alpha, whose network had"
+                          " features of another scale (Caffe's weights): look at the panel before trusting it")
     layer: Literal[tuple(LAYERS)] = Field("relu5_4", description="whose output is compared (official code: pool5)")
     weights: str = Field(
         "torchvision",
@@ -57,29 +61,38 @@ def vgg19_features(config):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # the same on every rank
             return make_layers(cfgs["E"], batch_norm=False)
-    features = make_layers(cfgs["E"], batch_norm=False)
-    state = torch.load(checked_weights_file(config), map_location="cpu", weights_only=True, mmap=True)
-    features.load_state_dict({k.removeprefix("features."): v for k, v in state.items() if k.startswith("features.")})
+    features, path = make_layers(cfgs["E"], batch_norm=False), checked_weights_file(config)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        features.load_state_dict({k.removeprefix("features."): v for k, v in state.items() if k.startswith("features.")})
+    except (pickle.UnpicklingError, AttributeError, RuntimeError) as error:
+        raise UserError(f"weights={path} does not hold the weights of torchvision's vgg19: {error}") from None
     return features
 
 
 def checked_weights_file(config):
     """Return the path of the weight file after checking that it is there and what it should be.
 
-    Raises ValueError that says how to get it.
+    Raises UserError that says how to get it.
     """
     cached = Path(torch.hub.get_dir()) / "checkpoints" / TORCHVISION_FILE
     path = cached if config.weights == "torchvision" else Path(config.weights)
     if not path.is_file():
-        raise ValueError(
+        raise UserError(
             f"weights={config.weights}: the VGG-19 weights are not at {path}. Where there is internet, fetch them"
             " (550 MB) with\n    python -c \"from torchvision.models import vgg19; vgg19(weights='IMAGENET1K_V1')\"\n"
             f"which puts {TORCHVISION_FILE} into that cache; copy it, or give its path as weights. To train without"
-            " this loss, set it to null"
+            " this loss, set it to null: --adversarial.losses.perceptual=null"
         )
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    facts = path.stat()
+    digest = _digest(path, facts.st_size, facts.st_mtime_ns)
     if not digest.startswith(config.sha256):
-        raise ValueError(f"{path} has sha256 {digest}, which does not begin with sha256={config.sha256}:"
+        raise UserError(f"{path} has sha256 {digest}, which does not begin with sha256={config.sha256}:"
                          " the file is damaged or another one; fetch it again, or give its own sha256")
     return path
+
+
+@lru_cache
+def _digest(path, size, modified):
+    """Return the sha256 of a file; it is 550 MB, so only once for one state of it."""
+    return sha256_of(path)

@@ -1,5 +1,7 @@
 """Phase 2: generator against discriminator (SRGAN), on top of the pixel and perceptual losses."""
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from srgan_dist.losses import LossConfig
@@ -7,12 +9,14 @@ from srgan_dist.losses.adversarial import adversarial_loss, discriminator_loss
 from srgan_dist.losses.perceptual import VGGLossConfig
 from srgan_dist.losses.pixel import L1LossConfig
 from srgan_dist.phases.common import (
-    PhaseConfig, adam, generator_terms, learning_rate_of, scheduled, set_learning_rate, train_psnr,
+    PhaseConfig, adam, build_losses, generator_terms, learning_rate_of, scheduled, set_learning_rate, train_psnr,
 )
 
 
 class AdversarialConfig(PhaseConfig):
     """Settings of phase 2; the defaults are the paper's."""
+
+    needs_discriminator: ClassVar[bool] = True
 
     steps: int = Field(150_000, ge=1, description="updates")
     discriminator_learning_rate: float | None = Field(None, gt=0, description="null: the generator's")
@@ -23,22 +27,24 @@ class AdversarialConfig(PhaseConfig):
     )
     adversarial_weight: float = Field(5e-3, gt=0, description="factor of the adversarial term: the paper's beta")
 
+    def terms(self):
+        return super().terms() | {"adversarial": self.adversarial_weight}
+
 
 class AdversarialPhase:
     """Alternates one discriminator and one generator update per batch.
 
-    generator, discriminator: as prepared by Accelerate, so their gradients are averaged over ranks.
+    networks.generator and networks.discriminator: as prepared by Accelerate, so their gradients are averaged over
+    ranks.
     """
 
-    name = "adversarial"
-
-    def __init__(self, config, generator, discriminator, losses, accelerator):
+    def __init__(self, config, networks, accelerator):
         self.config, self.steps, self.accelerator = config, config.steps, accelerator
-        self.generator, self.discriminator = generator, discriminator
-        self.critic = accelerator.unwrap_model(discriminator)
-        self.losses = losses
-        self.generator_optimizer = adam(generator, config.learning_rate)
-        self.discriminator_optimizer = adam(discriminator, config.learning_rate)
+        self.generator, self.discriminator = networks.generator, networks.discriminator
+        self.critic = accelerator.unwrap_model(self.discriminator)
+        self.losses = build_losses(config, accelerator.device)
+        self.generator_optimizer = adam(self.generator, config.learning_rate)
+        self.discriminator_optimizer = adam(self.discriminator, config.learning_rate)
         self.step = 0  # updates taken
         self.progress = 0.0  # share of the phase that is over; set by the training
 

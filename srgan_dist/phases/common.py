@@ -1,11 +1,13 @@
 """What the phases share: settings, the optimiser, the learning rate, the sum of losses."""
 
 import math
+from typing import ClassVar
 
 import torch
 from pydantic import Field, field_validator
 from torch.nn import functional as F
 
+from srgan_dist.losses import build_loss
 from srgan_dist.settings import Settings
 
 EPOCH = 1000  # updates; the official code's epoch, at whose end it lowers the learning rate
@@ -13,7 +15,9 @@ TAKEN = {"adversarial", "generator", "discriminator"}  # panels loss/... that ar
 
 
 class PhaseConfig(Settings):
-    """Settings that every phase has."""
+    """Settings that every phase has; a phase adds its `losses`: name -> settings."""
+
+    needs_discriminator: ClassVar[bool] = False
 
     steps: int = Field(ge=1, description="updates")
     max_seconds: float | None = Field(None, gt=0, description="end the phase after this time even if steps are left")
@@ -30,7 +34,11 @@ class PhaseConfig(Settings):
         for name in losses:
             if name in TAKEN:
                 raise ValueError(f"{name} is a panel of its own; choose another key for this loss")
-        return {name: loss for name, loss in losses.items() if loss is not None}  # null leaves a default loss out
+        return {name: loss for name, loss in losses.items() if loss is not None}  # null: without this loss
+
+    def terms(self):
+        """Return the factor of every term of the generator's objective: {name: weight}."""
+        return {name: loss.weight for name, loss in self.losses.items()}
 
 
 def adam(network, learning_rate):
@@ -65,6 +73,11 @@ def set_learning_rate(optimizer, learning_rate):
 
 def learning_rate_of(optimizer):
     return optimizer.param_groups[0]["lr"]
+
+
+def build_losses(config, device):
+    """Build the losses of a phase from its settings: {name: module}."""
+    return {name: build_loss(loss).to(device) for name, loss in config.losses.items()}
 
 
 def generator_terms(losses, configs, sr, hr, accelerator):

@@ -5,7 +5,7 @@ from pydantic import Field
 from srgan_dist.losses import LossConfig
 from srgan_dist.losses.pixel import L1LossConfig
 from srgan_dist.phases.common import (
-    PhaseConfig, adam, generator_terms, learning_rate_of, scheduled, set_learning_rate, train_psnr,
+    PhaseConfig, adam, build_losses, generator_terms, learning_rate_of, scheduled, set_learning_rate, train_psnr,
 )
 
 
@@ -20,15 +20,16 @@ class PretrainConfig(PhaseConfig):
 
 
 class PretrainPhase:
-    """Minimises the weighted sum of `losses` over the generator."""
+    """Minimises the weighted sum of its losses over the generator.
 
-    name = "pretrain"
+    networks.generator: as prepared by Accelerate, so its gradients are averaged over ranks.
+    """
 
-    def __init__(self, config, generator, losses, accelerator):
+    def __init__(self, config, networks, accelerator):
         self.config, self.steps, self.accelerator = config, config.steps, accelerator
-        self.generator = generator
-        self.losses = losses
-        self.optimizer = adam(generator, config.learning_rate)
+        self.generator = networks.generator
+        self.losses = build_losses(config, accelerator.device)
+        self.optimizer = adam(self.generator, config.learning_rate)
         self.step = 0  # updates taken
         self.progress = 0.0  # share of the phase that is over; set by the training
 

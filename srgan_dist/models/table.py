@@ -15,7 +15,7 @@ class Layer:
     parameters: int
 
 
-def summarize(network, input_shape, call=None):
+def list_layers(network, input_shape, call=None):
     """Run `network` (or its method `call`) on zeros [1, *input_shape] and list its layers in order of completion."""
     layers, hooks = [], []
 
@@ -42,10 +42,10 @@ def count_parameters(network):
     return sum(p.numel() for p in network.parameters())
 
 
-def format_summary(title, network, input_shape):
+def format_layers(title, network, input_shape):
     """Return the table as text, with the total at its end."""
     lines = [title, f"  {'layer':<24}{'output shape':<20}{'parameters':>14}"]
-    for layer in summarize(network, input_shape):
+    for layer in list_layers(network, input_shape):
         lines.append(f"  {layer.name:<24}{'x'.join(map(str, layer.output_shape)):<20}{layer.parameters:>14,}")
     lines.append(f"  {'total':<44}{count_parameters(network):>14,}")
     return "\n".join(lines)
