@@ -12,6 +12,8 @@ from accelerate import Accelerator
 from srgan_dist.config import load_config
 from srgan_dist.data.index import open_split
 from srgan_dist.data.loader import TrainLoader
+from srgan_dist.errors import reported
+from srgan_dist.networks import Networks
 from srgan_dist.train import train
 
 
@@ -44,11 +46,33 @@ def read_batches(config, out):
     return {"batches": hashes}, None
 
 
+def train_with_directories_of_their_own(config, out):
+    train(config.model_copy(update={"output": f"{config.output}/rank{os.environ['RANK']}"}))
+
+
+def share_batch_norm_buffers(config, out):
+    accelerator = Accelerator()
+    networks = Networks(config, accelerator)
+    torch.manual_seed(accelerator.process_index)
+    for _ in range(2):
+        networks.discriminator(torch.randn(2, 1, config.hr_crop, config.hr_crop))
+    own = digest(networks.bare_discriminator)
+    networks.share_buffers()
+    shared = digest(networks.bare_discriminator)
+    networks.unwrap()
+    accelerator.end_training()
+    return {"own": own, "shared": shared}, None
+
+
+TASKS = {"train": train_both_phases, "batches": read_batches, "apart": train_with_directories_of_their_own,
+         "buffers": share_batch_norm_buffers}
+
 if __name__ == "__main__":
     task, config, out = sys.argv[1:]
     out = Path(out)
     rank = int(os.environ.get("RANK", 0))
-    report, tensors = {"train": train_both_phases, "batches": read_batches}[task](load_config(config), out)
+    with reported():
+        report, tensors = TASKS[task](load_config(config), out)
     (out / f"rank{rank}.json").write_text(json.dumps(report))
     if tensors and rank == 0:
         torch.save(tensors, out / "generator.pt")

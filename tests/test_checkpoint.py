@@ -77,6 +77,31 @@ def test_the_newest_are_kept(tmp_path):
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000020", "step-00000009"]
 
 
+def test_the_checkpoint_just_written_is_never_pruned_and_later_damaged_ones_are_set_aside(tmp_path):
+    for update in (2, 40, 50):
+        save(tmp_path, f"step-{update:08d}", keep=3)
+    save(tmp_path, "step-00000003", keep=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000003", "step-00000040.damaged", "step-00000050.damaged"]
+
+
+def test_when_no_checkpoint_is_whole_the_error_says_what_to_do(tmp_path):
+    for update in (1, 2):
+        save(tmp_path, f"step-{update:08d}")
+        (tmp_path / f"step-{update:08d}" / "manifest.json").unlink()
+    with pytest.raises(CheckpointError, match="holds no checkpoint that is whole (.*step-00000002.*step-00000001.*) ?.*delete that folder to start"):
+        newest_checkpoint(tmp_path)
+
+
+def test_a_manifest_that_leaves_out_the_state_is_refused(tmp_path):
+    path = tmp_path / "step-00000003" / "manifest.json"
+    save(tmp_path)
+    manifest = json.loads(path.read_text())
+    del manifest["files"]["state.json"]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match="does not list state.json"):
+        read_state(tmp_path / "step-00000003")
+
+
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove", "no manifest", "bad manifest"])
 def test_a_damaged_checkpoint_is_skipped_loudly(tmp_path, caplog, damage):
     save(tmp_path, "step-00000001", state={"update": 1})

@@ -1,7 +1,12 @@
+from typing import Annotated, Literal
+
 import pytest
+from pydantic import Field, create_model
 
 from conftest import REPOSITORY
-from srgan_dist.config import ConfigError, differences, dump_config, load_config, parse_config
+from srgan_dist.config import Config, ConfigError, differences, dump_config, load_config, parse_config
+from srgan_dist.models.srresnet import SRResNetConfig
+from srgan_dist.settings import Settings
 
 MINIMAL = {"name": "a", "data": {"path": "shards"}}
 
@@ -116,6 +121,18 @@ def test_differences_are_named():
     other = parse_config(MINIMAL | {"seed": 4, "pretrain": {"learning_rate": 1e-3}})
     assert differences(one, other) == ["seed: 0 -> 4", "pretrain.learning_rate: 0.0001 -> 0.001"]
     assert differences(one, one) == []
+
+
+def test_a_second_generator_has_its_own_settings_and_nearest_keys():
+    class OtherConfig(Settings):
+        name: Literal["other"]
+        scale: int = 4
+        width: int = 3
+
+    either = Annotated[SRResNetConfig | OtherConfig, Field(discriminator="name")]
+    Both = create_model("Both", __base__=Config, generator=(either, SRResNetConfig()))
+    assert Both.model_validate(MINIMAL).generator == SRResNetConfig()
+    assert Both.model_validate(MINIMAL | {"generator": {"name": "other"}}).generator.width == 3
 
 
 def test_phases_and_their_perceptual_losses():

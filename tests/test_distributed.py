@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -41,12 +42,33 @@ def test_two_ranks_see_the_global_batches_of_one(shards, tmp_path):
 
 
 def test_two_ranks_train_both_phases_and_end_with_equal_weights(shards, tmp_path):
-    config = tiny_config(shards, tmp_path / "runs")
+    config = tiny_config(shards, tmp_path / "runs", checkpoint_every=3, log_every=3)
     first, second = work("train", config, tmp_path / "two", 2)
     assert first == second  # every weight and every batch-norm buffer
-    assert (tmp_path / "runs" / "tiny" / "weights" / "adversarial.safetensors").exists()
-    records = [json.loads(line) for line in (tmp_path / "runs" / "tiny" / "metrics.jsonl").read_text().splitlines()]
-    assert [r["samples_seen"] for r in records if "loss/generator" in r] == [8, 16, 24, 32, 40]
+    run = tmp_path / "runs" / "tiny"
+    assert (run / "weights" / "adversarial.safetensors").exists()
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [r["samples_seen"] for r in records if "loss/generator" in r] == [12, 24, 36, 40]
+
+    shutil.rmtree(run / "checkpoints" / "step-00000010")  # in phase 2: as if it had been killed there
+    (run / "weights" / "adversarial.safetensors").unlink()
+    assert work("train", config, tmp_path / "resumed", 2) == [first, first]
+
+
+def test_ranks_that_find_different_checkpoints_are_refused(shards, tmp_path):
+    config = tiny_config(shards, tmp_path / "runs", adversarial=None)
+    (tmp_path / "config.yaml").write_text(dump_config(config))
+    done = launch("launch/train.py", tmp_path / "config.yaml", f"--output={tmp_path / 'runs' / 'rank0'}", ranks=1)
+    assert done.returncode == 0, done.stderr[-3000:]
+    done = launch(WORKER, "apart", tmp_path / "config.yaml", tmp_path, ranks=2)
+    assert done.returncode != 0
+    assert "the ranks find different checkpoints there (rank 0: step-00000006, rank 1: none)" in done.stderr
+    assert not (tmp_path / "runs" / "rank1").exists()
+
+
+def test_batch_norm_buffers_stay_each_ranks_own_until_they_are_shared(shards, tmp_path):
+    first, second = work("buffers", tiny_config(shards, tmp_path), tmp_path / "out", 2)
+    assert first["own"] != second["own"] and first["shared"] == second["shared"] == first["own"]
 
 
 def test_two_ranks_learn_what_one_learns_in_phase_1(shards, tmp_path):

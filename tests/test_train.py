@@ -1,17 +1,29 @@
 import json
+import math
 import shutil
 import subprocess
 import sys
+from typing import Annotated, Literal
 
 import pytest
 import torch
+from accelerate import Accelerator
+from pydantic import Field, create_model
+from safetensors.torch import load_file
 
-from conftest import REPOSITORY, tiny_config
+from conftest import REPOSITORY, tiny_config, write_folder
 from srgan_dist.checkpoint import load_generator, newest_checkpoint, save_generator
-from srgan_dist.config import ConfigError, dump_config
+from srgan_dist.config import Config, ConfigError, dump_config
+from srgan_dist.data.build import BuildOptions, build
 from srgan_dist.data.index import open_split
-from srgan_dist.models.srresnet import SRResNet
+from srgan_dist.errors import UserError
+from srgan_dist.evaluate import evaluate
+from srgan_dist.models import GENERATORS
+from srgan_dist.models.srresnet import SRResNet, SRResNetConfig
+from srgan_dist.phases import PHASES
+from srgan_dist.phases.pretrain import PretrainConfig, PretrainPhase
 from srgan_dist.prepare import dry_run_report, prepare
+from srgan_dist.settings import Settings
 from srgan_dist.train import train
 from srgan_dist.validation import spread_over_rocks
 
@@ -120,6 +132,125 @@ def test_a_finished_run_is_not_trained_again(shards, tmp_path):
     before = (tmp_path / "tiny" / "metrics.jsonl").read_text()
     assert train(config).state.finished == ["pretrain"]
     assert (tmp_path / "tiny" / "metrics.jsonl").read_text() == before
+
+
+def test_settings_that_decide_nothing_may_change_while_a_run_is_continued(shards, tmp_path):
+    config = tiny_config(shards, tmp_path / "here", adversarial=None, checkpoint_every=4)
+    train(config)
+    shutil.rmtree(tmp_path / "here" / "tiny" / "checkpoints" / "step-00000006")
+    (tmp_path / "here").rename(tmp_path / "there")
+    changes = {"output": str(tmp_path / "there"), "log_every": 1, "panels": 0, "keep_checkpoints": 1, "cpu_threads": 1}
+    assert train(config.model_copy(update=changes)).state.finished == ["pretrain"]
+    assert [r["samples_seen"] for r in records(tmp_path / "there" / "tiny") if "loss/generator" in r] == [8, 16, 20, 24]
+
+
+def test_rebuilt_data_are_told_from_those_a_run_began_with(shards, tmp_path):
+    copy = shutil.copytree(shards, tmp_path / "set")
+    config = tiny_config(copy, tmp_path, adversarial=None)
+    train(config)
+    shutil.rmtree(copy)
+    build(write_folder(tmp_path / "hr", {"sandstone": 6, "coal": 5}), copy, BuildOptions(tile=80, crop=32, samples_per_shard=3, seed=1))
+    with pytest.raises(UserError, match="step-00000006 was saved with other settings \\(data.path \\(its content\\): [0-9a-f]{64} -> "):
+        train(config)
+
+
+def test_a_run_without_a_checkpoint_starts_anew_with_any_config(shards, tmp_path):
+    train(tiny_config(shards, tmp_path, adversarial=None))
+    shutil.rmtree(tmp_path / "tiny" / "checkpoints")
+    with pytest.raises(ConfigError, match="holds finished weights \\(pretrain.safetensors\\) and no checkpoint"):
+        train(tiny_config(shards, tmp_path, adversarial=None))
+    shutil.rmtree(tmp_path / "tiny" / "weights")
+    assert train(tiny_config(shards, tmp_path, adversarial=None, seed=5)).state.updates == 6
+    assert min(r["samples_seen"] for r in records(tmp_path / "tiny")) == 8 and len(records(tmp_path / "tiny")) == 5
+
+
+def test_a_record_that_a_crash_cut_off_is_dropped_on_resume(shards, tmp_path):
+    config = tiny_config(shards, tmp_path, adversarial=None, checkpoint_every=4)
+    train(config)
+    run = tmp_path / "tiny"
+    shutil.rmtree(run / "checkpoints" / "step-00000006")
+    text = (run / "metrics.jsonl").read_text().splitlines()
+    (run / "metrics.jsonl").write_text("\n".join(text[:2]) + '\n{"samples_seen": 16, "loss/pi')
+    train(config)
+    assert [r["samples_seen"] for r in records(run) if "loss/generator" in r] == [8, 16, 24]
+
+
+@pytest.mark.parametrize("term", ["pretrain", "adversarial"])
+def test_a_training_that_diverges_ends_with_an_error_and_keeps_what_was_good(shards, tmp_path, term):
+    config = tiny_config(shards, tmp_path, checkpoint_every=2, mixed_precision="no")
+    config = with_steps(config, **{term: {"learning_rate": 1e30, "steps": 40}})
+    with pytest.raises(UserError, match=f"{term} has diverged: .* is not finite at update [0-9]+. .*smaller {term}.learning_rate"):
+        train(config)
+    assert not (tmp_path / "tiny" / "weights" / f"{term}.safetensors").exists()
+    for path in (tmp_path / "tiny").glob("checkpoints/*/*.safetensors"):
+        assert all(tensor.isfinite().all() for tensor in load_file(path).values())
+    for record in records(tmp_path / "tiny"):
+        assert all(math.isfinite(value) for value in record.values())
+
+
+def test_resuming_by_path_continues_the_own_run_once_there_is_one(shards, tmp_path):
+    config = tiny_config(shards, tmp_path, adversarial=None, checkpoint_every=2)
+    train(config)
+    start = str(tmp_path / "tiny" / "checkpoints" / "step-00000004")
+    other = config.model_copy(update={"name": "other"})
+    train(other, resume=start)
+    assert prepare(other, resume=start).checkpoint == tmp_path / "other" / "checkpoints" / "step-00000006"
+    with pytest.raises(UserError, match="step-00000004 was saved with other settings \\(seed: 0 -> 1\\)"):
+        prepare(config.model_copy(update={"name": "third", "seed": 1}), resume=start)
+
+
+def test_a_resumed_phase_keeps_to_its_time_and_its_annealed_rate(shards, tmp_path):
+    config = tiny_config(shards, tmp_path, adversarial=None, checkpoint_every=2, log_every=1)
+    config = with_steps(config, pretrain={"max_seconds": 1000.0, "anneal": True})
+    train(config)
+    run = tmp_path / "tiny"
+    for newer in ("step-00000006",):
+        shutil.rmtree(run / "checkpoints" / newer)
+    train(config)
+    rates = [r["lr/generator"] for r in records(run) if "lr/generator" in r]
+    assert rates == pytest.approx([1e-3 * 0.5 * (1 + math.cos(math.pi * step / 6)) for step in range(6)], rel=1e-3)
+
+
+def test_a_new_phase_is_a_class_a_line_and_a_field(shards, tmp_path, monkeypatch):
+    class PolishConfig(PretrainConfig):
+        steps: int = 3
+
+    class PolishPhase(PretrainPhase):
+        pass
+
+    monkeypatch.setitem(PHASES, PolishConfig, PolishPhase)
+    WithPolish = create_model("WithPolish", __base__=Config, polish=(PolishConfig, PolishConfig()))
+    config = WithPolish.model_validate(tiny_config(shards, tmp_path).model_dump(mode="json"))
+    trained = train(config)
+    assert trained.state.finished == ["pretrain", "adversarial", "polish"] and trained.state.updates == 13
+    table = evaluate(tmp_path / "tiny", shards, tmp_path / "eval", ["valid"], Accelerator())
+    assert [line.split()[2] for line in table.splitlines()[2:6]] == ["bicubic", "phase", "phase", "polish"]
+
+
+def test_a_new_generator_is_a_class_and_a_line(shards, tmp_path, monkeypatch):
+    class WideConfig(Settings):
+        name: Literal["wide"]
+        scale: int = 4
+
+    class Wide(torch.nn.Module):
+        receptive_radius = 2
+
+        def __init__(self, config):
+            super().__init__()
+            self.config = config
+            self.conv = torch.nn.Conv2d(1, 16, 5, padding=2)
+
+        def forward(self, lr):
+            return torch.nn.functional.pixel_shuffle(self.conv(lr), 4)
+
+    either = Annotated[SRResNetConfig | WideConfig, Field(discriminator="name")]
+    monkeypatch.setitem(GENERATORS, WideConfig, Wide)
+    monkeypatch.setattr("srgan_dist.checkpoint.GeneratorConfig", either)
+    WithWide = create_model("WithWide", __base__=Config, generator=(either, SRResNetConfig()))
+    raw = tiny_config(shards, tmp_path, adversarial=None).model_dump(mode="json")
+    trained = train(WithWide.model_validate(raw | {"generator": {"name": "wide"}}))
+    loaded, _ = load_generator(tmp_path / "tiny" / "weights" / "pretrain.safetensors")
+    assert isinstance(loaded, Wide) and torch.equal(loaded.conv.weight, trained.generator.conv.weight)
 
 
 def test_a_run_directory_of_another_config_is_refused(shards, tmp_path):
