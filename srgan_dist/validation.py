@@ -3,9 +3,9 @@
 import torch
 
 from srgan_dist.data.reader import Reader
-from srgan_dist.scoring import bicubic, mean_scores, methods_of, score_split
 from srgan_dist.figures import panel, stack
 from srgan_dist.models import build_generator
+from srgan_dist.scoring import bicubic, mean_scores, methods_of, score_split
 from srgan_dist.super_resolve import super_resolve
 
 PREFIXES = {"valid": "val"}  # of the public names of numbers; other splits keep theirs
