@@ -84,6 +84,35 @@ def test_orientations_are_the_eight_symmetries_of_the_square():
     assert torch.equal(orient(image, torch.tensor([0])), image)
 
 
+BY_HAND = [  # orientation -> what it makes of an image
+    lambda x: x,
+    lambda x: np.flip(x, 0),
+    lambda x: np.flip(x, 1),
+    lambda x: np.flip(np.flip(x, 0), 1),
+    lambda x: x.T,
+    lambda x: np.flip(x, 0).T,
+    lambda x: np.flip(x, 1).T,
+    lambda x: np.flip(np.flip(x, 0), 1).T,
+]
+
+
+@pytest.mark.parametrize("augment", [True, False])
+def test_each_crop_is_oriented_as_the_plan_says_in_lr_and_hr_alike(train_split, augment):
+    source, reader = loader(train_split, batch_size=64, augment=augment), Reader(train_split)
+    seen = set()
+    for update, (lr, hr) in enumerate(take(source, 0, 2)):
+        crops = source.plan.crops(range(64 * update, 64 * update + 64))
+        seen |= set(crops.orientations.tolist())
+        for slot in range(64):
+            whole_lr, whole_hr = reader.image(crops.samples[slot])
+            top, left, turn = crops.tops[slot], crops.lefts[slot], BY_HAND[crops.orientations[slot]]
+            for image, whole, scale in ((lr, whole_lr, 1), (hr, whole_hr, 4)):
+                window = whole[scale * top : scale * (top + 8), scale * left : scale * (left + 8)]
+                expected = turn(window / 127.5 - 1)
+                np.testing.assert_allclose(image[slot, 0].numpy(), expected, rtol=0, atol=1e-6)
+    assert seen == (set(range(8)) if augment else {0})
+
+
 def test_16_bit_values_reach_the_device_unchanged(tmp_path):
     ramp = np.linspace(0, 65535, 64 * 64).astype(np.uint16).reshape(64, 64)
     Image.fromarray(ramp).save(tmp_path / "ramp.png")

@@ -6,7 +6,8 @@ import torch
 from accelerate import Accelerator
 
 from srgan_dist.losses import VGGLossConfig
-from srgan_dist.losses.pixel import L1LossConfig
+from srgan_dist.losses.adversarial import adversarial_loss
+from srgan_dist.losses.pixel import L1LossConfig, MSELossConfig
 from srgan_dist.models.discriminator import Discriminator, DiscriminatorConfig
 from srgan_dist.models.srresnet import SRResNet, SRResNetConfig
 from srgan_dist.phases.adversarial import AdversarialConfig, AdversarialPhase
@@ -79,13 +80,61 @@ def test_each_term_of_phase_2_has_a_gradient_in_the_generator(accelerator, batch
     lr, hr = batch
     sr = phase.generator(lr)
     if term == "adversarial":
-        from srgan_dist.losses.adversarial import adversarial_loss
-
         value = adversarial_loss(phase.critic(sr))
     else:
         value = phase.losses[term](sr, hr)
     gradients = torch.autograd.grad(value, list(phase.generator.parameters()))
     assert all(gradient.abs().sum() > 0 for gradient in gradients)
+
+
+def gradients_of(values, parameters):
+    """Return the gradient of each named value by itself: {name: [tensor per parameter]}."""
+    return {name: torch.autograd.grad(value, parameters, retain_graph=True) for name, value in values.items()}
+
+
+def assert_gradient_is_weighted_sum(parameters, gradients, weights):
+    """Check what an update left in .grad; every weighted term makes up enough of it to be missed."""
+    for number, parameter in enumerate(parameters):
+        parts = {name: weight * gradients[name][number] for name, weight in weights.items()}
+        assert all(part.norm() > 1e-3 * parameter.grad.norm() for part in parts.values())
+        torch.testing.assert_close(parameter.grad, sum(parts.values()), rtol=1e-5, atol=1e-6 * float(parameter.grad.norm()))
+
+
+def test_the_gradient_of_phase_2_is_the_weighted_sum_of_its_three_terms(accelerator, batch):
+    losses = {"pixel": L1LossConfig(name="l1", weight=0.3), "perceptual": VGG.model_copy(update={"weight": 0.7})}
+    phase = adversarial(accelerator, losses, adversarial_weight=0.2)
+    for module in (phase.generator, phase.critic, *phase.losses.values()):
+        module.double()
+    for parameter in phase.losses["perceptual"].parameters():
+        parameter.data *= 2  # untrained features are faint; so this term counts like the others
+    lr, hr = (x.double() for x in batch)
+    parameters = list(phase.generator.parameters())
+    sr = phase.generator(lr)
+    values = {name: loss(sr, hr) for name, loss in phase.losses.items()}
+    values["adversarial"] = adversarial_loss(phase.critic(sr))
+    gradients = gradients_of(values, parameters)
+    numbers = phase._update_generator(phase.generator(lr), hr)
+    weights = {"pixel": 0.3, "perceptual": 0.7, "adversarial": 0.2}
+    assert_gradient_is_weighted_sum(parameters, gradients, weights)
+    for name, value in values.items():  # the panels show them unweighted, and their weighted sum
+        assert numbers[f"loss/{name}"].item() == pytest.approx(value.item(), rel=1e-6)
+    assert numbers["loss/generator"].item() == pytest.approx(sum(weights[n] * values[n].item() for n in weights), rel=1e-6)
+
+
+def test_the_gradient_of_phase_1_is_the_weighted_sum_of_its_losses(accelerator, batch):
+    weights = {"pixel": 0.3, "squares": 0.7}
+    losses = {"pixel": L1LossConfig(name="l1", weight=0.3), "squares": MSELossConfig(name="mse", weight=0.7)}
+    phase = pretrain(accelerator, networks()[0].double(), losses=losses)
+    lr, hr = (x.double() for x in batch)
+    parameters = list(phase.generator.parameters())
+    difference = phase.generator(lr) - hr
+    values = {"pixel": difference.abs().mean(), "squares": difference.square().mean()}
+    gradients = gradients_of(values, parameters)
+    numbers = phase.update(lr, hr)
+    assert_gradient_is_weighted_sum(parameters, gradients, weights)
+    for name, value in values.items():
+        assert numbers[f"loss/{name}"].item() == pytest.approx(value.item())
+    assert numbers["loss/generator"].item() == pytest.approx(sum(weights[n] * values[n].item() for n in weights))
 
 
 def test_a_step_on_the_adversarial_term_alone_raises_the_discriminators_answer(accelerator, batch):

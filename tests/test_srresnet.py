@@ -4,7 +4,7 @@ import torch
 from conftest import REPOSITORY
 from srgan_dist.config import load_config
 from srgan_dist.models import build_generator
-from srgan_dist.models.srresnet import SRResNet, SRResNetConfig
+from srgan_dist.models.srresnet import ResidualBlock, SRResNet, SRResNetConfig
 from srgan_dist.models.table import count_parameters, format_layers, list_layers
 
 # The generator's table of the reproduction report: layer, output shape, parameters
@@ -57,10 +57,61 @@ def test_tanh_bounds_the_output_and_its_absence_does_not():
         assert bool(generator(lr).abs().max() <= 1) == tanh
 
 
-def test_initial_weights_follow_init_std():
+def scale_only(conv, factor):
+    """Let a convolution multiply every pixel by `factor`, alike in all its outputs, and nothing else."""
+    torch.nn.init.zeros_(conv.weight)
+    torch.nn.init.zeros_(conv.bias)
+    middle = conv.kernel_size[0] // 2
+    with torch.no_grad():
+        conv.weight[:, 0, middle, middle] = factor
+
+
+def test_a_residual_block_without_its_convolutions_is_the_identity():
+    block = ResidualBlock(4, 4)
+    for parameter in (*block.conv1.parameters(), *block.conv2.parameters()):
+        torch.nn.init.zeros_(parameter)
+    x = torch.randn(2, 4, 5, 6)
+    assert torch.equal(block(x), x)
+
+
+def test_a_residual_block_worked_by_hand():
+    block = ResidualBlock(1, 1)
+    scale_only(block.conv1, 2)
+    scale_only(block.conv2, -3)
+    # x - 3 PReLU(2 x), slope 0.25 below zero: 1 - 6 and -1 + 1.5
+    assert block(torch.tensor([[[[1.0, -1.0]]]])).flatten().tolist() == [-5.0, 0.5]
+
+
+@pytest.mark.parametrize("long_skip, expected", [(True, 6.6), (False, 6.0)])
+def test_the_long_skip_adds_the_heads_output_to_the_trunks(long_skip, expected):
+    generator = SRResNet(SRResNetConfig(scale=2, num_blocks=1, num_filters=1, long_skip=long_skip, tanh=False))
+    factors = {generator.head: 2, generator.blocks[0].conv1: 1, generator.blocks[0].conv2: 1, generator.trunk: 5,
+               generator.upscale[0].conv: 1, generator.tail: 3}
+    for conv, factor in factors.items():
+        scale_only(conv, factor)
+    sr = generator(torch.full((1, 1, 3, 3), 0.1))  # head 0.2, block 0.4, trunk 2.0, with the skip 2.2, tail three times that
+    torch.testing.assert_close(sr, torch.full((1, 1, 6, 6), expected))
+
+
+@pytest.mark.parametrize("std", [0.02, 0.3])
+def test_init_std_is_the_standard_deviation_of_all_weights_at_the_start(std):
     torch.manual_seed(0)
-    generator = SRResNet(SRResNetConfig(num_blocks=2, init_std=0.02))
-    assert generator.trunk.weight.std().item() == pytest.approx(0.02, rel=0.03) and not generator.trunk.bias.any()
+    generator = SRResNet(SRResNetConfig(num_blocks=2, num_filters=32, init_std=std))
+    convs = [module for module in generator.modules() if isinstance(module, torch.nn.Conv2d)]
+    assert len(convs) == 9 and not any(conv.bias.any() for conv in convs)
+    for conv in convs:  # four standard errors
+        assert conv.weight.std().item() == pytest.approx(std, rel=4 / (2 * conv.weight.numel()) ** 0.5)
+    weights = torch.cat([conv.weight.flatten() for conv in convs]) / std
+    assert weights.mean().item() == pytest.approx(0, abs=0.02) and weights.pow(4).mean().item() == pytest.approx(3, rel=0.05)
+    assert all((m.weight == 0.25).all() for m in generator.modules() if isinstance(m, torch.nn.PReLU))
+
+
+def test_without_init_std_the_weights_are_pytorchs_own():
+    torch.manual_seed(0)
+    generator = SRResNet(SRResNetConfig(num_blocks=1, num_filters=8, init_std=None))
+    torch.manual_seed(0)
+    head = torch.nn.Conv2d(1, 8, 3)  # the first that is drawn
+    assert torch.equal(generator.head.weight, head.weight) and torch.equal(generator.head.bias, head.bias)
 
 
 @pytest.mark.parametrize("scale, blocks", [(2, 1), (4, 1), (4, 3), (8, 2)])

@@ -1,0 +1,118 @@
+import os
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from srgan_dist import machine
+from srgan_dist.errors import UserError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def untouched(monkeypatch):
+    """Forget a launcher's variables, and put PyTorch's settings back."""
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "ACCELERATE_USE_CPU"):
+        monkeypatch.delenv(name, raising=False)
+    threads, tf32 = torch.get_num_threads(), torch.backends.cudnn.allow_tf32
+    yield
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.allow_tf32 = tf32
+
+
+def test_at_least_one_core_is_usable():
+    assert machine.usable_cores() >= 1
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to cores")
+def test_only_cores_that_the_process_may_use_count():
+    cores = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(cores)})
+        assert machine.usable_cores() == 1
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
+@pytest.mark.parametrize("launched, formed", [(None, 1), ("1", 1), ("4", 4)])
+def test_a_group_of_all_launched_processes_is_right(monkeypatch, launched, formed):
+    if launched:
+        monkeypatch.setenv("WORLD_SIZE", launched)
+    machine.check_group(SimpleNamespace(num_processes=formed))
+
+
+@pytest.mark.parametrize("launched, formed", [("4", 1), ("4", 2), (None, 2)])
+def test_processes_that_formed_another_group_than_launched_are_refused(monkeypatch, launched, formed):
+    if launched:
+        monkeypatch.setenv("WORLD_SIZE", launched)
+    with pytest.raises(UserError, match=f"{launched or 1} processes were launched but each formed a group of {formed}"):
+        machine.check_group(SimpleNamespace(num_processes=formed))
+
+
+@pytest.mark.parametrize("ranks_here, world_size, threads, expected", [
+    ("2", 4, None, 3), ("6", 6, None, 1), ("4", 4, None, 1), ("7", 7, None, 1),  # a share of six cores, one at least
+    (None, 3, None, 2), ("2", 4, 5, 5),  # without a launcher all ranks are here; a number that is asked for counts
+])
+def test_a_rank_on_cpu_takes_its_share_of_the_cores(monkeypatch, ranks_here, world_size, threads, expected):
+    if ranks_here:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks_here)
+    monkeypatch.setattr(machine, "usable_cores", lambda: 6)
+    torch.set_num_threads(4)
+    machine.use_cpu_threads(SimpleNamespace(device=CPU, num_processes=world_size), threads)
+    assert torch.get_num_threads() == expected
+
+
+def test_a_rank_on_another_device_leaves_the_threads_alone():
+    torch.set_num_threads(3)
+    machine.use_cpu_threads(SimpleNamespace(device=torch.device("meta"), num_processes=1), 2)
+    assert torch.get_num_threads() == 3
+
+
+@pytest.mark.parametrize("value, wanted", [("1", True), ("true", True), ("0", False), (None, False)])
+def test_the_environment_can_ask_for_the_cpu(monkeypatch, value, wanted):
+    if value:
+        monkeypatch.setenv("ACCELERATE_USE_CPU", value)
+    assert machine.cpu_wanted() is wanted
+
+
+def test_float32_convolutions_are_exact():
+    torch.backends.cudnn.allow_tf32 = True
+    machine.use_exact_float32()
+    assert torch.backends.cudnn.allow_tf32 is False
+
+
+@pytest.mark.parametrize("able, fast", [
+    ({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"bf16": True}, True),
+    ({"avx512_bf16": False, "avx2": True}, False), ({}, False),
+])
+def test_auto_is_bf16_on_a_cpu_with_instructions_for_it(monkeypatch, able, fast):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able, raising=False)
+    assert machine.has_fast_bf16("cpu") is fast
+    assert machine.precision_on("cpu", "auto") == ("bf16" if fast else "no")
+
+
+def test_auto_is_no_on_an_unknown_device():
+    assert machine.precision_on("abacus", "auto") == "no"
+
+
+@pytest.mark.parametrize("requested", ["no", "bf16"])
+@pytest.mark.parametrize("device_type", ["cpu", "abacus"])
+def test_a_precision_that_is_asked_for_is_taken(monkeypatch, device_type, requested):
+    monkeypatch.setattr(machine, "has_fast_bf16", lambda device_type: False)
+    assert machine.precision_on(device_type, requested) == requested
+
+
+@pytest.mark.parametrize("able, requested, precision", [
+    (True, "auto", "bf16"), (True, "bf16", "bf16"), (True, "no", "no"), (False, "auto", "no"), (False, "no", "no"),
+])
+def test_a_gpu_takes_bf16_where_it_can(monkeypatch, able, requested, precision):
+    monkeypatch.setattr(machine, "has_fast_bf16", lambda device_type: able)
+    assert machine.precision_on("cuda", requested) == precision
+
+
+def test_a_gpu_that_cannot_do_bf16_is_named(monkeypatch):
+    monkeypatch.setattr(machine, "has_fast_bf16", lambda device_type: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Old GPU")
+    with pytest.raises(UserError, match="mixed_precision=bf16 is not supported by Old GPU; use no or auto"):
+        machine.precision_on("cuda", "bf16")

@@ -1,0 +1,74 @@
+import pytest
+import torch
+from accelerate import Accelerator
+
+from conftest import tiny_config
+from srgan_dist.networks import Networks
+
+
+@pytest.fixture
+def build(monkeypatch, tmp_path):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
+    accelerator = Accelerator()
+
+    def build(**changes):
+        networks = Networks(tiny_config("unused", tmp_path, **changes), accelerator)
+        assert networks.bare_discriminator is None  # until a phase asks for it
+        assert networks.discriminator is not None and networks.bare_discriminator is not None
+        return networks
+
+    return build
+
+
+def weights(network):
+    return torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
+
+
+def test_the_initial_weights_depend_on_the_seed_alone(build):
+    torch.manual_seed(1)
+    one = build(seed=7)
+    torch.manual_seed(2)
+    torch.rand(5)
+    same, other = build(seed=7), build(seed=8)
+    for name in ("bare_generator", "bare_discriminator"):
+        assert torch.equal(weights(getattr(same, name)), weights(getattr(one, name)))
+        assert not torch.equal(weights(getattr(other, name)), weights(getattr(one, name)))
+
+
+def test_the_initial_weights_of_the_discriminator_are_no_copy_of_the_generators(build):
+    networks = build(generator={"num_blocks": 1, "num_filters": 4, "init_std": None})
+    head, conv = networks.bare_generator.head.weight, networks.bare_discriminator.conv.weight
+    assert head.shape == conv.shape and not torch.isclose(head, conv).any()
+
+
+def test_building_leaves_the_global_random_state_alone(build):
+    torch.manual_seed(3)
+    before = torch.random.get_rng_state()
+    build()
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_the_networks_are_laid_out_as_the_config_says(build, channels_last):
+    networks = build(channels_last=channels_last)
+    for conv in (networks.bare_generator.trunk, networks.bare_discriminator.blocks[1].conv):
+        assert conv.weight.is_contiguous(memory_format=torch.channels_last) == channels_last
+        assert conv.weight.is_contiguous() != channels_last
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["bare_generator", "bare_discriminator"])
+def test_a_single_weight_of_either_network_that_is_no_number_is_found(build, name, value):
+    networks = build()
+    assert networks.are_finite() is True
+    with torch.no_grad():
+        next(getattr(networks, name).parameters())[-1, -1, -1, -1] = value
+    assert networks.are_finite() is False
+
+
+def test_the_weights_of_a_generator_alone_can_be_checked(monkeypatch, tmp_path):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
+    networks = Networks(tiny_config("unused", tmp_path), Accelerator())
+    assert networks.are_finite() and networks.bare_discriminator is None
+    torch.nn.init.constant_(networks.bare_generator.tail.bias, float("nan"))
+    assert not networks.are_finite()
