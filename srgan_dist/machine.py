@@ -23,7 +23,10 @@ def check_group(accelerator):
 
 def cpu_wanted():
     """Tell whether the environment asks for the CPU even where there is a GPU."""
-    return parse_flag_from_env("ACCELERATE_USE_CPU")
+    try:
+        return parse_flag_from_env("ACCELERATE_USE_CPU")
+    except ValueError:
+        raise UserError(f"ACCELERATE_USE_CPU={os.environ['ACCELERATE_USE_CPU']} must be 1 or 0") from None
 
 
 def use_cpu_threads(accelerator, threads=None):

@@ -172,7 +172,7 @@ class Run:
                 state.phase_seconds += seconds
                 if phase_config.max_seconds:
                     time_share = self._time_share(phase_config)
-                    total = min(phase.steps, round(phase.step / time_share))
+                    total = min(phase.steps, math.ceil(phase.step / time_share))
                 text = self._text(numbers)
             progress.update(text, total)
 

@@ -97,6 +97,7 @@ def tiny_config(shards, output, **changes):
         "log_every": 2,
         "validate_every": 100,
         "checkpoint_every": 100,
+        "cpu_threads": 1,
         "panels": 1,
         "data": {"path": str(shards), "lr_crop": 8, "batch_size": 4, "augment": True},
         "generator": {"name": "srresnet", "num_blocks": 1, "num_filters": 8, "tanh": False, "init_std": None},

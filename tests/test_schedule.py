@@ -24,7 +24,7 @@ def on_cpu(monkeypatch):
 def logged(shards, tmp_path, pretrain, adversarial=None):
     """Train with these settings of the phases; returns the records of each phase, one per update."""
     phases = {"pretrain": pretrain | L1, "adversarial": adversarial and adversarial | L1}
-    config = tiny_config(shards, tmp_path, log_every=1, panels=0, cpu_threads=1, **phases)
+    config = tiny_config(shards, tmp_path, log_every=1, panels=0, **phases)
     train(config)
     records = [json.loads(line) for line in (tmp_path / "tiny" / "metrics.jsonl").read_text().splitlines()]
     records = [record for record in records if "lr/generator" in record]

@@ -139,7 +139,7 @@ def test_settings_that_decide_nothing_may_change_while_a_run_is_continued(shards
     train(config)
     shutil.rmtree(tmp_path / "here" / "tiny" / "checkpoints" / "step-00000006")
     (tmp_path / "here").rename(tmp_path / "there")
-    changes = {"output": str(tmp_path / "there"), "log_every": 1, "panels": 0, "keep_checkpoints": 1, "cpu_threads": 1}
+    changes = {"output": str(tmp_path / "there"), "log_every": 1, "panels": 0, "keep_checkpoints": 1, "cpu_threads": 2}
     assert train(config.model_copy(update=changes)).state.finished == ["pretrain"]
     assert [r["samples_seen"] for r in records(tmp_path / "there" / "tiny") if "loss/generator" in r] == [8, 16, 20, 24]
 
