@@ -21,6 +21,9 @@ from srgan_dist.settings import Settings
 from srgan_dist.tracking import TrackingConfig
 
 
+NOT_YAML = (YAMLError, ValueError, KeyError, RecursionError)  # what the parser raises, e.g. at "!!int foo" or 1000 brackets
+
+
 class ConfigError(UserError):
     """Everything that is wrong with a config, one line per setting."""
 
@@ -35,17 +38,27 @@ def _no_fp16(value):
 
 
 def _file_name(name):
-    if not name or name != name.strip() or set(name) & set('/\\:*?"<>|') or name.startswith("."):
+    usable = name.isprintable() and name == name.strip() and not name.startswith(".") and not set(name) & set('/\\:*?"<>|')
+    if not name or not usable or len(name.encode()) > 200:
         raise ValueError("must be usable as the name of a folder, e.g. deeprock_x4")
     return name
+
+
+def _path(path):
+    if not path.isprintable():
+        raise ValueError("holds a character that no path should have")
+    return path
+
+
+Path = Annotated[str, AfterValidator(_path), Field(min_length=1)]
 
 
 class DataConfig(Settings):
     """What is trained on, and how it is cut."""
 
-    path: str = Field(min_length=1, description="folder of a packed data set (shards/build.py)")
-    lr_crop: int = Field(48, ge=1, description="side of the LR crops in pixels; HR crops are generator.scale times that")
-    batch_size: int = Field(16, ge=1, description="crops per update over all GPUs; each takes an equal share")
+    path: Path = Field(description="folder of a packed data set (shards/build.py)")
+    lr_crop: int = Field(48, ge=1, le=2**14, description="side of the LR crops in pixels; HR crops are generator.scale times that")
+    batch_size: int = Field(16, ge=1, le=2**20, description="crops per update over all GPUs; each takes an equal share")
     augment: bool = Field(False, description="draw one of eight flips and rotations per crop (the paper's code: none)")
 
 
@@ -53,7 +66,7 @@ class Config(Settings):
     """One experiment."""
 
     name: Annotated[str, AfterValidator(_file_name)] = Field(description="of the run; its directory is output/name")
-    output: str = Field("runs", min_length=1, description="folder of the run directories")
+    output: Path = Field("runs", description="folder of the run directories")
     seed: int = Field(0, ge=0, lt=2**63, description="decides initial weights, order of samples, crops")
     mixed_precision: Annotated[Literal["no", "bf16", "auto"], BeforeValidator(_no_fp16)] = Field(
         "bf16", description="no: float32; bf16: convolutions in bfloat16, weights and losses in float32;"
@@ -61,13 +74,13 @@ class Config(Settings):
     )
     channels_last: bool = Field(True, description="memory format of the networks; faster on recent CPUs and GPUs")
     cpu_threads: int | None = Field(
-        None, ge=1, description="threads of a rank that runs on CPU; null: the machine's cores over its ranks"
+        None, ge=1, le=1024, description="threads of a rank that runs on CPU; null: the machine's cores over its ranks"
     )
     log_every: int = Field(50, ge=1, description="updates between two records of losses")
     validate_every: int = Field(1000, ge=1, description="updates between two validations")
     checkpoint_every: int = Field(1000, ge=1, description="updates between two checkpoints")
     keep_checkpoints: int = Field(3, ge=1, description="newest checkpoints that are kept")
-    panels: int = Field(4, ge=0, description="validation images shown as panels, spread over the rocks")
+    panels: int = Field(4, ge=0, le=1000, description="validation images shown as panels, spread over the rocks")
     data: DataConfig
     generator: GeneratorConfig = SRResNetConfig()
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
@@ -112,7 +125,7 @@ def load_config(path, overrides=()):
             raw = YAML(typ="safe", pure=True).load(file)
     except FileNotFoundError:
         raise ConfigError(f"CONFIG={path} does not exist; configs/ holds some to start from") from None
-    except (OSError, UnicodeDecodeError, YAMLError) as error:
+    except (OSError, *NOT_YAML) as error:
         raise ConfigError(f"CONFIG={path} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"CONFIG={path} is not a table of settings")
@@ -158,20 +171,28 @@ def _flat(table, prefix=""):
 def _override(raw, text):
     """Set one value of the nested dictionary: text is "a.b.c=value", the value read as YAML."""
     path, equals, value = text.partition("=")
-    if not equals or not path:
-        raise ConfigError(f"--{text} is not of the form --field=value, e.g. --adversarial.learning_rate=5e-5")
     *parents, last = path.split(".")
+    if not equals or not all([*parents, last]):
+        raise ConfigError(f"--{text} is not of the form --field=value, e.g. --adversarial.learning_rate=5e-5")
+    if not value.strip():
+        raise ConfigError(f"--{text} has no value; null leaves a phase or a loss out")
     try:
         value = YAML(typ="safe", pure=True).load(value)
-    except YAMLError as error:
+    except NOT_YAML as error:
         raise ConfigError(f"--{text}: the value is not YAML: {' '.join(str(error).split())}") from None
     for depth, parent in enumerate(parents):
-        if raw.get(parent) is None:
-            raw[parent] = {}
-        raw = raw[parent]
+        here = ".".join(parents[: depth + 1])
+        raw = raw.setdefault(parent, _default_losses(here))
         if not isinstance(raw, dict):
-            raise ConfigError(f"--{text}: {'.'.join(parents[: depth + 1])} is the value {raw!r}, it has no fields")
+            raise ConfigError(f"--{text}: {here} is the value {'null' if raw is None else repr(raw)}, it has no fields")
     raw[last] = value
+
+
+def _default_losses(path):
+    """Return what an override starts from where the file says nothing: the default losses of a phase, else an empty table."""
+    phase, _, rest = path.partition(".")
+    default = Config.model_fields[phase].default if phase in Config.model_fields and rest == "losses" else None
+    return default.model_dump(mode="json")["losses"] if isinstance(default, PhaseConfig) else {}
 
 
 # Explaining
@@ -179,14 +200,21 @@ def _override(raw, text):
 def _explain(fault, raw):
     path = _real_path(fault["loc"], raw)
     name = ".".join(path)
-    value = fault["input"]
-    if fault["type"] == "extra_forbidden":
-        return f"{name} = {value!r}: is not a setting; the nearest is {_nearest(name, raw)}"
-    if fault["type"] == "missing":
+    value, kind = fault["input"], fault["type"]
+    if kind == "extra_forbidden":
+        return f"{name} = {value!r}: is not a setting; {_nearest(path, raw)}"
+    if kind == "missing":
         return f"{name}: is missing and has no default"
+    if kind == "union_tag_not_found":
+        return f"{name}: needs a name, one of {_tags(path)}"
+    if kind == "union_tag_invalid":
+        return f"{name}.name = {fault['ctx']['tag']!r}: is not known; use one of {_tags(path)}"
+    if kind in ("model_type", "dict_type"):
+        return f"{name} = {value!r}: is not a table of settings"
     message = fault["msg"].removeprefix("Value error, ")
     shown = f" = {value!r}" if not isinstance(value, (dict, BaseModel)) else ""
-    return f"{name}{shown}: {message[:1].lower() + message[1:]}" if name else message
+    quote = f"; quote it: '\"{value}\"'" if kind == "string_type" and value is not None else ""
+    return f"{name}{shown}: {message[:1].lower() + message[1:]}{quote}" if name else message
 
 
 def _real_path(location, raw):
@@ -204,25 +232,45 @@ def _real_path(location, raw):
     return path
 
 
-def _nearest(name, raw):
-    keys = _keys(Config, raw)
-    ranked = sorted(keys, key=lambda key: difflib.SequenceMatcher(None, key, name).ratio())
-    return ranked[-1]
+def _nearest(path, raw):
+    """Say which real key is meant by a wrong one: a similar one of its table, the same one of another, or list the table."""
+    *parents, last = path
+    table = _tables_at(parents, raw)
+    siblings = [key for model in table for key in model.model_fields]
+    if close := difflib.get_close_matches(last, siblings, 1):
+        return f"the nearest is {'.'.join([*parents, close[0]])}"
+    if elsewhere := [key for key in _keys(Config) if key.rpartition(".")[2] == last]:
+        return f"the nearest is {elsewhere[0]}"
+    return f"{'.'.join(parents) or 'a config'} has {', '.join(siblings)}"
 
 
-def _keys(model, raw):
-    """Return every dotted key that a settings model knows; keys of a table of losses are taken from the file."""
+def _tables_at(parents, raw):
+    """Return the settings models that a table at this path may follow; where its "name" chooses one, that alone."""
+    models, here = [Config], raw
+    for parent in parents:
+        here = here.get(parent) if isinstance(here, dict) else None
+        fields = [model.model_fields[parent].annotation for model in models if parent in model.model_fields]
+        models = [m for annotation in fields for m in _models_in(annotation)] if fields else models  # a key of a dictionary
+    chosen = [m for m in models if isinstance(here, dict) and "name" in m.model_fields and here.get("name") in _names(m)]
+    return chosen or models
+
+
+def _keys(model, prefix=""):
+    """Return every dotted key that a settings model knows, but for those below the free keys of dictionaries."""
     keys = []
     for field, info in model.model_fields.items():
-        keys.append(field)
-        value = raw.get(field) if isinstance(raw, dict) else None
-        for member in _models_in(info.annotation):
-            if typing.get_origin(info.annotation) is dict:
-                for entry, inner in (value or {}).items() if isinstance(value, dict) else ():
-                    keys += [f"{field}.{entry}.{key}" for key in _keys(member, inner)]
-            else:
-                keys += [f"{field}.{key}" for key in _keys(member, value)]
-    return keys
+        keys.append(prefix + field)
+        if typing.get_origin(info.annotation) is not dict:
+            keys += [key for member in _models_in(info.annotation) for key in _keys(member, f"{prefix}{field}.")]
+    return list(dict.fromkeys(keys))
+
+
+def _tags(path):
+    return ", ".join(tag for model in _tables_at(path, {}) for tag in _names(model))
+
+
+def _names(model):
+    return typing.get_args(model.model_fields["name"].annotation)
 
 
 def _models_in(annotation: Any):

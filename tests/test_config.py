@@ -59,13 +59,38 @@ def test_overrides(tmp_path):
     assert config.generator.num_blocks == 3 and set(config.adversarial.losses) == {"pixel"} and config.data.augment
     with pytest.raises(ConfigError, match="--steps is not of the form --field=value"):
         load_config(path, ["steps"])
+    for empty in ("data..path=1", ".data=1", "=1"):
+        with pytest.raises(ConfigError, match="is not of the form --field=value"):
+            load_config(path, [empty])
+    with pytest.raises(ConfigError, match="--pretrain= has no value; null leaves a phase or a loss out"):
+        load_config(path, ["pretrain="])
+    with pytest.raises(ConfigError, match="adversarial is the value null, it has no fields"):
+        load_config(path, ["adversarial=null", "adversarial.steps=5"])
     with pytest.raises(ConfigError, match="name is the value 'a', it has no fields"):
         load_config(path, ["name.first=b"])
     with pytest.raises(ConfigError, match="adversarial.learning_rat = 1: is not a setting; the nearest is adversarial.learning_rate"):
         load_config(path, ["adversarial.learning_rat=1"])
 
 
+def test_overrides_of_losses_start_from_the_default_ones_where_the_file_names_none(tmp_path):
+    path = write(tmp_path, "name: a\ndata: {path: p}\n")
+    assert set(load_config(path, ["adversarial.losses.perceptual=null"]).adversarial.losses) == {"pixel"}
+    losses = load_config(path, ["adversarial.losses.perceptual.weights=random"]).adversarial.losses
+    assert losses["perceptual"].weights == "random" and set(losses) == {"pixel", "perceptual"}
+
+
 @pytest.mark.parametrize("change, expected", [
+    ({"data": {"path": "p", "foo": 1}}, "data.foo = 1: is not a setting; data has path, lr_crop, batch_size, augment"),
+    ({"adversarial": {"losses": {"v": {"name": "l1", "layer": "x"}}}},
+     "adversarial.losses.v.layer = 'x': is not a setting; adversarial.losses.v has name, weight"),
+    ({"adversarial": {"losses": {"v": {"weight": 1.0}}}}, "adversarial.losses.v: needs a name, one of l1, mse, vgg19"),
+    ({"adversarial": {"losses": {"v": {"name": "gan"}}}}, "adversarial.losses.v.name = 'gan': is not known; use one of l1, mse, vgg19"),
+    ({"data": [1]}, "data = [1]: is not a table of settings"),
+    ({"name": 1}, "name = 1: input should be a valid string; quote it: '\"1\"'"),
+    ({"name": "a\nb"}, "must be usable as the name of a folder"),
+    ({"name": "x" * 201}, "must be usable as the name of a folder"),
+    ({"output": "a\0b"}, "output = 'a\\x00b': holds a character that no path should have"),
+    ({"panels": 10**12}, "panels = 1000000000000: input should be less than or equal to 1000"),
     ({"learning_rate": 1e-4}, "learning_rate = 0.0001: is not a setting; the nearest is pretrain.learning_rate"),
     ({"generator": {"num_block": 3}}, "generator.num_block = 3: is not a setting; the nearest is generator.num_blocks"),
     ({"adversarial": {"losses": {"perceptual": {"name": "vgg19", "layr": "x"}}}},
@@ -102,6 +127,10 @@ def test_all_faults_are_told_at_once():
 @pytest.mark.parametrize("text, words", [
     ("name: a\nname: b\n", 'found duplicate key "name"'),
     ("a: [1\n", "cannot be read"),
+    ("seed: !!int foo\n", "cannot be read"),
+    ("seed: !!bool foo\n", "cannot be read"),
+    ("name: 2024-13-45\n", "cannot be read"),
+    ("a: " + "[" * 1500 + "]" * 1500, "cannot be read"),
     ("- a\n", "is not a table of settings"),
     ("", "is not a table of settings"),
     ("a: !!python/object/apply:os.system ['true']\n", "cannot be read: could not determine a constructor"),
