@@ -24,7 +24,7 @@ def main():
     parser.add_argument("config", nargs="?", default=DEFAULT, metavar="CONFIG", help="YAML file (default: %(default)s)")
     parser.add_argument("--resume", default="auto", metavar="auto|never|PATH",
                         help="auto: continue the run directory if it holds a checkpoint; never: only start anew;"
-                             " PATH: start from that checkpoint (default: auto)")
+                             " PATH: start from that checkpoint, once the run has its own continue it (default: auto)")
     parser.add_argument("--dry-run", action="store_true", help="check everything, print what would happen, and stop")
     arguments, overrides = parser.parse_known_args()
     stray = [text for text in overrides if not text.startswith("--")]
@@ -35,6 +35,8 @@ def main():
     with reported():
         config = load_config(arguments.config, [text.removeprefix("--") for text in overrides])
         if arguments.dry_run:
+            if os.environ.get("RANK", "0") != "0":
+                return
             device_type = "cuda" if torch.cuda.is_available() and not cpu_wanted() else "cpu"
             print(dry_run_report(config, prepare(config, arguments.resume, world_size), device_type, world_size))
         else:

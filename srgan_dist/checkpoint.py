@@ -7,6 +7,7 @@ temporary name; its manifest with the sha256 of every file comes last, then the 
 import json
 import logging
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -41,11 +42,9 @@ def save_checkpoint(directory, name, objects, state, keep):
         shutil.rmtree(leftover)
     unfinished = directory / f"{name}.unfinished"
     unfinished.mkdir()
-    groups = {}
     for label, item in objects.items():
-        tensors, groups[label] = _tensors_of(item)
-        save_file(tensors, unfinished / f"{label}.safetensors")
-    (unfinished / "state.json").write_text(json.dumps({"state": state, "groups": groups}, indent=1))
+        _save_tensors(_tensors_of(item), unfinished / f"{label}.safetensors")
+    (unfinished / "state.json").write_text(json.dumps(state, indent=1))
     files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in sorted(unfinished.iterdir())}
     (unfinished / "manifest.json").write_text(json.dumps({"version": VERSION, "files": files}, indent=1))
     for path in (*unfinished.iterdir(), unfinished):
@@ -65,7 +64,7 @@ def save_checkpoint(directory, name, objects, state, keep):
 
 def list_checkpoints(directory):
     """Return the checkpoint directories below `directory`, newest first."""
-    paths = [p for p in Path(directory).glob("step-*") if p.is_dir() and p.name.removeprefix("step-").isdigit()]
+    paths = [p for p in Path(directory).glob("step-*") if p.is_dir() and re.fullmatch(r"step-[0-9]+", p.name)]
     return sorted(paths, key=_updates, reverse=True)
 
 
@@ -112,58 +111,64 @@ def read_state(path):
         for name, entry in manifest["files"].items():
             if (path / name).stat().st_size != entry["bytes"] or sha256_of(path / name) != entry["sha256"]:
                 raise CheckpointError(f"{path / name} is not what was saved (size or sha256 differs)")
-        return json.loads((path / "state.json").read_text())["state"]
+        return json.loads((path / "state.json").read_text())
     except CheckpointError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not a whole checkpoint: {error}") from None
 
 
 def load_checkpoint(path, objects):
-    """Put the tensors of a verified checkpoint into `objects` (name -> module or optimiser)."""
-    groups = json.loads((Path(path) / "state.json").read_text())["groups"]
+    """Put the tensors of a verified checkpoint into `objects` (name -> module or optimiser).
+
+    An optimiser keeps its own settings: they are those of the config, and the schedule sets its learning rate.
+    """
     for label, item in objects.items():
         try:
             tensors = load_file(Path(path) / f"{label}.safetensors")
             if isinstance(item, torch.nn.Module):
                 item.load_state_dict(tensors)
             else:
-                _restore_optimizer(item, tensors, groups[label])
-        except (FileNotFoundError, KeyError, RuntimeError, ValueError) as error:
+                _restore_optimizer(item, tensors)
+        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
             raise CheckpointError(f"{path} does not fit this config: its {label} cannot be restored ({error})") from None
 
 
-def _restore_optimizer(optimizer, tensors, groups):
-    settings = [{**group, "betas": tuple(group["betas"])} for group in groups]  # JSON has no tuples
-    optimizer.load_state_dict({"state": _nested(tensors), "param_groups": settings})
-    _lay_out_like_parameters(optimizer)
-
-
-def _lay_out_like_parameters(optimizer):
-    """Give moments the memory format of their parameter: fused Adam pairs elements by address, without a check."""
+def _restore_optimizer(optimizer, tensors):
+    """Restore step and moments of every parameter, in the parameter's memory format: fused Adam pairs elements by
+    address, without a check.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    shapes = {f"{number}.{name}": () if name == "step" else tuple(parameter.shape)
+              for number, parameter in enumerate(parameters) for name in ("step", "exp_avg", "exp_avg_sq")}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if found != shapes:
+        wrong = sorted(name for name in {*found, *shapes} if found.get(name) != shapes.get(name))
+        raise ValueError(f"{wrong[0]} is {found.get(wrong[0], 'absent')} there, {shapes.get(wrong[0], 'not known')} here")
+    state = {}
+    for label, tensor in tensors.items():
+        number, name = label.split(".")
+        state.setdefault(int(number), {})[name] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     for parameter, entry in optimizer.state.items():
-        for name, value in entry.items():
-            if value.shape == parameter.shape:
-                entry[name] = torch.empty_like(parameter).copy_(value)
+        for name in ("exp_avg", "exp_avg_sq"):
+            entry[name] = torch.empty_like(parameter).copy_(entry[name])
 
 
 def _tensors_of(item):
-    """Split a module or optimiser into named tensors and, for an optimiser, its JSON settings."""
+    """Name the tensors of a module or an optimiser."""
     if isinstance(item, torch.nn.Module):
-        return {name: tensor.contiguous() for name, tensor in item.state_dict().items()}, None
-    saved = item.state_dict()
-    tensors = {
-        f"{number}.{name}": value.contiguous() for number, entry in saved["state"].items() for name, value in entry.items()
-    }
-    return tensors, saved["param_groups"]
+        return {name: tensor.contiguous() for name, tensor in item.state_dict().items()}
+    entries = item.state_dict()["state"].items()
+    return {f"{number}.{name}": value.contiguous() for number, entry in entries for name, value in entry.items()}
 
 
-def _nested(tensors):
-    state = {}
-    for label, tensor in tensors.items():
-        number, name = label.split(".", 1)
-        state.setdefault(int(number), {})[name] = tensor
-    return state
+def _save_tensors(tensors, path, metadata=None):
+    try:
+        save_file(tensors, path, metadata)
+    except SafetensorError as error:  # its way of passing on what the system says, e.g. a full disk
+        raise CheckpointError(f"{path} cannot be written: {error}. Make room (keep_checkpoints, output), then give the"
+                              " same command again: it continues from the last checkpoint") from None
 
 
 # Generators
@@ -174,7 +179,7 @@ def save_generator(path, generator, facts):
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"format": "srgan_dist generator", "generator": generator.config.model_dump_json(), "facts": json.dumps(facts)}
     with written_whole(path, durable=True) as unfinished:
-        save_file(_tensors_of(generator)[0], unfinished, metadata)
+        _save_tensors(_tensors_of(generator), unfinished, metadata)
 
 
 def load_generator(path, device="cpu"):

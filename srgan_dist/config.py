@@ -111,9 +111,9 @@ class Config(Settings):
         return any(phase.needs_discriminator and phase.weights is None for _, phase in self.phases())
 
     def vgg_losses(self):
-        """Return the settings of every VGG loss that will be used: their weights are files that may be missing."""
-        return [loss for _, phase in self.phases() if phase.weights is None
-                for loss in phase.losses.values() if isinstance(loss, VGGLossConfig)]
+        """Return {field: settings} of every VGG loss that will be used: their weights are files that may be missing."""
+        return {f"{name}.losses.{key}": loss for name, phase in self.phases() if phase.weights is None
+                for key, loss in phase.losses.items() if isinstance(loss, VGGLossConfig)}
 
 
 # Reading
@@ -156,16 +156,17 @@ def dump_config(config):
 
 def differences(one, other):
     """Return "field: value -> value" for every setting in which two configs differ."""
-    one, other = (_flat(config.model_dump(mode="json")) for config in (one, other))
+    one, other = (flat(config.model_dump(mode="json")) for config in (one, other))
     return [f"{key}: {one.get(key, 'absent')} -> {other.get(key, 'absent')}"
             for key in dict.fromkeys([*one, *other]) if one.get(key, "absent") != other.get(key, "absent")]
 
 
-def _flat(table, prefix=""):
-    flat = {}
+def flat(table, prefix=""):
+    """Turn nested dictionaries into one with dotted keys."""
+    found = {}
     for key, value in table.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
 
 
 def _override(raw, text):

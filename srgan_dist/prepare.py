@@ -7,6 +7,7 @@ from pathlib import Path
 from srgan_dist.checkpoint import list_checkpoints, load_generator, newest_checkpoint, read_state
 from srgan_dist.config import ConfigError, differences, dump_config, load_config
 from srgan_dist.data.index import SPLITS, open_split
+from srgan_dist.errors import UserError
 from srgan_dist.losses.perceptual import checked_weights_file
 from srgan_dist.machine import precision_on
 from srgan_dist.models import build_generator
@@ -45,9 +46,9 @@ def prepare(config, resume="auto", world_size=1):
         if splits[name] is not None:
             check_scorable(splits[name])
     _check_batch_norm(config, world_size)
-    for loss in config.vgg_losses():
+    for field, loss in config.vgg_losses().items():
         if loss.weights != "random":
-            checked_weights_file(loss)
+            _naming(field, checked_weights_file, loss)
     for name, phase in config.phases():
         if phase.weights is not None:
             _check_weights(config, name, phase.weights)
@@ -78,10 +79,18 @@ def _check_batch_norm(config, world_size):
 
 
 def _check_weights(config, name, path):
-    generator, _ = load_generator(path)
+    generator, _ = _naming(f"{name}.weights", load_generator, path)
     if generator.config != config.generator:
         raise ConfigError(f"{name}.weights={path} holds another generator than this config"
                           f" ({'; '.join(differences(generator.config, config.generator))})")
+
+
+def _naming(field, check, value):
+    """Run a check of the value of one setting; its error begins with the setting."""
+    try:
+        return check(value)
+    except UserError as error:
+        raise ConfigError(f"{field}: {error}") from None
 
 
 def _find_start(config, identity, run_directory, resume):
@@ -91,20 +100,31 @@ def _find_start(config, identity, run_directory, resume):
         if resume == "never":
             raise ConfigError(f"--resume never: {run_directory} has checkpoints of its own; choose another name,"
                               " or continue it with --resume auto")
-        recorded = load_config(run_directory / "config.yaml")
-        if changed := [line for line in differences(recorded, config) if not line.startswith(FREE)]:
-            raise ConfigError(f"{run_directory} holds a run with another config ({'; '.join(changed)});"
-                              " choose another name, or restore these settings to continue it")
+        _check_recorded(config, run_directory)
         path, content = newest_checkpoint(own)
         return path, parse_state(content, path, config, identity)
-    if finished := sorted((run_directory / "weights").glob("*.safetensors")):
-        raise ConfigError(f"{run_directory} holds finished weights ({finished[0].name}) and no checkpoint to continue from;"
-                          " choose another name")
+    if any((run_directory / "weights").glob("*.safetensors")):  # ended between a phase's weights and its checkpoint?
+        _check_recorded(config, run_directory)
     if resume in ("auto", "never"):
         return None, State(identity=identity)
     path = Path(resume)
+    if not (path / "manifest.json").is_file():
+        raise ConfigError(f"--resume {resume} is none of auto, never and a checkpoint, e.g. runs/NAME/checkpoints/step-00001000")
     state = parse_state(read_state(path), path, config, identity)
     return path, state.model_copy(update={"wandb_id": None})  # a run of its own from there on
+
+
+def _check_recorded(config, run_directory):
+    """Raise ConfigError if a run directory holds a run whose results another config decided."""
+    recorded = run_directory / "config.yaml"
+    try:
+        before = load_config(recorded)
+    except ConfigError as error:
+        raise ConfigError(f"{run_directory} holds a run whose record cannot be read ({error}); choose another name") from None
+    if changed := [line for line in differences(before, config) if not line.startswith(FREE)]:
+        raise ConfigError(f"{run_directory} holds a run with another config ({'; '.join(changed)}). Choose another name"
+                          " (with --resume PATH it can begin at a checkpoint of this one), or restore these settings to"
+                          " continue it")
 
 
 def dry_run_report(config, prepared, device_type="cpu", world_size=1):
@@ -118,7 +138,7 @@ def dry_run_report(config, prepared, device_type="cpu", world_size=1):
         *(f"  {name:<6}{_counts(split)}" for name, split in prepared.splits.items()),
         f"device {device_type}, mixed precision {precision_on(device_type, config.mixed_precision)}",
         f"phases, {config.data.batch_size} crops an update, batch_size_per_gpu {config.data.batch_size // world_size}",
-        *(f"  {name:<12}{_plan(phase)}" for name, phase in config.phases()),
+        *(f"  {name:<12}{phase_plan(phase)}" for name, phase in config.phases()),
         f"run directory {prepared.run_directory}"
         f" ({f'continues from {prepared.checkpoint}' if prepared.checkpoint else 'starts anew'})",
     ]))
@@ -132,7 +152,8 @@ def _counts(split):
     return ", ".join(f"{count} {rock}" for rock, count in sorted(counts.items()))
 
 
-def _plan(phase):
+def phase_plan(phase):
+    """Say in words what a phase would do."""
     if phase.weights:
         return f"skipped, weights from {phase.weights}"
     length = f"{phase.steps:,} updates" + (f" or {phase.max_seconds:g} s" if phase.max_seconds else "")

@@ -1,21 +1,31 @@
 """Where a run is, and what it cannot change without becoming another run."""
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from srgan_dist.config import flat
 from srgan_dist.errors import UserError
+
+
+class Best(BaseModel):
+    """The best validation of a phase."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    psnr: float
+    step: int
 
 
 class State(BaseModel):
     """The position of a run; with networks and optimisers all that a checkpoint holds."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-    updates: int = 0  # of the whole run, so also the position in the data
+    updates: int = Field(0, ge=0, lt=2**48)  # of the whole run, so also the position in the data
     phase: str | None = None  # running; None between phases
-    step: int = 0  # updates of that phase
-    phase_seconds: float = 0.0  # of training, without validations and checkpoints, up to the last report
-    finished: list[str] = []  # phases
-    best: dict[str, dict[str, float]] = {}  # phase -> {"psnr", "step"} of its best validation
+    step: int = Field(0, ge=0)  # updates of that phase
+    phase_seconds: float = Field(0.0, ge=0)  # of training, without validations and checkpoints, up to the last report
+    finished: list[str] = []  # phases, in their order
+    best: dict[str, Best] = {}  # phase -> its best validation
     wandb_id: str | None = None
     identity: dict = {}  # see `identity_of`
 
@@ -40,12 +50,14 @@ def parse_state(content, path, config, identity):
     except ValidationError as error:
         raise UserError(f"{path} holds no state that this program reads: {error.errors()[0]['msg']}"
                         f" at {'.'.join(map(str, error.errors()[0]['loc']))}") from None
-    changed = [f"{name}: {state.identity.get(name)} -> {value}" for name, value in identity.items()
-               if state.identity.get(name) != value]
+    saved, asked = flat(state.identity), flat(identity)
+    changed = [f"{name}: {saved.get(name)} -> {asked.get(name)}" for name in dict.fromkeys([*saved, *asked])
+               if saved.get(name) != asked.get(name)]
     if changed:
         raise UserError(f"{path} was saved with other settings ({'; '.join(changed)}). Restore them, or start a run"
                         " from finished weights instead: --pretrain.weights=FILE")
-    unknown = {*state.finished, *filter(None, [state.phase])} - {name for name, _ in config.phases()}
-    if unknown:
-        raise UserError(f"{path} was saved in a run with the phases {', '.join(sorted(unknown))}, which this config lacks")
+    began = [*state.finished, *filter(None, [state.phase])]
+    phases = [name for name, _ in config.phases()]
+    if began != phases[: len(began)] or state.step > state.updates:
+        raise UserError(f"{path} was saved after {', '.join(began)}, but the phases of this config are {', '.join(phases)}")
     return state

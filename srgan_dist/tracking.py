@@ -25,7 +25,7 @@ class TrackingConfig(Settings):
     wandb: Literal["offline", "online", "disabled"] = Field(
         "offline", description="offline: written to the run directory, to be sent with `wandb sync`; online needs WANDB_API_KEY"
     )
-    project: str = Field("srgan_dist", min_length=1, description="wandb project")
+    project: str = Field("srgan_dist", pattern=r"^[A-Za-z0-9_.-]{1,128}$", description="wandb project")
     entity: str | None = Field(None, description="wandb user or team; null: your default")
 
 
@@ -69,7 +69,7 @@ class Tracker:
         if not self.is_main:
             return
         record = {X_AXIS: samples_seen, **numbers}
-        self.metrics.write(json.dumps(record | {"time": round(time.time(), 3)}) + "\n")
+        self.metrics.write(json.dumps(record | {"time": round(time.time(), 3)}, allow_nan=False) + "\n")
         if self.run:
             self._guarded(self.run.log, record)
 

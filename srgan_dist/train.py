@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import shutil
 import time
 from dataclasses import dataclass
 
@@ -16,12 +17,13 @@ from srgan_dist.config import dump_config
 from srgan_dist.data.loader import TrainLoader
 from srgan_dist.errors import UserError
 from srgan_dist.files import written_whole
+from srgan_dist.locks import exclusive
 from srgan_dist.machine import check_group, cpu_wanted, precision_on, use_cpu_threads, use_exact_float32
 from srgan_dist.networks import Networks
 from srgan_dist.phases import build_phase
-from srgan_dist.prepare import prepare
+from srgan_dist.prepare import phase_plan, prepare
 from srgan_dist.progress import Progress
-from srgan_dist.state import State
+from srgan_dist.state import Best, State
 from srgan_dist.tracking import X_AXIS, Tracker
 from srgan_dist.validation import Validator, sentence
 
@@ -44,19 +46,20 @@ def train(config, resume="auto"):
     accelerator = start(config)
     prepared = prepare(config, resume, accelerator.num_processes)
     _agree_on_start(prepared, accelerator)
-    run = Run(config, prepared, accelerator)
-    failed = True
-    try:
-        for number, (name, phase_config) in enumerate(config.phases()):
-            if name in run.state.finished:
-                run.say(f"{name} is finished already, its generator is {run.weights_file(name)}")
-            elif phase_config.weights is not None:
-                run.take_weights(name, number, phase_config.weights)
-            else:
-                run.run_phase(name, number, phase_config)
-        failed = False
-    finally:
-        run.close(failed)
+    with _alone_in(prepared.run_directory, accelerator):
+        run = Run(config, prepared, accelerator)
+        failed = True
+        try:
+            for number, (name, phase_config) in enumerate(config.phases()):
+                if name in run.state.finished:
+                    run.say(f"{name} is finished already" + ("" if run.weights_file(name).exists() else ", its weights are not in this run"))
+                elif phase_config.weights is not None:
+                    run.take_weights(name, number, phase_config.weights)
+                else:
+                    run.run_phase(name, number, phase_config)
+            failed = False
+        finally:
+            run.close(failed)
     return Trained(run.networks.bare_generator, run.networks.bare_discriminator, run.state)
 
 
@@ -86,6 +89,20 @@ def _agree_on_start(prepared, accelerator):
                         " it has to lie on a file system that all nodes share")
 
 
+@contextlib.contextmanager
+def _alone_in(directory, accelerator):
+    """Keep other trainings out of a run directory, which is made if need be."""
+    if not accelerator.is_main_process:
+        yield
+        return
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output={directory.parent}: {directory} cannot be made ({error})") from None
+    with exclusive(directory / ".lock", f"{directory} is being trained"):
+        yield
+
+
 class Run:
     """One training in progress: networks, data, records."""
 
@@ -110,15 +127,24 @@ class Run:
     def _open_directory(self):
         settings = self.config.model_dump(mode="json")
         if self.is_main:
-            self.directory.mkdir(parents=True, exist_ok=True)
             with written_whole(self.directory / "config.yaml") as path:
                 path.write_text(dump_config(self.config))
+            self._bring_finished_weights()
             _forget_after(self.directory / "metrics.jsonl", self.samples_seen)
         self.accelerator.wait_for_everyone()
         self.tracker = Tracker(
             self.config.tracking, self.directory, self.config.name, settings, self.state.wandb_id, self.is_main
         )
         self.state.wandb_id = self.tracker.run_id
+
+    def _bring_finished_weights(self):
+        """Copy the generators of finished phases from the run whose checkpoint this one starts from."""
+        for name in self.state.finished:
+            theirs = self.checkpoint.parent.parent / "weights" / f"{name}.safetensors"
+            if not self.weights_file(name).exists() and theirs.exists():
+                self.weights_file(name).parent.mkdir(exist_ok=True)
+                with written_whole(self.weights_file(name)) as path:
+                    shutil.copyfile(theirs, path)
 
     @property
     def samples_seen(self):
@@ -131,6 +157,7 @@ class Run:
 
     def run_phase(self, name, number, phase_config):
         """Train one phase from where the state says to its end."""
+        self.say(f"{name}: {phase_plan(phase_config)}")
         phase = build_phase(phase_config, self.networks, self.accelerator)
         if self.state.phase == name:
             load_checkpoint(self.checkpoint, phase.stateful())
@@ -145,6 +172,7 @@ class Run:
         weights, _ = load_generator(path, self.accelerator.device)
         self.networks.bare_generator.load_state_dict(weights.state_dict())
         self.say(f"{name} is skipped, its weights come from {path}")
+        self.state.phase = name
         self._finish_phase(name, number, {})
 
     def _loop(self, phase, name, phase_config):
@@ -213,10 +241,11 @@ class Run:
         if not wrong and not self.networks.are_finite():
             wrong = ["a weight"]
         if wrong:
-            way_out = (f"The last checkpoint before that is {self.checkpoint}: start a run of another name from it with"
-                       " --resume" if self.checkpoint else "No checkpoint was saved before: start again")
+            start = (f"Start a run of another name from an earlier checkpoint (--resume {self.checkpoint}) or anew"
+                     if self.checkpoint else "Start again")
             raise UserError(f"{name} has diverged: {', '.join(wrong)} is not finite at update {self.state.updates}."
-                            f" {way_out}, and a smaller {name}.learning_rate or mixed_precision=no")
+                            f" {start}, with a smaller {name}.learning_rate, smaller weights of its losses, or"
+                            " mixed_precision=no")
 
     def _finish_phase(self, name, number, objects):
         """Validate, test, export the generator and save the state between two phases."""
@@ -234,18 +263,22 @@ class Run:
 
     def _validate(self, names, title, say):
         """Score the generator on whole splits and say how it does; returns {split: means per rock and method}."""
-        results = self.validator.validate(self.networks.bare_generator, names, self.state.updates, self.samples_seen)
+        results = self.validator.validate(self.networks.bare_generator, names)
         for name, (numbers, scores) in results.items():
+            self._check_finite(numbers, self.state.phase)
+            self.tracker.log(numbers, self.samples_seen)
             say(f"{title}, {name}: {sentence(scores)}")
             if name == "valid":
                 self.gain = numbers["val/psnr_gain"]
                 self._keep_best(numbers["val/psnr"])
+        if "valid" in results:
+            self.validator.draw_panels(self.state.updates, self.samples_seen)
         return {name: scores for name, (_, scores) in results.items()}
 
     def _keep_best(self, psnr):
         phase = self.state.phase
-        if phase and psnr > self.state.best.get(phase, {}).get("psnr", float("-inf")):
-            self.state.best[phase] = {"psnr": psnr, "step": self.state.step}
+        if phase not in self.state.best or psnr > self.state.best[phase].psnr:
+            self.state.best[phase] = Best(psnr=psnr, step=self.state.step)
 
     def _save(self, objects):
         self.networks.share_buffers()
@@ -263,7 +296,7 @@ class Run:
 
     def close(self, failed=False):
         """End the records and let go of the process group."""
-        best = {f"best/{phase}/psnr": best["psnr"] for phase, best in self.state.best.items()}
+        best = {f"best/{phase}/psnr": best.psnr for phase, best in self.state.best.items()}
         self.tracker.finish(best, exit_code=int(failed))
         self.networks.unwrap()
         self.accelerator.end_training()
@@ -317,7 +350,7 @@ def _forget_after(path, samples_seen):
         return
     kept = []
     for line in path.read_text(errors="replace").splitlines():
-        with contextlib.suppress(ValueError, KeyError, TypeError):
+        with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
             if json.loads(line)[X_AXIS] <= samples_seen:
                 kept.append(line + "\n")
     with written_whole(path) as unfinished:

@@ -4,6 +4,7 @@ import torch
 
 from srgan_dist.data.reader import Reader
 from srgan_dist.figures import panel, stack
+from srgan_dist.files import written_whole
 from srgan_dist.models import build_generator
 from srgan_dist.scoring import bicubic, mean_scores, methods_of, score_split
 from srgan_dist.super_resolve import super_resolve
@@ -12,7 +13,7 @@ PREFIXES = {"valid": "val"}  # of the public names of numbers; other splits keep
 
 
 class Validator:
-    """Scores generators on the splits of a run, every image on one rank, and records numbers and panels.
+    """Scores generators on the splits of a run, every image on one rank, and records panels.
 
     It computes in float32 on a plain copy of the network, whatever the training does to its own.
     """
@@ -24,8 +25,8 @@ class Validator:
         self.generator = generator.to(accelerator.device, memory_format=torch.channels_last).eval()
         self.bicubic_rows = {}
 
-    def validate(self, generator, names, update, samples_seen):
-        """Score `generator` on the splits `names`, as far as they exist, and record the means.
+    def validate(self, generator, names):
+        """Score `generator` on the splits `names`, as far as they exist.
 
         Returns {split: (numbers under their public names, means per rock and method)}.
         """
@@ -38,11 +39,24 @@ class Validator:
             rows = self._bicubic(split) + self._score(split, {"SR": lambda lr: super_resolve(self.generator, lr)})
             scores = mean_scores(rows)
             numbers = public_numbers(PREFIXES.get(name, name), rows, scores)
-            self.tracker.log(numbers, samples_seen)
             results[name] = numbers, scores
-        if "valid" in results and self.panels and self.accelerator.is_main_process:
-            self._draw_panels(self.splits["valid"], update, samples_seen)
         return results
+
+    def draw_panels(self, updates, samples_seen):
+        """Draw and record panels of the generator that was validated last, on images of the valid split."""
+        if not self.panels or not self.accelerator.is_main_process:
+            return
+        split, pictures = self.splits["valid"], []
+        reader = Reader(split)
+        for i in spread_over_rocks(split, self.panels):
+            lr, hr = reader.image(i)
+            sr = super_resolve(self.generator, lr).cpu().numpy()
+            pictures.append(panel(lr / reader.peak, bicubic(lr, split.scale).numpy(), sr, hr / reader.peak))
+        path = self.directory / "samples" / f"step-{updates:08d}.png"
+        path.parent.mkdir(exist_ok=True)
+        with written_whole(path) as unfinished:
+            stack(pictures).save(unfinished, format="png")
+        self.tracker.panels("samples", {"LR | bicubic | SR | HR | error": path}, samples_seen)
 
     def _score(self, split, methods):
         a = self.accelerator
@@ -53,24 +67,13 @@ class Validator:
             self.bicubic_rows[split.name] = self._score(split, methods_of({}, split.scale, self.accelerator.device))
         return self.bicubic_rows[split.name]
 
-    def _draw_panels(self, split, update, samples_seen):
-        reader, pictures = Reader(split), []
-        for i in spread_over_rocks(split, self.panels):
-            lr, hr = reader.image(i)
-            sr = super_resolve(self.generator, lr).cpu().numpy()
-            pictures.append(panel(lr / reader.peak, bicubic(lr, split.scale).numpy(), sr, hr / reader.peak))
-        path = self.directory / "samples" / f"step-{update:08d}.png"
-        path.parent.mkdir(exist_ok=True)
-        stack(pictures).save(path)
-        self.tracker.panels("samples", {"LR | bicubic | SR | HR | error": path}, samples_seen)
-
 
 def spread_over_rocks(split, count):
     """Choose `count` images of a split (fewer if it has fewer), taking the rocks in turn."""
     by_rock = {}
     for i in sorted(range(len(split)), key=split.key):
         by_rock.setdefault(split.rock(i), []).append(i)
-    turns = [queue[turn] for turn in range(count) for queue in by_rock.values() if turn < len(queue)]
+    turns = [queue[turn] for turn in range(min(count, len(split))) for queue in by_rock.values() if turn < len(queue)]
     return turns[:count]
 
 

@@ -1,9 +1,10 @@
 import json
 import logging
+import resource
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from srgan_dist.checkpoint import (
     CheckpointError, list_checkpoints, load_checkpoint, load_generator, newest_checkpoint, read_state, save_checkpoint,
@@ -163,3 +164,38 @@ def test_files_that_are_no_generators(tmp_path):
               {"format": "srgan_dist generator", "generator": json.dumps({"name": "srresnet"}), "facts": "{}"})
     with pytest.raises(CheckpointError, match="mixed.safetensors does not hold the weights"):
         load_generator(tmp_path / "mixed.safetensors")
+
+
+def test_a_full_disk_is_named_and_leaves_the_earlier_checkpoint(tmp_path):
+    save(tmp_path, "step-00000001")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))
+    try:
+        with pytest.raises(CheckpointError, match="network.safetensors cannot be written: .*Make room"):
+            save(tmp_path, "step-00000002")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert newest_checkpoint(tmp_path)[0].name == "step-00000001"
+
+
+@pytest.mark.parametrize("name, tensor, words", [
+    ("99.step", torch.tensor(1.0), "99.step is \\(\\) there, not known here"),
+    ("0.exp_avg", torch.zeros(3), "0.exp_avg is \\(3,\\) there, \\(2, 1, 3, 3\\) here"),
+    ("0.exp_avg", None, "0.exp_avg is absent there"),
+])
+def test_moments_that_do_not_belong_to_the_parameters_are_refused(tmp_path, name, tensor, words):
+    save(tmp_path)
+    path = tmp_path / "step-00000003" / "optimizer.safetensors"
+    tensors = {key: value for key, value in (load_file(path) | {name: tensor}).items() if value is not None}
+    save_file(tensors, path)
+    net, optimizer = trained(seed=4)
+    with pytest.raises(CheckpointError, match=f"its optimizer cannot be restored \\({words}"):
+        load_checkpoint(tmp_path / "step-00000003", {"network": net, "optimizer": optimizer})
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "state.json"])
+def test_json_of_endless_depth_is_no_checkpoint(tmp_path, name):
+    save(tmp_path)
+    (tmp_path / "step-00000003" / name).write_text("[" * 200_000)
+    with pytest.raises(CheckpointError, match="step-00000003"):
+        read_state(tmp_path / "step-00000003")

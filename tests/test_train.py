@@ -1,5 +1,7 @@
+import hashlib
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from srgan_dist.data.build import BuildOptions, build
 from srgan_dist.data.index import open_split
 from srgan_dist.errors import UserError
 from srgan_dist.evaluate import evaluate
+from srgan_dist.locks import exclusive
 from srgan_dist.models import GENERATORS
 from srgan_dist.models.srresnet import SRResNet, SRResNetConfig
 from srgan_dist.phases import PHASES
@@ -46,7 +49,7 @@ def with_steps(config, **changes):
 def test_both_phases_leave_what_the_design_promises(shards, tmp_path):
     trained = train(tiny_config(shards, tmp_path))
     run = tmp_path / "tiny"
-    assert {path.name for path in run.iterdir()} == {"config.yaml", "metrics.jsonl", "samples", "checkpoints", "weights"}
+    assert {path.name for path in run.iterdir()} == {".lock", "config.yaml", "metrics.jsonl", "samples", "checkpoints", "weights"}
     assert trained.state.finished == ["pretrain", "adversarial"] and trained.state.updates == 10
     names = {name for record in records(run) for name in record}
     assert names >= {
@@ -154,11 +157,14 @@ def test_rebuilt_data_are_told_from_those_a_run_began_with(shards, tmp_path):
         train(config)
 
 
-def test_a_run_without_a_checkpoint_starts_anew_with_any_config(shards, tmp_path):
-    train(tiny_config(shards, tmp_path, adversarial=None))
+def test_a_run_without_a_checkpoint_starts_anew_but_keeps_finished_weights_of_another_config(shards, tmp_path):
+    first = train(tiny_config(shards, tmp_path, adversarial=None))
     shutil.rmtree(tmp_path / "tiny" / "checkpoints")
-    with pytest.raises(ConfigError, match="holds finished weights \\(pretrain.safetensors\\) and no checkpoint"):
-        train(tiny_config(shards, tmp_path, adversarial=None))
+    with pytest.raises(ConfigError, match="holds a run with another config \\(seed: 0 -> 5\\)"):
+        train(tiny_config(shards, tmp_path, adversarial=None, seed=5))
+    again = train(tiny_config(shards, tmp_path, adversarial=None))
+    assert torch.equal(again.generator.tail.weight, first.generator.tail.weight)
+    shutil.rmtree(tmp_path / "tiny" / "checkpoints")
     shutil.rmtree(tmp_path / "tiny" / "weights")
     assert train(tiny_config(shards, tmp_path, adversarial=None, seed=5)).state.updates == 6
     assert min(r["samples_seen"] for r in records(tmp_path / "tiny")) == 8 and len(records(tmp_path / "tiny")) == 5
@@ -186,6 +192,61 @@ def test_a_training_that_diverges_ends_with_an_error_and_keeps_what_was_good(sha
         assert all(tensor.isfinite().all() for tensor in load_file(path).values())
     for record in records(tmp_path / "tiny"):
         assert all(math.isfinite(value) for value in record.values())
+
+
+def test_a_generator_that_is_finite_but_scores_no_number_ends_the_training_too(shards, tmp_path, monkeypatch):
+    from srgan_dist import scoring
+
+    monkeypatch.setattr(scoring, "psnr", lambda sr, hr: float("nan"))
+    with pytest.raises(UserError, match="pretrain has diverged: val/psnr, .* is not finite at update 6. Start again, with a smaller"):
+        train(tiny_config(shards, tmp_path))
+    assert not (tmp_path / "tiny" / "weights").exists() and "NaN" not in (tmp_path / "tiny" / "metrics.jsonl").read_text()
+
+
+def test_two_trainings_in_one_directory_are_refused(shards, tmp_path):
+    config = tiny_config(shards, tmp_path, adversarial=None)
+    (tmp_path / "tiny").mkdir()
+    with exclusive(tmp_path / "tiny" / ".lock", "it is held"):
+        with pytest.raises(UserError, match=f"tiny is being trained by process {os.getpid()} on .*; wait for its end, or end it"):
+            train(config)
+        assert [path.name for path in (tmp_path / "tiny").iterdir()] == [".lock"]
+    assert train(config).state.finished == ["pretrain"]
+
+
+def test_a_run_from_a_checkpoint_brings_the_weights_of_finished_phases_along(shards, tmp_path):
+    config = tiny_config(shards, tmp_path, checkpoint_every=3)
+    train(config)
+    start = tmp_path / "tiny" / "checkpoints" / "step-00000009"
+    train(config.model_copy(update={"name": "other"}), resume=str(start))
+    for phase in ("pretrain", "adversarial"):
+        one, other = (load_generator(tmp_path / run / "weights" / f"{phase}.safetensors")[0] for run in ("tiny", "other"))
+        assert torch.equal(one.tail.weight, other.tail.weight)
+    with pytest.raises(UserError, match="was saved after pretrain, adversarial, but the phases of this config are adversarial"):
+        prepare(config.model_copy(update={"name": "third", "pretrain": None}), resume=str(start))
+    with pytest.raises(ConfigError, match="--resume AUTO is none of auto, never and a checkpoint, e.g. runs/NAME/checkpoints"):
+        prepare(config.model_copy(update={"name": "third"}), resume="AUTO")
+
+
+@pytest.mark.parametrize("change", [{"updates": -5}, {"updates": 2**63}, {"step": 1000}, {"phase_seconds": None},
+                                    {"best": {"pretrain": {"foo": 1.0}}}, {"finished": ["adversarial"]}, {"more": 1}, {"phase": "gan"}])
+def test_a_state_that_cannot_be_is_refused(shards, tmp_path, change):
+    config = tiny_config(shards, tmp_path, adversarial=None, checkpoint_every=4)
+    train(config)
+    run = tmp_path / "tiny" / "checkpoints"
+    shutil.rmtree(run / "step-00000006")
+    edit_state(run / "step-00000004", change)
+    with pytest.raises(UserError, match="step-00000004 (holds no state|was saved after)"):
+        train(config)
+
+
+def edit_state(checkpoint, change):
+    """Change the state of a checkpoint and its sha256 with it."""
+    state = json.loads((checkpoint / "state.json").read_text())
+    (checkpoint / "state.json").write_text(json.dumps(state | change))
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    data = (checkpoint / "state.json").read_bytes()
+    manifest["files"]["state.json"] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
 
 
 def test_resuming_by_path_continues_the_own_run_once_there_is_one(shards, tmp_path):
@@ -266,7 +327,7 @@ def test_a_run_can_start_from_the_checkpoint_of_another(shards, tmp_path):
     train(config)
     other = train(config.model_copy(update={"name": "other"}), resume=str(tmp_path / "tiny" / "checkpoints" / "step-00000004"))
     assert other.state.updates == 6
-    with pytest.raises(ValueError, match="nowhere is not a whole checkpoint"):
+    with pytest.raises(ValueError, match="nowhere is none of auto, never and a checkpoint"):
         train(config.model_copy(update={"name": "third"}), resume=str(tmp_path / "nowhere"))
 
 
@@ -301,8 +362,8 @@ def test_a_set_without_valid_and_test_trains(shards, tmp_path):
     ({"data": {"lr_crop": 19}}, "data.lr_crop=19 is larger than the smallest LR image .* which has 18 pixels"),
     ({"generator": {"scale": 2}}, "generator.scale=2, but data.path=.* has scale=4"),
     ({"data": {"lr_crop": 4, "batch_size": 1}}, "data.batch_size=1 over 1 ranks leaves batch normalisation one value"),
-    ({"pretrain": {"weights": "nowhere.safetensors"}}, "nowhere.safetensors is not a file"),
-    ({"adversarial": {"losses": {"perceptual": {"name": "vgg19", "weights": "nowhere.pth"}}}}, "VGG-19 weights are not at nowhere.pth"),
+    ({"pretrain": {"weights": "nowhere.safetensors"}}, "pretrain.weights: nowhere.safetensors is not a file"),
+    ({"adversarial": {"losses": {"perceptual": {"name": "vgg19", "weights": "nowhere.pth"}}}}, "adversarial.losses.perceptual: .*VGG-19 weights are not at nowhere.pth"),
 ])
 def test_what_cannot_work_is_refused_before_anything_is_written(shards, tmp_path, changes, words):
     raw = tiny_config(shards, tmp_path).model_dump(mode="json")

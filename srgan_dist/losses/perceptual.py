@@ -82,7 +82,7 @@ def checked_weights_file(config):
             f"weights={config.weights}: the VGG-19 weights are not at {path}. Where there is internet, fetch them"
             " (550 MB) with\n    python -c \"from torchvision.models import vgg19; vgg19(weights='IMAGENET1K_V1')\"\n"
             f"which puts {TORCHVISION_FILE} into that cache; copy it, or give its path as weights. To train without"
-            " this loss, set it to null: --adversarial.losses.perceptual=null"
+            " this loss, leave it out, e.g. --adversarial.losses.perceptual=null"
         )
     facts = path.stat()
     digest = _digest(path, facts.st_size, facts.st_mtime_ns)

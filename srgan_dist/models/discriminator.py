@@ -17,8 +17,8 @@ class DiscriminatorConfig(Settings):
     """Settings of the discriminator; the defaults are those of the paper's official code."""
 
     name: Literal["discriminator"] = "discriminator"
-    num_filters: int = Field(64, ge=1, description="channels of the first convolution; the last has eight times as many")
-    num_dense: int = Field(1024, ge=1, description="width of the first dense layer")
+    num_filters: int = Field(64, ge=1, le=1024, description="channels of the first convolution; the last has eight times as many")
+    num_dense: int = Field(1024, ge=1, le=65536, description="width of the first dense layer")
     padding: Literal[0, 1] = Field(1, description="zeros around each convolution's input (the report has 0)")
     init_std: float | None = Field(
         0.02, gt=0,

@@ -25,8 +25,8 @@ class SRResNetConfig(Settings):
 
     name: Literal["srresnet"] = "srresnet"
     scale: Annotated[int, AfterValidator(_power_of_two)] = Field(4, description="HR size over LR size: 2, 4 or 8")
-    num_blocks: int = Field(16, ge=1, description="residual blocks (the report has 1)")
-    num_filters: int = Field(64, ge=1, description="channels on the LR grid and between the upsampling stages")
+    num_blocks: int = Field(16, ge=1, le=1000, description="residual blocks (the report has 1)")
+    num_filters: int = Field(64, ge=1, le=4096, description="channels on the LR grid and between the upsampling stages")
     prelu: Literal["channel", "layer"] = Field("channel", description="one PReLU slope per channel or per layer")
     long_skip: bool = Field(True, description="add the first convolution's output to the last block's")
     tanh: bool = Field(True, description="bound the output to [-1, 1]")
