@@ -1,6 +1,8 @@
 """Super-resolve images: python launch/super_resolve.py WEIGHTS INPUT OUTPUT"""
 
 import argparse
+import sys
+from functools import partial
 
 import torch
 
@@ -11,12 +13,24 @@ from srgan_dist.progress import tracked
 from srgan_dist.super_resolve import TILE, list_jobs, super_resolve_file
 
 
+def work_through(jobs, generator, tile):
+    """Super-resolve every image; if it ends early, say how many outputs there are."""
+    for written, (info, path) in enumerate(jobs):
+        try:
+            progress = partial(tracked, title=info.path.name, unit="slice", total=info.pages)
+            super_resolve_file(generator, info, path, tile, progress)
+        except BaseException:
+            print(f"{written} of {len(jobs)} outputs were written", file=sys.stderr)
+            raise
+
+
 def main():
     parser = argparse.ArgumentParser(description="Super-resolve PNG, TIFF and NPY images, volumes slice by slice.")
     parser.add_argument("weights", metavar="WEIGHTS", help="generator, e.g. runs/demo/weights/adversarial.safetensors")
     parser.add_argument("input", metavar="INPUT", help="an image, a multi-page TIFF, an NPY volume, or a folder of them")
     parser.add_argument("output", metavar="OUTPUT", help="file of any of these formats, or a folder")
-    parser.add_argument("--tile", type=int, default=TILE, help="LR pixels per tile; bounds the memory (default: %(default)s)")
+    parser.add_argument("--tile", type=int, default=TILE,
+                        help="height and width of a tile in LR pixels; bounds the memory (default: %(default)s)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
     arguments = parser.parse_args()
     if arguments.tile < 1:
@@ -25,15 +39,15 @@ def main():
     with reported():
         use_exact_float32()
         generator, _ = load_generator(arguments.weights, arguments.device)
-        jobs = list_jobs(arguments.input, arguments.output)
-        for info, path in jobs:
-            super_resolve_file(generator, info, path, arguments.tile,
-                               lambda pages, info=info: tracked(pages, info.path.name, "slice", info.pages))
-            if len(jobs) == 1:
-                print(f"{path}: {info.pages} x {info.height * generator.config.scale} x"
-                      f" {info.width * generator.config.scale} {info.dtype}")
+        jobs, notes = list_jobs(arguments.input, arguments.output)
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr)
+        work_through(jobs, generator, arguments.tile)
     if len(jobs) > 1:
         print(f"{len(jobs)} images written to {arguments.output}")
+    else:
+        (info, path), scale = jobs[0], generator.config.scale
+        print(f"{path}: {info.pages} x {info.height * scale} x {info.width * scale} {info.dtype}")
 
 
 if __name__ == "__main__":

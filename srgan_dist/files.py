@@ -3,26 +3,44 @@
 import contextlib
 import hashlib
 import os
+import secrets
 from pathlib import Path
+
+from srgan_dist.errors import UserError
 
 
 @contextlib.contextmanager
-def written_whole(path, durable=False):
+def written_whole(path, durable=False, replace=True):
     """Yield a temporary path to write to; it gets its real name when the block ends without an error.
 
     durable: the file is on the disk, not only in the system's memory, before it gets the name.
+    replace: whether a file that has the name already gives way to it; otherwise that file stays and UserError is raised.
     """
     path = Path(path)
-    unfinished = path.with_name(f".{path.name}.unfinished")
+    # A name of its own: another process may be writing the same file.
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.unfinished")
     try:
         yield unfinished
         if durable:
             sync(unfinished)
-        os.replace(unfinished, path)
+        if replace:
+            os.replace(unfinished, path)
+        else:
+            _take_name(unfinished, path)
         if durable:
             sync(path.parent)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _take_name(unfinished, path):
+    """Give a file its name unless another has it."""
+    try:
+        os.link(unfinished, path)  # unlike a rename it fails where the name is taken
+    except OSError:
+        if os.path.lexists(path):
+            raise UserError(f"{path} exists by now and is left as it is; give another name or delete it") from None
+        os.replace(unfinished, path)  # a file system without hard links
 
 
 def sync(path):

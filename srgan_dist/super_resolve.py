@@ -1,13 +1,16 @@
 """Applying a generator to images of any size: tile by tile, with the same result as all at once."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from srgan_dist.data.images import ImageError, is_image, read_info, read_pages, write_pages
+from srgan_dist.data.images import BROKEN_LINK, check_writable, find_images, is_image, read_info, read_pages, write_pages
 from srgan_dist.data.sample import to_grey, to_signed, to_unit
 from srgan_dist.errors import UserError
+
+SHOWN = 20  # faults that an error lists
 
 TILE = 192  # LR pixels; a 16-block network then needs about 1.5 GB of activations at x4
 
@@ -54,30 +57,61 @@ def _tiles(generator, lr, tile):
 
 
 def list_jobs(source, target):
-    """Pair every image of `source` (a file or a folder) with the file to write below `target`.
+    """Pair every image of `source` (a file or a folder) with the file to write at or below `target`: (jobs, notes).
 
-    Raises UserError before anything is computed: for what cannot be read, for a target that exists, and for a
-    format that cannot hold the result.
+    notes name the files that are left out because they are no images. Raises UserError with all faults before
+    anything is computed: for what cannot be read, for a target that exists, and for a format that cannot hold the
+    result.
     """
     source, target = Path(source), Path(target)
     if not source.exists():
         raise UserError(f"INPUT={source} does not exist")
     if source.is_dir():
-        paths = sorted(p for p in source.rglob("*") if p.is_file() and is_image(p) and not p.name.startswith("."))
-        if not paths:
-            raise UserError(f"INPUT={source} holds no image that is read here (PNG, TIFF, NPY)")
-        jobs = [(read_info(path), target / path.relative_to(source)) for path in paths]
+        pairs, faults, notes = _pairs_of_folder(source, target)
     else:
-        info = read_info(source)
-        jobs = [(info, target / source.name if target.is_dir() else target)]
-    for info, path in jobs:
-        if not is_image(path):
-            raise ImageError(path, "has no suffix that is written here; use .png, .tif or .npy")
-        if path.suffix.lower() == ".png" and info.pages > 1:
-            raise ImageError(path, f"PNG holds one page, {info.path} has {info.pages}; write .tif or .npy")
-        if path.exists():
-            raise UserError(f"OUTPUT={path} exists; give another name or delete it")
-    return jobs
+        pairs, faults, notes = [(source, target / source.name if target.is_dir() else target)], [], []
+    jobs = [_job(path, output, faults) for path, output in pairs]
+    if faults:
+        raise UserError(_told(faults))
+    return jobs, notes
+
+
+def _pairs_of_folder(source, target):
+    """Return [(image, output)], faults and notes of a folder."""
+    if target.exists() and not target.is_dir() or is_image(target) and not target.exists():
+        raise UserError(f"OUTPUT={target} names a file, but INPUT={source} is a folder; give a folder")
+    if target.resolve().is_relative_to(source.resolve()):
+        raise UserError(f"OUTPUT={target} lies in INPUT={source}, where the next run would read it as input;"
+                        " give a folder elsewhere")
+    images, others = find_images(source)
+    faults = [f"{path}: {BROKEN_LINK}" for path in others if not path.exists()]
+    if not images and not faults:
+        raise UserError(f"INPUT={source} holds no image that is read here (PNG, TIFF, NPY)")
+    notes = []
+    if others:
+        names = ", ".join(str(path.relative_to(source)) for path in others[:5]) + (", ..." if len(others) > 5 else "")
+        notes.append(f"{source}: {len(others)} files are not PNG, TIFF or NPY and are left out: {names}")
+    return [(path, target / path.relative_to(source)) for path in images], faults, notes
+
+
+def _job(path, output, faults):
+    """Return (header, output); add to `faults` what is wrong with the two."""
+    try:
+        info = read_info(path)
+        check_writable(output, info.pages, info.tags)
+        if os.path.lexists(output):
+            raise UserError(f"OUTPUT={output} exists; give another name or delete it")
+        return info, output
+    except UserError as error:
+        faults.append(str(error))
+        return None
+
+
+def _told(faults):
+    if len(faults) == 1:
+        return faults[0]
+    more = [f"and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
+    return "\n  ".join([f"{len(faults)} faults found, nothing was written:", *faults[:SHOWN], *more])
 
 
 def super_resolve_file(generator, info, path, tile=TILE, progress=iter):
@@ -85,14 +119,14 @@ def super_resolve_file(generator, info, path, tile=TILE, progress=iter):
     scale = generator.config.scale
     path.parent.mkdir(parents=True, exist_ok=True)
     pages = (super_resolve_grey(generator, page, tile) for page in progress(read_pages(info.path)))
-    write_pages(path, pages, info.pages, _finer(info.tags, scale))
+    try:
+        write_pages(path, pages, info.pages, _finer(info.tags, scale))
+    except torch.OutOfMemoryError:
+        raise UserError(f"{info.path}: the GPU is out of memory at --tile {tile}; use a smaller --tile") from None
 
 
 def _finer(tags, scale):
     """Scale resolution tags: the pixels are `scale` times smaller, so a unit of length holds more of them."""
-    tags = dict(tags)
-    if "resolution" in tags:
-        tags["resolution"] = tuple((pixels * scale, units) for pixels, units in tags["resolution"])
-    if "dpi" in tags:
-        tags["dpi"] = tuple(dpi * scale for dpi in tags["dpi"])
-    return tags
+    if "resolution" not in tags:
+        return tags
+    return tags | {"resolution": tuple((pixels * scale, units) for pixels, units in tags["resolution"])}

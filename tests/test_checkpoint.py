@@ -10,6 +10,7 @@ from srgan_dist.checkpoint import (
     CheckpointError, list_checkpoints, load_checkpoint, load_generator, newest_checkpoint, read_state, save_checkpoint,
     save_generator,
 )
+from srgan_dist.errors import UserError
 from srgan_dist.models.discriminator import Discriminator, DiscriminatorConfig
 from srgan_dist.models.srresnet import SRResNet, SRResNetConfig
 
@@ -199,3 +200,35 @@ def test_json_of_endless_depth_is_no_checkpoint(tmp_path, name):
     (tmp_path / "step-00000003" / name).write_text("[" * 200_000)
     with pytest.raises(CheckpointError, match="step-00000003"):
         read_state(tmp_path / "step-00000003")
+
+
+def saved_generator(path, facts="{}"):
+    """Write a tiny generator with these facts as they are; returns its tensors and its header."""
+    generator = SRResNet(SRResNetConfig(scale=2, num_blocks=1, num_filters=2))
+    tensors = {name: tensor.contiguous() for name, tensor in generator.state_dict().items()}
+    header = {"format": "srgan_dist generator", "generator": generator.config.model_dump_json(), "facts": facts}
+    save_file(tensors, path, header)
+    return tensors, header
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_generator_with_weights_that_are_no_numbers_is_refused_by_name(tmp_path, value):
+    tensors, header = saved_generator(tmp_path / "g.safetensors")
+    tensors["tail.weight"][-1] = value
+    save_file(tensors, tmp_path / "g.safetensors", header)
+    with pytest.raises(CheckpointError, match="g.safetensors holds NaN or infinite weights in tail.weight: .*use the"):
+        load_generator(tmp_path / "g.safetensors")
+
+
+@pytest.mark.parametrize("facts", ["[1, 2]", "3", "{", ""])
+def test_a_generator_whose_facts_are_no_json_object_is_refused(tmp_path, facts):
+    saved_generator(tmp_path / "g.safetensors", facts)
+    with pytest.raises(CheckpointError, match="g.safetensors holds facts=.* where a JSON object belongs"):
+        load_generator(tmp_path / "g.safetensors")
+
+
+@pytest.mark.parametrize("device", ["foo", "meta", "cuda:999"])
+def test_a_device_that_is_not_there_is_not_blamed_on_the_weights(tmp_path, device):
+    saved_generator(tmp_path / "g.safetensors")
+    with pytest.raises(UserError, match=f"^--device {device} cannot be used on this machine .*; use cpu, or cuda where"):
+        load_generator(tmp_path / "g.safetensors", device)

@@ -1,7 +1,10 @@
+import errno
 import hashlib
+import os
 
 import pytest
 
+from srgan_dist.errors import UserError
 from srgan_dist.files import sha256_of, written_whole
 
 
@@ -50,17 +53,46 @@ def test_a_block_that_writes_nothing_is_an_error_and_changes_nothing(tmp_path):
     assert path.read_text() == "old"
 
 
-def test_what_a_crash_left_behind_does_not_disturb(tmp_path):
-    path = tmp_path / "file.txt"
-    with written_whole(path) as unfinished:
-        unfinished.write_text("one")
-    unfinished.write_text("left by a crash, and longer")
-    with written_whole(path) as unfinished:
-        unfinished.write_text("two")
-    assert path.read_text() == "two" and list(tmp_path.iterdir()) == [path]
-
-
 @pytest.mark.parametrize("content", [b"", b"abc", bytes(range(256)) * 9000])
 def test_sha256_is_that_of_all_bytes(tmp_path, content):
     (tmp_path / "file").write_bytes(content)
     assert sha256_of(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+def test_two_writers_of_one_file_do_not_mix(tmp_path):
+    target = tmp_path / "a.txt"
+    with written_whole(target) as one, written_whole(target) as other:
+        one.write_text("one")
+        other.write_text("other")
+        for path in (one, other):
+            assert path.name.startswith(".a.txt.") and path.name.endswith(".unfinished") and path.parent == tmp_path
+    assert target.read_text() == "one"  # the last to finish, whole
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_an_existing_file_is_replaced_unless_that_is_ruled_out(tmp_path, durable):
+    target = tmp_path / "a.txt"
+    for text in ("old", "new"):
+        with written_whole(target, durable) as path:
+            path.write_text(text)
+    assert target.read_text() == "new"
+    with pytest.raises(UserError, match="a.txt exists by now and is left as it is; give another name"):
+        with written_whole(target, durable, replace=False) as path:
+            path.write_text("newer")
+    assert list(tmp_path.iterdir()) == [target] and target.read_text() == "new"
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
+def test_a_name_that_is_free_is_taken_on_any_file_system(tmp_path, monkeypatch, links):
+    def refuse(*paths):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    target = tmp_path / "a.txt"
+    with written_whole(target, replace=False) as path:
+        path.write_text("first")
+    with pytest.raises(UserError, match="left as it is"), written_whole(target, replace=False) as path:
+        path.write_text("second")
+    assert list(tmp_path.iterdir()) == [target] and target.read_text() == "first"

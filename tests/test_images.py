@@ -1,4 +1,6 @@
 import logging
+import os
+import pickle
 
 import imagecodecs
 import numpy as np
@@ -7,7 +9,7 @@ import tifffile
 from PIL import Image
 
 from conftest import texture
-from srgan_dist.data.images import ImageError, read_image, read_info, read_pages, write_pages
+from srgan_dist.data.images import ImageError, find_images, read_image, read_info, read_pages, write_pages
 
 GREY8 = texture(1, 40, 52)
 GREY16 = texture(2, 40, 52, np.uint16)
@@ -102,6 +104,115 @@ def test_imagej_stack_whose_later_pages_have_no_header(tmp_path, dtype):
     info = read_info(path)
     assert (info.pages, info.voxel_size_um) == (5, 2.0)
     assert np.array_equal(np.stack(list(read_pages(path))), volume)
+
+
+def set_tag(path, name, value, dtype=None, page=0):
+    """Overwrite a tag of a TIFF with what its writer would not write."""
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        tiff.pages[page].tags[name].overwrite(value, dtype=dtype)
+    return path
+
+
+def test_a_volume_behind_one_header_with_its_shape_is_read_whole_or_refused(tmp_path):
+    path = save(tmp_path / "one.tif", VOLUME, truncate=True)
+    assert np.array_equal(np.stack(list(read_pages(path))), VOLUME)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ImageError, match="one.tif: is cut short: its 5 slices end at byte"):
+        read_info(path)
+    path = save(tmp_path / "packed.tif", GREY8, compression="zlib", metadata=None, description='{"shape": [5, 40, 52]}')
+    with pytest.raises(ImageError, match="packed.tif: its description names slices that the file does not hold"):
+        read_info(path)
+
+
+def test_a_description_that_makes_no_sense_is_named(tmp_path):
+    path = save(tmp_path / "odd.tif", GREY8, metadata=None, description="ImageJ=1.53\nimages=abc")
+    with pytest.raises(ImageError, match="odd.tif: its description names slices .* as a plain stack without one") as error:
+        read_info(path)
+    assert "not supported between" not in str(error.value)
+
+
+def test_an_rgb_imagej_stack_without_headers_is_refused(tmp_path):
+    path = save(tmp_path / "rgb.tif", np.stack([VOLUME] * 3, -1), imagej=True, truncate=True, photometric="rgb",
+                metadata={"axes": "ZYXS"})
+    with pytest.raises(ImageError, match="rgb.tif: holds 1 page, its description tells of 5 slices"):
+        read_info(path)
+
+
+@pytest.mark.parametrize("shape, axes", [((2, 3), "TZ"), ((3, 2), "ZC"), ((4,), "C")])
+def test_imagej_stacks_of_channels_or_time_points_are_refused(tmp_path, shape, axes):
+    pixels = np.zeros((*shape, 40, 52), np.uint8)
+    path = save(tmp_path / "hyper.tif", pixels, imagej=True, metadata={"axes": axes + "YX"})
+    with pytest.raises(ImageError, match="hyper.tif: holds channels, .* side by side .* stack of its own"):
+        read_info(path)
+
+
+@pytest.mark.parametrize("metadata", [{}, {"axes": "ZYX"}], ids=["as tifffile writes them", "as slices"])
+def test_multi_page_ome_tiff_is_read(tmp_path, metadata):
+    path = save(tmp_path / "volume.ome.tif", VOLUME, metadata=metadata)
+    assert np.array_equal(np.stack(list(read_pages(path))), VOLUME)
+    assert "description" not in read_info(path).tags  # its sizes would be wrong for other pixels
+
+
+def test_ome_tiff_of_slices_and_channels_is_refused(tmp_path):
+    path = save(tmp_path / "both.ome.tif", np.stack([VOLUME] * 2), metadata={"axes": "CZYX"})
+    with pytest.raises(ImageError, match="side by side .C=2, Z=5."):
+        read_info(path)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 6, 10, 12, 14])
+def test_tiff_of_packed_bits_is_refused(tmp_path, bits):
+    pixels = GREY8 if bits < 8 else GREY16
+    path = set_tag(save(tmp_path / "packed.tif", pixels), "BitsPerSample", bits)
+    with pytest.raises(ImageError, match=f"page 0 has {bits} bit per pixel; save it as 8 or 16 bit grey"):
+        read_info(path)
+
+
+def test_a_sparse_tiff_is_refused_instead_of_read_as_black(tmp_path):
+    path = save(tmp_path / "sparse.tif", GREY8, rowsperstrip=10, compression="zlib")
+    with tifffile.TiffFile(path) as tiff:
+        counts = tiff.pages[0].databytecounts
+    set_tag(path, "StripByteCounts", (0, *counts[1:]))
+    with pytest.raises(ImageError, match="sparse.tif: page 0 has strips or tiles without data"):
+        read_info(path)
+
+
+@pytest.mark.parametrize("compression", ["jpeg", None])
+def test_a_tiff_whose_last_strip_is_cut_is_refused(tmp_path, compression):
+    path = save(tmp_path / "cut.tif", GREY8, compression=compression)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(ImageError, match="cut.tif: page 0 is cut short: its pixels end at byte .* copy or export it again"):
+        read_info(path)
+
+
+@pytest.mark.parametrize("kind", [1, 4], ids=["thumbnail", "mask"])
+def test_thumbnails_and_masks_are_not_taken_for_slices(tmp_path, kind):
+    path = save(tmp_path / "thumb.tif", GREY8, metadata=None)
+    tifffile.imwrite(path, GREY8, append=True, metadata=None, subfiletype=1)
+    set_tag(path, "NewSubfileType", kind, page=1)
+    with pytest.raises(ImageError, match=f"page 1 is a thumbnail or mask .NewSubfileType {kind}. and no slice"):
+        read_info(path)
+
+
+def test_an_animated_png_is_refused(tmp_path):
+    frames = [Image.fromarray(page) for page in VOLUME]
+    frames[0].save(tmp_path / "many.png", save_all=True, append_images=frames[1:])
+    with pytest.raises(ImageError, match="many.png: is an animated PNG of several frames"):
+        read_info(tmp_path / "many.png")
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_npy_with_a_last_axis_of_channels_is_refused(tmp_path, channels):
+    path = save(tmp_path / "colour.npy", np.stack([GREY8] * channels, -1))
+    with pytest.raises(ImageError, match=rf"colour.npy: has shape \(40, 52, {channels}\).*save a slice as \[H, W\]"):
+        read_info(path)
+
+
+def test_an_npy_file_of_two_arrays_is_refused(tmp_path):
+    with open(tmp_path / "two.npy", "wb") as file:
+        np.save(file, GREY8)
+        np.save(file, GREY8)
+    with pytest.raises(ImageError, match="two.npy: holds more than one array"):
+        read_info(tmp_path / "two.npy")
 
 
 def test_npy_volume_in_fortran_order(tmp_path):
@@ -202,6 +313,45 @@ def test_missing_and_foreign_files(tmp_path):
         read_info(tmp_path / "photo.jpg")
 
 
+@pytest.mark.parametrize("content", [
+    pickle.dumps([1, 2]), b"1 2 3\n4 5 6\n",
+    b"\x93NUMPY\1\0\x40\0{'descr': '|u1', 'fortran_order': False, 'shape': (40," + b" " * 13, b"\x93NUMPY\1\0\x76",
+], ids=["pickle", "text", "broken header", "cut header"])
+def test_what_is_no_npy_file_is_said_without_advice_to_load_it_unsafely(tmp_path, content):
+    (tmp_path / "a.npy").write_bytes(content)
+    with pytest.raises(ImageError, match="a.npy: is (not an NPY file|cut short, damaged, or holds something other)") as error:
+        read_info(tmp_path / "a.npy")
+    assert not any(words in str(error.value) for words in ("unsafely", "pickle", "EOF"))
+
+
+@pytest.mark.parametrize("source, name, words", [
+    ("a.png", "b.tif", "b.tif: holds PNG data; rename it to b.png"),
+    ("a.tif", "b.npy", "b.npy: holds TIFF data; rename it to b.tif"),
+    ("a.npy", "b.png", "b.png: holds NPY data; rename it to b.npy"),
+    ("a.jpg", "b.tif", "b.tif: holds JPEG data; convert it to one of .png, .tif"),
+    ("a.npz", "b.npy", "b.npy: holds ZIP or NPZ data; convert it"),
+])
+def test_a_known_format_under_another_suffix_is_told(tmp_path, source, name, words):
+    if source == "a.jpg":
+        Image.fromarray(GREY8).save(tmp_path / source)
+    elif source == "a.npz":
+        np.savez(tmp_path / source, GREY8)
+    else:
+        save(tmp_path / source, GREY8)
+    (tmp_path / source).rename(tmp_path / name)
+    with pytest.raises(ImageError, match=words):
+        read_info(tmp_path / name)
+
+
+def test_folders_pipes_and_broken_links_are_no_images(tmp_path):
+    (tmp_path / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "link.png").symlink_to(tmp_path / "gone.png")
+    for name, words in (("folder", "is not a file"), ("pipe", "is not a file"), ("link", "is a broken link")):
+        with pytest.raises(ImageError, match=f"{name}.png: {words}"):
+            read_info(tmp_path / f"{name}.png")
+
+
 def test_tifffile_logging_is_left_as_it_was(tmp_path):
     before = list(logging.getLogger("tifffile").handlers)
     read_info(save(tmp_path / "a.tif", GREY8))
@@ -232,6 +382,107 @@ def test_tags_are_carried_over(tmp_path):
     assert again.tags == info.tags and again.voxel_size_um == info.voxel_size_um
 
 
+@pytest.mark.parametrize("resolution", [(72, 0), (0, 0), (0, 1), (2**32 - 1, 1)])
+def test_resolutions_that_are_no_numbers_or_do_not_fit_are_dropped(tmp_path, resolution):
+    path = save(tmp_path / "a.tif", GREY8, resolution=(3, 3), resolutionunit=2)
+    for name in ("XResolution", "YResolution"):
+        set_tag(path, name, resolution)
+    tags = read_info(path).tags
+    assert ("resolution" in tags) == all(resolution)
+    if "resolution" in tags:
+        tags = tags | {"resolution": tuple((4 * pixels, units) for pixels, units in tags["resolution"])}
+    for name in ("b.tif", "b.png"):
+        write_pages(tmp_path / name, [GREY8], 1, tags)
+        assert read_info(tmp_path / name).tags.get("resolutionunit", 1) == 1
+
+
+@pytest.mark.parametrize("unit", [0, 7])
+def test_an_unknown_unit_of_the_resolution_counts_as_none(tmp_path, unit):
+    path = set_tag(save(tmp_path / "a.tif", GREY8, resolution=(3, 3), resolutionunit=2), "ResolutionUnit", unit)
+    assert read_info(path).tags == {"resolution": ((3, 1), (3, 1)), "resolutionunit": 1}
+    write_pages(tmp_path / "b.tif", [GREY8], 1, read_info(path).tags)
+    assert read_info(tmp_path / "b.tif").tags == read_info(path).tags
+
+
+def test_a_resolution_stored_as_float_is_read(tmp_path):
+    path = save(tmp_path / "a.tif", GREY8, resolution=(3, 3), metadata=None, description="ImageJ=1.53\nunit=um")
+    for name in ("XResolution", "YResolution"):
+        set_tag(path, name, 0.25, dtype=11)
+    info = read_info(path)
+    assert info.tags["resolution"] == ((1, 4), (1, 4)) and info.voxel_size_um == 4
+
+
+@pytest.mark.parametrize("unit, per_unit", [(2, 254), (3, 100)], ids=["inch", "cm"])
+def test_the_resolution_survives_a_change_between_tiff_and_png(tmp_path, unit, per_unit):
+    path = save(tmp_path / "a.tif", GREY8, resolution=(per_unit, 2 * per_unit), resolutionunit=unit)
+    write_pages(tmp_path / "b.png", [GREY8], 1, read_info(path).tags)
+    with Image.open(tmp_path / "b.png") as image:
+        assert image.info["dpi"] == pytest.approx((254, 508))
+    write_pages(tmp_path / "c.tif", [GREY8], 1, read_info(tmp_path / "b.png").tags)
+    with tifffile.TiffFile(tmp_path / "c.tif") as tiff:
+        assert tiff.pages[0].get_resolution("inch") == pytest.approx((254, 508))
+
+
+def test_a_resolution_without_a_length_does_not_become_dpi(tmp_path):
+    tags = {"resolution": ((300, 1), (300, 1)), "resolutionunit": 1}
+    write_pages(tmp_path / "a.png", [GREY8], 1, tags)
+    assert read_info(tmp_path / "a.png").tags == {}
+
+
+def test_a_png_with_an_impossible_resolution_is_read_without_it(tmp_path):
+    Image.fromarray(GREY8).save(tmp_path / "a.png", dpi=(1e8, 1e8))
+    assert read_info(tmp_path / "a.png").tags == {} and np.array_equal(read_image(tmp_path / "a.png"), GREY8)
+
+
+def test_the_slice_count_of_imagej_is_not_carried_over(tmp_path):
+    """ImageJ would take it to mean that all slices lie behind the first header."""
+    save(tmp_path / "a.tif", VOLUME, imagej=True, metadata={"axes": "ZYX", "unit": "um", "spacing": 2.0})
+    description = read_info(tmp_path / "a.tif").tags["description"]
+    assert "unit=um" in description and "spacing=2.0" in description
+    assert not any(f"{name}=" in description for name in ("images", "slices", "hyperstack"))
+    write_pages(tmp_path / "b.tif", iter(VOLUME[:, ::2]), 5, read_info(tmp_path / "a.tif").tags)
+    assert np.array_equal(np.stack(list(read_pages(tmp_path / "b.tif"))), VOLUME[:, ::2])
+
+
+def test_a_turned_tiff_stays_as_it_is_stored_with_its_tag_and_is_not_written_where_that_is_lost(tmp_path):
+    path = save(tmp_path / "a.tif", GREY8, metadata=None, extratags=[(274, "H", 1, 6, True)])
+    write_pages(tmp_path / "b.tif", read_pages(path), 1, read_info(path).tags)
+    assert np.array_equal(read_image(tmp_path / "b.tif"), GREY8) and read_info(tmp_path / "b.tif").tags["orientation"] == 6
+    for name in ("b.png", "b.npy"):
+        with pytest.raises(ImageError, match="only TIFF can say that .*Orientation 6.; write .tif, or save the source"):
+            write_pages(tmp_path / name, read_pages(path), 1, read_info(path).tags)
+
+
+def test_pages_that_are_turned_differently_are_refused(tmp_path):
+    path = save(tmp_path / "a.tif", VOLUME[:1], metadata=None, extratags=[(274, "H", 1, 1, True)])
+    tifffile.imwrite(path, VOLUME[1], append=True, metadata=None, extratags=[(274, "H", 1, 3, True)])
+    with pytest.raises(ImageError, match="page 1 has Orientation 3, page 0 has 1"):
+        read_info(path)
+
+
+def test_images_of_a_folder_come_in_natural_order_with_the_other_files(tmp_path):
+    for name in ("slice_10.png", "slice_2.tif", "1²3.png", "sub/b.NPY", "notes.txt", "Thumbs.db", ".hidden.png",
+                 ".git/c.png", "slice_02.tif"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    images, others = find_images(tmp_path)
+    names = [str(path.relative_to(tmp_path)) for path in images]
+    assert names == ["1²3.png", "gone.png", "slice_02.tif", "slice_2.tif", "slice_10.png", "sub/b.NPY"]
+    assert [path.name for path in others] == ["notes.txt"]
+
+
+def test_linked_folders_are_followed_and_loops_are_cut(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.png").touch()
+    root = tmp_path / "root"
+    (root / "deep").mkdir(parents=True)
+    (root / "linked").symlink_to(tmp_path / "elsewhere")
+    (root / "deep" / "back").symlink_to(root)
+    (tmp_path / "elsewhere" / "self").symlink_to(tmp_path / "elsewhere")
+    assert find_images(root) == ([root / "linked" / "a.png"], [])
+
+
 def test_a_failed_write_leaves_nothing(tmp_path):
     def pages():
         yield GREY8
@@ -242,6 +493,13 @@ def test_a_failed_write_leaves_nothing(tmp_path):
     with pytest.raises(ImageError, match="PNG holds one page, not 2"):
         write_pages(tmp_path / "out.png", iter(VOLUME), 2)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_image_is_never_written_over_another(tmp_path):
+    (tmp_path / "out.tif").write_text("precious")
+    with pytest.raises(ValueError, match="out.tif exists by now and is left as it is"):
+        write_pages(tmp_path / "out.tif", [GREY8], 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.tif"] and (tmp_path / "out.tif").read_text() == "precious"
 
 
 @pytest.mark.rocks

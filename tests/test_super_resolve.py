@@ -11,6 +11,7 @@ from conftest import REPOSITORY, texture
 from srgan_dist.checkpoint import save_generator
 from srgan_dist.data.images import read_image, read_info, read_pages
 from srgan_dist.data.sample import to_grey
+from srgan_dist.errors import UserError
 from srgan_dist.models.srresnet import SRResNet, SRResNetConfig
 from srgan_dist.super_resolve import list_jobs, super_resolve, super_resolve_file, super_resolve_grey
 
@@ -74,6 +75,71 @@ def test_files_keep_type_pages_and_scaled_tags(tmp_path):
         assert image.info["dpi"][0] == pytest.approx(4000, rel=1e-3)
 
 
+def test_a_target_that_appears_meanwhile_is_left_alone(tmp_path):
+    Image.fromarray(texture(0, 20, 24)).save(tmp_path / "in.png")
+    generator, output = network(), tmp_path / "out.png"
+    generator.head.register_forward_pre_hook(lambda *_: output.write_text("precious") and None)
+    with pytest.raises(UserError, match="out.png exists by now and is left as it is"):
+        super_resolve_file(generator, read_info(tmp_path / "in.png"), output)
+    assert output.read_text() == "precious"
+
+
+def test_a_full_gpu_is_told_with_the_way_out(tmp_path):
+    def fill(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    Image.fromarray(texture(0, 20, 24)).save(tmp_path / "in.png")
+    generator = network()
+    generator.head.register_forward_hook(fill)
+    with pytest.raises(UserError, match="in.png: the GPU is out of memory at --tile 16; use a smaller --tile"):
+        super_resolve_file(generator, read_info(tmp_path / "in.png"), tmp_path / "out.png", tile=16)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.png"]
+
+
+def make_folder(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(texture(0, 20, 24)).save(root / name)
+    return root
+
+
+def test_a_folder_is_taken_with_its_linked_folders_and_other_files_are_named(tmp_path):
+    folder = make_folder(tmp_path / "in", "b10.png", "b9.png", ".trash/c.png")
+    (folder / "linked").symlink_to(make_folder(tmp_path / "else", "d.png"))
+    (folder / "notes.txt").touch()
+    jobs, notes = list_jobs(folder, tmp_path / "out")
+    assert [str(output.relative_to(tmp_path / "out")) for _, output in jobs] == ["b9.png", "b10.png", "linked/d.png"]
+    assert notes == [f"{folder}: 1 files are not PNG, TIFF or NPY and are left out: notes.txt"]
+
+
+def test_all_faults_of_a_folder_are_told_at_once(tmp_path):
+    folder = make_folder(tmp_path / "in", "good.png", "there.png")
+    make_folder(tmp_path / "out", "there.png")
+    Image.fromarray(texture(0, 20, 24)).convert("RGBA").save(folder / "alpha.png")
+    np.save(folder / "float.npy", np.zeros((4, 5), np.float32))
+    (folder / "gone.tif").symlink_to(tmp_path / "nowhere.tif")
+    (folder / "scans").symlink_to(tmp_path / "not mounted")
+    with pytest.raises(UserError) as error:
+        list_jobs(folder, tmp_path / "out")
+    for words in ("5 faults found, nothing was written", "alpha.png: is a PNG of type RGB with alpha",
+                  "float.npy: pixels are float32", "gone.tif: is a broken link", "scans: is a broken link",
+                  f"OUTPUT={tmp_path / 'out' / 'there.png'} exists"):
+        assert words in str(error.value)
+    assert "good.png" not in str(error.value)
+
+
+def test_a_folder_does_not_go_into_itself_or_into_a_file(tmp_path):
+    folder = make_folder(tmp_path / "in", "a.png")
+    (tmp_path / "alias").symlink_to(folder)
+    (tmp_path / "notes").touch()
+    for target in (folder, folder / "out", tmp_path / "alias" / "out"):
+        with pytest.raises(UserError, match="OUTPUT=.* lies in INPUT=.*; give a folder elsewhere|give a folder elsewhere"):
+            list_jobs(folder, target)
+    for target in (tmp_path / "notes", tmp_path / "out.tif"):
+        with pytest.raises(UserError, match=f"OUTPUT={target} names a file, but INPUT={folder} is a folder; give a folder"):
+            list_jobs(folder, target)
+
+
 def run(*arguments):
     return subprocess.run([sys.executable, "launch/super_resolve.py", *map(str, arguments)], cwd=REPOSITORY, capture_output=True, text=True)
 
@@ -101,10 +167,22 @@ def test_what_cannot_be_done_is_said_before_anything_is_computed(tmp_path, weigh
     for source, target, words in (
         ("nowhere.png", "out.png", "INPUT=.*nowhere.png does not exist"),
         ("empty", "out", "holds no image"),
-        ("volume.npy", "out.png", "PNG holds one page, .*volume.npy has 2"),
-        ("volume.npy", "out.jpg", "has no suffix that is written here"),
+        ("volume.npy", "out.png", "out.png: PNG holds one page, not 2; write .tif or .npy"),
+        ("volume.npy", "out.jpg", "out.jpg: format '.jpg' is not written; give a name that ends in one of .png"),
     ):
         with pytest.raises(ValueError, match=words):
             list_jobs(tmp_path / source, tmp_path / target)
     failed = run(tmp_path / "volume.npy", tmp_path / "volume.npy", tmp_path / "out.npy")
     assert failed.returncode == 1 and "volume.npy is not a safetensors file" in failed.stderr and "Traceback" not in failed.stderr
+
+
+def test_a_late_failure_says_how_many_outputs_there_are(tmp_path, weights):
+    folder = make_folder(tmp_path / "in", "a.png", "b.png")
+    (folder / "notes.txt").touch()
+    data = bytearray((folder / "b.png").read_bytes())
+    data[len(data) // 2] ^= 4
+    (folder / "b.png").write_bytes(data)
+    failed = run(weights, folder, tmp_path / "out")
+    assert failed.returncode == 1 and "Traceback" not in failed.stderr
+    assert "left out: notes.txt" in failed.stderr and "1 of 2 outputs were written" in failed.stderr
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
