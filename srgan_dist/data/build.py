@@ -89,7 +89,7 @@ def build(source, out, options, progress=iter):
     _check_out(out)
     found = find_sources(source, options.kind, options.scale)
     samples = list_samples(found.sources, options.kind, options.scale, options.tile, options.seed)
-    faults = found.faults + check_samples(found.sources, samples, options.crop, options.dtype)
+    faults = found.faults + check_samples(found.sources, samples, options.scale, options.crop, options.dtype)
     if faults:
         pixels = _Pixels(found.sources, samples, options, None, None, None)
         pixels.read(progress)  # so that a user mends everything in one go
