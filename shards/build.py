@@ -9,22 +9,43 @@ from srgan_dist.data.summary import format_counts
 from srgan_dist.errors import reported
 from srgan_dist.progress import tracked
 
+LAYOUTS = """\
+Pack images into WebDataset tar shards. SOURCE is one of
+
+  DeepRock-SR, its root or one of its sets; these names exactly, images directly in these folders:
+    SOURCE/coal2D/coal2D_train_HR/0001.png             <set>_<train|valid|test>_HR
+    SOURCE/coal2D/coal2D_train_LR_unknown_X4/0001x4.png
+
+  any folder of HR images, whose LR side is then made; each rock is split 8:1:1 in the order of its file names:
+    SOURCE/sandstone/slice_0001.tif                    one sub-folder per rock
+
+  the same with splits of your own; train, and if you like valid and test, these names exactly, at least one image in
+  each, and neither images nor other folders beside them:
+    SOURCE/train/sandstone/slice_0001.tif
+    SOURCE/valid/sandstone/slice_0800.tif
+    SOURCE/test/berea/slice_0001.tif
+
+A layout that only resembles one of these is refused. Links are followed, hidden files and folders left out."""
+
 
 def main():
     defaults = BuildOptions()
     parser = argparse.ArgumentParser(
-        description="Pack image pairs of DeepRock-SR (its root or one of its sets), or any folder of HR images with one"
-                    " sub-folder per rock, whose LR side is then made.")
+        formatter_class=argparse.RawDescriptionHelpFormatter, description=LAYOUTS)
     parser.add_argument("source", metavar="SOURCE")
     parser.add_argument("out", metavar="OUT", help="new folder")
     parser.add_argument("--kind", default=defaults.kind, choices=["default", "unknown"],
                         help="LR side: default is bicubic, unknown one kernel per image (default: %(default)s)")
-    parser.add_argument("--scale", type=int, default=defaults.scale, help="HR size over LR size (default: %(default)s)")
-    parser.add_argument("--tile", type=int, default=defaults.tile, help="HR pixels of the tiles cut from a folder's images (default: %(default)s)")
+    parser.add_argument("--scale", type=int, default=defaults.scale,
+                        help="HR size over LR size: 2, 4 or 8 (default: %(default)s)")
+    parser.add_argument("--tile", type=int, default=defaults.tile,
+                        help="HR pixels of the tiles cut from a folder's images (default: %(default)s)")
     parser.add_argument("--crop", type=int, default=defaults.crop,
-                        help="HR pixels of the crops that training will cut; smaller images are refused (default: %(default)s)")
+                        help="HR pixels of the crops that training will cut; smaller images are refused"
+                             " (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=defaults.seed, help="of kernels and shuffling (default: %(default)s)")
-    parser.add_argument("--samples-per-shard", type=int, default=defaults.samples_per_shard, metavar="N", help="default: %(default)s")
+    parser.add_argument("--samples-per-shard", type=int, default=defaults.samples_per_shard, metavar="N",
+                        help="default: %(default)s")
     parser.add_argument("--dtype", choices=["uint16"], help="store 8-bit images as 16 bit, times 257")
     options = vars(parser.parse_args())
     source, out = options.pop("source"), Path(options.pop("out"))
@@ -32,13 +53,13 @@ def main():
     began = time.monotonic()
     with reported():
         result = build(source, out, BuildOptions(**options), lambda sources: tracked(sources, "pack", "image"))
-    for note in result.notes:
-        print(f"note: {note}")
-    print(format_counts(result.manifest))
-    if result.already_there:
-        print(f"{out} holds exactly this set already, nothing was written")
-    else:
-        print(f"{out} written in {time.monotonic() - began:.1f} s")
+        for note in result.notes:
+            print(f"note: {note}")
+        print(format_counts(result.manifest))
+        if result.already_there:
+            print(f"{out} holds exactly this set already, nothing was written")
+        else:
+            print(f"{out} written in {time.monotonic() - began:.1f} s")
 
 
 if __name__ == "__main__":

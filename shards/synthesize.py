@@ -12,6 +12,7 @@ from pathlib import Path
 from srgan_dist.data.rocks import ROCKS, slice_files, write_slice
 from srgan_dist.errors import UserError, reported
 from srgan_dist.machine import usable_cores
+from srgan_dist.one_writer import one_writer
 from srgan_dist.progress import tracked
 
 RECORD = "synthesis.json"  # the options of a set; its name is UNFINISHED until every image is there
@@ -54,19 +55,30 @@ def is_finished(out, options):
     """Tell whether `out` was finished with these options; refuse a folder that holds anything else."""
     record = next((out / name for name in (RECORD, UNFINISHED) if (out / name).exists()), None)
     if record is None:
-        if (out / "DeepRockSR-2D").exists():
-            raise UserError(f"{out} holds a DeepRockSR-2D from elsewhere; name another folder")
+        if out.exists() and not out.is_dir():
+            raise UserError(f"OUT={out} is a file; name a new folder")
+        foreign = sorted(path.name for path in out.iterdir() if not path.name.startswith(".")) if out.exists() else []
+        if foreign:
+            raise UserError(f"OUT={out} holds {foreign[0]} from elsewhere; name a new folder")
         return False
-    try:
-        made_with = json.loads(record.read_text())
-    except json.JSONDecodeError:
-        raise UserError(f"{record} cannot be read; delete {out} and start again") from None
+    made_with = read_record(record)
     for name, value in options.items():
         old = made_with.get(name)
         if old != value:
             raise UserError(f"{out} was made with {name}={old}, and {name}={value} is asked for;"
                              f" go back to the old --{name}, name another folder, or delete this one")
     return record.name == RECORD
+
+
+def read_record(path):
+    """Return the options that a set was made with."""
+    try:
+        options = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        options = None
+    if not isinstance(options, dict):
+        raise UserError(f"{path} cannot be read; delete {path.parent} and start again")
+    return options
 
 
 def write_slices(out, slices, options, jobs):
@@ -98,10 +110,11 @@ def main():
             print(f"{out} holds exactly this set already, {counts}; nothing was written")
             return
         out.mkdir(parents=True, exist_ok=True)
-        (out / UNFINISHED).write_text(json.dumps(options) + "\n")
-        written = write_slices(out, slices, options, arguments.jobs)
-        (out / UNFINISHED).replace(out / RECORD)
-    print(f"{out}: {counts}, {written / 1e6:.1f} MB, written in {time.monotonic() - began:.1f} s")
+        with one_writer(out / UNFINISHED, out):
+            (out / UNFINISHED).write_text(json.dumps(options) + "\n")
+            written = write_slices(out, slices, options, arguments.jobs)
+            (out / UNFINISHED).replace(out / RECORD)
+        print(f"{out}: {counts}, {written / 1e6:.1f} MB, written in {time.monotonic() - began:.1f} s")
 
 
 if __name__ == "__main__":

@@ -13,14 +13,30 @@ class UserError(ValueError):
 def reported():
     """End the process with one line on stderr for what a user can mend (exit code 1) or has interrupted (130).
 
-    Under a launcher every rank reports, by its number: the fault may lie on one node only.
+    Under a launcher every rank reports, by its number: the fault may lie on one node only. When the reader of stdout
+    has gone (`| head`) the process ends silently, as others do (141).
     """
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
     rank = f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
     try:
         yield
+        print(end="", flush=True)  # a full disk or closed pipe shows here, not after the last except
     except (UserError, OSError) as error:
-        print(f"error: {rank}{error}", file=sys.stderr, flush=True)
+        if isinstance(error, BrokenPipeError) and _stdout_is_closed():
+            sys.exit(141)
+        print(f"error: {rank}{str(error) or type(error).__name__}", file=sys.stderr, flush=True)
         sys.exit(1)
     except KeyboardInterrupt:
         print(f"{rank}interrupted", file=sys.stderr, flush=True)
         sys.exit(130)
+
+
+def _stdout_is_closed():
+    """Tell whether nobody reads stdout any more; then send there nothing else, not even at exit."""
+    try:
+        print(flush=True)  # only a further byte tells: what could not be written is forgotten
+        return False
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from collections import defaultdict
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from srgan_dist.files import written_whole
 from srgan_dist.metrics import relative_error_reduction
 from srgan_dist.scoring import check_scorable, mean_of, mean_scores, methods_of, score_split
 
+TAKEN = ("bicubic", "lr", "hr", "full")  # columns of the figures that no generator can be called
 COLUMNS = ("split", "rock", "key", "method", "psnr", "ssim", "spectrum_error", "mse", "relative_error_reduction")
 
 
@@ -23,16 +25,18 @@ def evaluate(run, shards, out, splits, accelerator, progress=None):
     Writes scores.csv (a row per image and method), scores.json (means per split, rock and method), figure2.png and
     figure3.png. Returns the table as text.
     """
+    out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out={out} is a file; name a folder for tables and figures")
     generators, scale = _load_generators(Path(run), accelerator.device)
-    opened = [(name, open_split(shards, name)) for name in splits]
-    present = [split for _, split in opened if split is not None]
+    opened = [open_split(shards, name) for name in dict.fromkeys(splits)]
+    present = [split for split in opened if split is not None]
     if not present:
         raise UserError(f"SHARDS={shards} has none of the splits {', '.join(splits)}; name others with --splits")
     if present[0].scale != scale:
         raise UserError(f"SHARDS={shards} has scale={present[0].scale}, the generators of RUN={run} have scale={scale}")
     for split in present:
         check_scorable(split)
-    out = Path(out)
     if accelerator.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
 
@@ -41,6 +45,7 @@ def evaluate(run, shards, out, splits, accelerator, progress=None):
     for split in present:
         bar = progress(split.name) if progress and accelerator.is_main_process else iter
         rows += score_split(split, methods, accelerator.process_index, accelerator.num_processes, accelerator.device, bar)
+    _check_finite(rows, run)
     add_error_reduction(rows)
     if accelerator.is_main_process:
         _write_scores(out, rows)
@@ -54,15 +59,34 @@ def evaluate(run, shards, out, splits, accelerator, progress=None):
 
 def _load_generators(run, device):
     """Return ({name: generator}, scale) of every phase that a run has finished, in the order of the phases."""
-    found = {path.stem: load_generator(path, device) for path in sorted((run / "weights").glob("*.safetensors"))}
+    paths = sorted((run / "weights").glob("*.safetensors"))
+    for path in paths:
+        if path.stem in TAKEN:
+            raise UserError(f"{path}: a generator cannot be called {path.stem}, which has another meaning in tables and"
+                            " figures; rename the file")
+    found = {path.stem: load_generator(path, device) for path in paths}
     if not found:
         raise UserError(f"RUN={run} holds no weights/*.safetensors;"
                         " give the directory of a run that finished a phase, e.g. runs/NAME")
-    generators = {name: found[name][0] for name in sorted(found, key=lambda name: found[name][1].get("phase_number", 0))}
+    generators = {name: found[name][0] for name in sorted(found, key=lambda name: _phase_number(found[name][1]))}
     scales = {generator.config.scale for generator in generators.values()}
     if len(scales) > 1:
         raise UserError(f"RUN={run} holds generators of different scales {sorted(scales)}")
     return generators, scales.pop()
+
+
+def _phase_number(facts):
+    number = facts.get("phase_number") if isinstance(facts, dict) else None
+    return number if isinstance(number, int) else 0
+
+
+def _check_finite(rows, run):
+    for row in rows:
+        for name in ("psnr", "ssim", "spectrum_error", "mse"):
+            if not math.isfinite(row[name]):
+                raise UserError(f"generator {row['method']} of RUN={run} has {name}={row[name]} on {row['key']} of the"
+                                f" {row['split']} split; its weights are useless. Train it again, or move"
+                                f" weights/{row['method']}.safetensors away to score the others")
 
 
 def add_error_reduction(rows):

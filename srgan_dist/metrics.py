@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 SMALLEST_IMAGE = 11  # pixels a side: the window of SSIM
 EXACT_COPY_DB = 100.0  # PSNR of an image without any error, which formally is infinite
+EXACT_COPY_MSE = 10 ** (-EXACT_COPY_DB / 10)  # less is rounding of float32
 
 
 def mse(sr, hr):
@@ -21,7 +22,7 @@ def psnr(sr, hr):
 
 
 def psnr_of_mse(error):
-    return float(-10 * torch.log10(torch.tensor(max(error, 10 ** (-EXACT_COPY_DB / 10)), dtype=torch.float64)))
+    return float(-10 * torch.log10(torch.tensor(max(error, EXACT_COPY_MSE), dtype=torch.float64)))
 
 
 def ssim(sr, hr):
@@ -85,8 +86,11 @@ def radial_log_power(image):
 
 
 def relative_error_reduction(error, bicubic_error):
-    """Return the share of bicubic's mean squared error that is gone: 1 - MSE / MSE_bicubic, 1 at best.
+    """Return the share of bicubic's mean squared error that is gone: 1 - MSE / MSE_bicubic, between -1 and 1.
 
-    Where bicubic makes no error (a blank image) nothing can be gained: 0.
+    Where bicubic makes no error (a blank image: 100 dB) nothing can be gained: 0. More than twice its error counts as
+    -1, or one almost flat image, where bicubic is almost exact, would outweigh all others in a mean.
     """
-    return 1 - error / bicubic_error if bicubic_error > 0 else 0.0
+    if bicubic_error <= EXACT_COPY_MSE:
+        return 0.0
+    return max(1 - error / bicubic_error, -1.0)

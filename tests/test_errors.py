@@ -1,5 +1,9 @@
+import subprocess
+import sys
+
 import pytest
 
+from conftest import REPOSITORY
 from srgan_dist.errors import UserError, reported
 
 
@@ -55,3 +59,39 @@ def test_without_an_error_nothing_happens(capsys):
     with reported():
         pass
     assert capsys.readouterr() == ("", "")
+
+
+def ended(block, reads=True):
+    """Run a block inside reported() in a process of its own, whose stdout nobody reads if not `reads`."""
+    code = "import os, sys\nfrom srgan_dist.errors import UserError, reported\nwith reported():\n"
+    code += "\n".join(f"    {line}" for line in block.splitlines())
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, stdin=subprocess.PIPE,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if not reads:
+        process.stdout.close()
+        process.stdout = None
+    stdout, stderr = process.communicate("go\n")
+    return process.returncode, stdout, stderr
+
+
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_a_reader_of_stdout_that_stops_is_no_error(lines):
+    code, _, stderr = ended(f"sys.stdin.readline()\nfor i in range({lines}):\n    print('a table')", reads=False)
+    assert (code, stderr) == (141, "")
+
+
+def test_another_broken_pipe_is_an_error():
+    code, stdout, stderr = ended("print('a table')\nraise BrokenPipeError(32, 'Broken pipe')")
+    assert (code, stdout, stderr) == (1, "a table\n\n", "error: [Errno 32] Broken pipe\n")
+
+
+def test_an_error_without_words_is_called_by_its_type(capsys):
+    assert report(OSError(), capsys) == (1, "error: OSError\n")
+
+
+def test_names_that_are_no_text_are_printed():
+    assert ended(r"print('slice\udcff.png')") == (0, "slice\\udcff.png\n", "")
+
+
+def test_a_process_without_stdout_can_end():
+    assert ended("sys.stdout = None") == (0, "", "")

@@ -6,13 +6,15 @@ import sys
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 
 from conftest import REPOSITORY
 from srgan_dist.checkpoint import save_generator
 from srgan_dist.data.degradation import upsample
 from srgan_dist.data.index import open_split
 from srgan_dist.data.reader import Reader
-from srgan_dist.evaluate import add_error_reduction, format_table, median_image
+from srgan_dist.errors import UserError
+from srgan_dist.evaluate import add_error_reduction, evaluate, format_table, median_image
 from srgan_dist.metrics import psnr, ssim
 from srgan_dist.models.srresnet import SRResNet, SRResNetConfig
 from srgan_dist.scoring import mean_scores, methods_of, score_split
@@ -104,6 +106,43 @@ def test_the_command_says_what_is_wrong(shards, tmp_path):
     assert wrong.returncode == 1 and "has scale=4, the generators of" in wrong.stderr and "Traceback" not in wrong.stderr
     nothing = run(tmp_path, tmp_path)
     assert nothing.returncode == 1 and "is not a packed data set" in nothing.stderr
+
+
+def evaluated(run, shards, out, splits=("valid",)):
+    return evaluate(run, shards, out, splits, Accelerator(cpu=True))
+
+
+@pytest.mark.parametrize("name", ["bicubic", "lr", "hr", "full"])
+def test_names_with_another_meaning_are_refused_before_anything_is_scored(shards, tmp_path, name):
+    save_generator(tmp_path / "weights" / f"{name}.safetensors", network(), {})
+    with pytest.raises(UserError, match=f"weights/{name}.safetensors: a generator cannot be called {name}.*rename the file"):
+        evaluated(tmp_path, shards, tmp_path / "out")
+
+
+def test_scores_that_are_no_numbers_are_refused_by_the_name_of_the_generator(shards, tmp_path):
+    broken = network()
+    torch.nn.init.constant_(broken.tail.weight, float("nan"))
+    save_generator(tmp_path / "weights" / "pretrain.safetensors", network(), {})
+    save_generator(tmp_path / "weights" / "trial.safetensors", broken, {})
+    with pytest.raises(UserError, match=r"generator trial of RUN=.* has psnr=nan on .* of the valid split.*weights/trial.safet"):
+        evaluated(tmp_path, shards, tmp_path / "out")
+    assert not (tmp_path / "out" / "scores.json").exists()
+
+
+def test_a_split_named_twice_counts_once_and_odd_facts_sort_first(shards, tmp_path):
+    for number, (name, facts) in enumerate({"a": {"phase_number": 2}, "b": {"phase_number": "x"}, "c": ["none"]}.items()):
+        save_generator(tmp_path / "weights" / f"{name}.safetensors", network(number), facts)
+    evaluated(tmp_path, shards, tmp_path / "out", ["valid", "valid"])
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())["valid"]
+    assert list(scores["coal"]) == ["bicubic", "b", "c", "a"]
+    assert scores["coal"]["bicubic"]["count"] == 1
+
+
+def test_an_out_that_is_a_file_is_refused(shards, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(UserError, match="--out=.*out is a file; name a folder"):
+        evaluated(tmp_path, shards, tmp_path / "out")
+    assert (tmp_path / "out").read_text() == "mine"
 
 
 def test_images_too_small_to_score_are_refused_before_a_training_too(tmp_path):

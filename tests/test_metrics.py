@@ -47,6 +47,12 @@ def test_relative_error_reduction():
     assert relative_error_reduction(0.0, 0.0) == 0.0
 
 
+def test_images_that_bicubic_gets_right_do_not_outweigh_the_others_in_a_mean():
+    blank, flat, normal = (1e-6, 1e-16), (1e-5, 1e-9), (0.005, 0.01)
+    values = [relative_error_reduction(*errors) for errors in (blank, flat, normal)]
+    assert values == [0.0, -1.0, 0.5]
+
+
 def test_spectrum_of_white_noise_is_flat_at_its_variance():
     torch.manual_seed(0)
     power = radial_log_power(0.5 + 0.1 * torch.randn(256, 200))

@@ -1,5 +1,6 @@
 """Synthetic rocks: reproducible, unlike noise, as hard for bicubic as real ones, on disk as DeepRock-SR."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from PIL import Image
 
 from srgan_dist.data import rocks
 from srgan_dist.data.degradation import downsample, draw_kernel, upsample
+from srgan_dist.errors import UserError
+from srgan_dist.one_writer import one_writer
 
 SCRIPT = Path(__file__).parents[1] / "shards" / "synthesize.py"
 SMALL = "--train 2 --valid 1 --test 1 --size 64 --seed 5 --rocks coal carbonate".split()
@@ -115,6 +118,13 @@ def run(out, *options):
     return subprocess.run([sys.executable, str(SCRIPT), str(out), *options], capture_output=True, text=True)
 
 
+def synthesize_script():
+    spec = importlib.util.spec_from_file_location("synthesize", SCRIPT)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script
+
+
 def contents(out):
     return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
@@ -187,6 +197,31 @@ def test_images_from_elsewhere_are_not_touched(tmp_path):
     done = run(tmp_path, *SMALL)
     assert done.returncode == 1 and "from elsewhere" in done.stderr
     assert contents(tmp_path) == {str(image.relative_to(tmp_path)): b"a real scan"}
+
+
+@pytest.mark.parametrize("record", ["[1]", "null", "{", "[" * 200_000], ids=["list", "null", "cut", "deep"])
+def test_a_record_that_is_no_object_is_named(tmp_path, record):
+    (tmp_path / "synthesis.json").write_text(record)
+    with pytest.raises(UserError, match="synthesis.json cannot be read; delete"):
+        synthesize_script().is_finished(tmp_path, {"train": 2})
+
+
+def test_an_out_that_is_a_file_or_holds_foreign_files_is_refused(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    is_finished = synthesize_script().is_finished
+    with pytest.raises(UserError, match="OUT=.*file is a file; name a new folder"):
+        is_finished(tmp_path / "file", {})
+    with pytest.raises(UserError, match="holds file from elsewhere; name a new folder"):
+        is_finished(tmp_path, {})
+
+
+def test_two_runs_into_one_folder_are_refused(tmp_path):
+    (tmp_path / ".synthesis.json.unfinished").write_text(json.dumps({
+        "train": 2, "valid": 1, "test": 1, "size": 64, "seed": 5, "rocks": ["carbonate", "coal"]}))
+    with one_writer(tmp_path / ".synthesis.json.unfinished", tmp_path):
+        done = run(tmp_path, *SMALL)
+    assert done.returncode == 1 and f"another build is writing OUT={tmp_path}" in done.stderr
+    assert not (tmp_path / "DeepRockSR-2D").exists()
 
 
 @pytest.mark.parametrize("options, text", [

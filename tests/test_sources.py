@@ -5,6 +5,7 @@ from PIL import Image
 
 from conftest import texture, write_folder
 from srgan_dist.data.sources import check_samples, find_sources, list_samples, split_in_order, tile_starts
+from srgan_dist.errors import UserError
 
 
 def write_set(root, name="coal2D", splits=("train", "valid", "test"), kind="unknown", scale=4, size=(64, 48)):
@@ -159,13 +160,13 @@ def test_small_images_mixed_types_bad_and_colliding_keys_are_faults(tmp_path):
     Image.fromarray(texture(3, 64, 64)).save(tmp_path / "r" / f"{'long' * 30}.png")
     sources = find_sources(tmp_path, "default", 4).sources
     samples = list_samples(sources, "default", 4, 64, 0)
-    faults = "\n".join(check_samples(sources, samples, 48, None))
+    faults = "\n".join(check_samples(sources, samples, 4, 48, None))
     assert "is uint8 and" in faults and "--dtype uint16" in faults
     assert "small.png: 40x40 pixels are less than crop=48" in faults
     assert "must be 1 to 90 of the characters" in faults
     assert "a.b.png: has the same key 'r_a_b' as" in faults
     assert len(faults.splitlines()) == 4
-    assert "uint16" not in "\n".join(check_samples(sources, samples, 16, "uint16"))
+    assert "uint16" not in "\n".join(check_samples(sources, samples, 4, 16, "uint16"))
 
 
 def test_splits_that_the_user_made_are_kept(tmp_path):
@@ -180,6 +181,188 @@ def test_splits_that_the_user_made_are_kept(tmp_path):
     assert found.notes == ["the splits are those of the folders train, valid"] and not found.faults
 
 
-def test_folders_that_only_resemble_splits_are_rocks(tmp_path):
-    write_folder(tmp_path, {"train": 3, "granite": 3})
-    assert {s.rock for s in find_sources(tmp_path, "unknown", 4).sources} == {"train", "granite"}
+def only_fault(found):
+    """Return the only fault of a source."""
+    fault, = found.faults
+    return fault
+
+
+@pytest.mark.parametrize("folders, problem", [
+    ({"train": 3, "granite": 3}, "granite is none of train, valid, test"),
+    ({"Train": 3, "test": 3}, "Train is none of train, valid, test; train is missing"),
+    ({"train": 3, "val": 2, "test": 1}, "val is none of"),
+    ({"train": 3, "VALIDATION": 2}, "VALIDATION is none of"),
+    ({"training": 3, "testing": 2}, "testing is none of"),
+    ({"dev": 3}, "train is missing"),
+    ({"valid": 3, "test": 3}, "train is missing"),
+    ({"train": 3, "test": 0}, "test holds no image"),
+    ({"train": 3, "empty": 0}, "empty is none of"),
+])
+def test_folders_that_only_resemble_splits_are_a_fault(tmp_path, folders, problem):
+    write_folder(tmp_path, folders)
+    fault = only_fault(find_sources(tmp_path, "unknown", 4))
+    assert f"{tmp_path}: has folders called like splits, but" in fault and problem in fault
+    assert "Allowed are a folder train and, beside it, valid and test" in fault and "Rename, move or remove" in fault
+
+
+def test_images_beside_given_splits_are_a_fault(tmp_path):
+    write_folder(tmp_path, {"train": 2, "valid": 2})
+    Image.fromarray(texture(9)).save(tmp_path / "stray.png")
+    assert "but stray.png lies beside them." in only_fault(find_sources(tmp_path, "unknown", 4))
+
+
+def test_splits_below_a_rock_are_a_fault(tmp_path):
+    write_folder(tmp_path / "coal", {"train": 3, "Test": 2})
+    fault = only_fault(find_sources(tmp_path, "unknown", 4))
+    assert fault.startswith(f"{tmp_path / 'coal' / 'Test'}, {tmp_path / 'coal' / 'train'}: splits are only understood above")
+
+
+def test_hidden_folders_and_other_files_beside_given_splits_do_no_harm(tmp_path):
+    write_folder(tmp_path, {"train": 2, "test": 1, ".cache": 2})
+    (tmp_path / "README.txt").write_text("mine")
+    found = find_sources(tmp_path, "unknown", 4)
+    assert not found.faults and sorted(s.split for s in found.sources) == ["test", "train", "train"]
+
+
+# Layout of DeepRock-SR
+
+@pytest.mark.parametrize("name", ["coal2D_validation_HR", "coal2D_Train_HR", "coal2D_hr", "berea_LR",
+                                  "coal2D_train_LR_unknown_x4", "coal2D_val_LR_default_X2"])
+def test_folders_that_only_resemble_a_side_of_a_set_are_a_fault(tmp_path, name):
+    write_set(tmp_path, splits=("train",))
+    write_folder(tmp_path / "coal2D", {name: 1})
+    fault = only_fault(find_sources(tmp_path, "unknown", 4))
+    assert f"{tmp_path / 'coal2D' / name}: resembles a side of a DeepRock-SR set" in fault and "rename it" in fault
+
+
+def test_a_misspelt_set_is_not_packed_as_plain_images(tmp_path):
+    write_set(tmp_path, splits=("train",))
+    for path in list((tmp_path / "coal2D").iterdir()):
+        path.rename(path.with_name(path.name.replace("train", "Train")))
+    found = find_sources(tmp_path, "unknown", 4)
+    assert not found.sources and len(found.faults) == 2
+
+
+def test_an_lr_folder_without_its_hr_folder_is_a_fault(tmp_path):
+    write_set(tmp_path, splits=("train",))
+    write_folder(tmp_path / "coal2D", {"coal2D_test_LR_unknown_X4": 1})
+    assert "has no coal2D_test_HR beside it" in only_fault(find_sources(tmp_path, "unknown", 4))
+
+
+def test_lr_folders_of_other_kinds_and_scales_are_fine(tmp_path):
+    write_set(tmp_path, splits=("train",))
+    write_folder(tmp_path / "coal2D", {"coal2D_train_LR_default_X2": 2, "coal2D_train_LR_unknown_X2": 2})
+    found = find_sources(tmp_path, "unknown", 4)
+    assert len(found.sources) == 2 and not found.faults and not found.notes
+
+
+def test_two_files_for_one_image_of_a_set_are_a_fault(tmp_path):
+    write_set(tmp_path, splits=("train",))
+    hr, lr = tmp_path / "coal2D" / "coal2D_train_HR", tmp_path / "coal2D" / "coal2D_train_LR_unknown_X4"
+    tifffile.imwrite(lr / "0001x4.tif", texture(0, 16, 12))
+    tifffile.imwrite(hr / "0002.tif", texture(0, 64, 48))
+    faults = find_sources(tmp_path, "unknown", 4).faults
+    assert faults == [f"{hr / '0002.tif'}: stands for the same image as {hr / '0002.png'}; remove one of them",
+                      f"{lr / '0001x4.tif'}: stands for the same image as {lr / '0001x4.png'}; remove one of them"]
+
+
+def test_images_that_no_set_claims_are_told_of(tmp_path):
+    write_set(tmp_path, splits=("train",))
+    write_folder(tmp_path, {"own": 5, "own/deep/er": 1})
+    found = find_sources(tmp_path, "unknown", 4)
+    assert len(found.sources) == 2 and not found.faults
+    assert found.notes == [f"6 images below {tmp_path} belong to no set and are left out:"
+                           " own/deep/er/slice_0.png, own/slice_0.png, own/slice_1.png and 3 more"]
+
+
+@pytest.mark.parametrize("side", ["coal2D_train_HR", "coal2D_train_LR_unknown_X4", "coal2D_train_LR_default_X2"])
+def test_images_in_folders_inside_a_side_are_a_fault(tmp_path, side):
+    write_set(tmp_path, splits=("train",))
+    write_folder(tmp_path / "coal2D" / side, {"more": 2})
+    fault = only_fault(find_sources(tmp_path, "unknown", 4))
+    assert f"{side}: 2 images lie in folders inside it: more/slice_0.png, more/slice_1.png" in fault
+
+
+def test_a_set_that_lies_too_deep_is_refused_with_the_source_to_give(tmp_path):
+    write_set(tmp_path / "a" / "b" / "c")
+    found = find_sources(tmp_path, "unknown", 4)
+    assert not found.sources and f"give SOURCE={tmp_path / 'a' / 'b' / 'c' / 'coal2D'}" in only_fault(found)
+
+
+@pytest.mark.parametrize("side", ["coal2D_train_HR", "coal2D_train_LR_unknown_X4"])
+def test_one_side_of_a_set_is_no_source(tmp_path, side, monkeypatch):
+    write_set(tmp_path)
+    with pytest.raises(UserError, match=f"give the folder that holds both, {tmp_path / 'coal2D'}"):
+        find_sources(tmp_path / "coal2D" / side, "unknown", 4)
+    monkeypatch.chdir(tmp_path / "coal2D" / side)
+    with pytest.raises(UserError, match="is called like one side"):
+        find_sources(".", "unknown", 4)
+
+
+# Links and names
+
+def test_links_to_rocks_and_images_are_followed(tmp_path):
+    write_folder(tmp_path / "disk", {"berea": 11})
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "disk" / "berea")
+    found = find_sources(tmp_path / "in", "unknown", 4)
+    assert not found.faults
+    assert [s.file for s in found.sources] == [f"linked/slice_{i}.png" for i in range(11)]
+
+
+def test_a_link_to_a_folder_around_it_is_told_of_and_not_followed(tmp_path):
+    write_folder(tmp_path, {"coal": 3})
+    again = tmp_path / "coal" / "again"
+    again.symlink_to(tmp_path)
+    found = find_sources(tmp_path, "unknown", 4)
+    assert len(found.sources) == 3 and not found.faults
+    assert found.notes == [f"{again}: is a link to a folder that it lies in, {tmp_path}, and is not followed"]
+
+
+def test_one_folder_under_two_names_is_a_fault(tmp_path):
+    write_folder(tmp_path, {"coal": 3})
+    (tmp_path / "other").symlink_to(tmp_path / "coal")
+    assert "other: is the same folder as" in only_fault(find_sources(tmp_path, "unknown", 4))
+
+
+def test_broken_links_are_faults(tmp_path):
+    write_folder(tmp_path, {"coal": 3})
+    (tmp_path / "coal" / "slice_3.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    (tmp_path / ".hidden").symlink_to(tmp_path / "nowhere")
+    faults = find_sources(tmp_path, "unknown", 4).faults
+    assert len(faults) == 2 and all("is a broken link or no regular file; mend or remove it" in fault for fault in faults)
+
+
+def test_names_with_digits_that_are_no_decimals_are_sorted(tmp_path):
+    write_folder(tmp_path, {"coal": 1})
+    (tmp_path / "coal" / "slice_0.png").rename(tmp_path / "coal" / "1\u00b23.png")
+    assert [s.name for s in find_sources(tmp_path, "unknown", 4).sources] == ["coal_1_3"]
+
+
+def test_rocks_whose_name_does_not_print_are_faults(tmp_path):
+    write_folder(tmp_path, {"coal\udcff": 1, "two\nlines": 1})
+    sources = find_sources(tmp_path, "default", 4).sources
+    faults = check_samples(sources, list_samples(sources, "default", 4, 80, 0), 4, 48, None)
+    assert faults == [r"rock 'coal\udcff': its name does not print; rename the folder",
+                      r"rock 'two\nlines': its name does not print; rename the folder"]
+
+
+# Grouped faults
+
+def test_the_same_fault_of_many_files_is_one_line_with_a_count(tmp_path):
+    write_folder(tmp_path, {"coal": 30}, size=(3, 3))
+    sources = find_sources(tmp_path, "default", 4).sources
+    fault, = check_samples(sources, list_samples(sources, "default", 4, 80, 0), 4, 48, None)
+    first = ", ".join(str(tmp_path / "coal" / f"slice_{i}.png") for i in range(3))
+    assert fault.startswith(f"{first} and 27 more: 3x3 pixels")
+    assert "less than crop=48, the HR square that training cuts (12 LR pixels at scale=4)" in fault
+
+
+def test_pairs_that_all_miss_the_scale_are_one_fault_per_folder(tmp_path):
+    write_set(tmp_path)
+    for path in (tmp_path / "coal2D").glob("*_LR_*/*.png"):
+        Image.fromarray(texture(0, 32, 24)).save(path)
+    faults = find_sources(tmp_path, "unknown", 4).faults
+    assert len(faults) == 3
+    assert all("is 64x48, which is not scale=4 times 32x24 of its partner in" in fault for fault in faults)

@@ -1,10 +1,11 @@
 """Packing: from sources to a directory of tar shards, the same bytes for the same input and options.
 
-The layout of every shard follows from headers alone (`lay_out`), so pixels can then be written to their places in
+The layout of every shard follows from headers alone (`_lay_out`), so pixels can then be written to their places in
 the order in which sources are decoded, each source once. Work happens in OUT.building, which becomes OUT in one
 rename when everything is complete and without fault.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -12,7 +13,7 @@ import shutil
 import zlib
 from collections import Counter
 from dataclasses import asdict, dataclass
-from itertools import repeat
+from itertools import chain, repeat
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +27,10 @@ from srgan_dist.data.sample import (
 from srgan_dist.data.sources import check_samples, find_sources, list_samples, stored_dtype
 from srgan_dist.errors import UserError
 from srgan_dist.files import sha256_of, sync
+from srgan_dist.one_writer import one_writer
 
 FAINT = 2**14  # 16-bit images that stay below it use less than a quarter of their range
-MARKER = "building.json"  # tells a directory of ours from anyone else's
+MARKER = "building.json"  # tells a directory of ours from anyone else's, and is locked by the build that works in it
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,9 @@ class BuildOptions:
     dtype: str | None = None  # "uint16" stores 8-bit images times 257; None keeps the images' own type
 
     def __post_init__(self):
-        if self.scale < 2:
-            raise UserError(f"scale={self.scale} must be 2 or more")
+        if self.scale < 2 or self.scale & (self.scale - 1):
+            raise UserError(f"scale={self.scale} must be 2 or more and a power of two (2, 4, 8):"
+                            " generators double the size in each stage")
         if self.kind not in ("default", "unknown"):
             raise UserError(f"kind={self.kind!r} must be default or unknown")
         if self.dtype not in (None, "uint16"):
@@ -59,6 +62,8 @@ class BuildOptions:
             raise UserError(f"tile={self.tile} is smaller than crop={self.crop}; enlarge --tile or reduce --crop")
         if self.samples_per_shard < 1:
             raise UserError(f"samples_per_shard={self.samples_per_shard} must be 1 or more")
+        if self.seed < 0:
+            raise UserError(f"seed={self.seed} must be 0 or more")
 
 
 class BuildError(UserError):
@@ -85,43 +90,63 @@ def build(source, out, options, progress=iter):
     progress wraps the list of sources while their pixels are read, as tqdm does.
     Raises BuildError with all faults of the source, UserError when `out` holds something else.
     """
-    source, out = Path(source), Path(out)
-    _check_out(out)
+    source, out = Path(source), Path(os.path.realpath(out))
+    _check_out(source, out)
     found = find_sources(source, options.kind, options.scale)
     samples = list_samples(found.sources, options.kind, options.scale, options.tile, options.seed)
-    faults = found.faults + check_samples(found.sources, samples, options.crop, options.dtype)
+    faults = found.faults + check_samples(found.sources, samples, options.scale, options.crop, options.dtype)
     if faults:
         pixels = _Pixels(found.sources, samples, options, None, None, None)
         pixels.read(progress)  # so that a user mends everything in one go
         raise BuildError(faults + pixels.faults)
 
     identity = {"options": asdict(options), "source_sha256": _digest(found.sources)}
-    if out.exists() and any(out.iterdir()):
+    if _holds_files(out):
         return Result(_same_set(out, identity), found.notes, already_there=True)
 
-    stage = out.with_name(out.name + ".building")
-    _empty_stage(stage, identity)
     dtype = stored_dtype(found.sources, options.dtype)
     rocks = sorted({s.rock for s in found.sources})
-    tables, shards = _lay_out(stage, found.sources, samples, rocks, dtype, options)
-    pixels = _Pixels(found.sources, samples, options, stage, tables, dtype)
-    pixels.read(progress)
-    if pixels.faults:
-        shutil.rmtree(stage)
-        raise BuildError(pixels.faults)
-
-    manifest = _finish(stage, tables, shards, rocks, dtype, options, identity)
-    (stage / MARKER).unlink()
-    os.replace(stage, out)
-    sync(out.parent)
+    tables, shards = _lay_out(found.sources, samples, rocks, dtype, options)
+    with _write_failures_named(out, tables, shards), _stage_of(out) as stage:
+        for file, members, size in chain(*shards.values()):
+            _write_skeleton(stage / file, members, size)
+        pixels = _Pixels(found.sources, samples, options, stage, tables, dtype)
+        pixels.read(progress)
+        if pixels.faults:
+            raise BuildError(pixels.faults)
+        manifest = _finish(stage, tables, shards, rocks, dtype, options, identity)
+        os.replace(stage, out)
+        (out / MARKER).unlink(missing_ok=True)  # only now: a stage without it would look like someone else's
+        sync(out.parent)
     return Result(manifest, found.notes + pixels.notes())
 
 
-def _check_out(out):
+def _check_out(source, out):
+    real = Path(os.path.realpath(source))
     if out.exists() and not out.is_dir():
         raise UserError(f"OUT={out} is a file; give the name of a new folder")
-    if out.exists() and any(out.iterdir()) and not (out / "manifest.json").is_file():
-        raise UserError(f"OUT={out} holds other files; give the name of a new folder")
+    if out == real or real in out.parents:
+        raise UserError(f"OUT={out} is or lies inside SOURCE={source}; give a folder apart from it")
+    if out in real.parents:
+        raise UserError(f"SOURCE={source} lies inside OUT={out}; give a folder apart from it")
+    if _holds_files(out):
+        if not (out / "manifest.json").is_file():
+            raise UserError(f"OUT={out} holds other files; give the name of a new folder")
+    elif os.path.ismount(out):
+        raise UserError(f"OUT={out} is a mount point, which a finished set cannot replace; give a new folder inside it")
+    elif out == Path(os.path.realpath(".")):
+        raise UserError(f"OUT={out} is the folder you are in, which a finished set would replace;"
+                        " give a new folder inside it")
+    elif not (parent := _nearest_parent(out)).is_dir():
+        raise UserError(f"OUT={out} cannot be made: {parent} is a file; give another folder")
+
+
+def _holds_files(folder):
+    return folder.exists() and any(folder.iterdir())
+
+
+def _nearest_parent(path):
+    return next(parent for parent in path.parents if parent.exists())
 
 
 def _same_set(out, identity):
@@ -129,6 +154,8 @@ def _same_set(out, identity):
     manifest = index.read_manifest(out)
     there = {key: getattr(manifest, key) for key in identity}
     if there == identity:
+        if (out / MARKER).exists():  # the build was killed between its last two acts
+            (out / MARKER).unlink(missing_ok=True)
         return manifest
     differences = [
         f"{name}: {there['options'].get(name)} there, {value} asked for"
@@ -147,23 +174,61 @@ def _digest(sources):
     return total.hexdigest()
 
 
-def _empty_stage(stage, identity):
-    """Make the working directory; what a killed build left in it goes."""
-    if stage.exists():
-        if not (stage / MARKER).is_file() and any(stage.iterdir()):
-            raise UserError(f"{stage} is in the way and was not made by this program; move it")
-        shutil.rmtree(stage)
-    stage.mkdir(parents=True)
-    (stage / MARKER).write_text(json.dumps(identity))
+# Stage
+
+@contextlib.contextmanager
+def _stage_of(out):
+    """Yield an empty directory beside OUT that no other build works in; it goes if the build fails with an error."""
+    stage = out.with_name(out.name + ".building")
+    if stage.exists() and not (stage / MARKER).is_file() and (not stage.is_dir() or any(stage.iterdir())):
+        raise UserError(f"{stage} is in the way and was not made by this program; move it")
+    stage.mkdir(parents=True, exist_ok=True)
+    with one_writer(stage / MARKER, out):
+        if _holds_files(out):
+            _remove(stage)
+            raise UserError(f"another build has just finished OUT={out}; run this one again to compare")
+        try:
+            _clear(stage)  # what a killed build left
+            yield stage
+        except (UserError, OSError):
+            _remove(stage)
+            raise
+
+
+def _clear(stage):
+    for path in stage.iterdir():
+        if path.name != MARKER:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _remove(stage):
+    """Remove the stage, its marker after all else, so that it can be told from others at any moment."""
+    with contextlib.suppress(OSError):
+        _clear(stage)
+        (stage / MARKER).unlink()
+        stage.rmdir()
+
+
+@contextlib.contextmanager
+def _write_failures_named(out, tables, shards):
+    """Turn what the disk refuses into an error that names OUT and the space the set takes."""
+    try:
+        yield
+    except OSError as error:
+        needed = sum(size for _, _, size in chain(*shards.values())) + sum(table.nbytes for table in tables.values())
+        free = shutil.disk_usage(_nearest_parent(out)).free
+        raise UserError(f"OUT={out} cannot be written ({error}). The set takes {needed:,} bytes, {free:,} are free there;"
+                        " free more, or give a folder that can be written to") from None
 
 
 # Layout
 
-def _lay_out(stage, sources, samples, rocks, dtype, options):
-    """Create every shard with all its headers, pixels still zero.
+def _lay_out(sources, samples, rocks, dtype, options):
+    """Decide where everything goes.
 
-    Returns {split: table of INDEX} with offsets and shapes filled in, and {split: list of (file, count)}. A table is
-    in the order of the tar: samples shuffled by the seed, so that reading straight through mixes rocks and slices.
+    Returns {split: table of INDEX} with offsets and shapes filled in, and {split: list of (file, members, bytes)}. A
+    table is in the order of the tar: samples shuffled by the seed, so that reading straight through mixes rocks and
+    slices.
     """
     tables, shards = {}, {}
     for number, split in enumerate(index.SPLITS):
@@ -175,13 +240,11 @@ def _lay_out(stage, sources, samples, rocks, dtype, options):
         groups = np.array_split(order, -(-len(chosen) // options.samples_per_shard))
         row = 0
         for shard, group in enumerate(groups):
-            file = index.shard_name(split, shard)
             rows = table[row : row + len(group)]
             rows["shard"] = shard
             members = [_members(chosen[i], sources, dtype, options) for i in group]
             rows["rock"] = [rocks.index(sources[chosen[i].source].rock) for i in group]
-            _write_skeleton(stage / file, members, rows)
-            shards.setdefault(split, []).append((file, len(group)))
+            shards.setdefault(split, []).append((index.shard_name(split, shard), members, _place(members, rows)))
             row += len(group)
         tables[split] = table
     return tables, shards
@@ -205,29 +268,42 @@ def _members(sample, sources, dtype, options):
     return sample.key, hr, lr, dtype, encode_record(record)
 
 
-def _write_skeleton(path, members, rows):
-    """Write all bytes of a shard but the pixels, and record in `rows` where those belong."""
+def _heads(hr, lr, dtype, record):
+    """Return what each member of a sample begins with and its whole size in bytes, in the order of the tar."""
+    heads = {"hr.npy": npy_header(*hr, dtype), "json": record, "lr.npy": npy_header(*lr, dtype)}
+    pixels = {"hr.npy": hr[0] * hr[1] * dtype.itemsize, "json": 0, "lr.npy": lr[0] * lr[1] * dtype.itemsize}
+    return [(name, heads[name], len(heads[name]) + pixels[name]) for name in FIELDS]
+
+
+def _place(members, rows):
+    """Record in `rows` where the bytes of each sample of a shard belong; returns the size of the shard."""
+    position = 0
+    for row, (key, hr, lr, dtype, record) in zip(rows, members, strict=True):
+        row["key"] = key.encode()
+        row["hr_height"], row["hr_width"] = hr
+        row["lr_height"], row["lr_width"] = lr
+        for name, head, size in _heads(hr, lr, dtype, record):
+            start = position + BLOCK
+            if name == "json":
+                row["record_offset"], row["record_bytes"] = start, size
+            else:
+                row[f"{name[:2]}_offset"] = start + len(head)
+            position = start + padded(size, BLOCK)
+    return padded(position + 2 * BLOCK, RECORD)
+
+
+def _write_skeleton(path, members, size):
+    """Write all bytes of a shard but the pixels, which stay zero."""
     with open(path, "wb") as file:
-        for row, (key, hr, lr, dtype, record) in zip(rows, members, strict=True):
-            row["key"] = key.encode()
-            row["hr_height"], row["hr_width"] = hr
-            row["lr_height"], row["lr_width"] = lr
-            heads = {"hr.npy": npy_header(*hr, dtype), "json": record, "lr.npy": npy_header(*lr, dtype)}
-            pixels = {"hr.npy": hr[0] * hr[1] * dtype.itemsize, "json": 0, "lr.npy": lr[0] * lr[1] * dtype.itemsize}
-            for field in FIELDS:
-                size = len(heads[field]) + pixels[field]
-                file.write(tar_header(f"{key}.{field}", size))
-                start = file.tell()
-                file.write(heads[field])
-                if field == "json":
-                    row["record_offset"], row["record_bytes"] = start, size
-                else:
-                    row[f"{field[:2]}_offset"] = file.tell()
-                file.seek(start + padded(size, BLOCK))
-        end = padded(file.tell() + 2 * BLOCK, RECORD)
-        file.truncate(end)
+        position = 0
+        for key, *content in members:
+            for name, head, member_size in _heads(*content):
+                file.seek(position)
+                file.write(tar_header(f"{key}.{name}", member_size) + head)
+                position += BLOCK + padded(member_size, BLOCK)
+        file.truncate(size)
         if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, end)  # a full disk shows now, not after an hour
+            os.posix_fallocate(file.fileno(), 0, size)  # a full disk shows now, not after an hour
 
 
 # Pixels
@@ -325,7 +401,8 @@ def _finish(stage, tables, shards, rocks, dtype, options, identity):
             count=len(table),
             rocks={rocks[number]: count for number, count in sorted(counts.items())},
             index=index.FileEntry(**_file_facts(path)),
-            shards=[index.ShardEntry(**_file_facts(stage / file), count=count) for file, count in shards[split]],
+            shards=[index.ShardEntry(**_file_facts(stage / file), count=len(members))
+                    for file, members, _ in shards[split]],
         )
     totals = {rock: sum(split.rocks.get(rock, 0) for split in splits.values()) for rock in rocks}
     manifest = index.Manifest(

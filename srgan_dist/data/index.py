@@ -6,13 +6,17 @@
 """
 
 import json
+import re
+import stat
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from srgan_dist.data.sample import BLOCK, key_problem
 from srgan_dist.errors import UserError
 from srgan_dist.files import sha256_of
 
@@ -51,6 +55,8 @@ def index_name(split):
 def _inside(name):
     if Path(name).name != name:
         raise ValueError(f"names a file outside its folder: {name!r}")
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,200}", name):
+        raise ValueError(f"is not the name of a file of a set: {name!r}")
     return name
 
 
@@ -74,7 +80,14 @@ class SplitEntry(_Entry):
     count: int = Field(ge=1)
     rocks: dict[str, int]  # samples of each
     index: FileEntry
-    shards: list[ShardEntry]
+    shards: list[ShardEntry] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _counts_agree(self):
+        for name, count in (("shards", sum(shard.count for shard in self.shards)), ("rocks", sum(self.rocks.values()))):
+            if count != self.count:
+                raise ValueError(f"its {name} have {count} samples, it says count={self.count}")
+        return self
 
 
 class Manifest(_Entry):
@@ -82,13 +95,22 @@ class Manifest(_Entry):
 
     format: Literal[FORMAT] = FORMAT
     version: Literal[VERSION] = VERSION
-    scale: int = Field(ge=2)
+    scale: int = Field(ge=2, le=1024)
     dtype: Literal["uint8", "uint16"]
     rocks: list[str]
     totals: dict[str, int]  # samples of each rock over all splits
     splits: dict[Literal[SPLITS], SplitEntry]
     options: dict[str, Any]  # of the build
     source_sha256: str  # of names and bytes of the images that were packed
+
+    @model_validator(mode="after")
+    def _names_are_unique(self):
+        files = [entry.file for split in self.splits.values() for entry in (split.index, *split.shards)]
+        for names, what in ((files, "file"), (self.rocks, "rock")):
+            name, count = Counter(names).most_common(1)[0] if names else (None, 1)
+            if count > 1:
+                raise ValueError(f"lists the {what} {name!r} {count} times")
+        return self
 
 
 def read_manifest(directory):
@@ -99,7 +121,7 @@ def read_manifest(directory):
     except FileNotFoundError:
         raise UserError(f"{directory} is not a packed data set: it has no manifest.json."
                         " Make one with: python shards/build.py SOURCE OUT") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path} is not a manifest of {FORMAT}")
@@ -109,7 +131,7 @@ def read_manifest(directory):
         return Manifest.model_validate(content)
     except ValidationError as error:
         fault = error.errors()[0]
-        where = ".".join(map(str, fault["loc"]))
+        where = ".".join(map(str, fault["loc"])) or "its top level"
         raise UserError(f"{path} is damaged at {where}: {fault['msg'].removeprefix('Value error, ')};"
                         " copy the file again or build the set again") from None
 
@@ -158,35 +180,88 @@ def open_split(directory, name):
     shards = [directory / shard.file for shard in entry.shards]
     for path, shard in zip(shards, entry.shards, strict=True):
         _check_size(path, shard.bytes)
-    rows = np.load(table, allow_pickle=False)
-    if rows.dtype != INDEX or len(rows) != entry.count:
-        raise UserError(f"{table} does not hold {entry.count} rows of this version's index; build the set again")
+    rows = _load_rows(table, entry.count)
     _check_rows(table, rows, manifest, entry)
+    _check_samples(table, rows, manifest, entry)
     set_sha256 = sha256_of(directory / "manifest.json")
     return Split(directory, set_sha256, name, rows, shards, manifest.rocks, np.dtype(manifest.dtype), manifest.scale)
 
 
 def _check_size(path, size):
     try:
-        actual = path.stat().st_size
+        status = path.stat()
     except FileNotFoundError:
         raise UserError(f"{path} is missing although the manifest lists it; copy it again or build the set again") from None
-    if actual != size:
-        raise UserError(f"{path} has {actual} bytes, the manifest says {size}; copy it again or build the set again")
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path} is no regular file; copy it again or build the set again")
+    if status.st_size != size:
+        raise UserError(f"{path} has {status.st_size} bytes, the manifest says {size}; copy it again or build the set again")
+
+
+def _load_rows(table, count):
+    try:
+        with open(table, "rb") as file:
+            rows = np.load(file, allow_pickle=False)
+    except Exception as error:  # numpy raises many kinds for a file that only pretends
+        raise UserError(f"{table} cannot be read: {str(error) or type(error).__name__}; build the set again") from None
+    if not isinstance(rows, np.ndarray) or rows.dtype != INDEX or rows.shape != (count,):
+        raise UserError(f"{table} does not hold {count} rows of this version's index; build the set again")
+    return rows
 
 
 def _check_rows(table, rows, manifest, entry):
-    """Check that all that an index points to exists, and that its pairs fit the scale."""
-    ends = np.array([shard.bytes for shard in entry.shards], np.uint64)
-    pixel_bytes = np.uint64(np.dtype(manifest.dtype).itemsize)
-    fits = (rows["shard"] < len(ends)) & (rows["rock"] < len(manifest.rocks))
-    ends = ends[np.where(fits, rows["shard"], 0)]
-    for side in ("hr", "lr"):
-        pixels = rows[f"{side}_height"].astype(np.uint64) * rows[f"{side}_width"]
-        fits &= (pixels > 0) & (pixels <= ends // pixel_bytes)
-        fits &= rows[f"{side}_offset"] <= ends - np.minimum(pixels * pixel_bytes, ends)
-    fits &= rows["record_offset"] <= ends - np.minimum(rows["record_bytes"], ends)
+    """Check that all that an index points to exists, lies as samples lie in a tar, and fits the scale."""
+    shard_bytes = np.array([shard.bytes for shard in entry.shards], np.uint64)
+    fits = (rows["shard"] < len(shard_bytes)) & (rows["rock"] < len(manifest.rocks))
+    shard_bytes = shard_bytes[np.where(fits, rows["shard"], 0)]
+    ends = {}
+    for part in ("hr", "record", "lr"):
+        size = rows["record_bytes"].astype(np.uint64) if part == "record" else _image_bytes(rows, part, manifest.dtype)
+        fits &= (size > 0) & (size <= shard_bytes) & (rows[f"{part}_offset"] <= shard_bytes - np.minimum(size, shard_bytes))
+        ends[part] = rows[f"{part}_offset"] + size
+    fits &= rows["record_offset"] == _next_content(ends["hr"])
+    npy_header = rows["lr_offset"] - _next_content(ends["record"])
+    fits &= (npy_header < BLOCK) & (rows["hr_offset"] % BLOCK == npy_header)
     for length in ("height", "width"):
-        fits &= rows[f"hr_{length}"] == manifest.scale * rows[f"lr_{length}"]
+        fits &= rows[f"hr_{length}"] == manifest.scale * rows[f"lr_{length}"].astype(np.uint64)
+    fits &= (rows["darkest"] <= rows["brightest"]) & (rows["brightest"] <= np.iinfo(manifest.dtype).max)
     if not fits.all():
         raise UserError(f"{table} does not fit its shards, first at row {int(np.argmin(fits))}; build the set again")
+    _check_overlap(table, rows, ends["lr"])
+
+
+def _image_bytes(rows, side, dtype):
+    pixels = rows[f"{side}_height"].astype(np.uint64) * rows[f"{side}_width"]
+    return np.minimum(pixels, 2**62) * np.dtype(dtype).itemsize  # no overflow, and still more than any file has
+
+
+def _next_content(end):
+    """Return where the content of the next member of a tar begins, after padding and a header."""
+    return (end + (BLOCK - 1)) // BLOCK * BLOCK + BLOCK
+
+
+def _check_overlap(table, rows, ends):
+    order = np.lexsort((rows["hr_offset"], rows["shard"]))
+    before, after = order[:-1], order[1:]
+    overlap = (rows["shard"][before] == rows["shard"][after]) & (rows["hr_offset"][after] < ends[before])
+    if overlap.any():
+        one, other = sorted((int(before[overlap][0]), int(after[overlap][0])))
+        raise UserError(f"{table} lets rows {one} and {other} overlap in their shard; build the set again")
+
+
+def _check_samples(table, rows, manifest, entry):
+    """Check that keys are usable and unique, and that rocks and shards have as many samples as the manifest says."""
+    keys = [key.decode("ascii", "backslashreplace") for key in rows["key"].tolist()]
+    problem = next(filter(None, map(key_problem, keys)), None)
+    if problem:
+        raise UserError(f"{table} is damaged: {problem}; build the set again")
+    key, count = Counter(keys).most_common(1)[0]
+    if count > 1:
+        raise UserError(f"{table} has the key {key!r} {count} times; build the set again")
+    rocks = Counter(manifest.rocks[number] for number in rows["rock"].tolist())
+    shards = Counter(entry.shards[number].file for number in rows["shard"].tolist())
+    for counts, said in ((rocks, entry.rocks), (shards, {shard.file: shard.count for shard in entry.shards})):
+        for name in sorted(counts.keys() | said.keys()):
+            if counts[name] != said.get(name, 0):
+                raise UserError(f"{table} has {counts[name]} samples of {name}, the manifest says {said.get(name, 0)};"
+                                " build the set again")
