@@ -11,8 +11,8 @@ from pathlib import Path
 
 from srgan_dist.data.rocks import ROCKS, slice_files, write_slice
 from srgan_dist.errors import UserError, reported
+from srgan_dist.locks import exclusive_out
 from srgan_dist.machine import usable_cores
-from srgan_dist.one_writer import one_writer
 from srgan_dist.progress import tracked
 
 RECORD = "synthesis.json"  # the options of a set; its name is UNFINISHED until every image is there
@@ -110,7 +110,7 @@ def main():
             print(f"{out} holds exactly this set already, {counts}; nothing was written")
             return
         out.mkdir(parents=True, exist_ok=True)
-        with one_writer(out / UNFINISHED, out):
+        with exclusive_out(out / UNFINISHED, out):
             (out / UNFINISHED).write_text(json.dumps(options) + "\n")
             written = write_slices(out, slices, options, arguments.jobs)
             (out / UNFINISHED).replace(out / RECORD)

@@ -3,6 +3,8 @@
 import contextlib
 import json
 import math
+import os
+import platform
 import shutil
 import time
 from dataclasses import dataclass
@@ -99,7 +101,10 @@ def _alone_in(directory, accelerator):
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"output={directory.parent}: {directory} cannot be made ({error})") from None
-    with exclusive(directory / ".lock", f"{directory} is being trained"):
+    lock = directory / ".lock"
+    holder = lock.read_text() if lock.exists() else "another process"
+    with exclusive(lock, f"{directory} is being trained by {holder}; wait for its end, end it, or choose another name"):
+        lock.write_text(f"process {os.getpid()} on {platform.node()}")
         yield
 
 

@@ -15,7 +15,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-import srgan_dist.one_writer as locking
+import srgan_dist.locks as locking
 from conftest import REPOSITORY, TINY, stream, texture, write_folder
 from srgan_dist.data import build as packing
 from srgan_dist.data.build import BuildError, BuildOptions, build

@@ -146,6 +146,10 @@ def test_imagej_stacks_of_channels_or_time_points_are_refused(tmp_path, shape, a
         read_info(path)
 
 
+def test_an_imagej_volume_whose_axes_were_not_named_is_read(tmp_path):
+    assert np.array_equal(np.stack(list(read_pages(save(tmp_path / "v.tif", VOLUME, imagej=True)))), VOLUME)
+
+
 @pytest.mark.parametrize("metadata", [{}, {"axes": "ZYX"}], ids=["as tifffile writes them", "as slices"])
 def test_multi_page_ome_tiff_is_read(tmp_path, metadata):
     path = save(tmp_path / "volume.ome.tif", VOLUME, metadata=metadata)

@@ -58,8 +58,9 @@ def coded_split(folder, scale, lr_size=12):
             path.mkdir(parents=True)
             name = "0001.png" if side == "HR" else f"0001x{scale}.png"
             Image.fromarray(image.astype(np.uint8)).save(path / name)
-    build(folder, folder / "out", BuildOptions(scale=scale, kind="default", crop=4 * scale, tile=4 * scale))
-    return open_split(folder / "out", "train")
+    out = folder.with_name(f"{folder.name}_out")
+    build(folder, out, BuildOptions(scale=scale, kind="default", crop=4 * scale, tile=4 * scale))
+    return open_split(out, "train")
 
 
 @pytest.mark.parametrize("scale", [2, 4])
@@ -115,8 +116,9 @@ def test_each_crop_is_oriented_as_the_plan_says_in_lr_and_hr_alike(train_split, 
 
 def test_16_bit_values_reach_the_device_unchanged(tmp_path):
     ramp = np.linspace(0, 65535, 64 * 64).astype(np.uint16).reshape(64, 64)
-    Image.fromarray(ramp).save(tmp_path / "ramp.png")
-    build(tmp_path, tmp_path / "out", BuildOptions(crop=64, tile=64))
+    (tmp_path / "hr").mkdir()
+    Image.fromarray(ramp).save(tmp_path / "hr" / "ramp.png")
+    build(tmp_path / "hr", tmp_path / "out", BuildOptions(crop=64, tile=64))
     (_, hr), = take(loader(open_split(tmp_path / "out", "train"), batch_size=1, augment=False, lr_crop=16), 0, 1)
     assert torch.equal(hr[0, 0], torch.from_numpy(ramp.astype(np.float32)) * (2 / 65535) - 1)
 

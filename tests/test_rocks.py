@@ -13,7 +13,7 @@ from PIL import Image
 from srgan_dist.data import rocks
 from srgan_dist.data.degradation import downsample, draw_kernel, upsample
 from srgan_dist.errors import UserError
-from srgan_dist.one_writer import one_writer
+from srgan_dist.locks import exclusive_out
 
 SCRIPT = Path(__file__).parents[1] / "shards" / "synthesize.py"
 SMALL = "--train 2 --valid 1 --test 1 --size 64 --seed 5 --rocks coal carbonate".split()
@@ -218,7 +218,7 @@ def test_an_out_that_is_a_file_or_holds_foreign_files_is_refused(tmp_path):
 def test_two_runs_into_one_folder_are_refused(tmp_path):
     (tmp_path / ".synthesis.json.unfinished").write_text(json.dumps({
         "train": 2, "valid": 1, "test": 1, "size": 64, "seed": 5, "rocks": ["carbonate", "coal"]}))
-    with one_writer(tmp_path / ".synthesis.json.unfinished", tmp_path):
+    with exclusive_out(tmp_path / ".synthesis.json.unfinished", tmp_path):
         done = run(tmp_path, *SMALL)
     assert done.returncode == 1 and f"another build is writing OUT={tmp_path}" in done.stderr
     assert not (tmp_path / "DeepRockSR-2D").exists()

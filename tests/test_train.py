@@ -1,7 +1,6 @@
 import hashlib
 import json
 import math
-import os
 import shutil
 import subprocess
 import sys
@@ -206,8 +205,10 @@ def test_a_generator_that_is_finite_but_scores_no_number_ends_the_training_too(s
 def test_two_trainings_in_one_directory_are_refused(shards, tmp_path):
     config = tiny_config(shards, tmp_path, adversarial=None)
     (tmp_path / "tiny").mkdir()
-    with exclusive(tmp_path / "tiny" / ".lock", "it is held"):
-        with pytest.raises(UserError, match=f"tiny is being trained by process {os.getpid()} on .*; wait for its end, or end it"):
+    lock = tmp_path / "tiny" / ".lock"
+    with exclusive(lock, "it is held"):
+        lock.write_text("process 7 on node3")
+        with pytest.raises(UserError, match="tiny is being trained by process 7 on node3; wait for its end, end it, or choose"):
             train(config)
         assert [path.name for path in (tmp_path / "tiny").iterdir()] == [".lock"]
     assert train(config).state.finished == ["pretrain"]

@@ -27,7 +27,7 @@ from srgan_dist.data.sample import (
 from srgan_dist.data.sources import check_samples, find_sources, list_samples, stored_dtype
 from srgan_dist.errors import UserError
 from srgan_dist.files import sha256_of, sync
-from srgan_dist.one_writer import one_writer
+from srgan_dist.locks import exclusive_out
 
 FAINT = 2**14  # 16-bit images that stay below it use less than a quarter of their range
 MARKER = "building.json"  # tells a directory of ours from anyone else's, and is locked by the build that works in it
@@ -183,7 +183,7 @@ def _stage_of(out):
     if stage.exists() and not (stage / MARKER).is_file() and (not stage.is_dir() or any(stage.iterdir())):
         raise UserError(f"{stage} is in the way and was not made by this program; move it")
     stage.mkdir(parents=True, exist_ok=True)
-    with one_writer(stage / MARKER, out):
+    with exclusive_out(stage / MARKER, out):
         if _holds_files(out):
             _remove(stage)
             raise UserError(f"another build has just finished OUT={out}; run this one again to compare")

@@ -374,8 +374,8 @@ def _series(tiff):
 def _slices_of(path, series):
     """Return the number of slices of one of tifffile's series; refuse what is more than one row of them."""
     sizes = [(axis, size) for axis, size in zip(series.axes, series.shape) if axis not in "YXS" and size > 1]
-    # tifffile calls the slices of an OME volume channels unless told otherwise, so there C may mean them.
-    if len(sizes) > 1 or series.kind == "imagej" and "C" in dict(sizes):
+    # tifffile calls the slices of a volume channels unless told otherwise, so C may mean them; ImageJ has up to 4 colours.
+    if len(sizes) > 1 or series.kind == "imagej" and dict(sizes).get("C", 9) <= 4:
         sizes = ", ".join(f"{axis}={size}" for axis, size in sizes)
         raise ImageError(path, f"holds channels, slices or time points side by side ({sizes}); save each volume as"
                                " a stack of its own, with slices as its only axis (axes ZYX)")
