@@ -77,10 +77,11 @@ def test_hr_crops_lie_exactly_over_lr_crops_in_all_eight_orientations(tmp_path, 
     assert {(0, 0), (0, 8), (8, 0), (8, 8)} <= seen_corners and seen_orientations == set(range(8))
 
 
-def test_orientations_are_the_eight_symmetries_of_the_square():
-    image = torch.arange(9.0).view(1, 1, 3, 3)
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16])
+def test_orientations_are_the_eight_symmetries_of_the_square(dtype):
+    image = torch.arange(9, dtype=dtype).view(1, 1, 3, 3)
     turned = {tuple(orient(image, torch.tensor([o])).flatten().tolist()) for o in range(8)}
-    by_hand = {tuple(torch.rot90(x, k, (-2, -1)).flatten().tolist()) for x in (image, image.flip(-1)) for k in range(4)}
+    by_hand = {tuple(torch.rot90(x, k, (-2, -1)).flatten().tolist()) for x in (image.int(), image.int().flip(-1)) for k in range(4)}
     assert turned == by_hand and len(turned) == 8
     assert torch.equal(orient(image, torch.tensor([0])), image)
 
