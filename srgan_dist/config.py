@@ -53,13 +53,27 @@ def _path(path):
 Path = Annotated[str, AfterValidator(_path), Field(min_length=1)]
 
 
+class TrainSet(Settings):
+    """One of several sets that are trained on together."""
+
+    path: Path = Field(description="folder of a packed data set; its train split is used")
+    weight: float = Field(1.0, gt=0, le=1e6, description="its share of the crops, in proportion to the others'")
+
+
 class DataConfig(Settings):
     """What is trained on, and how it is cut."""
 
     path: Path = Field(description="folder of a packed data set (shards/build.py)")
+    train: list[TrainSet] | None = Field(
+        None, min_length=1, description="train on these sets, mixed by weight; null: on that of path, which in any case validates"
+    )
     lr_crop: int = Field(48, ge=1, le=2**14, description="side of the LR crops in pixels; HR crops are generator.scale times that")
     batch_size: int = Field(16, ge=1, le=2**20, description="crops per update over all GPUs; each takes an equal share")
     augment: bool = Field(False, description="draw one of eight flips and rotations per crop (the paper's code: none)")
+
+    def train_sets(self):
+        """Return the sets that are trained on."""
+        return self.train or [TrainSet(path=self.path)]
 
 
 class Config(Settings):

@@ -4,9 +4,12 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from srgan_dist.checkpoint import list_checkpoints, load_generator, newest_checkpoint, read_state
 from srgan_dist.config import ConfigError, differences, dump_config, load_config
-from srgan_dist.data.index import SPLITS, open_split
+from srgan_dist.data.index import open_split
+from srgan_dist.data.reader import Reader
 from srgan_dist.errors import UserError
 from srgan_dist.losses.perceptual import checked_weights_file
 from srgan_dist.machine import precision_on
@@ -23,9 +26,10 @@ FREE = ("name:", "output", "log_every", "validate_every", "checkpoint_every", "k
 
 @dataclass(frozen=True)
 class Prepared:
-    """What the checks found: the splits of the data (None where absent), and where to start or continue."""
+    """What the checks found: the data, and where to start or continue."""
 
-    splits: dict
+    train: list  # (split, weight) of every set
+    held_out: dict  # the valid and the test split, as far as there are any
     run_directory: Path
     checkpoint: Path | None
     state: State
@@ -40,11 +44,12 @@ def prepare(config, resume="auto", world_size=1):
     if config.data.batch_size % world_size:
         raise ConfigError(f"data.batch_size={config.data.batch_size} cannot be shared by {world_size} ranks equally;"
                           f" use a multiple of {world_size}")
-    splits = {name: open_split(config.data.path, name) for name in SPLITS}
-    _check_splits(config, splits)
-    for name in ("valid", "test"):
-        if splits[name] is not None:
-            check_scorable(splits[name])
+    train = _open_train_sets(config)
+    held_out = {name: split for name in ("valid", "test") if (split := open_split(config.data.path, name)) is not None}
+    for split in held_out.values():
+        _check_fit(f"data.path={config.data.path}", split, config)
+        check_scorable(split)
+    _check_leaks(train, held_out.values())
     _check_batch_norm(config, world_size)
     for field, loss in config.vgg_losses().items():
         if loss.weights != "random":
@@ -53,20 +58,56 @@ def prepare(config, resume="auto", world_size=1):
         if phase.weights is not None:
             _check_weights(config, name, phase.weights)
     run_directory = Path(config.output) / config.name
-    identity = identity_of(config, splits["train"])
-    return Prepared(splits, run_directory, *_find_start(config, identity, run_directory, resume))
+    identity = identity_of(config, train)
+    return Prepared(train, held_out, run_directory, *_find_start(config, identity, run_directory, resume))
 
 
-def _check_splits(config, splits):
-    train, crop = splits["train"], config.data.lr_crop
-    if train is None:
-        raise ConfigError(f"data.path={config.data.path} has no train split")
-    if train.scale != config.generator.scale:
-        raise ConfigError(f"generator.scale={config.generator.scale}, but data.path={config.data.path}"
-                          f" has scale={train.scale}")
-    if train.smallest_lr < crop:
-        raise ConfigError(f"data.lr_crop={crop} is larger than the smallest LR image of data.path={config.data.path},"
-                          f" which has {train.smallest_lr} pixels; use that or less")
+def _open_train_sets(config):
+    """Return [(train split, weight)] of the sets that are trained on, after checking that they fit config and each other."""
+    opened = []
+    for number, chosen in enumerate(config.data.train_sets()):
+        field = f"data.train.{number}.path" if config.data.train else "data.path"
+        split = open_split(chosen.path, "train")
+        if split is None:
+            raise ConfigError(f"{field}={chosen.path} has no train split")
+        _check_fit(f"{field}={chosen.path}", split, config)
+        first = opened[0][0] if opened else split
+        if split.dtype != first.dtype:
+            raise ConfigError(f"{field}={chosen.path} has {split.dtype} images, {first.directory} has {first.dtype};"
+                              " build one of them with --dtype uint16")
+        opened.append((split, chosen.weight))
+    return opened
+
+
+def _check_fit(name, split, config):
+    if split.scale != config.generator.scale:
+        raise ConfigError(f"generator.scale={config.generator.scale}, but {name} has scale={split.scale}")
+    if split.name == "train" and split.smallest_lr < config.data.lr_crop:
+        raise ConfigError(f"data.lr_crop={config.data.lr_crop} is larger than the smallest LR image of {name},"
+                          f" which has {split.smallest_lr} pixels; use that or less")
+
+
+def _check_leaks(train, held_out):
+    """Raise ConfigError if an HR image that is trained on is also validated or tested on."""
+    for split in held_out:
+        theirs = _pictures(split)
+        for other, _ in train:
+            if other.directory == split.directory:
+                continue  # the build has looked
+            ours = _pictures(other)
+            shared = [(theirs[picture], ours[picture]) for picture in theirs.keys() & ours.keys()]
+            shared = [(i, j) for i, j in shared if np.array_equal(Reader(split).image(i)[1], Reader(other).image(j)[1])]
+            if shared:
+                raise ConfigError(f"{split.directory} holds {split.key(shared[0][0])} in {split.name}, and"
+                                  f" {other.directory} has the same picture in train ({len(shared)} such);"
+                                  " scores would be too good")
+
+
+def _pictures(split):
+    """Return {what tells HR images apart but for rare chance: row}; blank images are alike everywhere and left out."""
+    rows = split.rows
+    marks = zip(*(rows[name].tolist() for name in ("hr_height", "hr_width", "hr_crc32", "darkest", "brightest")))
+    return {mark: i for i, mark in enumerate(marks) if mark[3] < mark[4]}
 
 
 def _check_batch_norm(config, world_size):
@@ -134,8 +175,10 @@ def dry_run_report(config, prepared, device_type="cpu", world_size=1):
     if config.needs_discriminator():
         parts.append(format_layers("discriminator", Discriminator(config.discriminator, config.hr_crop), hr))
     parts.append("\n".join([
-        f"data {config.data.path}",
-        *(f"  {name:<6}{_counts(split)}" for name, split in prepared.splits.items()),
+        "data",
+        *(f"  train {_counts(split)} of {split.directory}" + f", weight {weight:g}" * (len(prepared.train) > 1)
+          for split, weight in prepared.train),
+        *(f"  {name:<6}{_counts(prepared.held_out.get(name))} of {config.data.path}" for name in ("valid", "test")),
         f"device {device_type}, mixed precision {precision_on(device_type, config.mixed_precision)}",
         f"phases, {config.data.batch_size} crops an update, batch_size_per_gpu {config.data.batch_size // world_size}",
         *(f"  {name:<12}{phase_plan(phase)}" for name, phase in config.phases()),

@@ -30,14 +30,17 @@ class State(BaseModel):
     identity: dict = {}  # see `identity_of`
 
 
-def identity_of(config, split):
-    """Return what the position in the data and the tensors of a checkpoint depend on, by the names of the settings."""
+def identity_of(config, train):
+    """Return what the position in the data and the tensors of a checkpoint depend on, by the names of the settings.
+
+    train: [(split, weight)].
+    """
     return {
         "seed": config.seed,
         "data.batch_size": config.data.batch_size,
         "data.lr_crop": config.data.lr_crop,
         "data.augment": config.data.augment,
-        "data.path (its content)": split.set_sha256,
+        "data.path (its content)": [[split.set_sha256, weight] for split, weight in train],
         "generator": config.generator.model_dump(mode="json"),
         "discriminator": config.discriminator.model_dump(mode="json"),
     }

@@ -124,10 +124,10 @@ class Run:
             self.say(f"continues from {self.checkpoint}")
             load_checkpoint(self.checkpoint, {"generator": self.networks.bare_generator})
         self.loader = TrainLoader(
-            prepared.splits["train"], config.data.lr_crop, config.data.batch_size, config.seed, config.data.augment,
+            prepared.train, config.data.lr_crop, config.data.batch_size, config.seed, config.data.augment,
             accelerator.process_index, self.world_size, accelerator.device,
         )
-        self.validator = Validator(config, prepared.splits, self.directory, self.tracker, accelerator)
+        self.validator = Validator(config, prepared.held_out, self.directory, self.tracker, accelerator)
 
     def _open_directory(self):
         settings = self.config.model_dump(mode="json")

@@ -33,9 +33,9 @@ class Validator:
         self.generator.load_state_dict(generator.state_dict())
         results = {}
         for name in names:
-            split = self.splits[name]
-            if split is None:
+            if name not in self.splits:
                 continue
+            split = self.splits[name]
             rows = self._bicubic(split) + self._score(split, {"SR": lambda lr: super_resolve(self.generator, lr)})
             scores = mean_scores(rows)
             numbers = public_numbers(PREFIXES.get(name, name), rows, scores)

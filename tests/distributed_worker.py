@@ -33,7 +33,7 @@ def train_both_phases(config, out):
 def read_batches(config, out):
     accelerator = Accelerator()
     loader = TrainLoader(
-        open_split(config.data.path, "train"), config.data.lr_crop, config.data.batch_size, config.seed,
+        [(open_split(config.data.path, "train"), 1.0)], config.data.lr_crop, config.data.batch_size, config.seed,
         config.data.augment, accelerator.process_index, accelerator.num_processes, accelerator.device,
     )
     batches = loader.batches(0)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from conftest import write_folder
 from srgan_dist.data.build import BuildOptions, build
 from srgan_dist.data.index import open_split
 from srgan_dist.data.loader import TrainLoader, orient
@@ -14,7 +15,7 @@ CPU = torch.device("cpu")
 
 
 def loader(split, rank=0, world_size=1, batch_size=6, seed=0, augment=True, lr_crop=8):
-    return TrainLoader(split, lr_crop, batch_size, seed, augment, rank, world_size, CPU)
+    return TrainLoader([(split, 1.0)], lr_crop, batch_size, seed, augment, rank, world_size, CPU)
 
 
 def take(source, first, count):
@@ -69,7 +70,7 @@ def test_hr_crops_lie_exactly_over_lr_crops_in_all_eight_orientations(tmp_path, 
     source = loader(split, batch_size=64, lr_crop=4)
     seen_corners, seen_orientations = set(), set()
     for update, (lr, hr) in enumerate(take(source, 0, 20)):
-        crops = source.plan.crops(range(64 * update, 64 * update + 64))
+        crops = source.plans[0].crops(range(64 * update, 64 * update + 64))
         seen_corners |= set(zip(crops.tops.tolist(), crops.lefts.tolist()))
         seen_orientations |= set(crops.orientations.tolist())
         lr, hr = (((x + 1) / 2 * 255).round() for x in (lr, hr))
@@ -79,7 +80,7 @@ def test_hr_crops_lie_exactly_over_lr_crops_in_all_eight_orientations(tmp_path, 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16])
 def test_orientations_are_the_eight_symmetries_of_the_square(dtype):
-    image = torch.arange(9, dtype=dtype).view(1, 1, 3, 3)
+    image = torch.arange(9).to(dtype).view(1, 1, 3, 3)
     turned = {tuple(orient(image, torch.tensor([o])).flatten().tolist()) for o in range(8)}
     by_hand = {tuple(torch.rot90(x, k, (-2, -1)).flatten().tolist()) for x in (image.int(), image.int().flip(-1)) for k in range(4)}
     assert turned == by_hand and len(turned) == 8
@@ -103,7 +104,7 @@ def test_each_crop_is_oriented_as_the_plan_says_in_lr_and_hr_alike(train_split, 
     source, reader = loader(train_split, batch_size=64, augment=augment), Reader(train_split)
     seen = set()
     for update, (lr, hr) in enumerate(take(source, 0, 2)):
-        crops = source.plan.crops(range(64 * update, 64 * update + 64))
+        crops = source.plans[0].crops(range(64 * update, 64 * update + 64))
         seen |= set(crops.orientations.tolist())
         for slot in range(64):
             whole_lr, whole_hr = reader.image(crops.samples[slot])
@@ -124,13 +125,28 @@ def test_16_bit_values_reach_the_device_unchanged(tmp_path):
     assert torch.equal(hr[0, 0], torch.from_numpy(ramp.astype(np.float32)) * (2 / 65535) - 1)
 
 
+def test_mixed_sets_each_fill_their_share_of_every_batch(train_split, tmp_path):
+    build(write_folder(tmp_path / "hr", {"granite": 1}, size=(64, 96)), tmp_path / "out", BuildOptions(tile=96, crop=32))
+    other = open_split(tmp_path / "out", "train")
+    source = TrainLoader([(train_split, 1.0), (other, 1.0)], 8, 50, 0, False, 0, 1, CPU)
+    (lr, hr), = take(source, 3, 1)
+    readers = [Reader(train_split), Reader(other)]
+    found = source.mixture.split(range(150, 200))
+    assert sum(len(places) for places, _ in found) == 50 and all(len(places) > 10 for places, _ in found)
+    for (places, own), plan, reader in zip(found, source.plans, readers):
+        crops = plan.crops(own)
+        for place, i, top, left in zip(places, crops.samples, crops.tops, crops.lefts):
+            window = reader.image(i)[1][4 * top : 4 * top + 32, 4 * left : 4 * left + 32]
+            assert torch.equal(hr[place, 0], torch.from_numpy(window).float() * (2 / 255) - 1)
+
+
 def test_a_failure_while_reading_ahead_is_raised(train_split, monkeypatch):
     source = loader(train_split)
 
     def broken(*_, **__):
         raise OSError("the disk is gone")
 
-    monkeypatch.setattr(source.reader, "batch", broken)
+    monkeypatch.setattr(source.readers[0], "batch", broken)
     with pytest.raises(OSError, match="the disk is gone"):
         next(source.batches(0))
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from srgan_dist.data.plan import Plan, images_of_rank, slots_of
+from srgan_dist.data.plan import PERIOD, Mixture, Plan, images_of_rank, slots_of
 
 SIZES = np.full(50, 30)
 
@@ -58,3 +58,29 @@ def test_crops_stay_inside_images_of_any_size():
     crops = Plan(heights, widths, 8, seed=0, augment=False).crops(range(3000))
     assert (crops.tops + 8 <= heights[crops.samples]).all() and (crops.lefts + 8 <= widths[crops.samples]).all()
     assert not crops.orientations.any()
+
+
+def test_sets_share_the_slots_by_weight_and_each_has_a_sequence_of_its_own():
+    mixture = Mixture([1, 2, 5.0], seed=3)
+    slots = np.arange(3 * PERIOD)
+    split = mixture.split(slots)
+    assert [len(places) for places, _ in split] == [375, 750, 1875]
+    assert sorted(np.concatenate([places for places, _ in split])) == slots.tolist()
+    for places, own in split:
+        assert own.tolist() == list(range(len(places)))
+    first = np.concatenate([places[places < 40] for places, _ in split])
+    assert 3 <= (split[0][0] < 40).sum() + (split[1][0] < 40).sum() <= 27 and len(first) == 40  # mixed, not in blocks
+
+
+def test_the_set_of_a_slot_is_a_pure_function_of_the_slot():
+    mixture, again = Mixture([3, 1], 7), Mixture([3, 1], 7)
+    whole = {int(p): (k, int(o)) for k, (places, own) in enumerate(mixture.split(range(5000))) for p, o in zip(places, own)}
+    for slot in (0, 999, 1000, 4321):
+        (k, own), = [(k, int(own[0])) for k, (places, own) in enumerate(again.split([slot])) if len(places)]
+        assert whole[slot] == (k, own)
+    assert Mixture([3, 1], 8).pattern.tolist() != mixture.pattern.tolist()
+
+
+def test_one_set_alone_has_every_slot():
+    (places, own), = Mixture([0.3], seed=1).split([5, 6, 123456])
+    assert places.tolist() == [0, 1, 2] and own.tolist() == [5, 6, 123456]

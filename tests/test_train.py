@@ -152,7 +152,7 @@ def test_rebuilt_data_are_told_from_those_a_run_began_with(shards, tmp_path):
     train(config)
     shutil.rmtree(copy)
     build(write_folder(tmp_path / "hr", {"sandstone": 6, "coal": 5}), copy, BuildOptions(tile=80, crop=32, samples_per_shard=3, seed=1))
-    with pytest.raises(UserError, match="step-00000006 was saved with other settings \\(data.path \\(its content\\): [0-9a-f]{64} -> "):
+    with pytest.raises(UserError, match="step-00000006 was saved with other settings \\(data.path \\(its content\\): \\[\\['[0-9a-f]{64}', 1.0\\]\\] -> "):
         train(config)
 
 
@@ -347,6 +347,53 @@ def test_a_phase_ends_with_its_time(shards, tmp_path):
     config = tiny_config(shards, tmp_path, adversarial=None)
     trained = train(with_steps(config, pretrain={"steps": 10**9, "max_seconds": 0.5}))
     assert trained.state.finished == ["pretrain"] and 2 <= trained.state.updates < 10**6
+
+
+@pytest.fixture
+def granite(tmp_path):
+    """A second set, of another rock, without valid and test."""
+    folder = write_folder(tmp_path / "more", {"granite": 1}, size=(80, 72))
+    build(folder, tmp_path / "granite", BuildOptions(tile=80, crop=32))
+    return tmp_path / "granite"
+
+
+def test_sets_are_mixed_by_weight(shards, granite, tmp_path):
+    data = {"path": str(shards), "lr_crop": 8, "batch_size": 4,
+            "train": [{"path": str(shards), "weight": 3.0}, {"path": str(granite)}]}
+    config = tiny_config(shards, tmp_path, adversarial=None, data=data, checkpoint_every=4)
+    report = dry_run_report(config, prepare(config))
+    assert f"train 3 coal, 4 sandstone of {shards}, weight 3" in report and f"train 1 granite of {granite}, weight 1" in report
+    train(config)
+    alone = train(tiny_config(shards, tmp_path, name="alone", adversarial=None))
+    mixed = load_generator(tmp_path / "tiny" / "weights" / "pretrain.safetensors")[0]
+    assert not torch.equal(mixed.tail.weight, alone.generator.tail.weight)
+    other = config.model_copy(update={"data": config.data.model_copy(update={"train": config.data.train[:1]})})
+    with pytest.raises(ConfigError, match="holds a run with another config"):
+        prepare(other)
+
+
+def test_sets_that_do_not_fit_each_other_are_refused(shards, granite, tmp_path):
+    def prepared(path):
+        return prepare(tiny_config(shards, tmp_path, data={"path": str(shards), "lr_crop": 8, "batch_size": 4,
+                                                           "train": [{"path": str(granite)}, {"path": str(path)}]}))
+
+    build(tmp_path / "more", tmp_path / "wide", BuildOptions(tile=80, crop=32, dtype="uint16"))
+    with pytest.raises(ConfigError, match="data.train.1.path=.*wide has uint16 images, .*granite has uint8; build one of them"):
+        prepared(tmp_path / "wide")
+    build(tmp_path / "more", tmp_path / "double", BuildOptions(tile=80, crop=32, scale=2))
+    with pytest.raises(ConfigError, match="generator.scale=4, but data.train.1.path=.*double has scale=2"):
+        prepared(tmp_path / "double")
+
+
+def test_an_image_that_is_trained_on_and_validated_on_is_found(shards, tmp_path):
+    build(write_folder(tmp_path / "hr", {"sandstone": 6, "coal": 5}), tmp_path / "other", BuildOptions(tile=80, crop=32, kind="default"))
+    manifest = json.loads((tmp_path / "other" / "manifest.json").read_text())
+    manifest["splits"] = {"train": manifest["splits"]["valid"]}
+    manifest["totals"] = manifest["splits"]["train"]["rocks"]
+    (tmp_path / "other" / "manifest.json").write_text(json.dumps(manifest))
+    data = {"path": str(shards), "lr_crop": 8, "batch_size": 4, "train": [{"path": str(tmp_path / "other")}]}
+    with pytest.raises(ConfigError, match="in valid, and .*other has the same picture in train \\(2 such\\); scores would be too good"):
+        prepare(tiny_config(shards, tmp_path, data=data))
 
 
 def test_a_set_without_valid_and_test_trains(shards, tmp_path):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from srgan_dist.data.plan import Plan, slots_of
+from srgan_dist.data.plan import Mixture, Plan, slots_of
 from srgan_dist.data.reader import Reader
 from srgan_dist.data.sample import to_signed
 
@@ -26,12 +26,16 @@ class Buffer:
 class TrainLoader:
     """Yields the batches of one rank from any update on.
 
-    batch_size: of all ranks together; every rank takes an equal share of it.
+    splits: [(split, weight)], all of one scale and pixel type. batch_size: of all ranks together; every rank takes an
+    equal share of it.
     """
 
-    def __init__(self, split, lr_crop, batch_size, seed, augment, rank, world_size, device):
-        self.reader = Reader(split)
-        self.plan = Plan(split.rows["lr_height"], split.rows["lr_width"], lr_crop, seed, augment)
+    def __init__(self, splits, lr_crop, batch_size, seed, augment, rank, world_size, device):
+        self.readers = [Reader(split) for split, _ in splits]
+        self.plans = [Plan(split.rows["lr_height"], split.rows["lr_width"], lr_crop, seed, augment, number)
+                      for number, (split, _) in enumerate(splits)]
+        self.mixture = Mixture([weight for _, weight in splits], seed)
+        self.augment = augment
         self.lr_crop, self.batch_size = lr_crop, batch_size
         self.rank, self.world_size, self.device = rank, world_size, device
 
@@ -50,7 +54,7 @@ class TrainLoader:
                 )
                 if self.device.type == "cuda":
                     buffer.copied = torch.cuda.current_stream().record_event()
-                if self.plan.augment:
+                if self.augment:
                     lr, hr = orient(lr, orientations), orient(hr, orientations)
                 batch = to_signed(lr), to_signed(hr)
                 ahead.give_back(buffer)
@@ -59,15 +63,18 @@ class TrainLoader:
     def _buffer(self):
         pinned = self.device.type == "cuda"
         count = self.batch_size // self.world_size
-        lr, hr = self.reader.empty_batch(count, self.lr_crop, pinned)
+        lr, hr = self.readers[0].empty_batch(count, self.lr_crop, pinned)
         return Buffer(lr, hr, torch.empty(count, dtype=torch.int64, pin_memory=pinned))
 
     def _fill(self, buffer, update):
         if buffer.copied is not None:
             buffer.copied.synchronize()
-        crops = self.plan.crops(slots_of(update, self.rank, self.world_size, self.batch_size))
-        self.reader.batch(crops, buffer.lr, buffer.hr)
-        buffer.orientations.copy_(torch.from_numpy(crops.orientations))
+        slots = slots_of(update, self.rank, self.world_size, self.batch_size)
+        orientations = buffer.orientations.numpy()
+        for plan, reader, (places, own) in zip(self.plans, self.readers, self.mixture.split(slots), strict=True):
+            crops = plan.crops(own)
+            reader.batch(crops, buffer.lr, buffer.hr, places)
+            orientations[places] = crops.orientations
 
 
 def orient(images, orientations):

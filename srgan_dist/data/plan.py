@@ -2,13 +2,17 @@
 
 Slots are numbered 0, 1, 2, ... over the whole run; slot t is position t % N of epoch t // N, N the number of
 samples. What fills a slot is a pure function of (seed, epoch, position), so the loader has no state but the number
-of the next update: a resumed run, or one on another number of ranks, sees the same global batches.
+of the next update: a resumed run, or one on another number of ranks, sees the same global batches. Several sets take
+turns by a fixed pattern of their weights, each with slots and epochs of its own.
 """
 
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+
+
+PERIOD = 1000  # slots
 
 
 @dataclass(frozen=True)
@@ -41,17 +45,20 @@ class Plan:
     """Fills slots with crops of `lr_crop` x `lr_crop` LR pixels.
 
     lr_heights, lr_widths: size of every sample's LR image, [N]. augment: draw one of eight flips and rotations.
+    number: of the set, where there are several.
     """
 
-    def __init__(self, lr_heights, lr_widths, lr_crop, seed, augment):
+    def __init__(self, lr_heights, lr_widths, lr_crop, seed, augment, number=0):
         self.free = np.stack([lr_heights, lr_widths]).astype(np.uint64) - np.uint64(lr_crop) + np.uint64(1)
         self.count = len(lr_heights)
         self.seed = seed
         self.augment = augment
+        self.first_epoch = number << 48  # so that no two sets share an epoch
 
     def crops(self, slots):
         """Return the Crops of some slots (integers, any order)."""
         epochs, positions = np.divmod(np.asarray(slots, np.int64), self.count)
+        epochs += self.first_epoch
         samples = np.empty(len(positions), np.int64)
         for epoch in np.unique(epochs):
             there = epochs == epoch
@@ -68,7 +75,39 @@ class Plan:
         )
 
 
-@lru_cache(maxsize=2)  # a batch may straddle two epochs
+class Mixture:
+    """Shares slots out among sets in proportion to their weights (positive numbers).
+
+    A pattern of PERIOD slots is repeated; in it, each set has its share of places, to within one, in an order that
+    the seed decides.
+    """
+
+    def __init__(self, weights, seed):
+        self.shares = _shares(np.asarray(weights, float), PERIOD if len(weights) > 1 else 1)
+        places = np.repeat(np.arange(len(weights)), self.shares)
+        self.pattern = np.random.Generator(np.random.Philox(key=[seed, 2**63])).permutation(places)
+        self.before = np.zeros(len(places), np.int64)  # places of the same set earlier in the pattern
+        for number in range(len(weights)):
+            mine = self.pattern == number
+            self.before[mine] = np.arange(mine.sum())
+
+    def split(self, slots):
+        """Return for each set: (places of its slots among `slots`, its own numbers of those slots)."""
+        periods, positions = np.divmod(np.asarray(slots, np.int64), len(self.pattern))
+        sets = self.pattern[positions]
+        own = periods * self.shares[sets] + self.before[positions]
+        return [(places := np.flatnonzero(sets == number), own[places]) for number in range(len(self.shares))]
+
+
+def _shares(weights, total):
+    """Divide `total` places by weight; the largest remainders take what rounding leaves."""
+    exact = weights / weights.sum() * total
+    shares = np.floor(exact).astype(np.int64)
+    shares[np.argsort(shares - exact, kind="stable")[: total - shares.sum()]] += 1
+    return shares
+
+
+@lru_cache(maxsize=8)  # a batch may straddle two epochs, of every set
 def _permutation(count, seed, epoch):
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(count)
 

@@ -35,12 +35,13 @@ class Reader:
             for side in (lr_crop, self.scale * lr_crop)
         )
 
-    def batch(self, crops, lr, hr):
-        """Cut windows into buffers lr [B, 1, c, c] and hr [B, 1, s*c, s*c], not yet oriented."""
+    def batch(self, crops, lr, hr, places=None):
+        """Cut windows into buffers lr [B, 1, c, c] and hr [B, 1, s*c, s*c], not yet oriented; places: which of the B."""
         lr_out, hr_out, scale = lr.numpy(), hr.numpy(), self.scale
         side = lr.shape[-1]
-        windows = zip(crops.samples.tolist(), crops.tops.tolist(), crops.lefts.tolist(), strict=True)
-        for b, (i, top, left) in enumerate(windows):
+        places = range(len(lr)) if places is None else places.tolist()
+        windows = zip(places, crops.samples.tolist(), crops.tops.tolist(), crops.lefts.tolist(), strict=True)
+        for b, i, top, left in windows:
             lr_image, hr_image = self.views(i)
             lr_out[b, 0] = lr_image[top : top + side, left : left + side]
             hr_out[b, 0] = hr_image[top * scale : (top + side) * scale, left * scale : (left + side) * scale]
