@@ -1,0 +1,1 @@
+"""How fast this machine runs the parts of a training."""

@@ -1,0 +1,151 @@
+"""Reading training pairs: our reader against plain WebDataset and against a folder of PNG files, on the same images.
+
+Everything is single-threaded and measured in CPU time, so that pairs per second per core hold on a busy machine too.
+The ways of reading take turns, pass by pass; the figure is the median over passes.
+"""
+
+import io
+import statistics
+import time
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import webdataset
+from PIL import Image
+
+from srgan_dist.data.build import BuildOptions, build
+from srgan_dist.data.degradation import downsample
+from srgan_dist.data.index import open_split
+from srgan_dist.data.loader import TrainLoader
+from srgan_dist.data.plan import Plan, slots_of
+from srgan_dist.data.reader import Reader
+from srgan_dist.data.rocks import ROCKS, synthesize
+
+PAIRS, SIZE, SCALE, LR_CROP, BATCH = 600, 500, 4, 48, 16
+SLICES = 4  # of each synthetic rock; the other pairs are those again with noise of their own
+LARGE = 10_000  # pairs of the set that the memory is measured on
+
+
+def measure(folder, device, passes=5, progress=iter):
+    """Make data in `folder` and measure; returns pairs per second per core by way, and private memory in MiB.
+
+    Keys: srgan_dist (windows of uint8 batches in memory), webdataset (the same shards, whole samples decoded and
+    cropped), png_folder (RGB PNG files decoded whole to float and cropped), to_device (our loader end to end, float
+    batches on the device), private_mib.
+    """
+    torch.set_num_threads(1)
+    split = _make_data(Path(folder), PAIRS)
+    ways = {
+        "srgan_dist": (_our_reader(split), 250),
+        "webdataset": (_webdataset(split), PAIRS // BATCH),
+        "png_folder": (_png_folder(Path(folder) / "png"), max(1, PAIRS // BATCH // 6)),
+        "to_device": (_our_loader(split, device), 250),
+    }
+    for batches, _ in ways.values():
+        next(batches)  # what is done once: maps, files, threads
+    rates = {name: [] for name in ways}
+    for _ in progress(range(passes)):
+        for name, (batches, count) in ways.items():
+            began = time.process_time()
+            for _ in range(count):
+                next(batches)
+            rates[name].append(count * BATCH / (time.process_time() - began))
+    for batches, _ in ways.values():
+        batches.close()
+    return {name: statistics.median(values) for name, values in rates.items()} | {"private_mib": _memory_of_a_large_set(split)}
+
+
+# The data
+
+def _make_data(folder, pairs):
+    """Write `pairs` HR images and their LR side as shards and as RGB PNG files; returns the train split."""
+    rng = np.random.default_rng(0)
+    slices = [synthesize(rock, 0, number, size=SIZE) for rock in ROCKS for number in range(SLICES)]
+    (folder / "hr").mkdir(parents=True)
+    (folder / "png").mkdir()
+    for i in range(pairs):
+        noisy = slices[i % len(slices)] + rng.normal(0, 4, (SIZE, SIZE))
+        hr = noisy.round().clip(0, 255).astype(np.uint8)
+        np.save(folder / "hr" / f"{i:04d}.npy", hr)
+        for name, image in ((f"{i:04d}.png", hr), (f"{i:04d}x{SCALE}.png", downsample(hr, SCALE))):
+            Image.fromarray(np.repeat(image[..., None], 3, axis=-1)).save(folder / "png" / name)
+    build(folder / "hr", folder / "shards", BuildOptions(kind="default"))
+    return open_split(folder / "shards", "train")
+
+
+# The ways of reading: endless generators of batches, lr [B, 1 or 3, c, c] and hr [B, 1 or 3, s*c, s*c]
+
+def _our_reader(split):
+    reader = Reader(split)
+    plan = Plan(split.rows["lr_height"], split.rows["lr_width"], LR_CROP, seed=0, augment=False)
+    lr, hr = reader.empty_batch(BATCH, LR_CROP)
+    update = 0
+    while True:
+        reader.batch(plan.crops(slots_of(update, 0, 1, BATCH)), lr, hr)
+        yield lr, hr
+        update += 1
+
+
+def _our_loader(split, device):
+    loader = TrainLoader([(split, 1.0)], LR_CROP, BATCH, 0, False, 0, 1, device)
+    yield from loader.batches(0)
+
+
+def _webdataset(split):
+    """The usual pipeline: whole samples through a shuffle buffer, decoded, cropped, collated."""
+    rng = np.random.default_rng(0)
+    shards = [str(path) for path in split.shards]
+
+    def pair(sample):
+        lr, hr = (np.load(io.BytesIO(sample[f"{side}.npy"]), allow_pickle=False) for side in ("lr", "hr"))
+        return _cut(rng, torch.from_numpy(lr)[None], torch.from_numpy(hr)[None])
+
+    while True:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # it leaves its files to the garbage collector
+            dataset = webdataset.WebDataset(shards, shardshuffle=len(shards), seed=0).shuffle(100, seed=0)
+            yield from dataset.map(pair).batched(BATCH, partial=False)
+
+
+def _png_folder(folder):
+    """The usual dataset class: RGB files decoded whole, made float, cropped."""
+    rng = np.random.default_rng(0)
+    names = sorted(path.stem for path in folder.glob("*.png") if f"x{SCALE}" not in path.stem)
+
+    def read(path):
+        with Image.open(path) as image:
+            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255
+
+    while True:
+        for chosen in np.array_split(rng.permutation(names), len(names) // BATCH):
+            pairs = [_cut(rng, read(folder / f"{name}x{SCALE}.png"), read(folder / f"{name}.png")) for name in chosen[:BATCH]]
+            yield [torch.stack(side) for side in zip(*pairs)]
+
+
+def _cut(rng, lr, hr):
+    top, left = rng.integers(0, lr.shape[-2] - LR_CROP + 1), rng.integers(0, lr.shape[-1] - LR_CROP + 1)
+    window = hr[:, SCALE * top : SCALE * (top + LR_CROP), SCALE * left : SCALE * (left + LR_CROP)]
+    return lr[:, top : top + LR_CROP, left : left + LR_CROP], window
+
+
+# Memory
+
+def _memory_of_a_large_set(split):
+    """Return the private memory in MiB of this process after an epoch of LARGE pairs; None where the system does not tell."""
+    batches = _our_reader(replace(split, rows=np.resize(split.rows, LARGE)))
+    for _ in range(LARGE // BATCH):
+        next(batches)
+    return _private_mib()
+
+
+def _private_mib():
+    """Return the memory that this process alone uses, pages of mapped files aside."""
+    try:
+        lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return None
+    fields = dict(line.split(":") for line in lines[1:])
+    return int(fields["Private_Dirty"].split()[0]) / 1024

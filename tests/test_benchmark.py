@@ -1,0 +1,33 @@
+import json
+import subprocess
+import sys
+
+import torch
+
+from conftest import REPOSITORY
+from srgan_dist.benchmarks import loader
+
+
+def test_every_way_of_reading_gives_batches_of_the_same_pictures(tmp_path, monkeypatch):
+    monkeypatch.setattr(loader, "SLICES", 1)
+    split = loader._make_data(tmp_path, 32)
+    for batches, channels, peak in ((loader._our_reader(split), 1, 1), (loader._webdataset(split), 1, 1),
+                                    (loader._png_folder(tmp_path / "png"), 3, 255), (loader._our_loader(split, torch.device("cpu")), 1, None)):
+        lr, hr = next(batches)
+        batches.close()
+        assert lr.shape == (16, channels, 48, 48) and hr.shape == (16, channels, 192, 192)
+        lr, hr = ((x.float() * peak if peak else (x + 1) / 2 * 255).mean(1, keepdim=True) for x in (lr, hr))
+        means = torch.nn.functional.avg_pool2d(hr, 4)
+        assert torch.corrcoef(torch.stack([lr.flatten(), means.flatten()]))[0, 1] > 0.98  # LR and HR of one crop
+
+
+def test_the_command_prints_a_table_and_writes_json(tmp_path, monkeypatch):
+    program = ("import sys; from srgan_dist.benchmarks import loader; loader.SLICES, loader.PAIRS = 1, 32;"
+               " sys.path.insert(0, 'launch'); import benchmark; benchmark.main()")
+    done = subprocess.run([sys.executable, "-c", program, "loader", "--passes", "1", "--json", str(tmp_path / "l.json")],
+                          cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "l.json").read_text())
+    assert set(found) == {"srgan_dist", "webdataset", "png_folder", "to_device", "private_mib", "device"}
+    assert all(value > 0 for name, value in found.items() if name != "device") and found["private_mib"] < 1024
+    assert "WebDataset on the same shards" in done.stdout and "private memory after 10,000 pairs" in done.stdout
