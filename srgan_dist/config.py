@@ -70,6 +70,18 @@ class DataConfig(Settings):
     lr_crop: int = Field(48, ge=1, le=2**14, description="side of the LR crops in pixels; HR crops are generator.scale times that")
     batch_size: int = Field(16, ge=1, le=2**20, description="crops per update over all GPUs; each takes an equal share")
     augment: bool = Field(False, description="draw one of eight flips and rotations per crop (the paper's code: none)")
+    verify: Literal["full", "size", "none"] = Field(
+        "size", description="before the training compare the shards with what was packed: every pixel, only sizes, nothing"
+    )
+    max_bad_samples: int = Field(
+        0, ge=0, description="damaged training samples, found by verify: full, that others may stand in for; more stop the training"
+    )
+
+    @model_validator(mode="after")
+    def _check_verify(self):
+        if self.max_bad_samples and self.verify != "full":
+            raise ValueError(f"max_bad_samples={self.max_bad_samples} needs verify=full, not {self.verify}: only that finds them")
+        return self
 
     def train_sets(self):
         """Return the sets that are trained on."""

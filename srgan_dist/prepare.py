@@ -45,7 +45,8 @@ def prepare(config, resume="auto", world_size=1):
         raise ConfigError(f"data.batch_size={config.data.batch_size} cannot be shared by {world_size} ranks equally;"
                           f" use a multiple of {world_size}")
     train = _open_train_sets(config)
-    held_out = {name: split for name in ("valid", "test") if (split := open_split(config.data.path, name)) is not None}
+    held_out = {name: split for name in ("valid", "test")
+                if (split := open_split(config.data.path, name, config.data.verify != "none")) is not None}
     for split in held_out.values():
         _check_fit(f"data.path={config.data.path}", split, config)
         check_scorable(split)
@@ -67,7 +68,7 @@ def _open_train_sets(config):
     opened = []
     for number, chosen in enumerate(config.data.train_sets()):
         field = f"data.train.{number}.path" if config.data.train else "data.path"
-        split = open_split(chosen.path, "train")
+        split = open_split(chosen.path, "train", config.data.verify != "none")
         if split is None:
             raise ConfigError(f"{field}={chosen.path} has no train split")
         _check_fit(f"{field}={chosen.path}", split, config)

@@ -40,6 +40,7 @@ def identity_of(config, train):
         "data.batch_size": config.data.batch_size,
         "data.lr_crop": config.data.lr_crop,
         "data.augment": config.data.augment,
+        "data.max_bad_samples": config.data.max_bad_samples,
         "data.path (its content)": [[split.set_sha256, weight] for split, weight in train],
         "generator": config.generator.model_dump(mode="json"),
         "discriminator": config.discriminator.model_dump(mode="json"),

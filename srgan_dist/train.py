@@ -17,6 +17,7 @@ from accelerate.utils import gather_object
 from srgan_dist.checkpoint import load_checkpoint, load_generator, save_checkpoint, save_generator
 from srgan_dist.config import dump_config
 from srgan_dist.data.loader import TrainLoader
+from srgan_dist.data.verify import usable_or_stop
 from srgan_dist.errors import UserError
 from srgan_dist.files import written_whole
 from srgan_dist.locks import exclusive
@@ -48,8 +49,9 @@ def train(config, resume="auto"):
     accelerator = start(config)
     prepared = prepare(config, resume, accelerator.num_processes)
     _agree_on_start(prepared, accelerator)
+    damage = _verify(config, prepared, accelerator)
     with _alone_in(prepared.run_directory, accelerator):
-        run = Run(config, prepared, accelerator)
+        run = Run(config, prepared, accelerator, damage)
         failed = True
         try:
             for number, (name, phase_config) in enumerate(config.phases()):
@@ -91,6 +93,14 @@ def _agree_on_start(prepared, accelerator):
                         " it has to lie on a file system that all nodes share")
 
 
+def _verify(config, prepared, accelerator):
+    """Return the damaged samples of each training set, as far as the config asks to look for them."""
+    if config.data.verify != "full":
+        return [[] for _ in prepared.train]
+    return usable_or_stop(prepared.train, prepared.held_out.values(), config.data.max_bad_samples,
+                          accelerator.process_index, accelerator.num_processes)
+
+
 @contextlib.contextmanager
 def _alone_in(directory, accelerator):
     """Keep other trainings out of a run directory, which is made if need be."""
@@ -111,7 +121,7 @@ def _alone_in(directory, accelerator):
 class Run:
     """One training in progress: networks, data, records."""
 
-    def __init__(self, config, prepared, accelerator):
+    def __init__(self, config, prepared, accelerator, damage):
         self.config, self.accelerator = config, accelerator
         self.directory, self.checkpoint = prepared.run_directory, prepared.checkpoint
         self.world_size, self.is_main = accelerator.num_processes, accelerator.is_main_process
@@ -125,8 +135,9 @@ class Run:
             load_checkpoint(self.checkpoint, {"generator": self.networks.bare_generator})
         self.loader = TrainLoader(
             prepared.train, config.data.lr_crop, config.data.batch_size, config.seed, config.data.augment,
-            accelerator.process_index, self.world_size, accelerator.device,
+            accelerator.process_index, self.world_size, accelerator.device, [[i for i, _ in found] for found in damage],
         )
+        self._record_damage([problem for found in damage for _, problem in found])
         self.validator = Validator(config, prepared.held_out, self.directory, self.tracker, accelerator)
 
     def _open_directory(self):
@@ -141,6 +152,14 @@ class Run:
             self.config.tracking, self.directory, self.config.name, settings, self.state.wandb_id, self.is_main
         )
         self.state.wandb_id = self.tracker.run_id
+
+    def _record_damage(self, problems):
+        """List the samples that others stand in for, and count them in the record."""
+        if problems and self.is_main:
+            with written_whole(self.directory / "bad_samples.txt") as path:
+                path.write_text("".join(f"{problem}\n" for problem in problems))
+            self.say(f"{len(problems)} damaged samples are replaced by others, see {self.directory / 'bad_samples.txt'}")
+            self.tracker.log({"data/bad_samples": len(problems)}, self.samples_seen)
 
     def _bring_finished_weights(self):
         """Copy the generators of finished phases from the run whose checkpoint this one starts from."""

@@ -80,7 +80,7 @@ def test_overrides_of_losses_start_from_the_default_ones_where_the_file_names_no
 
 
 @pytest.mark.parametrize("change, expected", [
-    ({"data": {"path": "p", "foo": 1}}, "data.foo = 1: is not a setting; data has path, train, lr_crop, batch_size, augment"),
+    ({"data": {"path": "p", "foo": 1}}, "data.foo = 1: is not a setting; data has path, train, lr_crop, batch_size, augment, verify, max_bad_samples"),
     ({"adversarial": {"losses": {"v": {"name": "l1", "layer": "x"}}}},
      "adversarial.losses.v.layer = 'x': is not a setting; adversarial.losses.v has name, weight"),
     ({"adversarial": {"losses": {"v": {"weight": 1.0}}}}, "adversarial.losses.v: needs a name, one of l1, mse, vgg19"),

@@ -1,3 +1,5 @@
+import os
+import shutil
 import threading
 
 import numpy as np
@@ -10,6 +12,7 @@ from srgan_dist.data.build import BuildOptions, build
 from srgan_dist.data.index import open_split
 from srgan_dist.data.loader import TrainLoader, orient
 from srgan_dist.data.reader import Reader
+from srgan_dist.errors import UserError
 
 CPU = torch.device("cpu")
 
@@ -138,6 +141,18 @@ def test_mixed_sets_each_fill_their_share_of_every_batch(train_split, tmp_path):
         for place, i, top, left in zip(places, crops.samples, crops.tops, crops.lefts):
             window = reader.image(i)[1][4 * top : 4 * top + 32, 4 * left : 4 * left + 32]
             assert torch.equal(hr[place, 0], torch.from_numpy(window).float() * (2 / 255) - 1)
+
+
+def test_a_shard_that_is_cut_while_it_is_mapped_is_named(shards, tmp_path):
+    copy = shutil.copytree(shards, tmp_path / "copy")
+    split = open_split(copy, "train")
+    batches = loader(split).batches(0)
+    next(batches)
+    for path in split.shards:
+        os.truncate(path, 512)
+    with pytest.raises(UserError, match="train-00000.*.tar has been cut while it was read; copy it again"):
+        for _ in range(9):
+            next(batches)
 
 
 def test_a_failure_while_reading_ahead_is_raised(train_split, monkeypatch):

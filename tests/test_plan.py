@@ -60,6 +60,15 @@ def test_crops_stay_inside_images_of_any_size():
     assert not crops.orientations.any()
 
 
+def test_others_stand_in_for_bad_samples_and_no_other_slot_changes():
+    plan, spared = Plan(SIZES, SIZES, 8, 1, True), Plan(SIZES, SIZES, 8, 1, True, bad=[3, 17])
+    before, after = (rows(p.crops(range(400))) for p in (plan, spared))
+    changed = [(b, a) for b, a in zip(before, after) if b != a]
+    assert {b[0] for b, _ in changed} == {3, 17} and len(changed) == 16  # twice in each of eight epochs
+    assert not {3, 17} & {row[0] for row in after} and len({a[0] for _, a in changed}) > 8
+    assert rows(spared.crops([slot for slot in range(400) if before[slot] != after[slot]])) == [a for _, a in changed]
+
+
 def test_sets_share_the_slots_by_weight_and_each_has_a_sequence_of_its_own():
     mixture = Mixture([1, 2, 5.0], seed=3)
     slots = np.arange(3 * PERIOD)

@@ -396,6 +396,48 @@ def test_an_image_that_is_trained_on_and_validated_on_is_found(shards, tmp_path)
         prepare(tiny_config(shards, tmp_path, data=data))
 
 
+def damage(shards, split_name, row, folder):
+    """Copy a set and flip a bit in the HR pixels of one sample."""
+    copy = shutil.copytree(shards, folder)
+    split = open_split(copy, split_name)
+    shard = split.shards[split.rows["shard"][row]]
+    data = bytearray(shard.read_bytes())
+    data[int(split.rows["hr_offset"][row]) + 7] ^= 1
+    shard.write_bytes(data)
+    return copy, split.key(row)
+
+
+def data_of(folder, **changes):
+    return {"path": str(folder), "lr_crop": 8, "batch_size": 4} | changes
+
+
+def test_a_flipped_bit_is_found_by_full_verification_and_stops_the_training(shards, tmp_path):
+    copy, key = damage(shards, "train", 2, tmp_path / "set")
+    with pytest.raises(UserError, match=f"1 training and 0 validation or test samples are damaged; (.|\n)*{key} has other HR pixels at offset"):
+        train(tiny_config(copy, tmp_path, data=data_of(copy, verify="full")))
+    assert not (tmp_path / "tiny").exists()
+    train(tiny_config(copy, tmp_path, adversarial=None, data=data_of(copy)))  # sizes alone do not show it
+
+
+def test_bad_samples_within_the_limit_are_replaced_listed_and_counted(shards, tmp_path):
+    copy, key = damage(shards, "train", 2, tmp_path / "set")
+    config = tiny_config(copy, tmp_path, adversarial=None, data=data_of(copy, verify="full", max_bad_samples=1))
+    train(config)
+    assert [r["data/bad_samples"] for r in records(tmp_path / "tiny") if "data/bad_samples" in r] == [1]
+    assert key in (tmp_path / "tiny" / "bad_samples.txt").read_text()
+
+
+def test_a_damaged_validation_sample_stops_the_training_whatever_the_limit(shards, tmp_path):
+    copy, key = damage(shards, "valid", 0, tmp_path / "set")
+    with pytest.raises(UserError, match=f"0 training and 1 validation or test samples are damaged(.|\n)*{key}"):
+        train(tiny_config(copy, tmp_path, data=data_of(copy, verify="full", max_bad_samples=5)))
+
+
+def test_a_limit_of_bad_samples_without_verification_is_refused(shards, tmp_path):
+    with pytest.raises(ConfigError, match="max_bad_samples=2 needs verify=full, not size: only that finds them"):
+        tiny_config(shards, tmp_path, data=data_of(shards, max_bad_samples=2))
+
+
 def test_a_set_without_valid_and_test_trains(shards, tmp_path):
     copy = shutil.copytree(shards, tmp_path / "copy")
     manifest = json.loads((copy / "manifest.json").read_text())

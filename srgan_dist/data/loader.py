@@ -27,12 +27,13 @@ class TrainLoader:
     """Yields the batches of one rank from any update on.
 
     splits: [(split, weight)], all of one scale and pixel type. batch_size: of all ranks together; every rank takes an
-    equal share of it.
+    equal share of it. bad: for each split the samples that others stand in for; None: all are good.
     """
 
-    def __init__(self, splits, lr_crop, batch_size, seed, augment, rank, world_size, device):
+    def __init__(self, splits, lr_crop, batch_size, seed, augment, rank, world_size, device, bad=None):
         self.readers = [Reader(split) for split, _ in splits]
-        self.plans = [Plan(split.rows["lr_height"], split.rows["lr_width"], lr_crop, seed, augment, number)
+        bad = bad or [()] * len(splits)
+        self.plans = [Plan(split.rows["lr_height"], split.rows["lr_width"], lr_crop, seed, augment, number, bad[number])
                       for number, (split, _) in enumerate(splits)]
         self.mixture = Mixture([weight for _, weight in splits], seed)
         self.augment = augment

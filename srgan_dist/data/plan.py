@@ -45,15 +45,18 @@ class Plan:
     """Fills slots with crops of `lr_crop` x `lr_crop` LR pixels.
 
     lr_heights, lr_widths: size of every sample's LR image, [N]. augment: draw one of eight flips and rotations.
-    number: of the set, where there are several.
+    number: of the set, where there are several. bad: samples that cannot be used; another, drawn by the same function
+    of seed, epoch and position, takes the slot of each.
     """
 
-    def __init__(self, lr_heights, lr_widths, lr_crop, seed, augment, number=0):
+    def __init__(self, lr_heights, lr_widths, lr_crop, seed, augment, number=0, bad=()):
         self.free = np.stack([lr_heights, lr_widths]).astype(np.uint64) - np.uint64(lr_crop) + np.uint64(1)
         self.count = len(lr_heights)
         self.seed = seed
         self.augment = augment
         self.first_epoch = number << 48  # so that no two sets share an epoch
+        self.bad = np.asarray(sorted(bad), np.int64)
+        self.good = np.setdiff1d(np.arange(self.count), self.bad)
 
     def crops(self, slots):
         """Return the Crops of some slots (integers, any order)."""
@@ -66,6 +69,9 @@ class Plan:
         stream = _mix(_mix(np.uint64(self.seed)) ^ epochs.astype(np.uint64))
         draw = _mix(stream ^ positions.astype(np.uint64))
         tops, lefts = (draw >> np.uint64(32)), draw & np.uint64(0xFFFFFFFF)
+        if len(self.bad):
+            spoilt = np.isin(samples, self.bad)
+            samples[spoilt] = self.good[(_mix(draw ^ np.uint64(1)) % np.uint64(len(self.good)))[spoilt].astype(np.int64)]
         free_rows, free_columns = self.free[:, samples]
         return Crops(
             samples,

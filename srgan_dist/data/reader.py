@@ -1,10 +1,14 @@
 """Pixels out of shards: whole images, or just the windows of a batch, through the index and memory maps."""
 
 import json
+import mmap
+import zlib
 from functools import lru_cache
 
 import numpy as np
 import torch
+
+from srgan_dist.errors import UserError
 
 
 class Reader:
@@ -15,7 +19,7 @@ class Reader:
         self.scale = split.scale
         self.torch_dtype = torch.from_numpy(np.empty(0, split.dtype)).dtype
         self.peak = int(np.iinfo(split.dtype).max)  # the brightest grey level of the type
-        self.maps = {}
+        self.maps = {}  # of shards
         self.views = lru_cache(2**16)(self._views)  # some 500 bytes each
 
     def image(self, i):
@@ -26,7 +30,16 @@ class Reader:
         """Return what is known of sample i: rock, source file, page, corner, scale, kernel, voxel size."""
         row = self.split.rows[i]
         start = int(row["record_offset"])
-        return json.loads(self._map(int(row["shard"]))[start : start + int(row["record_bytes"])].tobytes())
+        return json.loads(self._map(int(row["shard"]))[start : start + int(row["record_bytes"])])
+
+    def problem(self, i):
+        """Compare the pixels of sample i with the index; returns what is wrong in words, or None."""
+        row = self.split.rows[i]
+        for side, pixels in zip(("lr", "hr"), self.views(i), strict=True):
+            if zlib.crc32(pixels) != row[f"{side}_crc32"]:
+                return (f"{self.split.shards[row['shard']]}: {self.split.key(i)} has other {side.upper()} pixels at offset"
+                        f" {row[f'{side}_offset']} than were packed (crc32 differs)")
+        return None
 
     def empty_batch(self, count, lr_crop, pin_memory=False):
         """Return buffers for a batch: lr [B, 1, c, c] and hr [B, 1, s*c, s*c], tensors of the set's dtype."""
@@ -39,12 +52,20 @@ class Reader:
         """Cut windows into buffers lr [B, 1, c, c] and hr [B, 1, s*c, s*c], not yet oriented; places: which of the B."""
         lr_out, hr_out, scale = lr.numpy(), hr.numpy(), self.scale
         side = lr.shape[-1]
+        self._check_shards(crops.samples)
         places = range(len(lr)) if places is None else places.tolist()
         windows = zip(places, crops.samples.tolist(), crops.tops.tolist(), crops.lefts.tolist(), strict=True)
         for b, i, top, left in windows:
             lr_image, hr_image = self.views(i)
             lr_out[b, 0] = lr_image[top : top + side, left : left + side]
             hr_out[b, 0] = hr_image[top * scale : (top + side) * scale, left * scale : (left + side) * scale]
+
+    def _check_shards(self, samples):
+        """Raise UserError if a shard has been cut since it was mapped: touching what is gone would kill the process."""
+        for shard in set(self.split.rows["shard"][samples].tolist()):
+            mapped = self._map(shard)
+            if mapped.size() < len(mapped):
+                raise UserError(f"{self.split.shards[shard]} has been cut while it was read; copy it again, then start again")
 
     def _views(self, i):
         """Return the images of sample i, (lr, hr), as they lie in the mapped shard."""
@@ -57,5 +78,6 @@ class Reader:
 
     def _map(self, shard):
         if shard not in self.maps:
-            self.maps[shard] = np.memmap(self.split.shards[shard], np.uint8, "r")
+            with open(self.split.shards[shard], "rb") as file:
+                self.maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         return self.maps[shard]
