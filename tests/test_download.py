@@ -232,7 +232,7 @@ def test_the_old_portal_gives_the_archive_itself(site, out):
 
 def test_when_all_addresses_fail_the_error_tells_every_answer_and_the_way_out(site, out):
     site.pages = {KNOWN_PAGE: [page('{"message": "no"}')],
-                  OLD: [page("<!DOCTYPE html><title>Portal &amp;\n moved</title>", 200, "text/html")]}
+                  OLD: [page("<!-- new --><!DOCTYPE html><title>Portal &amp;\n moved</title>", 200, "text/html")]}
     error = refused(site, out)
     assert f"{site.url}{TREE}: HTTP 404 Not Found, a text that begins with 'gone'" in error
     assert f"{site.url}{KNOWN_PAGE}: JSON without a link in `data`: {{\"message\": \"no\"}}" in error
@@ -333,6 +333,20 @@ def test_without_etag_and_date_a_file_of_another_size_is_not_spliced(site, out):
     site.pages = {OLD: [file(ZIP, etag=None, cut=1000), file(longer, etag=None)]}
     fetch(site, out)
     assert unpacked(out) == IMAGES | {"readme.txt": b"more"}
+    assert [asked for asked, _ in site.of(OLD)] == [None, "bytes=1000-", None]
+
+
+def test_a_server_that_gives_another_range_than_asked_for_is_asked_for_everything(site, out):
+    wrong = page("later part", 206, Content_Range=f"bytes 2000-2009/{len(ZIP)}")
+    site.pages = {OLD: [file(cut=1000), wrong, file()]}
+    fetch(site, out)
+    assert unpacked(out) == IMAGES and [asked for asked, _ in site.of(OLD)] == [None, "bytes=1000-", None]
+
+
+def test_an_etag_that_comes_late_is_no_change(site, out):
+    site.pages = {OLD: [file(etag=None, cut=1000), file()]}
+    fetch(site, out)
+    assert unpacked(out) == IMAGES and site.of(OLD)[1:] == [("bytes=1000-", len(ZIP) - 1000)]
 
 
 def test_a_weak_etag_is_no_condition_but_the_date_is(site, out):
@@ -368,6 +382,20 @@ def test_a_page_in_place_of_the_rest_does_not_cost_what_has_come(site, out):
     assert part_of(out).read_bytes() == ZIP[:1000]
 
 
+@pytest.mark.parametrize("answer", [
+    page(""), page("", Content_Length=9000), page("x", 206), page("x", 206, Content_Range="all")])
+def test_an_answer_without_the_file_is_an_error_that_may_pass(site, out, answer):
+    site.pages = {OLD: [answer, file()]}
+    _, said = fetch(site, out)
+    assert unpacked(out) == IMAGES and "trying again" in said
+
+
+def test_an_empty_answer_does_not_cost_what_has_come(site, out):
+    site.pages = {OLD: [file(cut=1000), page("")]}
+    assert "HTTP 200 without content" in refused(site, out)
+    assert part_of(out).read_bytes() == ZIP[:1000]
+
+
 def test_a_busy_server_is_asked_again(site, out):
     site.pages = {OLD: [page("busy", 503), page("busy", 429), file()]}
     _, said = fetch(site, out)
@@ -389,7 +417,8 @@ def test_pauses_double_up_to_the_longest():
 def test_the_server_can_ask_for_a_longer_pause_within_limits(site, out, monkeypatch):
     pauses = []
     monkeypatch.setattr(module.time, "sleep", pauses.append)
-    site.pages = {OLD: [page("", 503, Retry_After=30), page("", 503, Retry_After=9000), page("", 503), file()]}
+    site.pages = {OLD: [page("", 503, Retry_After=30), page("", 503, Retry_After=9000),
+                        page("", 503, Retry_After="9" * 5000), file()]}
     fetch(site, out, Patience(tries=4, first_pause=2, longest_pause=60))
     assert pauses == [30, 60, 8]
 
@@ -521,7 +550,8 @@ def test_the_same_archive_again_is_unpacked_again(site, out):
     assert unpacked(out) == IMAGES
 
 
-@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"")])
+@pytest.mark.parametrize("damage", [
+    lambda path: path.unlink(), lambda path: path.write_bytes(b""), lambda path: path.with_name("more.png").touch()])
 def test_a_set_that_is_no_longer_whole_is_named(site, out, damage):
     site.pages = {OLD: [file()]}
     fetch(site, out)

@@ -368,7 +368,7 @@ def _refused_or_failed(error):
     if error.code not in (408, 425, 429) and error.code < 500:
         return _Refused(text)
     wait = error.headers.get("Retry-After", "")
-    return _Failed(text, wait=int(wait) if wait.isdecimal() else 0)
+    return _Failed(text, wait=int(wait) if re.fullmatch(r"\d{1,9}", wait) else 0)
 
 
 def _no_answer(error, patience):
@@ -398,7 +398,7 @@ def _chunks(answer, patience):
 
 def _ask_json(url, patience):
     with _ask(url, patience, {"Accept": "application/json"}) as answer:
-        content, length = b"", answer.length
+        content, length = bytearray(), answer.length
         for chunk in _chunks(answer, patience):
             content += chunk
             if len(content) > _JSON_BYTES:
@@ -413,10 +413,10 @@ def _ask_json(url, patience):
 
 def _described(content):
     """Say in words what came, from its first bytes."""
-    text = content[:_CHUNK].decode("utf-8", "replace").strip()
+    text = content[:20_000].decode("utf-8", "replace").strip()
     if not text:
         return "nothing"
-    if re.match(r"(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<(!doctype html|html|head|body)\b", text, re.IGNORECASE | re.DOTALL):
+    if text.startswith("<") and re.search(r"<(!doctype html|html|head|body)\b", text, re.IGNORECASE):
         title = re.search(r"<title[^>]*>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
         return f"an HTML page ({_plain(html.unescape(title[1]))!r})" if title else "an HTML page"
     if content.startswith(b"PK"):
@@ -465,6 +465,8 @@ def _receive(address, url, path, patience):
 def _checked_beginning(answer, chunks):
     """Return the chunks of an answer if it begins as a zip does; otherwise what we have already must not be overwritten."""
     first = next(chunks, b"")
+    if not first:
+        raise _Failed(f"HTTP {answer.status} without content")
     if not b"PK".startswith(first[:2]):
         content = first + b"".join(itertools.islice(chunks, 8))
         raise _Refused(f"HTTP {answer.status}, {_described(content)} in place of a zip archive")
@@ -473,7 +475,7 @@ def _checked_beginning(answer, chunks):
 
 def _range_headers(part, have):
     """Ask for the rest of a file, provided it is still the same; nothing where that could not be told."""
-    if not part or not have or part.bytes is None or have > part.bytes:
+    if not part or not have or part.bytes is None:
         return {}
     strong = part.etag if part.etag and not part.etag.startswith("W/") else None
     condition = strong or part.last_modified
@@ -485,8 +487,8 @@ def _place(answer, part, have, address, path):
     if answer.status != 206:
         return 0, _Part(url=address, etag=answer.headers["ETag"], last_modified=answer.headers["Last-Modified"],
                         bytes=answer.length)
-    given = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", answer.headers.get("Content-Range", "").strip())
-    same = given and (int(given[1]), int(given[2])) == (have, part.bytes) and all(
+    given = re.fullmatch(r"bytes (\d{1,18})-\d+/(\d{1,18})", answer.headers.get("Content-Range", "").strip())
+    same = part and given and (int(given[1]), int(given[2])) == (have, part.bytes) and all(
         answer.headers[name] in (None, known) or known is None
         for name, known in (("ETag", part.etag), ("Last-Modified", part.last_modified)))
     if not same:
