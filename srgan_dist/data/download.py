@@ -16,6 +16,7 @@ import json
 import os
 import posixpath
 import re
+import shlex
 import shutil
 import socket
 import ssl
@@ -248,7 +249,7 @@ def _fetch(out, portal, patience, say):
     raise UserError(
         f"{FOLDER} could not be downloaded. Tried:\n{tried}\n{kept}The portal may have moved. Look where {DOI} leads,"
         f" download the zip of the 2D images with a browser, and unpack it with\n"
-        f"  python shards/download.py {out} --from {FOLDER}.zip")
+        f"  python shards/download.py {shlex.quote(str(out))} --from {FOLDER}.zip")
 
 
 def _addresses(portal, patience, say, answers):
@@ -351,7 +352,7 @@ def _ask(url, patience, headers=None):
         if isinstance(reason, ssl.SSLCertVerificationError):
             raise _Refused(f"its certificate is not valid ({reason.verify_message})") from None
         if isinstance(reason, socket.gaierror) and reason.errno == socket.EAI_NONAME:
-            raise _Refused("no host has this name") from None
+            raise _Refused("no host of this name was found; is there a network?") from None
         raise _Failed(_no_answer(reason, patience)) from None
     except ValueError as error:
         raise _Refused(f"leads to {_plain(url)!r}, which is no usable address ({_plain(error)})") from None
