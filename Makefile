@@ -33,7 +33,7 @@ demo: .venv/installed
 	@echo "  $(BIN)/python launch/super_resolve.py $(DEMO)/run/weights/adversarial.safetensors INPUT OUTPUT"
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv

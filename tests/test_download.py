@@ -590,7 +590,7 @@ def test_a_damaged_record_is_named(site, out, text):
 def test_one_process_at_a_time(site, out):
     out.mkdir()
     with exclusive(out / ".download.lock", "held"):
-        assert f"{out} is being downloaded to by process {os.getpid()}" in refused(site, out)
+        assert f"another process downloads to OUT={out}; wait for its end" in refused(site, out)
 
 
 def test_out_may_not_be_a_file(site, out):

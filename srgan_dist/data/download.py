@@ -158,7 +158,7 @@ def download(out, from_file=None, portal=PORTAL, patience=Patience(), limits=Lim
     if out.exists() and not out.is_dir():
         raise UserError(f"OUT={out} is a file; give the name of a folder")
     out.mkdir(parents=True, exist_ok=True)
-    with exclusive(out / ".download.lock", f"{out} is being downloaded to"):
+    with exclusive(out / ".download.lock", f"another process downloads to OUT={out}; wait for its end, or end it"):
         first = _read_record(out)
         if (out / FOLDER).exists():
             return _already_there(out, first, from_file)
