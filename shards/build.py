@@ -2,11 +2,13 @@
 
 import argparse
 import time
+from functools import partial
 from pathlib import Path
 
 from srgan_dist.data.build import BuildOptions, build
 from srgan_dist.data.summary import format_counts
 from srgan_dist.errors import reported
+from srgan_dist.machine import process_pool, usable_cores
 from srgan_dist.progress import tracked
 
 LAYOUTS = """\
@@ -28,6 +30,15 @@ Pack images into WebDataset tar shards. SOURCE is one of
 A layout that only resembles one of these is refused. Links are followed, hidden files and folders left out."""
 
 
+MANY = 200  # images; below that, starting processes takes longer than they save
+
+
+def run(jobs, work, items):
+    """Yield work(item) for every item, in order, from `jobs` processes."""
+    with process_pool(jobs or (usable_cores() if len(items) >= MANY else 1)) as mapped:
+        yield from mapped(work, items)
+
+
 def main():
     defaults = BuildOptions()
     parser = argparse.ArgumentParser(
@@ -46,13 +57,19 @@ def main():
     parser.add_argument("--seed", type=int, default=defaults.seed, help="of kernels and shuffling (default: %(default)s)")
     parser.add_argument("--samples-per-shard", type=int, default=defaults.samples_per_shard, metavar="N",
                         help="default: %(default)s")
+    parser.add_argument("--jobs", type=int, metavar="N",
+                        help=f"processes; the bytes are the same for any number (default: one per core, {usable_cores()},"
+                             f" for {MANY} images and more, else one)")
     parser.add_argument("--dtype", choices=["uint16"], help="store 8-bit images as 16 bit, times 257")
     options = vars(parser.parse_args())
-    source, out = options.pop("source"), Path(options.pop("out"))
+    source, out, jobs = options.pop("source"), Path(options.pop("out")), options.pop("jobs")
+    if jobs is not None and jobs < 1:
+        parser.error(f"--jobs {jobs} must be 1 or more")
 
     began = time.monotonic()
     with reported():
-        result = build(source, out, BuildOptions(**options), lambda sources: tracked(sources, "pack", "image"))
+        result = build(source, out, BuildOptions(**options), lambda results, count: tracked(results, "pack", "image", count),
+                       partial(run, jobs))
         for note in result.notes:
             print(f"note: {note}")
         print(format_counts(result.manifest))

@@ -2,17 +2,14 @@
 
 import argparse
 import json
-import multiprocessing
-import os
 import time
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
 from srgan_dist.data.rocks import ROCKS, slice_files, write_slice
 from srgan_dist.errors import UserError, reported
 from srgan_dist.locks import exclusive_out
-from srgan_dist.machine import usable_cores
+from srgan_dist.machine import process_pool, usable_cores
 from srgan_dist.progress import tracked
 
 RECORD = "synthesis.json"  # the options of a set; its name is UNFINISHED until every image is there
@@ -83,15 +80,9 @@ def read_record(path):
 
 def write_slices(out, slices, options, jobs):
     """Write all slices in `jobs` processes; returns the bytes written."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the processes already use every core
     write = partial(write_slice, out, seed=options["seed"], size=options["size"])
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-        try:
-            written = pool.map(write, *zip(*slices, strict=True))
-            return sum(tracked(written, "synthesize", "slice", total=len(slices)))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)  # otherwise it would work through its queue first
-            raise
+    with process_pool(jobs) as mapped:
+        return sum(tracked(mapped(write, *zip(*slices, strict=True)), "synthesize", "slice", total=len(slices)))
 
 
 def main():

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from PIL import Image
 import srgan_dist.locks as locking
 from conftest import REPOSITORY, TINY, stream, texture, write_folder
 from srgan_dist.data import build as packing
+from srgan_dist.data import pack
 from srgan_dist.data.build import BuildError, BuildOptions, build
 from srgan_dist.data.degradation import downsample
 from srgan_dist.data.index import open_split, read_manifest
@@ -25,6 +27,7 @@ from srgan_dist.data.reader import Reader
 from srgan_dist.data.sources import find_sources
 from srgan_dist.data.summary import verify
 from srgan_dist.errors import UserError
+from srgan_dist.machine import process_pool
 from test_sources import write_set
 
 
@@ -198,8 +201,8 @@ def test_folders_of_others_are_not_touched(tmp_path):
 def test_what_a_killed_build_left_is_cleared(tmp_path):
     write_folder(tmp_path / "hr", {"coal": 4})
 
-    def killed(sources):
-        yield sources[0]
+    def killed(results, count):
+        yield next(iter(results))
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -216,11 +219,11 @@ def test_a_second_build_of_one_folder_is_refused_and_the_first_is_whole(tmp_path
     write_folder(tmp_path / "hr", {"coal": 4})
     build(tmp_path / "hr", tmp_path / "alone", TINY)
 
-    def disturbed(sources):
-        for position in sources:
+    def disturbed(results, count):
+        for result in results:
             with pytest.raises(UserError, match=f"another build is writing OUT={tmp_path / 'out'}; wait for it"):
                 build(tmp_path / "hr", tmp_path / "out", TINY)
-            yield position
+            yield result
 
     build(tmp_path / "hr", tmp_path / "out", TINY, disturbed)
     assert digests(tmp_path / "out") == digests(tmp_path / "alone")
@@ -244,8 +247,8 @@ def test_a_build_that_another_one_overtakes_does_not_replace_its_set(tmp_path, m
 KILLED = """
 import os, signal, sys
 from srgan_dist.data.build import BuildOptions, build
-def killed(sources):
-    yield sources[0]
+def killed(results, count):
+    yield next(iter(results))
     os.kill(os.getpid(), signal.SIGKILL)
 build(sys.argv[1], sys.argv[2], BuildOptions(tile=80, crop=32, samples_per_shard=3), killed)
 """
@@ -306,7 +309,7 @@ def test_a_full_disk_leaves_nothing_and_names_the_space_needed(tmp_path, monkeyp
     if where == "index":
         monkeypatch.setattr(np, "save", full)
     else:
-        monkeypatch.setattr(*{"pixels": (packing._Pixels, "_write"), "allocation": (os, "posix_fallocate")}[where], full)
+        monkeypatch.setattr(*{"pixels": (pack, "_write"), "allocation": (os, "posix_fallocate")}[where], full)
     with pytest.raises(UserError, match=f"OUT={tmp_path / 'out'} cannot be written .*No space left.* are free") as caught:
         build(tmp_path / "hr", tmp_path / "out", TINY)
     assert not (tmp_path / "out").exists() and not (tmp_path / "out.building").exists()
@@ -399,6 +402,42 @@ def test_the_commands(tmp_path):
     assert failed.returncode == 1 and "slice_0.png" in failed.stderr and "Traceback" not in failed.stderr
     summary = run("shards/summarize.py", tmp_path / "out", "--verify")
     assert summary.returncode == 0 and "every byte is as it was written" in summary.stdout
+
+
+def test_any_number_of_processes_writes_the_same_bytes(tmp_path):
+    write_folder(tmp_path / "hr", {"coal": 4, "sandstone": 5})
+    for jobs in (1, 3):
+        built = run("shards/build.py", tmp_path / "hr", tmp_path / f"jobs{jobs}", "--tile", "40", "--crop", "32", "--jobs", str(jobs))
+        assert built.returncode == 0, built.stderr
+    assert digests(tmp_path / "jobs1") == digests(tmp_path / "jobs3")
+    wrong = run("shards/build.py", tmp_path / "hr", tmp_path / "none", "--jobs", "0")
+    assert wrong.returncode == 2 and "--jobs 0 must be 1 or more" in wrong.stderr
+
+
+def test_sources_may_be_packed_in_any_order_by_any_executor(tmp_path):
+    def backwards(work, jobs):
+        return reversed([work(job) for job in reversed(jobs)])
+
+    write_folder(tmp_path / "hr", {"coal": 4, "sandstone": 5})
+    seen = []
+    build(tmp_path / "hr", tmp_path / "one", TINY, lambda results, count: (seen.append((i, count)) or r for i, r in enumerate(results)))
+    assert seen == [(i, 9) for i in range(9)]
+    build(tmp_path / "hr", tmp_path / "other", TINY, run=backwards)
+    with ThreadPoolExecutor(3) as pool:
+        build(tmp_path / "hr", tmp_path / "threads", TINY, run=pool.map)
+    assert digests(tmp_path / "one") == digests(tmp_path / "other") == digests(tmp_path / "threads")
+
+
+def test_a_process_that_is_killed_while_packing_is_an_error(tmp_path):
+    write_folder(tmp_path / "hr", {"coal": 4})
+    with pytest.raises(UserError, match="one of 2 processes was killed, perhaps for want of memory; try again with fewer --jobs"):
+        with process_pool(2) as mapped:
+            build(tmp_path / "hr", tmp_path / "out", TINY, run=lambda work, jobs: mapped(die, jobs))
+    assert not (tmp_path / "out").exists()
+
+
+def die(_):
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_notes_about_names_that_are_no_text_are_printed(tmp_path):

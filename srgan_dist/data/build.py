@@ -1,7 +1,7 @@
 """Packing: from sources to a directory of tar shards, the same bytes for the same input and options.
 
 The layout of every shard follows from headers alone (`_lay_out`), so pixels can then be written to their places in
-the order in which sources are decoded, each source once. Work happens in OUT.building, which becomes OUT in one
+any order and by many processes, each source decoded once (`pack.py`). Work happens in OUT.building, which becomes OUT in one
 rename when everything is complete and without fault.
 """
 
@@ -10,20 +10,17 @@ import hashlib
 import json
 import os
 import shutil
-import zlib
 from collections import Counter
-from dataclasses import asdict, dataclass
-from itertools import chain, repeat
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from srgan_dist.data import index
-from srgan_dist.data.degradation import downsample
-from srgan_dist.data.images import ImageError, read_pages
-from srgan_dist.data.sample import (
-    BLOCK, FIELDS, RECORD, encode_record, npy_header, padded, tar_header,
-)
+from srgan_dist.data.pack import Job, pack
+from srgan_dist.data.sample import BLOCK, FIELDS, RECORD, encode_record, npy_header, padded, tar_header
 from srgan_dist.data.sources import check_samples, find_sources, list_samples, stored_dtype
 from srgan_dist.errors import UserError
 from srgan_dist.files import sha256_of, sync
@@ -84,10 +81,11 @@ class Result:
     already_there: bool = False
 
 
-def build(source, out, options, progress=iter):
+def build(source, out, options, progress=None, run=map):
     """Pack `source` into the directory `out` and return a Result.
 
-    progress wraps the list of sources while their pixels are read, as tqdm does.
+    run(function, jobs): yields the results in order, as `map` and the `map` of any executor of concurrent.futures do;
+    the set has the same bytes whatever it is. progress(results, count) wraps what it yields, as tqdm does.
     Raises BuildError with all faults of the source, UserError when `out` holds something else.
     """
     source, out = Path(source), Path(os.path.realpath(out))
@@ -95,10 +93,9 @@ def build(source, out, options, progress=iter):
     found = find_sources(source, options.kind, options.scale)
     samples = list_samples(found.sources, options.kind, options.scale, options.tile, options.seed)
     faults = found.faults + check_samples(found.sources, samples, options.scale, options.crop, options.dtype)
-    if faults:
-        pixels = _Pixels(found.sources, samples, options, None, None, None)
-        pixels.read(progress)  # so that a user mends everything in one go
-        raise BuildError(faults + pixels.faults)
+    counted = partial(progress, count=len(found.sources)) if progress else iter
+    if faults:  # look at the pixels too, so that a user mends everything in one go
+        raise BuildError(faults + _work(_jobs(found.sources, samples, options), run, counted).faults)
 
     identity = {"options": asdict(options), "source_sha256": _digest(found.sources)}
     if _holds_files(out):
@@ -110,15 +107,14 @@ def build(source, out, options, progress=iter):
     with _write_failures_named(out, tables, shards), _stage_of(out) as stage:
         for file, members, size in chain(*shards.values()):
             _write_skeleton(stage / file, members, size)
-        pixels = _Pixels(found.sources, samples, options, stage, tables, dtype)
-        pixels.read(progress)
+        pixels = _work(_jobs(found.sources, samples, options, stage, tables, dtype), run, counted, tables)
         if pixels.faults:
             raise BuildError(pixels.faults)
         manifest = _finish(stage, tables, shards, rocks, dtype, options, identity)
         os.replace(stage, out)
         (out / MARKER).unlink(missing_ok=True)  # only now: a stage without it would look like someone else's
         sync(out.parent)
-    return Result(manifest, found.notes + pixels.notes())
+    return Result(manifest, found.notes + pixels.notes() + _faint(tables, dtype))
 
 
 def _check_out(source, out):
@@ -308,84 +304,70 @@ def _write_skeleton(path, members, size):
 
 # Pixels
 
-class _Pixels:
-    """Reads every source once, checks its pixels and, when there is a `stage`, writes them into the shards."""
+def _jobs(sources, samples, options, stage=None, tables=None, dtype=None):
+    """Return a Job for every source; without a stage they only look whether everything can be decoded."""
+    places = {}
+    for split, table in (tables or {}).items():
+        for row in table:
+            shard = stage / index.shard_name(split, row["shard"])
+            places[row["key"].decode()] = shard, int(row["hr_offset"]), int(row["lr_offset"])
+    by_source = {}
+    for sample in samples:
+        by_source.setdefault(sample.source, []).append(sample)
+    return [Job(sources[i], mine, [places[sample.key] for sample in mine] if stage else None, options.scale, dtype)
+            for i, mine in sorted(by_source.items())]
 
-    def __init__(self, sources, samples, options, stage, tables, dtype):
-        self.sources, self.samples, self.options = sources, samples, options
-        self.stage, self.tables, self.dtype = stage, tables, dtype
-        self.faults = []
-        self.constant = []
-        self.first_seen = {}  # content hash -> (split, name of the page)
-        self.repeated = []
-        self.rows = {}
-        if stage:
-            self.rows = {table["key"][i].decode(): (split, i)
-                         for split, table in tables.items() for i in range(len(table))}
 
-    def read(self, progress):
-        by_source = {}
-        for sample in self.samples:
-            by_source.setdefault(sample.source, []).append(sample)
-        for position in progress(sorted(by_source)):
-            try:
-                self._read_source(self.sources[position], by_source[position])
-            except ImageError as error:
-                self.faults.append(str(error))
+@dataclass
+class _Findings:
+    """What the jobs found together."""
 
-    def _read_source(self, source, samples):
-        lr_pages = read_pages(source.lr.path) if source.lr else repeat(None)
-        by_page = {}
-        for sample in samples:
-            by_page.setdefault(sample.page, []).append(sample)
-        for page, (hr, lr) in enumerate(zip(read_pages(source.hr.path), lr_pages)):
-            self._check_content(source, page, hr)
-            for sample in by_page[page] if self.stage else ():
-                self._write(sample, hr, lr)
+    faults: list = field(default_factory=list)
+    constant: list = field(default_factory=list)  # names of pages
+    repeated: list = field(default_factory=list)
+    first_seen: dict = field(default_factory=dict)  # content -> (split, name of the page)
 
-    def _check_content(self, source, page, hr):
-        name = f"{source.hr.path}" + (f" page {page}" if source.hr.pages > 1 else "")
-        if hr.min() == hr.max():
-            self.constant.append(name)
-            return  # blank slices are alike everywhere and say nothing about leakage
-        content = hashlib.sha256(repr(hr.shape).encode() + hr.tobytes()).digest()
-        split, first = self.first_seen.setdefault(content, (source.split, name))
-        if split != source.split:
-            self.faults.append(f"{name}: is in {source.split} and is the same picture as {first} in {split};"
-                               " scores would be too good. Remove one of them")
-        elif first != name:
-            self.repeated.append(name)
-
-    def _write(self, sample, hr, lr):
-        hr = hr[sample.top : sample.top + sample.height, sample.left : sample.left + sample.width]
-        if lr is None:
-            lr = downsample(hr, self.options.scale, sample.kernel)
-        split, i = self.rows[sample.key]
-        row = self.tables[split][i]
-        row["darkest"], row["brightest"] = self._stored(hr).min(), self._stored(hr).max()
-        with open(self.stage / index.shard_name(split, row["shard"]), "r+b") as file:
-            for side, image in (("hr", hr), ("lr", lr)):
-                data = self._stored(image).tobytes()
-                row[f"{side}_crc32"] = zlib.crc32(data)
-                file.seek(row[f"{side}_offset"])
-                file.write(data)
-
-    def _stored(self, image):
-        """Convert to the set's pixel type; 8 bit into 16 is times 257, which maps 255 to 65535 and back exactly."""
-        if image.dtype == self.dtype:
-            return image.astype(self.dtype.newbyteorder("<"), copy=False)
-        return (image.astype(np.uint16) * np.uint16(257)).astype("<u2", copy=False)
+    def take(self, source, packed):
+        """Take in what was found in one source; sources come in their order, whatever the order of the work."""
+        if packed.fault:
+            self.faults.append(packed.fault)
+        for name, content in packed.pages:
+            if content is None:
+                self.constant.append(name)  # blank slices are alike everywhere and say nothing about leakage
+                continue
+            split, first = self.first_seen.setdefault(content, (source.split, name))
+            if split != source.split:
+                self.faults.append(f"{name}: is in {source.split} and is the same picture as {first} in {split};"
+                                   " scores would be too good. Remove one of them")
+            elif first != name:
+                self.repeated.append(name)
 
     def notes(self):
-        notes = []
-        for names, what in ((self.constant, "have one grey level only"), (self.repeated, "repeat an earlier picture")):
-            if names:
-                notes.append(f"{len(names)} images {what}, e.g. {names[0]}")
-        brightest = max(int(table["brightest"].max()) for table in self.tables.values())
-        if self.dtype == np.uint16 and brightest < FAINT:
-            notes.append(f"the brightest grey level is {brightest} of 65535 (12-bit data?): networks and scores take 65535"
-                         " for white, so map the grey levels of all images onto 16 bits before packing")
-        return notes
+        return [f"{len(names)} images {what}, e.g. {names[0]}"
+                for names, what in ((self.constant, "have one grey level only"), (self.repeated, "repeat an earlier picture"))
+                if names]
+
+
+def _work(jobs, run, progress, tables=None):
+    """Run all jobs, enter what they tell of the samples into the tables, and return what they found."""
+    rows = {row["key"].decode(): row for table in (tables or {}).values() for row in table}
+    found = _Findings()
+    for job, packed in zip(jobs, progress(run(pack, jobs)), strict=True):
+        found.take(job.source, packed)
+        for sample, facts in zip(job.samples, packed.facts, strict=True):
+            if facts is not None:
+                for name, value in zip(("hr_crc32", "lr_crc32", "darkest", "brightest"), facts, strict=True):
+                    rows[sample.key][name] = value
+    return found
+
+
+def _faint(tables, dtype):
+    """Return a note if 16-bit images use little of their range."""
+    brightest = max(int(table["brightest"].max()) for table in tables.values())
+    if dtype != np.uint16 or brightest >= FAINT:
+        return []
+    return [f"the brightest grey level is {brightest} of 65535 (12-bit data?): networks and scores take 65535 for white, so"
+            " map the grey levels of all images onto 16 bits before packing"]
 
 
 # Manifest
