@@ -427,6 +427,13 @@ def test_bad_samples_within_the_limit_are_replaced_listed_and_counted(shards, tm
     assert key in (tmp_path / "tiny" / "bad_samples.txt").read_text()
 
 
+def test_a_set_of_which_every_sample_is_damaged_is_refused(shards, granite, tmp_path):
+    copy, _ = damage(granite, "train", 0, tmp_path / "set")
+    data = data_of(shards, verify="full", max_bad_samples=9, train=[{"path": str(shards)}, {"path": str(copy)}])
+    with pytest.raises(UserError, match="set: every sample of its train split is damaged, none is left to stand in"):
+        train(tiny_config(shards, tmp_path, data=data))
+
+
 def test_a_damaged_validation_sample_stops_the_training_whatever_the_limit(shards, tmp_path):
     copy, key = damage(shards, "valid", 0, tmp_path / "set")
     with pytest.raises(UserError, match=f"0 training and 1 validation or test samples are damaged(.|\n)*{key}"):
