@@ -76,7 +76,7 @@ def _load_generators(run, device):
 
 
 def _phase_number(facts):
-    number = facts.get("phase_number") if isinstance(facts, dict) else None
+    number = facts.get("phase_number")
     return number if isinstance(number, int) else 0
 
 

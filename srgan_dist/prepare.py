@@ -90,12 +90,11 @@ def _check_fit(name, split, config):
 
 def _check_leaks(train, held_out):
     """Raise ConfigError if an HR image that is trained on is also validated or tested on."""
-    for split in held_out:
+    directories = {split.directory for split in held_out}
+    apart = [(other, _pictures(other)) for other, _ in train if other.directory not in directories]
+    for split in held_out if apart else ():  # within a set the build has looked
         theirs = _pictures(split)
-        for other, _ in train:
-            if other.directory == split.directory:
-                continue  # the build has looked
-            ours = _pictures(other)
+        for other, ours in apart:
             shared = [(theirs[picture], ours[picture]) for picture in theirs.keys() & ours.keys()]
             shared = [(i, j) for i, j in shared if np.array_equal(Reader(split).image(i)[1], Reader(other).image(j)[1])]
             if shared:

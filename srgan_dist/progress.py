@@ -41,7 +41,7 @@ class Progress:
 
     def _line(self, text):
         now = time.monotonic()
-        if self.visible and (now - self.last_line >= SECONDS_BETWEEN_LINES or self.done == self.total):
+        if now - self.last_line >= SECONDS_BETWEEN_LINES or self.done == self.total:
             self.last_line = now
             each = (now - self.start) / max(1, self.done - self.start_done)
             left = tqdm.format_interval(each * max(0, self.total - self.done))

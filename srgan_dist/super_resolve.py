@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from srgan_dist.data.images import BROKEN_LINK, check_writable, find_images, is_image, read_info, read_pages, write_pages
+from srgan_dist.data.images import (
+    BROKEN_LINK, check_writable, find_images, is_image, left_out, read_info, read_pages, write_pages,
+)
 from srgan_dist.data.sample import to_grey, to_signed, to_unit
 from srgan_dist.errors import UserError
 
@@ -87,10 +89,7 @@ def _pairs_of_folder(source, target):
     faults = [f"{path}: {BROKEN_LINK}" for path in others if not path.exists()]
     if not images and not faults:
         raise UserError(f"INPUT={source} holds no image that is read here (PNG, TIFF, NPY)")
-    notes = []
-    if others:
-        names = ", ".join(str(path.relative_to(source)) for path in others[:5]) + (", ..." if len(others) > 5 else "")
-        notes.append(f"{source}: {len(others)} files are not PNG, TIFF or NPY and are left out: {names}")
+    notes = left_out(source, [str(path.relative_to(source)) for path in others])
     return [(path, target / path.relative_to(source)) for path in images], faults, notes
 
 

@@ -119,7 +119,7 @@ def find_images(root):
     Links to folders are followed. What is hidden, or lies in a hidden folder, and what systems leave behind
     (Thumbs.db) is skipped. A broken link is listed like the file it stands for, so that reading it tells.
     """
-    paths = sorted(_files_below(Path(root), ()), key=_natural)
+    paths = sorted(_files_below(Path(root), ()), key=natural)
     return [path for path in paths if is_image(path)], [path for path in paths if not is_image(path)]
 
 
@@ -129,7 +129,7 @@ def _files_below(folder, above):
     if here in above:
         return  # a link back
     for path in folder.iterdir():
-        if path.name.startswith(".") or path.name.lower() in _SYSTEM_FILES:
+        if is_hidden(path.name):
             continue
         if path.is_dir():
             yield from _files_below(path, (*above, here))
@@ -137,7 +137,21 @@ def _files_below(folder, above):
             yield path
 
 
-def _natural(path):
+def is_hidden(name):
+    """Tell whether a file or folder of this name is passed over: hidden, or left behind by a system (Thumbs.db)."""
+    return name.startswith(".") or name.lower() in _SYSTEM_FILES
+
+
+def left_out(folder, names):
+    """Return a note about the files of a folder that are no images, in a list; an empty one if there are none."""
+    if not names:
+        return []
+    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return [f"{folder}: {len(names)} files are not PNG, TIFF or NPY and are left out: {shown}"]
+
+
+def natural(path):
+    """Return a key that sorts slice_2 before slice_10."""
     parts = re.split(r"(\d+)", str(path))
     numbered = [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
     return numbered, str(path)  # 1.png and 01.png are equal in the first

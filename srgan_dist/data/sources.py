@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from srgan_dist.data.degradation import draw_kernel
-from srgan_dist.data.images import ImageError, ImageInfo, is_image, read_info
+from srgan_dist.data.images import ImageError, ImageInfo, is_hidden, is_image, left_out, natural, read_info
 from srgan_dist.data.index import SPLITS
 from srgan_dist.data.sample import key_problem
 from srgan_dist.errors import UserError
@@ -27,7 +27,6 @@ _HR_FOLDER = re.compile(r"(?P<set>.+)_(?P<split>train|valid|test)_HR")
 _LR_FOLDER = re.compile(r"(?P<set_and_split>.+_(train|valid|test))_LR_[a-z]+_X\d+")
 _LIKE_A_SIDE = re.compile(r".+_(HR|LR(_[a-z]+_X\d+)?)", re.IGNORECASE)
 _LIKE_A_SPLIT = {"train", "training", "valid", "validation", "val", "dev", "test", "testing"}
-_SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
 
 
 @dataclass(frozen=True)
@@ -99,12 +98,11 @@ def _walk(root, found):
             _tell_of_link(parent, other, found)
             continue
         folders.append(Path(parent))
-        files += [Path(parent, name) for name in file_names
-                  if not name.startswith(".") and name.lower() not in _SYSTEM_FILES]
+        files += [Path(parent, name) for name in file_names if not is_hidden(name)]
     for path in [path for path in files if not path.is_file()]:
         files.remove(path)
         found.faults.append(f"{path}: is a broken link or no regular file; mend or remove it")
-    return sorted(folders[1:], key=_natural), sorted(files, key=_natural)
+    return sorted(folders[1:], key=natural), sorted(files, key=natural)
 
 
 def _tell_of_link(folder, other, found):
@@ -114,18 +112,9 @@ def _tell_of_link(folder, other, found):
         found.faults.append(f"{folder}: is the same folder as {other}, and its images would count twice; remove the link")
 
 
-def _natural(path):
-    """Return a key that sorts slice_2 before slice_10."""
-    parts = re.split(r"(\d+)", str(path))
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts] + [(-2, str(path))]
-
-
 def _sorted_out(files, folder, found):
     """Return those files that are images; name the others in a note."""
-    others = [path for path in files if not is_image(path)]
-    if others:
-        names = ", ".join(path.name for path in others[:5]) + (", ..." if len(others) > 5 else "")
-        found.notes.append(f"{folder}: {len(others)} files are not PNG, TIFF or NPY and are left out: {names}")
+    found.notes.extend(left_out(folder, [path.name for path in files if not is_image(path)]))
     return [path for path in files if is_image(path)]
 
 
