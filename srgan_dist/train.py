@@ -21,10 +21,10 @@ from srgan_dist.data.verify import usable_or_stop
 from srgan_dist.errors import UserError
 from srgan_dist.files import written_whole
 from srgan_dist.locks import exclusive
-from srgan_dist.machine import check_group, cpu_wanted, precision_on, use_cpu_threads, use_exact_float32
+from srgan_dist.machine import allow_many_files, check_group, cpu_wanted, precision_on, use_cpu_threads, use_exact_float32
 from srgan_dist.networks import Networks
 from srgan_dist.phases import build_phase
-from srgan_dist.prepare import phase_plan, prepare
+from srgan_dist.prepare import copies_plan, phase_plan, prepare
 from srgan_dist.progress import Progress
 from srgan_dist.state import Best, State
 from srgan_dist.tracking import X_AXIS, Tracker
@@ -52,6 +52,8 @@ def train(config, resume="auto"):
     damage = _verify(config, prepared, accelerator)
     with _alone_in(prepared.run_directory, accelerator):
         run = Run(config, prepared, accelerator, damage)
+        for line in copies_plan(config, prepared):
+            run.say(f"data: {line}")
         failed = True
         try:
             for number, (name, phase_config) in enumerate(config.phases()):
@@ -77,6 +79,7 @@ def start(config):
     )
     use_cpu_threads(accelerator, config.cpu_threads)
     use_exact_float32()
+    allow_many_files()
     torch.backends.cudnn.benchmark = True  # all crops have one size
     return accelerator
 
@@ -136,6 +139,7 @@ class Run:
         self.loader = TrainLoader(
             prepared.train, config.data.lr_crop, config.data.batch_size, config.seed, config.data.augment,
             accelerator.process_index, self.world_size, accelerator.device, [[i for i, _ in found] for found in damage],
+            prepared.blocks,
         )
         self._record_damage([problem for found in damage for _, problem in found])
         self.validator = Validator(config, prepared.held_out, self.directory, self.tracker, accelerator)

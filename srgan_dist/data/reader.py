@@ -12,29 +12,36 @@ from srgan_dist.errors import UserError
 
 
 class Reader:
-    """Reads one split. Shards are mapped when first touched, in the process that reads."""
+    """Reads one split. Shards are mapped when first touched, in the process that reads.
+
+    `batch` leaves them mapped until `forget`; what looks at one sample leaves only its shard mapped.
+    """
 
     def __init__(self, split):
         self.split = split
         self.scale = split.scale
         self.torch_dtype = torch.from_numpy(np.empty(0, split.dtype)).dtype
         self.peak = int(np.iinfo(split.dtype).max)  # the brightest grey level of the type
+        self.stop = None  # an Event that ends the waiting for copies of remote shards
         self.maps = {}  # of shards
         self.views = lru_cache(2**16)(self._views)  # some 500 bytes each
 
     def image(self, i):
         """Return sample i whole: lr [H, W] and hr [s*H, s*W], numpy of the set's dtype."""
+        self.forget([int(self.split.rows["shard"][i])])
         return tuple(view.copy() for view in self.views(i))
 
     def record(self, i):
         """Return what is known of sample i: rock, source file, page, corner, scale, kernel, voxel size."""
         row = self.split.rows[i]
+        self.forget([int(row["shard"])])
         start = int(row["record_offset"])
         return json.loads(self._map(int(row["shard"]))[start : start + int(row["record_bytes"])])
 
     def problem(self, i):
         """Compare the pixels of sample i with the index; returns what is wrong in words, or None."""
         row = self.split.rows[i]
+        self.forget([int(row["shard"])])
         for side, pixels in zip(("lr", "hr"), self.views(i), strict=True):
             if zlib.crc32(pixels) != row[f"{side}_crc32"]:
                 return (f"{self.split.shards[row['shard']]}: {self.split.key(i)} has other {side.upper()} pixels at offset"
@@ -60,6 +67,13 @@ class Reader:
             lr_out[b, 0] = lr_image[top : top + side, left : left + side]
             hr_out[b, 0] = hr_image[top * scale : (top + side) * scale, left * scale : (left + side) * scale]
 
+    def forget(self, needed=()):
+        """Unmap all shards but the needed ones, whose copies in a cache may then be removed."""
+        if forgotten := self.maps.keys() - set(needed):
+            self.views.cache_clear()  # they keep maps alive
+            for shard in forgotten:
+                del self.maps[shard]
+
     def _check_shards(self, samples):
         """Raise UserError if a shard has been cut since it was mapped: touching what is gone would kill the process."""
         for shard in set(self.split.rows["shard"][samples].tolist()):
@@ -78,6 +92,7 @@ class Reader:
 
     def _map(self, shard):
         if shard not in self.maps:
-            with open(self.split.shards[shard], "rb") as file:
+            path = self.split.shards[shard]
+            with path.open(stop=self.stop) if self.split.is_cached else path.open("rb") as file:
                 self.maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         return self.maps[shard]

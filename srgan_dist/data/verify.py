@@ -29,6 +29,6 @@ def usable_or_stop(train, held_out, limit, rank=0, world_size=1):
                         f" data.max_bad_samples={limit} and none. Copy the shards again or build the set again{shown}")
     for (split, _), damage in zip(train, found, strict=True):
         if len(damage) == len(split):
-            raise UserError(f"{split.directory}: every sample of its train split is damaged, none is left to stand in;"
+            raise UserError(f"{split.place}: every sample of its train split is damaged, none is left to stand in;"
                             f" copy the shards again or build the set again. The first: {damage[0][1]}")
     return found
