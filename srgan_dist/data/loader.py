@@ -27,10 +27,11 @@ class TrainLoader:
     """Yields the batches of one rank from any update on.
 
     splits: [(split, weight)], all of one scale and pixel type. batch_size: of all ranks together; every rank takes an
-    equal share of it. bad: for each split the samples that others stand in for; None: all are good.
+    equal share of it. bad: for each split the samples that others stand in for; None: all are good. accumulation:
+    equal parts (micro-batches) in which a rank takes its share of an update.
     """
 
-    def __init__(self, splits, lr_crop, batch_size, seed, augment, rank, world_size, device, bad=None):
+    def __init__(self, splits, lr_crop, batch_size, seed, augment, rank, world_size, device, bad=None, accumulation=1):
         self.readers = [Reader(split) for split, _ in splits]
         bad = bad or [()] * len(splits)
         self.plans = [Plan(split.rows["lr_height"], split.rows["lr_width"], lr_crop, seed, augment, number, bad[number])
@@ -39,15 +40,16 @@ class TrainLoader:
         self.augment = augment
         self.lr_crop, self.batch_size = lr_crop, batch_size
         self.rank, self.world_size, self.device = rank, world_size, device
+        self.accumulation = accumulation
 
     def batches(self, first_update):
-        """Yield (lr, hr) for update first_update, first_update + 1, ... without end.
+        """Yield (lr, hr) for update first_update, first_update + 1, ... without end; `accumulation` for each.
 
-        lr: [B, 1, c, c], hr: [B, 1, s*c, s*c]; float32 in [-1, 1] on the device; B this rank's share. Close the
-        generator when done: its thread stops then.
+        lr: [B, 1, c, c], hr: [B, 1, s*c, s*c]; float32 in [-1, 1] on the device; B this rank's share of a
+        micro-batch. Close the generator when done: its thread stops then.
         """
         buffers = [self._buffer() for _ in range(READ_AHEAD + 1)]
-        with _ReadAhead(self._fill, buffers, first_update) as ahead:
+        with _ReadAhead(self._fill, buffers, first_update * self.accumulation) as ahead:
             while True:
                 buffer = ahead.next()
                 lr, hr, orientations = (
@@ -63,14 +65,15 @@ class TrainLoader:
 
     def _buffer(self):
         pinned = self.device.type == "cuda"
-        count = self.batch_size // self.world_size
+        count = self.batch_size // (self.world_size * self.accumulation)
         lr, hr = self.readers[0].empty_batch(count, self.lr_crop, pinned)
         return Buffer(lr, hr, torch.empty(count, dtype=torch.int64, pin_memory=pinned))
 
-    def _fill(self, buffer, update):
+    def _fill(self, buffer, number):
         if buffer.copied is not None:
             buffer.copied.synchronize()
-        slots = slots_of(update, self.rank, self.world_size, self.batch_size)
+        update, micro_batch = divmod(number, self.accumulation)
+        slots = slots_of(update, self.rank, self.world_size, self.batch_size, self.accumulation, micro_batch)
         orientations = buffer.orientations.numpy()
         for plan, reader, (places, own) in zip(self.plans, self.readers, self.mixture.split(slots), strict=True):
             crops = plan.crops(own)
