@@ -2,6 +2,7 @@
 
 import json
 import mmap
+import os
 import zlib
 from functools import lru_cache
 
@@ -24,6 +25,7 @@ class Reader:
 
     def image(self, i):
         """Return sample i whole: lr [H, W] and hr [s*H, s*W], numpy of the set's dtype."""
+        self._check_shards([i])
         return tuple(view.copy() for view in self.views(i))
 
     def record(self, i):
@@ -34,6 +36,7 @@ class Reader:
 
     def problem(self, i):
         """Compare the pixels of sample i with the index; returns what is wrong in words, or None."""
+        self._check_shards([i])
         row = self.split.rows[i]
         for side, pixels in zip(("lr", "hr"), self.views(i), strict=True):
             if zlib.crc32(pixels) != row[f"{side}_crc32"]:
@@ -71,13 +74,20 @@ class Reader:
         """Return the images of sample i, (lr, hr), as they lie in the mapped shard."""
         row = self.split.rows[i]
         mapped = self._map(int(row["shard"]))
-        return tuple(
-            np.ndarray((int(row[f"{side}_height"]), int(row[f"{side}_width"])), self.split.dtype, mapped, int(row[f"{side}_offset"]))
-            for side in ("lr", "hr")
-        )
+        try:
+            return tuple(
+                np.ndarray((int(row[f"{side}_height"]), int(row[f"{side}_width"])), self.split.dtype, mapped, int(row[f"{side}_offset"]))
+                for side in ("lr", "hr")
+            )
+        except TypeError:  # a buffer too small; only where data.verify=none or the shard was cut after the check
+            raise UserError(f"{self.split.shards[row['shard']]} ends at {len(mapped)} bytes, before the pixels of"
+                            f" {self.split.key(i)}; copy it again or build the set again") from None
 
     def _map(self, shard):
         if shard not in self.maps:
-            with open(self.split.shards[shard], "rb") as file:
+            path = self.split.shards[shard]
+            with open(path, "rb") as file:
+                if os.fstat(file.fileno()).st_size == 0:  # cannot be mapped
+                    raise UserError(f"{path} is empty; copy it again or build the set again")
                 self.maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         return self.maps[shard]
