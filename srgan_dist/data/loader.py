@@ -125,7 +125,7 @@ class _ReadAhead:
                 assert self.thread.is_alive(), "the thread that reads ahead has died"
                 continue
             if error is not None:
-                raise error
+                raise error if isinstance(error, Exception) else RuntimeError("the thread that reads ahead was ended") from error
             return buffer
 
     def give_back(self, buffer):
@@ -133,11 +133,10 @@ class _ReadAhead:
 
     def _run(self):
         number = self.first
-        while (buffer := self.free.get()) is not None and not self.stopped:
-            try:
+        try:
+            while (buffer := self.free.get()) is not None and not self.stopped:
                 self.fill(buffer, number)
-            except BaseException as error:
-                self.ready.put((None, error))
-                return
-            self.ready.put((buffer, None))
-            number += 1
+                self.ready.put((buffer, None))
+                number += 1
+        except BaseException as error:  # also what is no Exception: a thread that dies in silence is waited for
+            self.ready.put((None, error))
