@@ -35,10 +35,12 @@ class TrainLoader:
 
     splits: [(split, weight)], all of one scale and pixel type. batch_size: of all ranks together; every rank takes an
     equal share of it. bad: for each split the samples that others stand in for; None: all are good. blocks: for each
-    split how many shards are shuffled together; None: all.
+    split how many shards are shuffled together; None: all. accumulation: equal parts (micro-batches) in which a rank
+    takes its share of an update.
     """
 
-    def __init__(self, splits, lr_crop, batch_size, seed, augment, rank, world_size, device, bad=None, blocks=None):
+    def __init__(self, splits, lr_crop, batch_size, seed, augment, rank, world_size, device, bad=None, blocks=None,
+                 accumulation=1):
         self.readers = [Reader(split) for split, _ in splits]
         bad, blocks = bad or [()] * len(splits), blocks or [None] * len(splits)
         self.plans = [Plan(split.rows["lr_height"], split.rows["lr_width"], lr_crop, seed, augment, number, bad[number],
@@ -48,12 +50,13 @@ class TrainLoader:
         self.augment = augment
         self.lr_crop, self.batch_size = lr_crop, batch_size
         self.rank, self.world_size, self.device = rank, world_size, device
+        self.accumulation = accumulation
 
     def batches(self, first_update):
-        """Yield (lr, hr) for update first_update, first_update + 1, ... without end.
+        """Yield (lr, hr) for update first_update, first_update + 1, ... without end; `accumulation` for each.
 
-        lr: [B, 1, c, c], hr: [B, 1, s*c, s*c]; float32 in [-1, 1] on the device; B this rank's share. Close the
-        generator when done: its thread stops then.
+        lr: [B, 1, c, c], hr: [B, 1, s*c, s*c]; float32 in [-1, 1] on the device; B this rank's share of a
+        micro-batch. Close the generator when done: its thread stops then.
         """
         buffers = [self._buffer() for _ in range(READ_AHEAD + 1)]
         reached = self.mixture.reached(first_update * self.batch_size).tolist()
@@ -61,7 +64,7 @@ class TrainLoader:
         with contextlib.ExitStack() as stack:
             self.fetchers = [stack.enter_context(_FetchAhead(reader, plan.blocks(slot), stop))
                              for reader, plan, slot in zip(self.readers, self.plans, reached, strict=True)]
-            ahead = stack.enter_context(_ReadAhead(self._fill, buffers, first_update))
+            ahead = stack.enter_context(_ReadAhead(self._fill, buffers, first_update * self.accumulation))
             stack.callback(stop.set)  # first of all, for the thread may be waiting for a shard
             while True:
                 buffer = ahead.next()
@@ -78,14 +81,15 @@ class TrainLoader:
 
     def _buffer(self):
         pinned = self.device.type == "cuda"
-        count = self.batch_size // self.world_size
+        count = self.batch_size // (self.world_size * self.accumulation)
         lr, hr = self.readers[0].empty_batch(count, self.lr_crop, pinned)
         return Buffer(lr, hr, torch.empty(count, dtype=torch.int64, pin_memory=pinned))
 
-    def _fill(self, buffer, update):
+    def _fill(self, buffer, number):
         if buffer.copied is not None:
             buffer.copied.synchronize()
-        slots = slots_of(update, self.rank, self.world_size, self.batch_size)
+        update, micro_batch = divmod(number, self.accumulation)
+        slots = slots_of(update, self.rank, self.world_size, self.batch_size, self.accumulation, micro_batch)
         orientations = buffer.orientations.numpy()
         shares = self.mixture.split(slots)
         for plan, reader, fetcher, (places, own) in zip(self.plans, self.readers, self.fetchers, shares, strict=True):
@@ -141,7 +145,7 @@ class _ReadAhead:
                 assert self.thread.is_alive(), "the thread that reads ahead has died"
                 continue
             if error is not None:
-                raise error
+                raise error if isinstance(error, Exception) else RuntimeError("the thread that reads ahead was ended") from error
             return buffer
 
     def give_back(self, buffer):
@@ -149,14 +153,13 @@ class _ReadAhead:
 
     def _run(self):
         number = self.first
-        while (buffer := self.free.get()) is not None and not self.stopped:
-            try:
+        try:
+            while (buffer := self.free.get()) is not None and not self.stopped:
                 self.fill(buffer, number)
-            except BaseException as error:
-                self.ready.put((None, error))
-                return
-            self.ready.put((buffer, None))
-            number += 1
+                self.ready.put((buffer, None))
+                number += 1
+        except BaseException as error:  # also what is no Exception: a thread that dies in silence is waited for
+            self.ready.put((None, error))
 
 
 class _FetchAhead:

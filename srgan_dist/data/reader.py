@@ -2,6 +2,7 @@
 
 import json
 import mmap
+import os
 import zlib
 from functools import lru_cache
 
@@ -28,20 +29,18 @@ class Reader:
 
     def image(self, i):
         """Return sample i whole: lr [H, W] and hr [s*H, s*W], numpy of the set's dtype."""
-        self.forget([int(self.split.rows["shard"][i])])
+        self._turn_to(i)
         return tuple(view.copy() for view in self.views(i))
 
     def record(self, i):
         """Return what is known of sample i: rock, source file, page, corner, scale, kernel, voxel size."""
-        row = self.split.rows[i]
-        self.forget([int(row["shard"])])
+        row = self._turn_to(i)
         start = int(row["record_offset"])
         return json.loads(self._map(int(row["shard"]))[start : start + int(row["record_bytes"])])
 
     def problem(self, i):
         """Compare the pixels of sample i with the index; returns what is wrong in words, or None."""
-        row = self.split.rows[i]
-        self.forget([int(row["shard"])])
+        row = self._turn_to(i)
         for side, pixels in zip(("lr", "hr"), self.views(i), strict=True):
             if zlib.crc32(pixels) != row[f"{side}_crc32"]:
                 return (f"{self.split.shards[row['shard']]}: {self.split.key(i)} has other {side.upper()} pixels at offset"
@@ -74,6 +73,13 @@ class Reader:
             for shard in forgotten:
                 del self.maps[shard]
 
+    def _turn_to(self, i):
+        """Leave only the shard of sample i mapped; returns the row of the sample."""
+        row = self.split.rows[i]
+        self.forget([int(row["shard"])])
+        self._check_shards([i])
+        return row
+
     def _check_shards(self, samples):
         """Raise UserError if a shard has been cut since it was mapped: touching what is gone would kill the process."""
         for shard in set(self.split.rows["shard"][samples].tolist()):
@@ -85,14 +91,20 @@ class Reader:
         """Return the images of sample i, (lr, hr), as they lie in the mapped shard."""
         row = self.split.rows[i]
         mapped = self._map(int(row["shard"]))
-        return tuple(
-            np.ndarray((int(row[f"{side}_height"]), int(row[f"{side}_width"])), self.split.dtype, mapped, int(row[f"{side}_offset"]))
-            for side in ("lr", "hr")
-        )
+        try:
+            return tuple(
+                np.ndarray((int(row[f"{side}_height"]), int(row[f"{side}_width"])), self.split.dtype, mapped, int(row[f"{side}_offset"]))
+                for side in ("lr", "hr")
+            )
+        except TypeError:  # a buffer too small; only where data.verify=none or the shard was cut after the check
+            raise UserError(f"{self.split.shards[row['shard']]} ends at {len(mapped)} bytes, before the pixels of"
+                            f" {self.split.key(i)}; copy it again or build the set again") from None
 
     def _map(self, shard):
         if shard not in self.maps:
             path = self.split.shards[shard]
             with path.open(stop=self.stop) if self.split.is_cached else path.open("rb") as file:
+                if os.fstat(file.fileno()).st_size == 0:  # cannot be mapped
+                    raise UserError(f"{path} is empty; copy it again or build the set again")
                 self.maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         return self.maps[shard]
