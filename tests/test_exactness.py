@@ -55,7 +55,7 @@ def sets(split, tmp_path_factory):
 
 def global_batches(sets, first, count, ranks=1, accumulation=1, batch_size=BATCH, bad=None, seed=5):
     """Return the crops of some updates in the order of their slots, put together from those of every rank."""
-    shares = [TrainLoader(sets, 8, batch_size, seed, True, rank, ranks, CPU, bad, accumulation).batches(first)
+    shares = [TrainLoader(sets, 8, batch_size, seed, True, rank, ranks, CPU, bad, accumulation=accumulation).batches(first)
               for rank in range(ranks)]
     share_size = batch_size // (ranks * accumulation)
     crops = [crop for _ in range(count * accumulation) for share in shares for crop in taken(share, share_size)]
@@ -175,7 +175,7 @@ def test_two_processes_find_spare_read_and_score_what_one_does(sets, shards, tmp
         file.seek(int(split.rows["hr_offset"][2]))
         file.write(bytes(8))
     data = {"path": str(copy), "lr_crop": 8, "batch_size": BATCH, "augment": True, "verify": "full", "max_bad_samples": 1,
-            "train": [{"path": str(copy), "weight": 3.0}, {"path": str(sets[1][0].directory)}]}
+            "train": [{"path": str(copy), "weight": 3.0}, {"path": str(sets[1][0].place)}]}
     config = tiny_config(copy, tmp_path, data=data)
     first, second = work("exact", config, tmp_path / "two", 2)
     one, _ = read_exactly(config, tmp_path)
