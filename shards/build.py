@@ -8,7 +8,7 @@ from pathlib import Path
 from srgan_dist.data.build import BuildOptions, build
 from srgan_dist.data.summary import format_counts
 from srgan_dist.errors import reported
-from srgan_dist.machine import process_pool, usable_cores
+from srgan_dist.executors import process_pool, usable_cores
 from srgan_dist.progress import tracked
 
 LAYOUTS = """\

@@ -3,8 +3,9 @@
 import argparse
 import sys
 
+from srgan_dist.data.audit import verify
 from srgan_dist.data.index import read_manifest
-from srgan_dist.data.summary import format_counts, format_ranges, verify
+from srgan_dist.data.summary import format_counts, format_ranges
 from srgan_dist.errors import reported
 from srgan_dist.progress import tracked
 

@@ -13,7 +13,7 @@ import shutil
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -97,7 +97,7 @@ def build(source, out, options, progress=None, run=map):
     if faults:  # look at the pixels too, so that a user mends everything in one go
         raise BuildError(faults + _work(_jobs(found.sources, samples, options), run, counted).faults)
 
-    identity = {"options": asdict(options), "source_sha256": _digest(found.sources)}
+    identity = {"options": asdict(options), "source_sha256": _digest(found.sources, run)}
     if _holds_files(out):
         return Result(_same_set(out, identity), found.notes, already_there=True)
 
@@ -160,12 +160,13 @@ def _same_set(out, identity):
     raise UserError(f"OUT={out} holds another set ({'; '.join(differences)}). Give a new folder, or delete that one")
 
 
-def _digest(sources):
+def _digest(sources, run):
     """Hash names and bytes of all source files; the manifest keeps it to tell whether a set is still current."""
+    sides = [[side.path for side in (source.hr, source.lr) if side] for source in sources]
+    hashes = iter(run(sha256_of, list(chain(*sides))))
     total = hashlib.sha256()
-    for source in sources:
-        files = [source.hr.path] + ([source.lr.path] if source.lr else [])
-        parts = [source.rock, source.split, source.file, *map(sha256_of, files)]
+    for source, paths in zip(sources, sides, strict=True):
+        parts = [source.rock, source.split, source.file, *islice(hashes, len(paths))]
         total.update(json.dumps(parts).encode())
     return total.hexdigest()
 
