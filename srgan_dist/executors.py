@@ -10,8 +10,13 @@ import signal
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 
 from srgan_dist.errors import UserError
+
+
+class WorkersLost(UserError):
+    """The work was cut short from outside; the same command may go on with it."""
 
 
 def usable_cores():
@@ -28,12 +33,17 @@ def process_pool(count):
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the processes already use every core
     with ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _obey_parent) as pool:
         try:
-            yield pool.map
-        except BrokenProcessPool:
-            raise UserError(f"one of {count} processes was killed, perhaps for want of memory; try again with fewer --jobs") from None
+            yield partial(_mapped, pool, count)
         except BaseException:
             pool.shutdown(cancel_futures=True)  # otherwise it would work through its queue first
             raise
+
+
+def _mapped(pool, count, function, *items):
+    try:
+        yield from pool.map(function, *items)
+    except BrokenProcessPool:
+        raise WorkersLost(f"one of {count} processes was killed, perhaps for want of memory; try again with fewer --jobs") from None
 
 
 def _obey_parent():
