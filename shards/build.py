@@ -8,7 +8,7 @@ from pathlib import Path
 from srgan_dist.data.build import BuildOptions, build
 from srgan_dist.data.summary import format_counts
 from srgan_dist.errors import reported
-from srgan_dist.machine import process_pool, usable_cores
+from srgan_dist.executors import process_pool, usable_cores
 from srgan_dist.progress import tracked
 
 LAYOUTS = """\
@@ -27,7 +27,8 @@ Pack images into WebDataset tar shards. SOURCE is one of
     SOURCE/valid/sandstone/slice_0800.tif
     SOURCE/test/berea/slice_0001.tif
 
-A layout that only resembles one of these is refused. Links are followed, hidden files and folders left out."""
+A layout that only resembles one of these is refused. Links are followed, hidden files and folders left out.
+The same command continues a build that was interrupted."""
 
 
 MANY = 200  # images; below that, starting processes takes longer than they save

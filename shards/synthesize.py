@@ -8,8 +8,8 @@ from pathlib import Path
 
 from srgan_dist.data.rocks import ROCKS, slice_files, write_slice
 from srgan_dist.errors import UserError, reported
+from srgan_dist.executors import process_pool, usable_cores
 from srgan_dist.locks import exclusive_out
-from srgan_dist.machine import process_pool, usable_cores
 from srgan_dist.progress import tracked
 
 RECORD = "synthesis.json"  # the options of a set; its name is UNFINISHED until every image is there

@@ -1,25 +1,18 @@
-"""What a process may use of its machine, and whether it was launched to fit it."""
+"""What a training may use of its machine, and whether it was launched to fit it."""
 
 import contextlib
-import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 
 import torch
 from accelerate.utils import parse_flag_from_env
 
 from srgan_dist.errors import UserError
+from srgan_dist.executors import usable_cores
 
 try:
     import resource
 except ImportError:  # Windows
     resource = None
-
-
-def usable_cores():
-    """Count the cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def check_group(accelerator):
@@ -56,23 +49,6 @@ def allow_many_files():
 def use_exact_float32():
     """Let float32 mean float32 on a GPU: its convolutions would round their inputs to 10 bits (TF32) by default."""
     torch.backends.cudnn.allow_tf32 = False
-
-
-@contextlib.contextmanager
-def process_pool(count):
-    """Yield a function like `map` that works in `count` processes of one thread each; with one, `map` itself."""
-    if count == 1:
-        yield map
-        return
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the processes already use every core
-    with ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as pool:
-        try:
-            yield pool.map
-        except BrokenProcessPool:
-            raise UserError(f"one of {count} processes was killed, perhaps for want of memory; try again with fewer --jobs") from None
-        except BaseException:
-            pool.shutdown(cancel_futures=True)  # otherwise it would work through its queue first
-            raise
 
 
 def has_fast_bf16(device_type):

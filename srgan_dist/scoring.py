@@ -9,7 +9,7 @@ from accelerate.utils import gather_object
 from srgan_dist.data.degradation import upsample
 from srgan_dist.data.plan import images_of_rank
 from srgan_dist.data.reader import Reader
-from srgan_dist.data.sample import to_signed, to_unit
+from srgan_dist.data.values import to_signed, to_unit
 from srgan_dist.errors import UserError
 from srgan_dist.metrics import SMALLEST_IMAGE, mse, psnr, spectrum_error, ssim
 from srgan_dist.super_resolve import super_resolve

@@ -9,7 +9,7 @@ import torch
 from srgan_dist.data.images import (
     BROKEN_LINK, check_writable, find_images, is_image, left_out, read_info, read_pages, write_pages,
 )
-from srgan_dist.data.sample import to_grey, to_signed, to_unit
+from srgan_dist.data.values import to_grey, to_signed, to_unit
 from srgan_dist.errors import UserError
 
 SHOWN = 20  # faults that an error lists

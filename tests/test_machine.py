@@ -1,4 +1,3 @@
-import os
 from types import SimpleNamespace
 
 import pytest
@@ -19,20 +18,6 @@ def untouched(monkeypatch):
     yield
     torch.set_num_threads(threads)
     torch.backends.cudnn.allow_tf32 = tf32
-
-
-def test_at_least_one_core_is_usable():
-    assert machine.usable_cores() >= 1
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to cores")
-def test_only_cores_that_the_process_may_use_count():
-    cores = os.sched_getaffinity(0)
-    try:
-        os.sched_setaffinity(0, {min(cores)})
-        assert machine.usable_cores() == 1
-    finally:
-        os.sched_setaffinity(0, cores)
 
 
 @pytest.mark.parametrize("launched, formed", [(None, 1), ("1", 1), ("4", 4)])

@@ -10,7 +10,7 @@ from PIL import Image
 from conftest import REPOSITORY, texture
 from srgan_dist.checkpoint import save_generator
 from srgan_dist.data.images import read_image, read_info, read_pages
-from srgan_dist.data.sample import to_grey
+from srgan_dist.data.values import to_grey
 from srgan_dist.errors import UserError
 from srgan_dist.models.srresnet import SRResNet, SRResNetConfig
 from srgan_dist.super_resolve import list_jobs, super_resolve, super_resolve_file, super_resolve_grey

@@ -1,8 +1,8 @@
 """Packing: from sources to a directory of tar shards, the same bytes for the same input and options.
 
-The layout of every shard follows from headers alone (`_lay_out`), so pixels can then be written to their places in
-any order and by many processes, each source decoded once (`pack.py`). Work happens in OUT.building, which becomes OUT in one
-rename when everything is complete and without fault.
+The layout of every shard follows from headers alone (`layout.py`), so pixels can then be written to their places in any
+order and by many processes, each source decoded once (`pack.py`). Work happens beside OUT (`stage.py`) and gets that name
+in one rename when everything is complete and without fault. A build that is cut short is continued by the next one.
 """
 
 import contextlib
@@ -13,21 +13,20 @@ import shutil
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 
 from srgan_dist.data import index
-from srgan_dist.data.pack import Job, pack
-from srgan_dist.data.sample import BLOCK, FIELDS, RECORD, encode_record, npy_header, padded, tar_header
+from srgan_dist.data.layout import arrange, place, write_skeleton
+from srgan_dist.data.pack import Facts, Job, Packed, name_of_page, pack
 from srgan_dist.data.sources import check_samples, find_sources, list_samples, stored_dtype
+from srgan_dist.data.stage import holds_files, remove_left_over, stage_of
 from srgan_dist.errors import UserError
 from srgan_dist.files import sha256_of, sync
-from srgan_dist.locks import exclusive_out
 
 FAINT = 2**14  # 16-bit images that stay below it use less than a quarter of their range
-MARKER = "building.json"  # tells a directory of ours from anyone else's, and is locked by the build that works in it
 
 
 @dataclass(frozen=True)
@@ -97,22 +96,23 @@ def build(source, out, options, progress=None, run=map):
     if faults:  # look at the pixels too, so that a user mends everything in one go
         raise BuildError(faults + _work(_jobs(found.sources, samples, options), run, counted).faults)
 
-    identity = {"options": asdict(options), "source_sha256": _digest(found.sources)}
-    if _holds_files(out):
+    identity = {"options": asdict(options), "source_sha256": _digest(found.sources, run)}
+    if holds_files(out):
         return Result(_same_set(out, identity), found.notes, already_there=True)
 
     dtype = stored_dtype(found.sources, options.dtype)
     rocks = sorted({s.rock for s in found.sources})
-    tables, shards = _lay_out(found.sources, samples, rocks, dtype, options)
-    with _write_failures_named(out, tables, shards), _stage_of(out) as stage:
-        for file, members, size in chain(*shards.values()):
-            _write_skeleton(stage / file, members, size)
-        pixels = _work(_jobs(found.sources, samples, options, stage, tables, dtype), run, counted, tables)
+    tables, shards = arrange(found.sources, samples, rocks, dtype, options)
+    sizes = {shard.file: place(shard) for shard in chain(*shards.values())}
+    needed = sum(sizes.values()) + sum(table.nbytes for table in tables.values())
+    with _write_failures_named(out, needed), stage_of(out, identity | {"version": index.VERSION}) as stage:
+        for shard in chain(*shards.values()):
+            write_skeleton(stage.set / shard.file, shard, sizes[shard.file])
+        pixels = _work(_jobs(found.sources, samples, options, stage, tables, dtype), run, counted, tables, stage)
         if pixels.faults:
             raise BuildError(pixels.faults)
-        manifest = _finish(stage, tables, shards, rocks, dtype, options, identity)
-        os.replace(stage, out)
-        (out / MARKER).unlink(missing_ok=True)  # only now: a stage without it would look like someone else's
+        manifest = _finish(stage.set, tables, shards, rocks, dtype, options, identity, run)
+        os.replace(stage.set, out)
         sync(out.parent)
     return Result(manifest, found.notes + pixels.notes() + _faint(tables, dtype))
 
@@ -125,7 +125,7 @@ def _check_out(source, out):
         raise UserError(f"OUT={out} is or lies inside SOURCE={source}; give a folder apart from it")
     if out in real.parents:
         raise UserError(f"SOURCE={source} lies inside OUT={out}; give a folder apart from it")
-    if _holds_files(out):
+    if holds_files(out):
         if not (out / "manifest.json").is_file():
             raise UserError(f"OUT={out} holds other files; give the name of a new folder")
     elif os.path.ismount(out):
@@ -137,10 +137,6 @@ def _check_out(source, out):
         raise UserError(f"OUT={out} cannot be made: {parent} is a file; give another folder")
 
 
-def _holds_files(folder):
-    return folder.exists() and any(folder.iterdir())
-
-
 def _nearest_parent(path):
     return next(parent for parent in path.parents if parent.exists())
 
@@ -150,8 +146,7 @@ def _same_set(out, identity):
     manifest = index.read_manifest(out)
     there = {key: getattr(manifest, key) for key in identity}
     if there == identity:
-        if (out / MARKER).exists():  # the build was killed between its last two acts
-            (out / MARKER).unlink(missing_ok=True)
+        remove_left_over(out)
         return manifest
     differences = [
         f"{name}: {there['options'].get(name)} there, {value} asked for"
@@ -160,146 +155,26 @@ def _same_set(out, identity):
     raise UserError(f"OUT={out} holds another set ({'; '.join(differences)}). Give a new folder, or delete that one")
 
 
-def _digest(sources):
+def _digest(sources, run):
     """Hash names and bytes of all source files; the manifest keeps it to tell whether a set is still current."""
+    sides = [[side.path for side in (source.hr, source.lr) if side] for source in sources]
+    hashes = iter(run(sha256_of, list(chain(*sides))))
     total = hashlib.sha256()
-    for source in sources:
-        files = [source.hr.path] + ([source.lr.path] if source.lr else [])
-        parts = [source.rock, source.split, source.file, *map(sha256_of, files)]
+    for source, paths in zip(sources, sides, strict=True):
+        parts = [source.rock, source.split, source.file, *islice(hashes, len(paths))]
         total.update(json.dumps(parts).encode())
     return total.hexdigest()
 
 
-# Stage
-
 @contextlib.contextmanager
-def _stage_of(out):
-    """Yield an empty directory beside OUT that no other build works in; it goes if the build fails with an error."""
-    stage = out.with_name(out.name + ".building")
-    if stage.exists() and not (stage / MARKER).is_file() and (not stage.is_dir() or any(stage.iterdir())):
-        raise UserError(f"{stage} is in the way and was not made by this program; move it")
-    stage.mkdir(parents=True, exist_ok=True)
-    with exclusive_out(stage / MARKER, out):
-        if _holds_files(out):
-            _remove(stage)
-            raise UserError(f"another build has just finished OUT={out}; run this one again to compare")
-        try:
-            _clear(stage)  # what a killed build left
-            yield stage
-        except (UserError, OSError):
-            _remove(stage)
-            raise
-
-
-def _clear(stage):
-    for path in stage.iterdir():
-        if path.name != MARKER:
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-
-
-def _remove(stage):
-    """Remove the stage, its marker after all else, so that it can be told from others at any moment."""
-    with contextlib.suppress(OSError):
-        _clear(stage)
-        (stage / MARKER).unlink()
-        stage.rmdir()
-
-
-@contextlib.contextmanager
-def _write_failures_named(out, tables, shards):
+def _write_failures_named(out, needed):
     """Turn what the disk refuses into an error that names OUT and the space the set takes."""
     try:
         yield
     except OSError as error:
-        needed = sum(size for _, _, size in chain(*shards.values())) + sum(table.nbytes for table in tables.values())
         free = shutil.disk_usage(_nearest_parent(out)).free
         raise UserError(f"OUT={out} cannot be written ({error}). The set takes {needed:,} bytes, {free:,} are free there;"
                         " free more, or give a folder that can be written to") from None
-
-
-# Layout
-
-def _lay_out(sources, samples, rocks, dtype, options):
-    """Decide where everything goes.
-
-    Returns {split: table of INDEX} with offsets and shapes filled in, and {split: list of (file, members, bytes)}. A
-    table is in the order of the tar: samples shuffled by the seed, so that reading straight through mixes rocks and
-    slices.
-    """
-    tables, shards = {}, {}
-    for number, split in enumerate(index.SPLITS):
-        chosen = [sample for sample in samples if sources[sample.source].split == split]
-        if not chosen:
-            continue
-        order = np.random.default_rng((options.seed, number)).permutation(len(chosen))
-        table = np.zeros(len(chosen), index.INDEX)
-        groups = np.array_split(order, -(-len(chosen) // options.samples_per_shard))
-        row = 0
-        for shard, group in enumerate(groups):
-            rows = table[row : row + len(group)]
-            rows["shard"] = shard
-            members = [_members(chosen[i], sources, dtype, options) for i in group]
-            rows["rock"] = [rocks.index(sources[chosen[i].source].rock) for i in group]
-            shards.setdefault(split, []).append((index.shard_name(split, shard), members, _place(members, rows)))
-            row += len(group)
-        tables[split] = table
-    return tables, shards
-
-
-def _members(sample, sources, dtype, options):
-    """Describe the tar members of a sample: key, (HR height, width), (LR height, width), dtype, JSON bytes."""
-    source = sources[sample.source]
-    record = {
-        "rock": source.rock,
-        "source": source.file,
-        "page": sample.page,
-        "top": sample.top,
-        "left": sample.left,
-        "scale": options.scale,
-        "kernel": sample.kernel,
-        "voxel_size_um": source.hr.voxel_size_um,
-    }
-    hr = (sample.height, sample.width)
-    lr = (sample.height // options.scale, sample.width // options.scale)
-    return sample.key, hr, lr, dtype, encode_record(record)
-
-
-def _heads(hr, lr, dtype, record):
-    """Return what each member of a sample begins with and its whole size in bytes, in the order of the tar."""
-    heads = {"hr.npy": npy_header(*hr, dtype), "json": record, "lr.npy": npy_header(*lr, dtype)}
-    pixels = {"hr.npy": hr[0] * hr[1] * dtype.itemsize, "json": 0, "lr.npy": lr[0] * lr[1] * dtype.itemsize}
-    return [(name, heads[name], len(heads[name]) + pixels[name]) for name in FIELDS]
-
-
-def _place(members, rows):
-    """Record in `rows` where the bytes of each sample of a shard belong; returns the size of the shard."""
-    position = 0
-    for row, (key, hr, lr, dtype, record) in zip(rows, members, strict=True):
-        row["key"] = key.encode()
-        row["hr_height"], row["hr_width"] = hr
-        row["lr_height"], row["lr_width"] = lr
-        for name, head, size in _heads(hr, lr, dtype, record):
-            start = position + BLOCK
-            if name == "json":
-                row["record_offset"], row["record_bytes"] = start, size
-            else:
-                row[f"{name[:2]}_offset"] = start + len(head)
-            position = start + padded(size, BLOCK)
-    return padded(position + 2 * BLOCK, RECORD)
-
-
-def _write_skeleton(path, members, size):
-    """Write all bytes of a shard but the pixels, which stay zero."""
-    with open(path, "wb") as file:
-        position = 0
-        for key, *content in members:
-            for name, head, member_size in _heads(*content):
-                file.seek(position)
-                file.write(tar_header(f"{key}.{name}", member_size) + head)
-                position += BLOCK + padded(member_size, BLOCK)
-        file.truncate(size)
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)  # a full disk shows now, not after an hour
 
 
 # Pixels
@@ -309,13 +184,22 @@ def _jobs(sources, samples, options, stage=None, tables=None, dtype=None):
     places = {}
     for split, table in (tables or {}).items():
         for row in table:
-            shard = stage / index.shard_name(split, row["shard"])
+            shard = stage.set / index.shard_name(split, row["shard"])
             places[row["key"].decode()] = shard, int(row["hr_offset"]), int(row["lr_offset"])
     by_source = {}
     for sample in samples:
         by_source.setdefault(sample.source, []).append(sample)
-    return [Job(sources[i], mine, [places[sample.key] for sample in mine] if stage else None, options.scale, dtype)
+    return [Job(sources[i], mine, [places[sample.key] for sample in mine] if stage else None, options.scale, dtype,
+                _known(stage, i, mine))
             for i, mine in sorted(by_source.items())]
+
+
+def _known(stage, number, samples):
+    """Return what an interrupted build noted of a source, or None."""
+    if not stage or number not in stage.known:
+        return None
+    pages, facts = stage.known[number]
+    return Packed(None, pages, [Facts(*each) for each in facts]) if len(facts) == len(samples) else None
 
 
 @dataclass
@@ -326,12 +210,15 @@ class _Findings:
     constant: list = field(default_factory=list)  # names of pages
     repeated: list = field(default_factory=list)
     first_seen: dict = field(default_factory=dict)  # content -> (split, name of the page)
+    earlier: int = 0  # sources that an interrupted build had packed
+    count: int = 0
 
     def take(self, source, packed):
         """Take in what was found in one source; sources come in their order, whatever the order of the work."""
         if packed.fault:
             self.faults.append(packed.fault)
-        for name, content in packed.pages:
+        for number, content in enumerate(packed.pages):
+            name = name_of_page(source, number)
             if content is None:
                 self.constant.append(name)  # blank slices are alike everywhere and say nothing about leakage
                 continue
@@ -343,21 +230,23 @@ class _Findings:
                 self.repeated.append(name)
 
     def notes(self):
-        return [f"{len(names)} images {what}, e.g. {names[0]}"
+        told = [f"an interrupted build had packed {self.earlier} of {self.count} images already"] if self.earlier else []
+        return told + [f"{len(names)} images {what}, e.g. {names[0]}"
                 for names, what in ((self.constant, "have one grey level only"), (self.repeated, "repeat an earlier picture"))
                 if names]
 
 
-def _work(jobs, run, progress, tables=None):
-    """Run all jobs, enter what they tell of the samples into the tables, and return what they found."""
+def _work(jobs, run, progress, tables=None, stage=None):
+    """Run all jobs, enter what they tell of the samples into tables and journal, and return what they found."""
     rows = {row["key"].decode(): row for table in (tables or {}).values() for row in table}
-    found = _Findings()
-    for job, packed in zip(jobs, progress(run(pack, jobs)), strict=True):
+    found = _Findings(count=len(jobs), earlier=sum(job.known is not None for job in jobs))
+    for number, (job, packed) in enumerate(zip(jobs, progress(run(pack, jobs)), strict=True)):
         found.take(job.source, packed)
         for sample, facts in zip(job.samples, packed.facts, strict=True):
-            if facts is not None:
-                for name, value in zip(("hr_crc32", "lr_crc32", "darkest", "brightest"), facts, strict=True):
-                    rows[sample.key][name] = value
+            for name, value in (facts._asdict() if facts else {}).items():
+                rows[sample.key][name] = value
+        if stage and not job.known and not packed.fault:
+            stage.note(number, [packed.pages, packed.facts])
     return found
 
 
@@ -372,27 +261,28 @@ def _faint(tables, dtype):
 
 # Manifest
 
-def _finish(stage, tables, shards, rocks, dtype, options, identity):
+def _finish(folder, tables, shards, rocks, dtype, options, identity, run):
     """Write index tables and manifest, everything synced to disk."""
+    for split, table in tables.items():
+        np.save(folder / index.index_name(split), table)
+    files = [index.index_name(split) for split in tables] + [shard.file for shard in chain(*shards.values())]
+    facts = dict(zip(files, run(_file_facts, [folder / file for file in files]), strict=True))
     splits = {}
     for split, table in tables.items():
-        path = stage / index.index_name(split)
-        np.save(path, table)
         counts = Counter(table["rock"].tolist())
         splits[split] = index.SplitEntry(
             count=len(table),
             rocks={rocks[number]: count for number, count in sorted(counts.items())},
-            index=index.FileEntry(**_file_facts(path)),
-            shards=[index.ShardEntry(**_file_facts(stage / file), count=len(members))
-                    for file, members, _ in shards[split]],
+            index=index.FileEntry(**facts[index.index_name(split)]),
+            shards=[index.ShardEntry(**facts[shard.file], count=len(shard.rows)) for shard in shards[split]],
         )
     totals = {rock: sum(split.rocks.get(rock, 0) for split in splits.values()) for rock in rocks}
     manifest = index.Manifest(
         scale=options.scale, dtype=dtype.name, rocks=rocks, totals=totals, splits=splits, **identity
     )
-    (stage / "manifest.json").write_text(json.dumps(manifest.model_dump(), indent=1, sort_keys=True) + "\n")
-    sync(stage / "manifest.json")
-    sync(stage)
+    (folder / "manifest.json").write_text(json.dumps(manifest.model_dump(), indent=1, sort_keys=True) + "\n")
+    sync(folder / "manifest.json")
+    sync(folder)
     return manifest
 
 

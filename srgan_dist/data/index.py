@@ -28,17 +28,19 @@ from srgan_dist.errors import UserError
 SPLITS = ("train", "valid", "test")
 
 FORMAT = "srgan_dist shards"
-VERSION = 1
+VERSION = 2
 
 INDEX = np.dtype([
     ("key", "S90"),
     ("rock", "<u2"),  # position in the manifest's list of rocks
     ("shard", "<u4"),
     ("hr_offset", "<u8"),  # of the first pixel in the tar
+    ("hr_bytes", "<u8"),  # from there on
     ("hr_height", "<u4"),
     ("hr_width", "<u4"),
     ("hr_crc32", "<u4"),  # of the pixels
     ("lr_offset", "<u8"),
+    ("lr_bytes", "<u8"),
     ("lr_height", "<u4"),
     ("lr_width", "<u4"),
     ("lr_crc32", "<u4"),
@@ -292,7 +294,9 @@ def _check_rows(table, rows, manifest, entry):
     shard_bytes = shard_bytes[np.where(fits, rows["shard"], 0)]
     ends = {}
     for part in ("hr", "record", "lr"):
-        size = rows["record_bytes"].astype(np.uint64) if part == "record" else _image_bytes(rows, part, manifest.dtype)
+        size = rows[f"{part}_bytes"].astype(np.uint64)
+        if part != "record":
+            fits &= size == _image_bytes(rows, part, manifest.dtype)
         fits &= (size > 0) & (size <= shard_bytes) & (rows[f"{part}_offset"] <= shard_bytes - np.minimum(size, shard_bytes))
         ends[part] = rows[f"{part}_offset"] + size
     fits &= rows["record_offset"] == _next_content(ends["hr"])

@@ -1,7 +1,7 @@
-"""A sample: one HR/LR pair, how it lies in a tar, and what its grey levels mean to a network.
+"""A sample: one HR/LR pair, and how it lies in a tar.
 
 In the tar a sample is three consecutive members, KEY.hr.npy, KEY.json and KEY.lr.npy, as any WebDataset reader
-expects them. On the device an image is float in [-1, 1]; everywhere else it keeps its own uint8 or uint16.
+expects them.
 """
 
 import io
@@ -10,7 +10,6 @@ import re
 import tarfile
 
 import numpy as np
-import torch
 
 BLOCK = 512  # of a tar file
 RECORD = 20 * BLOCK  # a tar file is padded to whole records
@@ -25,8 +24,6 @@ def key_problem(key):
         return None
     return f"key {key!r} must be 1 to 90 of the characters A-Z a-z 0-9 _ -"
 
-
-# Bytes in the tar
 
 def npy_header(height, width, dtype):
     """Return the bytes before the pixels of an NPY file holding [height, width]."""
@@ -53,24 +50,3 @@ def tar_header(name, size):
 def padded(size, multiple):
     """Round `size` bytes up to a whole number of blocks."""
     return -(-size // multiple) * multiple
-
-
-# Values on the device
-
-def to_signed(image):
-    """Map grey levels to the networks' range: integers [...] uint8 or uint16 -> float32 in [-1, 1]."""
-    peak = torch.iinfo(image.dtype).max
-    if image.dtype == torch.uint16:  # a type with few kernels outside the CPU
-        image = image.view(torch.int16).to(torch.int32).bitwise_and_(0xFFFF)
-    return image.float().mul_(2 / peak).sub_(1)
-
-
-def to_unit(signed):
-    """Map the networks' range to the metrics': float in [-1, 1] -> [0, 1], what lies outside clamped."""
-    return signed.add(1).div(2).clamp(0, 1)
-
-
-def to_grey(unit, dtype):
-    """Map [0, 1] back to grey levels: float [H, W] -> numpy uint8 or uint16, rounded once."""
-    peak = np.iinfo(dtype).max
-    return np.floor(np.asarray(unit, np.float64) * peak + 0.5).clip(0, peak).astype(dtype)
