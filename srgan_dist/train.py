@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import time
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -138,10 +139,10 @@ class Run:
             load_checkpoint(self.checkpoint, {"generator": self.networks.bare_generator})
         self.loader = TrainLoader(
             prepared.train, config.data.lr_crop, config.data.batch_size, config.seed, config.data.augment,
-            accelerator.process_index, self.world_size, accelerator.device, [[i for i, _ in found] for found in damage],
+            accelerator.process_index, self.world_size, accelerator.device, [[one.row for one in damages] for damages in damage],
             prepared.blocks,
         )
-        self._record_damage([problem for found in damage for _, problem in found])
+        self._record_damage([one for damages in damage for one in damages])
         self.validator = Validator(config, prepared.held_out, self.directory, self.tracker, accelerator)
 
     def _open_directory(self):
@@ -157,13 +158,14 @@ class Run:
         )
         self.state.wandb_id = self.tracker.run_id
 
-    def _record_damage(self, problems):
-        """List the samples that others stand in for, and count them in the record."""
-        if problems and self.is_main:
+    def _record_damage(self, damages):
+        """List the samples that others stand in for, and count them in the record, also by cause."""
+        if damages and self.is_main:
             with written_whole(self.directory / "bad_samples.txt") as path:
-                path.write_text("".join(f"{problem}\n" for problem in problems))
-            self.say(f"{len(problems)} damaged samples are replaced by others, see {self.directory / 'bad_samples.txt'}")
-            self.tracker.log({"data/bad_samples": len(problems)}, self.samples_seen)
+                path.write_text("".join(f"{damage.text}\n" for damage in damages))
+            self.say(f"{len(damages)} damaged samples are replaced by others, see {self.directory / 'bad_samples.txt'}")
+            causes = Counter(f"data/bad_samples/{damage.cause}" for damage in damages)
+            self.tracker.log({"data/bad_samples": len(damages), **causes}, self.samples_seen)
 
     def _bring_finished_weights(self):
         """Copy the generators of finished phases from the run whose checkpoint this one starts from."""

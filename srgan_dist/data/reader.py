@@ -5,11 +5,20 @@ import mmap
 import os
 import zlib
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from srgan_dist.errors import UserError
+
+
+class Damage(NamedTuple):
+    """A sample whose pixels are not those that were packed."""
+
+    row: int  # of the split's index
+    cause: str  # "hr_crc32" or "lr_crc32": what differs
+    text: str  # names shard, key and offset
 
 
 class Reader:
@@ -38,13 +47,13 @@ class Reader:
         start = int(row["record_offset"])
         return json.loads(self._map(int(row["shard"]))[start : start + int(row["record_bytes"])])
 
-    def problem(self, i):
-        """Compare the pixels of sample i with the index; returns what is wrong in words, or None."""
+    def damage(self, i):
+        """Compare the pixels of sample i with the index; returns Damage, or None."""
         row = self._turn_to(i)
         for side, pixels in zip(("lr", "hr"), self.views(i), strict=True):
             if zlib.crc32(pixels) != row[f"{side}_crc32"]:
-                return (f"{self.split.shards[row['shard']]}: {self.split.key(i)} has other {side.upper()} pixels at offset"
-                        f" {row[f'{side}_offset']} than were packed (crc32 differs)")
+                return Damage(i, f"{side}_crc32", f"{self.split.shards[row['shard']]}: {self.split.key(i)} has other"
+                              f" {side.upper()} pixels at offset {row[f'{side}_offset']} than were packed (crc32 differs)")
         return None
 
     def empty_batch(self, count, lr_crop, pin_memory=False):
