@@ -390,7 +390,7 @@ left = int(count)
 
 def watch(frame, event, argument):
     global left
-    if event == "call" and frame.f_code.co_qualname == moment:
+    if event == "return" and frame.f_code.co_qualname == moment:
         left -= 1
         if not left:
             sys.setprofile(None)
