@@ -267,6 +267,11 @@ def headed(**facts):
     return change
 
 
+def versioned(members):
+    (member, content), *rest = members
+    return [(member, content[:6] + b"\1\7" + content[8:]), *rest]
+
+
 def sparse_by_pax(members):
     members[0][0].pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "10"}
     return members
@@ -289,6 +294,7 @@ STRUCTURES = {  # name: (change of the members, words of verify)
     "a way out as a sample": (renamed, r"at offset 0 lies the file '../\w+.hr.npy'"),
     "a huge image": (headed(shape=(2**40, 2**40)), r"\w+ has an HR image of \(1099511627776, 1099511627776\) uint8, not as the index"),
     "a transposed image": (headed(fortran_order=True), r"\w+ has an HR image of \(72, 80\) uint8, not as the index says"),
+    "an image of another NPY version": (versioned, r"\w+ has an HR image in version \(1, 7\) of the NPY format, not \(1, 0\)"),
     "an image of objects": (headed(descr="|O"), r"\w+ has an HR image of \(72, 80\) object, not as the index says"),
 }
 
