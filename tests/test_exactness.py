@@ -168,15 +168,24 @@ def test_hr_lies_over_lr_at_every_corner_and_border_in_every_orientation(tmp_pat
 
 # Processes
 
-def test_two_processes_find_spare_read_and_score_what_one_does(sets, shards, tmp_path):
-    copy = shutil.copytree(shards, tmp_path / "set")
-    split = open_split(copy, "train")
+@pytest.fixture
+def damaged(shards, tmp_path):
+    """The train split of a set in which sample 2 is damaged."""
+    split = open_split(shutil.copytree(shards, tmp_path / "set"), "train")
     with open(split.shards[split.rows["shard"][2]], "r+b") as file:
         file.seek(int(split.rows["hr_offset"][2]))
         file.write(bytes(8))
-    data = {"path": str(copy), "lr_crop": 8, "batch_size": BATCH, "augment": True, "verify": "full", "max_bad_samples": 1,
-            "train": [{"path": str(copy), "weight": 3.0}, {"path": str(sets[1][0].place)}]}
-    config = tiny_config(copy, tmp_path, data=data)
+    return split
+
+
+def data_of(split, **changes):
+    return {"path": str(split.place), "lr_crop": 8, "augment": True, "verify": "full", "max_bad_samples": 1} | changes
+
+
+def test_two_processes_find_spare_read_and_score_what_one_does(sets, damaged, tmp_path):
+    split, other = damaged, sets[1][0]
+    data = data_of(split, batch_size=BATCH, train=[{"path": str(split.place), "weight": 3.0}, {"path": str(other.place)}])
+    config = tiny_config(split.place, tmp_path, data=data)
     first, second = work("exact", config, tmp_path / "two", 2)
     one, _ = read_exactly(config, tmp_path)
     one = json.loads(json.dumps(one))
@@ -186,18 +195,17 @@ def test_two_processes_find_spare_read_and_score_what_one_does(sets, shards, tmp
     assert row == 2 and split.key(2) in problem and one["damage"][1] == []
     assert sorted(score["index"] for score in one["scores"]) == list(range(len(split))) and len(split) % 2
     assert first["refused"] == second["refused"] == one["refused"] and "1 training and 0 validation" in one["refused"]
-    assert [crop for parts in zip(first["batches"], second["batches"], strict=True) for part in parts for crop in part] == [
-        crop for part in one["batches"] for crop in part]
-    bad = [[2], []]
-    opened = [(split, 3.0), (sets[1][0], 1.0)]
-    assert [crop for part in one["batches"] for crop in part] == hashes(global_batches(opened, 0, 4, bad=bad, seed=config.seed))
+    crops = sum(one["batches"], [])
+    assert sum((mine + theirs for mine, theirs in zip(first["batches"], second["batches"], strict=True)), []) == crops
+    assert crops == hashes(global_batches([(split, 3.0), (other, 1.0)], 0, 4, bad=[[2], []], seed=config.seed))
 
 
-def test_a_training_on_two_ranks_that_is_continued_on_one_sees_the_same_crops(shards, tmp_path):
-    config = tiny_config(shards, tmp_path / "runs", checkpoint_every=3, keep_checkpoints=9)
+def test_a_training_on_two_ranks_that_is_continued_on_one_sees_the_same_crops(damaged, tmp_path):
+    config = tiny_config(damaged.place, tmp_path / "runs", checkpoint_every=3, keep_checkpoints=9,
+                         data=data_of(damaged, batch_size=4))
     first, second = work("seen", config, tmp_path / "two", 2)
     seen = [one + other for one, other in zip(first["seen"], second["seen"], strict=True)]
-    assert sum(seen, []) == hashes(global_batches([(open_split(shards, "train"), 1.0)], 0, 10, batch_size=4, seed=config.seed))
+    assert sum(seen, []) == hashes(global_batches([(damaged, 1.0)], 0, 10, batch_size=4, bad=[[2]], seed=config.seed))
 
     run = tmp_path / "runs" / "tiny"
     for update in (6, 9, 10):  # as if it had been killed after the third
@@ -205,3 +213,8 @@ def test_a_training_on_two_ranks_that_is_continued_on_one_sees_the_same_crops(sh
     shutil.rmtree(run / "weights")
     continued, _ = note_what_is_seen(config, tmp_path)
     assert continued["seen"] == seen[3:]
+
+    problem, = (run / "bad_samples.txt").read_text().splitlines()
+    assert f"{damaged.shards[damaged.rows['shard'][2]]}: {damaged.key(2)} has other HR pixels at offset" in problem
+    records = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    assert [(r["samples_seen"], r["data/bad_samples"]) for r in records if "data/bad_samples" in r] == [(0, 1), (12, 1)]

@@ -141,7 +141,8 @@ def _sample_problem(row, sample, split):
     key = sample["__key__"]
     for side in ("hr", "lr"):
         content = io.BytesIO(sample[f"{side}.npy"])
-        np.lib.format.read_magic(content)
+        if (version := np.lib.format.read_magic(content)) != (1, 0):
+            return f"{key} has an {side.upper()} image in version {version} of the NPY format, not (1, 0)"
         shape, by_columns, dtype = np.lib.format.read_array_header_1_0(content)  # before any pixel is made room for
         if shape != (row[f"{side}_height"], row[f"{side}_width"]) or dtype != split.dtype or by_columns:
             return f"{key} has an {side.upper()} image of {shape} {dtype}, not as the index says"
