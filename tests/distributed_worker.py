@@ -67,7 +67,7 @@ def read_exactly(config, out):
     report["damage"] = usable_or_stop(train_sets, [], config.data.max_bad_samples, *layout)
     loader = TrainLoader(
         train_sets, config.data.lr_crop, config.data.batch_size, config.seed, config.data.augment, *layout, accelerator.device,
-        [[i for i, _ in found] for found in report["damage"]], accumulation=2,
+        [[one.row for one in damages] for damages in report["damage"]], accumulation=2,
     )
     batches = loader.batches(0)
     for _ in range(4 * 2):

@@ -9,7 +9,6 @@ import os
 import pickle
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tarfile
@@ -182,7 +181,7 @@ def test_without_any_check_a_short_shard_is_named_when_it_is_read(copy, left, wo
         train(config_of(copy, verify="none"))
 
 
-@pytest.mark.parametrize("read", ["image", "problem"])
+@pytest.mark.parametrize("read", ["image", "damage"])
 def test_a_shard_that_is_cut_while_mapped_is_named_by_validation_and_verification_too(copy, read):
     shard = damaged_shard(copy)
     reader, i = Reader(shard.split), int(np.flatnonzero(shard.split.rows["shard"] == 1)[0])
@@ -414,7 +413,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 @pytest.mark.parametrize("moment, count, updates", [
-    ("Reader.problem", 4, None),  # verification
+    ("Reader.damage", 4, None),  # verification
     ("PretrainPhase.update", 1, None),  # the first batch
     ("score_split", 1, 2),  # the validation after update 3
     ("_save_tensors", 2, None),  # the middle of the first checkpoint
