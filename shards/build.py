@@ -2,13 +2,12 @@
 
 import argparse
 import time
-from functools import partial
 from pathlib import Path
 
 from srgan_dist.data.build import BuildOptions, build
 from srgan_dist.data.summary import format_counts
 from srgan_dist.errors import reported
-from srgan_dist.executors import process_pool, usable_cores
+from srgan_dist.executors import MANY, usable_cores, workers
 from srgan_dist.progress import tracked
 
 LAYOUTS = """\
@@ -28,16 +27,12 @@ Pack images into WebDataset tar shards. SOURCE is one of
     SOURCE/test/berea/slice_0001.tif
 
 A layout that only resembles one of these is refused. Links are followed, hidden files and folders left out.
-The same command continues a build that was interrupted."""
+The same command continues a build that was interrupted.
 
-
-MANY = 200  # images; below that, starting processes takes longer than they save
-
-
-def run(jobs, work, items):
-    """Yield work(item) for every item, in order, from `jobs` processes."""
-    with process_pool(jobs or (usable_cores() if len(items) >= MANY else 1)) as mapped:
-        yield from mapped(work, items)
+Sets that outgrow one machine are packed by many, which need SOURCE and OUT on a file system that all of them share:
+    python shards/build.py SOURCE OUT --executor dask:tcp://HOST:8786      workers of a Dask cluster; pip install distributed
+    mpiexec -n 9 python shards/build.py SOURCE OUT --executor mpi          one leads, eight pack; pip install mpi4py mpich
+The bytes are the same, whoever packs."""
 
 
 def main():
@@ -61,16 +56,23 @@ def main():
     parser.add_argument("--jobs", type=int, metavar="N",
                         help=f"processes; the bytes are the same for any number (default: one per core, {usable_cores()},"
                              f" for {MANY} images and more, else one)")
+    parser.add_argument("--executor", default="processes", metavar="NAME",
+                        help="who packs: processes of this machine (default), dask (a cluster made here), dask:ADDRESS, mpi, or"
+                             " MODULE:FACTORY for any other Executor of concurrent.futures; see above")
     parser.add_argument("--dtype", choices=["uint16"], help="store 8-bit images as 16 bit, times 257")
     options = vars(parser.parse_args())
-    source, out, jobs = options.pop("source"), Path(options.pop("out")), options.pop("jobs")
+    source, out = options.pop("source"), Path(options.pop("out"))
+    executor, jobs = options.pop("executor"), options.pop("jobs")
     if jobs is not None and jobs < 1:
         parser.error(f"--jobs {jobs} must be 1 or more")
 
     began = time.monotonic()
     with reported():
-        result = build(source, out, BuildOptions(**options), lambda results, count: tracked(results, "pack", "image", count),
-                       partial(run, jobs))
+        with workers(executor, jobs) as run:
+            if run is None:  # this process has packed for another one
+                return
+            result = build(source, out, BuildOptions(**options),
+                           lambda results, count: tracked(results, "pack", "image", count), run)
         for note in result.notes:
             print(f"note: {note}")
         print(format_counts(result.manifest))
