@@ -44,6 +44,8 @@ def format_table(found, device):
     lines = [f"{'pairs per second per core':<44}{'':>12}{'ours is x':>12}"]
     for name, text in LINES.items():
         lines.append(f"{text.replace('the device', str(device)):<44}{found[name]:>12,.0f}{found['srgan_dist'] / found[name]:>12.1f}")
+    for update, milliseconds in zip(loader.UPDATES, found["first_batch_ms"], strict=True):
+        lines.append(f"first batch of {loader.RESUMED:,} pairs, entered at update {update:,}: {milliseconds:.1f} ms")
     memory = "unknown" if found["private_mib"] is None else f"{found['private_mib']:,.0f} MiB"
     return "\n".join([*lines, f"private memory after {loader.LARGE:,} pairs: {memory}"])
 

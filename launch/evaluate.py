@@ -5,6 +5,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from srgan_dist.data.cache import DEFAULT_GIB, cache_at
 from srgan_dist.errors import reported
 from srgan_dist.evaluate import evaluate
 from srgan_dist.machine import check_group, use_cpu_threads, use_exact_float32
@@ -14,10 +15,12 @@ from srgan_dist.progress import tracked
 def main():
     parser = argparse.ArgumentParser(description="Score the generators of a run against bicubic interpolation.")
     parser.add_argument("run", metavar="RUN", help="run directory, e.g. runs/demo")
-    parser.add_argument("shards", metavar="SHARDS", help="packed data set")
+    parser.add_argument("shards", metavar="SHARDS", help="packed data set, a folder or a URL")
     parser.add_argument("--out", metavar="DIR", help="where tables and figures go (default: RUN/eval)")
     parser.add_argument("--splits", nargs="+", default=["valid", "test"], choices=["train", "valid", "test"],
                         help="which splits to score, of those that SHARDS has (default: valid test)")
+    parser.add_argument("--cache", metavar="DIR", help="folder for copies of remote shards (default: in the user's cache folder)")
+    parser.add_argument("--cache-gib", type=float, default=DEFAULT_GIB, metavar="N", help="what they may take (default: %(default)s)")
     arguments = parser.parse_args()
 
     out = Path(arguments.out or Path(arguments.run) / "eval")
@@ -27,7 +30,8 @@ def main():
         use_cpu_threads(accelerator)
         use_exact_float32()
         table = evaluate(arguments.run, arguments.shards, out, arguments.splits, accelerator,
-                         lambda name: lambda images: tracked(images, name, "image"))
+                         lambda name: lambda images: tracked(images, name, "image"),
+                         cache_at(arguments.cache, arguments.cache_gib))
     if accelerator.is_main_process:
         print(f"{table}\n\nwritten to {out}: scores.json, scores.csv, figure2.png, figure3.png")
     accelerator.end_training()

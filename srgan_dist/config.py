@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Validati
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from srgan_dist.data.cache import DEFAULT_GIB
 from srgan_dist.errors import UserError
 from srgan_dist.losses import VGGLossConfig
 from srgan_dist.models import GeneratorConfig
@@ -56,14 +57,14 @@ Path = Annotated[str, AfterValidator(_path), Field(min_length=1)]
 class TrainSet(Settings):
     """One of several sets that are trained on together."""
 
-    path: Path = Field(description="folder of a packed data set; its train split is used")
+    path: Path = Field(description="folder or URL of a packed data set; its train split is used")
     weight: float = Field(1.0, gt=0, le=1e6, description="its share of the crops, in proportion to the others'")
 
 
 class DataConfig(Settings):
     """What is trained on, and how it is cut."""
 
-    path: Path = Field(description="folder of a packed data set (shards/build.py)")
+    path: Path = Field(description="folder of a packed data set (shards/build.py), or its URL: https://, s3://, hf://, any of fsspec")
     train: list[TrainSet] | None = Field(
         None, min_length=1, description="train on these sets, mixed by weight; null: on that of path, which in any case validates"
     )
@@ -75,6 +76,13 @@ class DataConfig(Settings):
     )
     max_bad_samples: int = Field(
         0, ge=0, description="damaged training samples, found by verify: full, that others may stand in for; more stop the training"
+    )
+
+    cache: Path | None = Field(None, description="folder for copies of remote shards; null: in the user's cache folder")
+    cache_gib: float = Field(DEFAULT_GIB, gt=0, le=2**20, description="what the copies may take; the least recently used go first")
+    block_shards: int | None = Field(
+        None, ge=1, description="shuffle blocks of so many shards, one block after the other; null: all samples,"
+        " or as many shards as cache_gib has room for where it is less than the set"
     )
 
     @model_validator(mode="after")

@@ -7,7 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from srgan_dist.checkpoint import load_generator
-from srgan_dist.data.index import open_split
+from srgan_dist.data.index import open_set
 from srgan_dist.data.reader import Reader
 from srgan_dist.errors import UserError
 from srgan_dist.figures import figure_2, figure_3, title
@@ -19,7 +19,7 @@ TAKEN = ("bicubic", "lr", "hr", "full")  # columns of the figures that no genera
 COLUMNS = ("split", "rock", "key", "method", "psnr", "ssim", "spectrum_error", "mse", "relative_error_reduction")
 
 
-def evaluate(run, shards, out, splits, accelerator, progress=None):
+def evaluate(run, shards, out, splits, accelerator, progress=None, cache=None):
     """Score the generators of a run directory on a packed set and write tables and figures to `out`.
 
     Writes scores.csv (a row per image and method), scores.json (means per split, rock and method), figure2.png and
@@ -29,7 +29,8 @@ def evaluate(run, shards, out, splits, accelerator, progress=None):
     if out.exists() and not out.is_dir():
         raise UserError(f"--out={out} is a file; name a folder for tables and figures")
     generators, scale = _load_generators(Path(run), accelerator.device)
-    opened = [open_split(shards, name) for name in dict.fromkeys(splits)]
+    packed = open_set(shards, cache)
+    opened = [packed.split(name) for name in dict.fromkeys(splits)]
     present = [split for split in opened if split is not None]
     if not present:
         raise UserError(f"SHARDS={shards} has none of the splits {', '.join(splits)}; name others with --splits")

@@ -1,5 +1,6 @@
 """What a training may use of its machine, and whether it was launched to fit it."""
 
+import contextlib
 import os
 
 import torch
@@ -7,6 +8,11 @@ from accelerate.utils import parse_flag_from_env
 
 from srgan_dist.errors import UserError
 from srgan_dist.executors import usable_cores
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 
 def check_group(accelerator):
@@ -30,6 +36,14 @@ def use_cpu_threads(accelerator, threads=None):
     if accelerator.device.type == "cpu":
         ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
         torch.set_num_threads(threads or max(1, usable_cores() // ranks_here))
+
+
+def allow_many_files():
+    """Let this process keep as many files open as the system allows: every mapped shard is one."""
+    if resource is not None:
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with contextlib.suppress(ValueError, OSError):  # some systems say "unlimited" and mean less
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def use_exact_float32():

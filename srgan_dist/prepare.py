@@ -8,7 +8,8 @@ import numpy as np
 
 from srgan_dist.checkpoint import list_checkpoints, load_generator, newest_checkpoint, read_state
 from srgan_dist.config import ConfigError, differences, dump_config, load_config
-from srgan_dist.data.index import open_split
+from srgan_dist.data.cache import GIB, cache_at
+from srgan_dist.data.index import open_set
 from srgan_dist.data.reader import Reader
 from srgan_dist.errors import UserError
 from srgan_dist.losses.perceptual import checked_weights_file
@@ -21,7 +22,7 @@ from srgan_dist.state import State, identity_of, parse_state
 
 # Settings that may change while a run is continued: none of them decides what is learnt.
 FREE = ("name:", "output", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints", "panels", "cpu_threads", "tracking.",
-        "data.path")  # moved; its content is compared on its own
+        "data.cache", "data.path")  # moved; its content is compared on its own
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Prepared:
 
     train: list  # (split, weight) of every set
     held_out: dict  # the valid and the test split, as far as there are any
+    blocks: list  # for every training set how many shards are shuffled together, None: all
     run_directory: Path
     checkpoint: Path | None
     state: State
@@ -44,9 +46,10 @@ def prepare(config, resume="auto", world_size=1):
     if config.data.batch_size % world_size:
         raise ConfigError(f"data.batch_size={config.data.batch_size} cannot be shared by {world_size} ranks equally;"
                           f" use a multiple of {world_size}")
-    train = _open_train_sets(config)
+    sets = _open_sets(config)
+    train = _train_splits(config, sets)
     held_out = {name: split for name in ("valid", "test")
-                if (split := open_split(config.data.path, name, config.data.verify != "none")) is not None}
+                if (split := sets[config.data.path].split(name, config.data.verify != "none")) is not None}
     for split in held_out.values():
         _check_fit(f"data.path={config.data.path}", split, config)
         check_scorable(split)
@@ -59,22 +62,29 @@ def prepare(config, resume="auto", world_size=1):
         if phase.weights is not None:
             _check_weights(config, name, phase.weights)
     run_directory = Path(config.output) / config.name
-    identity = identity_of(config, train)
-    return Prepared(train, held_out, run_directory, *_find_start(config, identity, run_directory, resume))
+    blocks = _block_shards(config, [split for split, _ in train], held_out.values())
+    identity = identity_of(config, train, blocks)
+    return Prepared(train, held_out, blocks, run_directory, *_find_start(config, identity, run_directory, resume))
 
 
-def _open_train_sets(config):
+def _open_sets(config):
+    """Return {path: PackedSet} of all sets of a config."""
+    cache = cache_at(config.data.cache, config.data.cache_gib)
+    return {path: open_set(path, cache) for path in {config.data.path, *(chosen.path for chosen in config.data.train_sets())}}
+
+
+def _train_splits(config, sets):
     """Return [(train split, weight)] of the sets that are trained on, after checking that they fit config and each other."""
     opened = []
     for number, chosen in enumerate(config.data.train_sets()):
         field = f"data.train.{number}.path" if config.data.train else "data.path"
-        split = open_split(chosen.path, "train", config.data.verify != "none")
+        split = sets[chosen.path].split("train", config.data.verify != "none")
         if split is None:
             raise ConfigError(f"{field}={chosen.path} has no train split")
         _check_fit(f"{field}={chosen.path}", split, config)
         first = opened[0][0] if opened else split
         if split.dtype != first.dtype:
-            raise ConfigError(f"{field}={chosen.path} has {split.dtype} images, {first.directory} has {first.dtype};"
+            raise ConfigError(f"{field}={chosen.path} has {split.dtype} images, {first.place} has {first.dtype};"
                               " build one of them with --dtype uint16")
         opened.append((split, chosen.weight))
     return opened
@@ -90,17 +100,42 @@ def _check_fit(name, split, config):
 
 def _check_leaks(train, held_out):
     """Raise ConfigError if an HR image that is trained on is also validated or tested on."""
-    directories = {split.directory for split in held_out}
-    apart = [(other, _pictures(other)) for other, _ in train if other.directory not in directories]
+    sets = {split.set.sha256 for split in held_out}
+    apart = [(other, _pictures(other)) for other, _ in train if other.set.sha256 not in sets]
     for split in held_out if apart else ():  # within a set the build has looked
         theirs = _pictures(split)
         for other, ours in apart:
             shared = [(theirs[picture], ours[picture]) for picture in theirs.keys() & ours.keys()]
             shared = [(i, j) for i, j in shared if np.array_equal(Reader(split).image(i)[1], Reader(other).image(j)[1])]
             if shared:
-                raise ConfigError(f"{split.directory} holds {split.key(shared[0][0])} in {split.name}, and"
-                                  f" {other.directory} has the same picture in train ({len(shared)} such);"
+                raise ConfigError(f"{split.place} holds {split.key(shared[0][0])} in {split.name}, and"
+                                  f" {other.place} has the same picture in train ({len(shared)} such);"
                                   " scores would be too good")
+
+
+def _block_shards(config, train, held_out):
+    """Return for every training set how many shards are shuffled together, None: all.
+
+    Where all that is used does not fit into the cache, what is held out keeps its place there, and each remote training
+    set has its share of the rest for two blocks: the one that is read and the one that comes.
+    """
+    asked, limit = config.data.block_shards, int(config.data.cache_gib * GIB)
+    kept = sum(sum(split.copy_bytes) for split in held_out)
+    bytes_of = [sum(split.copy_bytes) for split in train]
+    if asked is None and kept + sum(bytes_of) <= limit:
+        return [None] * len(train)
+    blocks = []
+    for split, taken in zip(train, bytes_of):
+        room = (limit - kept) * taken // max(1, sum(bytes_of)) if taken else 0
+        most = room // (2 * max(split.copy_bytes)) if taken else len(split.shards)
+        block = asked or most
+        if taken and kept + sum(bytes_of) > limit and not 1 <= block <= most:
+            needed = kept + 2 * max(1, asked or 1) * max(split.copy_bytes) * sum(bytes_of) / taken
+            raise ConfigError(f"data.cache_gib={config.data.cache_gib:g} has no room for two blocks of"
+                              f" {block or 1} shards of {split.place} beside the validation and test images; at least"
+                              f" {needed / GIB:.3g} are needed" + (", or a smaller data.block_shards" * (asked is not None)))
+        blocks.append(block if block < len(split.shards) else None)
+    return blocks
 
 
 def _pictures(split):
@@ -176,9 +211,10 @@ def dry_run_report(config, prepared, device_type="cpu", world_size=1):
         parts.append(format_layers("discriminator", Discriminator(config.discriminator, config.hr_crop), hr))
     parts.append("\n".join([
         "data",
-        *(f"  train {_counts(split)} of {split.directory}" + f", weight {weight:g}" * (len(prepared.train) > 1)
+        *(f"  train {_counts(split)} of {split.place}" + f", weight {weight:g}" * (len(prepared.train) > 1)
           for split, weight in prepared.train),
         *(f"  {name:<6}{_counts(prepared.held_out.get(name))} of {config.data.path}" for name in ("valid", "test")),
+        *(f"  {line}" for line in copies_plan(config, prepared)),
         f"device {device_type}, mixed precision {precision_on(device_type, config.mixed_precision)}",
         f"phases, {config.data.batch_size} crops an update, batch_size_per_gpu {config.data.batch_size // world_size}",
         *(f"  {name:<12}{phase_plan(phase)}" for name, phase in config.phases()),
@@ -186,6 +222,17 @@ def dry_run_report(config, prepared, device_type="cpu", world_size=1):
         f" ({f'continues from {prepared.checkpoint}' if prepared.checkpoint else 'starts anew'})",
     ]))
     return "\n\n".join(parts)
+
+
+def copies_plan(config, prepared):
+    """Say in words in what blocks training data is shuffled, and what is read from copies in the cache."""
+    lines = [f"shuffled in blocks of {block} of the {len(split.shards)} shards of {split.place}"
+             for (split, _), block in zip(prepared.train, prepared.blocks) if block]
+    splits = [*(split for split, _ in prepared.train), *prepared.held_out.values()]
+    if copied := sum(sum(split.copy_bytes) for split in splits):
+        cache = cache_at(config.data.cache, config.data.cache_gib)
+        lines.append(f"{copied / GIB:.3g} GiB are read from copies in {cache.folder}, which keeps up to {config.data.cache_gib:g} GiB")
+    return lines
 
 
 def _counts(split):

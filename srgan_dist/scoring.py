@@ -33,7 +33,7 @@ def check_scorable(split):
     """Raise UserError if a split holds images that are too small for SSIM."""
     smallest = split.smallest_lr * split.scale
     if smallest < SMALLEST_IMAGE:
-        raise UserError(f"the {split.name} split of {split.directory} has HR images of {smallest} pixels a side;"
+        raise UserError(f"the {split.name} split of {split.place} has HR images of {smallest} pixels a side;"
                         f" scores need {SMALLEST_IMAGE} or more (the window of SSIM)")
 
 

@@ -30,10 +30,10 @@ class State(BaseModel):
     identity: dict = {}  # see `identity_of`
 
 
-def identity_of(config, train):
+def identity_of(config, train, blocks):
     """Return what the position in the data and the tensors of a checkpoint depend on, by the names of the settings.
 
-    train: [(split, weight)].
+    train: [(split, weight)]. blocks: for each how many shards are shuffled together, None: all.
     """
     return {
         "seed": config.seed,
@@ -41,7 +41,8 @@ def identity_of(config, train):
         "data.lr_crop": config.data.lr_crop,
         "data.augment": config.data.augment,
         "data.max_bad_samples": config.data.max_bad_samples,
-        "data.path (its content)": [[split.set_sha256, weight] for split, weight in train],
+        "data.path (its content)": [[split.set.sha256, weight] for split, weight in train],
+        "data.block_shards": blocks if any(blocks) else None,
         "generator": config.generator.model_dump(mode="json"),
         "discriminator": config.discriminator.model_dump(mode="json"),
     }

@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import time
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -21,10 +22,10 @@ from srgan_dist.data.verify import usable_or_stop
 from srgan_dist.errors import UserError
 from srgan_dist.files import written_whole
 from srgan_dist.locks import exclusive
-from srgan_dist.machine import check_group, cpu_wanted, precision_on, use_cpu_threads, use_exact_float32
+from srgan_dist.machine import allow_many_files, check_group, cpu_wanted, precision_on, use_cpu_threads, use_exact_float32
 from srgan_dist.networks import Networks
 from srgan_dist.phases import build_phase
-from srgan_dist.prepare import phase_plan, prepare
+from srgan_dist.prepare import copies_plan, phase_plan, prepare
 from srgan_dist.progress import Progress
 from srgan_dist.state import Best, State
 from srgan_dist.tracking import X_AXIS, Tracker
@@ -52,6 +53,8 @@ def train(config, resume="auto"):
     damage = _verify(config, prepared, accelerator)
     with _alone_in(prepared.run_directory, accelerator):
         run = Run(config, prepared, accelerator, damage)
+        for line in copies_plan(config, prepared):
+            run.say(f"data: {line}")
         failed = True
         try:
             for number, (name, phase_config) in enumerate(config.phases()):
@@ -77,6 +80,7 @@ def start(config):
     )
     use_cpu_threads(accelerator, config.cpu_threads)
     use_exact_float32()
+    allow_many_files()
     torch.backends.cudnn.benchmark = True  # all crops have one size
     return accelerator
 
@@ -135,9 +139,10 @@ class Run:
             load_checkpoint(self.checkpoint, {"generator": self.networks.bare_generator})
         self.loader = TrainLoader(
             prepared.train, config.data.lr_crop, config.data.batch_size, config.seed, config.data.augment,
-            accelerator.process_index, self.world_size, accelerator.device, [[i for i, _ in found] for found in damage],
+            accelerator.process_index, self.world_size, accelerator.device, [[one.row for one in damages] for damages in damage],
+            prepared.blocks,
         )
-        self._record_damage([problem for found in damage for _, problem in found])
+        self._record_damage([one for damages in damage for one in damages])
         self.validator = Validator(config, prepared.held_out, self.directory, self.tracker, accelerator)
 
     def _open_directory(self):
@@ -153,13 +158,14 @@ class Run:
         )
         self.state.wandb_id = self.tracker.run_id
 
-    def _record_damage(self, problems):
-        """List the samples that others stand in for, and count them in the record."""
-        if problems and self.is_main:
+    def _record_damage(self, damages):
+        """List the samples that others stand in for, and count them in the record, also by cause."""
+        if damages and self.is_main:
             with written_whole(self.directory / "bad_samples.txt") as path:
-                path.write_text("".join(f"{problem}\n" for problem in problems))
-            self.say(f"{len(problems)} damaged samples are replaced by others, see {self.directory / 'bad_samples.txt'}")
-            self.tracker.log({"data/bad_samples": len(problems)}, self.samples_seen)
+                path.write_text("".join(f"{damage.text}\n" for damage in damages))
+            self.say(f"{len(damages)} damaged samples are replaced by others, see {self.directory / 'bad_samples.txt'}")
+            causes = Counter(f"data/bad_samples/{damage.cause}" for damage in damages)
+            self.tracker.log({"data/bad_samples": len(damages), **causes}, self.samples_seen)
 
     def _bring_finished_weights(self):
         """Copy the generators of finished phases from the run whose checkpoint this one starts from."""

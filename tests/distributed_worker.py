@@ -1,10 +1,12 @@
-"""One rank of the tests in test_distributed.py: python distributed_worker.py TASK CONFIG OUT, under torchrun or alone."""
+"""One rank of the tests in test_distributed.py and test_exactness.py: python distributed_worker.py TASK CONFIG OUT, under torchrun or alone."""
 
+import contextlib
 import hashlib
 import json
 import os
 import sys
 from pathlib import Path
+from unittest import mock
 
 import torch
 from accelerate import Accelerator
@@ -12,8 +14,11 @@ from accelerate import Accelerator
 from srgan_dist.config import load_config
 from srgan_dist.data.index import open_split
 from srgan_dist.data.loader import TrainLoader
-from srgan_dist.errors import reported
+from srgan_dist.data.verify import usable_or_stop
+from srgan_dist.errors import UserError, reported
 from srgan_dist.networks import Networks
+from srgan_dist.prepare import prepare
+from srgan_dist.scoring import methods_of, score_split
 from srgan_dist.train import train
 
 
@@ -22,6 +27,10 @@ def digest(module):
     for name, value in sorted(module.state_dict().items()):
         total.update(name.encode() + value.contiguous().numpy().tobytes())
     return total.hexdigest()
+
+
+def digest_of(lr, hr):
+    return hashlib.sha256(lr.numpy().tobytes() + hr.numpy().tobytes()).hexdigest()
 
 
 def train_both_phases(config, out):
@@ -39,11 +48,51 @@ def read_batches(config, out):
     batches = loader.batches(0)
     hashes = []
     for _ in range(5):
-        lr, hr = next(batches)
-        hashes.append([hashlib.sha256(a.numpy().tobytes() + b.numpy().tobytes()).hexdigest() for a, b in zip(lr, hr)])
+        hashes.append(list(map(digest_of, *next(batches))))
     batches.close()
     accelerator.end_training()
     return {"batches": hashes}, None
+
+
+def read_exactly(config, out):
+    """Look for damage, read four updates in micro-batches, and score."""
+    accelerator = Accelerator()
+    layout = accelerator.process_index, accelerator.num_processes
+    train_sets = prepare(config, world_size=layout[1]).train
+    report = {"batches": []}
+    try:
+        usable_or_stop(train_sets, [], 0, *layout)
+    except UserError as error:
+        report["refused"] = str(error)
+    report["damage"] = usable_or_stop(train_sets, [], config.data.max_bad_samples, *layout)
+    loader = TrainLoader(
+        train_sets, config.data.lr_crop, config.data.batch_size, config.seed, config.data.augment, *layout, accelerator.device,
+        [[one.row for one in damages] for damages in report["damage"]], accumulation=2,
+    )
+    batches = loader.batches(0)
+    for _ in range(4 * 2):
+        report["batches"].append(list(map(digest_of, *next(batches))))
+    batches.close()
+    split = train_sets[0][0]
+    report["scores"] = score_split(split, methods_of({}, split.scale, accelerator.device), *layout, accelerator.device)
+    accelerator.end_training()
+    return report, None
+
+
+def note_what_is_seen(config, out):
+    """Train, and note the crops of every update of this rank."""
+    seen = []
+
+    class Noting(TrainLoader):
+        def batches(self, first_update):
+            with contextlib.closing(super().batches(first_update)) as batches:
+                for lr, hr in batches:
+                    seen.append(list(map(digest_of, lr, hr)))
+                    yield lr, hr
+
+    with mock.patch("srgan_dist.train.TrainLoader", Noting):
+        train(config)
+    return {"seen": seen}, None
 
 
 def train_with_directories_of_their_own(config, out):
@@ -65,7 +114,7 @@ def share_batch_norm_buffers(config, out):
 
 
 TASKS = {"train": train_both_phases, "batches": read_batches, "apart": train_with_directories_of_their_own,
-         "buffers": share_batch_norm_buffers}
+         "buffers": share_batch_norm_buffers, "exact": read_exactly, "seen": note_what_is_seen}
 
 if __name__ == "__main__":
     task, config, out = sys.argv[1:]

@@ -28,6 +28,8 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path, monkeypatch):
                           cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "l.json").read_text())
-    assert set(found) == {"srgan_dist", "webdataset", "png_folder", "to_device", "private_mib", "device"}
-    assert all(value > 0 for name, value in found.items() if name != "device") and found["private_mib"] < 1024
+    assert set(found) == {"srgan_dist", "webdataset", "png_folder", "to_device", "first_batch_ms", "private_mib", "device"}
+    assert all(found[name] > 0 for name in ("srgan_dist", "webdataset", "png_folder", "to_device")) and found["private_mib"] < 1024
+    assert len(found["first_batch_ms"]) == 2 and min(found["first_batch_ms"]) > 0
     assert "WebDataset on the same shards" in done.stdout and "private memory after 10,000 pairs" in done.stdout
+    assert "first batch of 12,000 pairs, entered at update 1,000,000: " in done.stdout

@@ -23,7 +23,7 @@ from srgan_dist.data import pack
 from srgan_dist.data.audit import verify
 from srgan_dist.data.build import BuildError, BuildOptions, build
 from srgan_dist.data.degradation import downsample
-from srgan_dist.data.index import open_split, read_manifest
+from srgan_dist.data.index import open_set, open_split, read_manifest
 from srgan_dist.data.reader import Reader
 from srgan_dist.data.sources import find_sources
 from srgan_dist.errors import UserError
@@ -226,7 +226,7 @@ def test_a_build_that_another_one_overtakes_does_not_replace_its_set(tmp_path, m
     monkeypatch.setattr(packing, "stage_of", overtaken)
     with pytest.raises(UserError, match="another build has just finished OUT="):
         build(tmp_path / "hr", tmp_path / "out", TINY)
-    assert verify(tmp_path / "out") == [] and not (tmp_path / "out.building").exists()
+    assert verify(open_set(tmp_path / "out")) == [] and not (tmp_path / "out.building").exists()
 
 
 KILLED = """
@@ -244,7 +244,7 @@ def test_the_lock_of_a_killed_build_does_not_block_the_next(tmp_path):
     killed = run("-c", KILLED, tmp_path / "hr", tmp_path / "out")
     assert killed.returncode == -signal.SIGKILL and (tmp_path / "out.building" / "building.json").exists()
     build(tmp_path / "hr", tmp_path / "out", TINY)
-    assert verify(tmp_path / "out") == [] and not (tmp_path / "out.building").exists()
+    assert verify(open_set(tmp_path / "out")) == [] and not (tmp_path / "out.building").exists()
 
 
 @pytest.mark.parametrize("without", ["module", "file system"])
@@ -344,7 +344,7 @@ def test_a_link_as_out_leads_to_the_set(tmp_path, made):
         (tmp_path / "disk" / "set").mkdir()
     (tmp_path / "out").symlink_to(tmp_path / "disk" / "set")
     build(tmp_path / "hr", tmp_path / "out", TINY)
-    assert (tmp_path / "out").is_symlink() and verify(tmp_path / "out") == []
+    assert (tmp_path / "out").is_symlink() and verify(open_set(tmp_path / "out")) == []
     assert [path.name for path in (tmp_path / "disk").iterdir()] == ["set"]
 
 

@@ -93,3 +93,69 @@ def test_the_set_of_a_slot_is_a_pure_function_of_the_slot():
 def test_one_set_alone_has_every_slot():
     (places, own), = Mixture([0.3], seed=1).split([5, 6, 123456])
     assert places.tolist() == [0, 1, 2] and own.tolist() == [5, 6, 123456]
+
+
+# Blocks
+
+SHARDS = np.repeat(range(7), [5, 9, 7, 7, 7, 7, 8])  # of 50 samples
+BLOCKS = {"shards": SHARDS, "block_shards": 2}
+
+
+def test_in_blocks_each_sample_fills_one_slot_per_epoch_and_few_shards_are_needed_at_a_time():
+    plan, blocks = Plan(SIZES, SIZES, 8, 1, True, **BLOCKS), []
+    for epoch in range(3):
+        samples = plan.crops(range(50 * epoch, 50 * epoch + 50)).samples
+        assert sorted(samples) == list(range(50))
+        blocks.append(SHARDS[samples].tolist())
+    assert len({tuple(shards) for shards in blocks}) == 3
+    ends = plan.blocks(0)
+    start = 0
+    for _ in range(12):
+        end, shards = next(ends)
+        used = [SHARDS[i] for i in plan.crops(range(start, end)).samples]
+        assert list(dict.fromkeys(used)) == shards and len(shards) <= 2
+        assert len(used) == sum(np.isin(SHARDS, shards))  # whole shards
+        start = end
+    assert start == 150
+
+
+def test_inside_a_block_samples_of_its_shards_are_mixed():
+    plan = Plan(np.full(4000, 30), np.full(4000, 30), 8, 1, False, shards=np.repeat(range(4), 1000), block_shards=2)
+    shards = plan.crops(range(2000)).samples // 1000
+    changes = np.count_nonzero(np.diff(shards))
+    assert 900 < changes < 1100  # of 1999, half expected: 4.5 standard deviations
+
+
+def test_a_block_entered_anywhere_is_that_of_the_whole_run():
+    plan = Plan(SIZES, SIZES, 8, 1, True, **BLOCKS)
+    whole = rows(plan.crops(range(170)))
+    for slot in (0, 1, 49, 50, 73, 149):
+        end, shards = next(Plan(SIZES, SIZES, 8, 1, True, **BLOCKS).blocks(slot))
+        rest = rows(Plan(SIZES, SIZES, 8, 1, True, **BLOCKS).crops(range(slot, end)))
+        assert rest == whole[slot:end]
+        assert list(dict.fromkeys(int(SHARDS[row[0]]) for row in rest)) == shards
+
+
+def test_without_blocks_an_epoch_is_one_that_needs_all_shards():
+    end, shards = next(Plan(SIZES, SIZES, 8, 1, True, shards=SHARDS).blocks(60))
+    assert end == 100 and sorted(shards) == list(range(7))
+    assert rows(Plan(SIZES, SIZES, 8, 1, True, shards=SHARDS).crops(range(99))) == rows(Plan(SIZES, SIZES, 8, 1, True).crops(range(99)))
+
+
+def test_substitutes_come_from_the_block_of_the_bad_sample_if_it_has_a_good_one():
+    bad = [0, 1, 17, *np.flatnonzero(SHARDS == 6)]
+    good, plan = Plan(SIZES, SIZES, 8, 1, True, **BLOCKS), Plan(SIZES, SIZES, 8, 1, True, bad=bad, **BLOCKS)
+    start = 0
+    for end, shards in (next(blocks) for blocks in [good.blocks(0)] for _ in range(40)):
+        samples = plan.crops(range(start, end)).samples
+        assert not set(samples) & set(bad)
+        if shards != [6]:
+            assert set(SHARDS[samples]) <= set(shards)
+        start = end
+
+
+def test_the_position_in_each_set_of_a_mixture():
+    mixture = Mixture([3.0, 1.0], seed=5)
+    for slot in (0, 1, 999, 1000, 2345):
+        counted = [len(places) for places, _ in mixture.split(range(slot))]
+        assert mixture.reached(slot).tolist() == counted

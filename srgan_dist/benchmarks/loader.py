@@ -27,14 +27,17 @@ from srgan_dist.data.rocks import ROCKS, synthesize
 PAIRS, SIZE, SCALE, LR_CROP, BATCH = 600, 500, 4, 48, 16
 SLICES = 4  # of each synthetic rock; the other pairs are those again with noise of their own
 LARGE = 10_000  # pairs of the set that the memory is measured on
+RESUMED = 12_000  # pairs of the set that is entered at
+UPDATES = 0, 1_000_000  # these updates
 
 
 def measure(folder, device, passes=5, progress=iter):
-    """Make data in `folder` and measure; returns pairs per second per core by way, and private memory in MiB.
+    """Make data in `folder` and measure; returns pairs per second per core by way, and what else a loader should keep small.
 
     Keys: srgan_dist (windows of uint8 batches in memory), webdataset (the same shards, whole samples decoded and
     cropped), png_folder (RGB PNG files decoded whole to float and cropped), to_device (our loader end to end, float
-    batches on the device), private_mib.
+    batches on the device); first_batch_ms: milliseconds from entering a run at each of UPDATES to its first batch;
+    private_mib: memory.
     """
     torch.set_num_threads(1)
     split = _make_data(Path(folder), PAIRS)
@@ -55,7 +58,11 @@ def measure(folder, device, passes=5, progress=iter):
             rates[name].append(count * BATCH / (time.process_time() - began))
     for batches, _ in ways.values():
         batches.close()
-    return {name: statistics.median(values) for name, values in rates.items()} | {"private_mib": _memory_of_a_large_set(split)}
+    return {
+        **{name: statistics.median(values) for name, values in rates.items()},
+        "first_batch_ms": _times_to_the_first_batch(split, device, passes),
+        "private_mib": _memory_of_a_large_set(split),
+    }
 
 
 # The data
@@ -129,6 +136,21 @@ def _cut(rng, lr, hr):
     top, left = rng.integers(0, lr.shape[-2] - LR_CROP + 1), rng.integers(0, lr.shape[-1] - LR_CROP + 1)
     window = hr[:, SCALE * top : SCALE * (top + LR_CROP), SCALE * left : SCALE * (left + LR_CROP)]
     return lr[:, top : top + LR_CROP, left : left + LR_CROP], window
+
+
+# Resuming
+
+def _times_to_the_first_batch(split, device, passes):
+    """Return the wall time in milliseconds to the first batch of a run that is entered at each of UPDATES."""
+    large, times = replace(split, rows=np.resize(split.rows, RESUMED)), [[] for _ in UPDATES]
+    for _ in range(passes):
+        for update, mine in zip(UPDATES, times, strict=True):
+            began = time.perf_counter()
+            batches = TrainLoader([(large, 1.0)], LR_CROP, BATCH, 0, False, 0, 1, device).batches(update)
+            next(batches)
+            mine.append(1000 * (time.perf_counter() - began))
+            batches.close()
+    return [statistics.median(mine) for mine in times]
 
 
 # Memory

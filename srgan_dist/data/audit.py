@@ -1,60 +1,121 @@
 """Whether every byte of a packed set is still as it was written."""
 
+import hashlib
 import io
 import json
+import mmap
+import tarfile
 import zlib
 from collections import Counter
 from itertools import zip_longest
-from pathlib import Path
 
 import numpy as np
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from srgan_dist.data import index
 from srgan_dist.data.reader import Reader
-from srgan_dist.files import sha256_of
+from srgan_dist.data.sample import BLOCK, FIELDS, padded
+
+KINDS = {  # of tar members, by their type; a shard has files only
+    tarfile.REGTYPE: "the file",
+    tarfile.DIRTYPE: "the folder",
+    tarfile.SYMTYPE: "the symbolic link",
+    tarfile.LNKTYPE: "the hard link",
+    tarfile.GNUTYPE_SPARSE: "the sparse file",
+    tarfile.XHDTYPE: "the PAX header",
+    tarfile.XGLTYPE: "the PAX header",
+}
+COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
-def verify(directory, progress=iter):
-    """Check every byte of a set and return the faults.
+def verify(packed, progress=iter):
+    """Check every byte of a PackedSet and return the faults.
 
-    Shards are compared with their sha256 in the manifest and then read twice: streamed with WebDataset, as a stranger
-    would, and at the places that the index names, as the training does. Keys, order, pixels and their crc32 have to be
-    those of the index.
+    Shards are compared with their sha256 in the manifest, must be plain tars of the members that the index has and no
+    others, and are read twice: streamed with WebDataset, as a stranger would, and at the places that the index names,
+    as the training does. Keys, order, pixels and their crc32 have to be those of the index.
     """
-    directory, manifest = Path(directory), index.read_manifest(directory)
-    splits = {name: index.open_split(directory, name) for name in manifest.splits}
-    faults = _set_problems(directory, manifest, splits.values())
+    manifest = packed.manifest
+    splits = {name: packed.split(name) for name in manifest.splits}
+    faults = _set_problems(packed, splits.values())
     shards = [(split, number, entry.sha256)
               for name, split in splits.items() for number, entry in enumerate(manifest.splits[name].shards)]
     for split, number, sha256 in progress(shards):
         path = split.shards[number]
-        if sha256_of(path) != sha256:
-            faults.append(f"{path}: sha256 differs from the manifest; copy the file again or build the set again")
+        problems = _structure_problems(split, number) or list(_stream_problems(split, number)) or list(_place_problems(split, number))
+        if _sha256_of(path) != sha256:
+            where = f" ({problems[0]})" if problems else ""
+            faults.append(f"{path}: sha256 differs from the manifest{where}; copy the file again or build the set again")
         else:
-            problems = list(_stream_problems(split, number)) or _place_problems(split, number)
             faults += [f"{path}: {problem}" for problem in problems]
     return faults
 
 
-def _set_problems(directory, manifest, splits):
+def _sha256_of(shard):
+    with shard.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _set_problems(packed, splits):
     """Return what no shard shows by itself: files that are not listed, keys of two splits, wrong totals."""
-    listed = {path.name for split in splits for path in split.shards}
+    manifest, place = packed.manifest, packed.place
+    listed = {entry.file for split in manifest.splits.values() for entry in split.shards}
+    files = sorted(place.path.glob("*.tar")) if isinstance(place, index.Folder) else []  # not every protocol can list
     problems = [f"{path}: the manifest does not list it, but readers of *.tar would take it in; move or delete it"
-                for path in sorted(directory.glob("*.tar")) if path.name not in listed]
+                for path in files if path.name not in listed]
     totals = sum((Counter(split.rocks) for split in manifest.splits.values()), Counter())
     if totals != manifest.totals:
-        problems.append(f"{directory / 'manifest.json'}: its totals {manifest.totals} are not the sums of its splits,"
+        problems.append(f"{place}/manifest.json: its totals {manifest.totals} are not the sums of its splits,"
                         f" {dict(totals)}; build the set again")
     keys = Counter(key for split in splits for key in split.rows["key"].tolist())
-    problems += [f"{directory}: the key {key.decode()} is in {count} splits; build the set again"
+    problems += [f"{place}: the key {key.decode()} is in {count} splits; build the set again"
                  for key, count in keys.items() if count > 1]
     return problems
 
 
+def _structure_problems(split, number):
+    """Return where a shard first differs from a plain tar of the samples of the index, in a list of one; or an empty one."""
+    path, position = split.shards[number], 0
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        for name, (start, size) in _members(split.rows[split.rows["shard"] == number], split.dtype):
+            found, expected = _told_at(data, position), f"the file {name!r} of {size} bytes"
+            if found != expected or start != position + BLOCK:
+                return [f"at offset {position} lies {found}, the index has {expected} at {start - BLOCK}"]
+            position = start + padded(size, BLOCK)
+            if any(data[start + size : position]):
+                return [f"after {name!r}, at offset {start + size}, lies what is no padding"]
+        if data[position:].strip(b"\0"):
+            return [f"at offset {position}, after the last sample of the index, lies {_told_at(data, position)}"]
+    return []
+
+
+def _members(rows, dtype):
+    """Yield the name of every tar member of some samples and (where its content begins, its bytes)."""
+    for row in rows:
+        key, places = row["key"].decode(), {"json": (int(row["record_offset"]), int(row["record_bytes"]))}
+        for side in ("hr", "lr"):
+            start, header = divmod(int(row[f"{side}_offset"]), BLOCK)
+            pixels = int(row[f"{side}_height"]) * int(row[f"{side}_width"]) * dtype.itemsize
+            places[f"{side}.npy"] = start * BLOCK, header + pixels
+        yield from ((f"{key}.{name}", places[name]) for name in FIELDS)
+
+
+def _told_at(data, position):
+    """Say what kind of tar member begins at a place of a shard."""
+    block = data[position : position + BLOCK]
+    for magic, compression in COMPRESSIONS.items():
+        if block.startswith(magic):
+            return f"what {compression} has compressed"
+    try:
+        member = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except tarfile.HeaderError as error:
+        return f"no tar header ({error})"
+    return f"{KINDS.get(member.type, f'a member of type {member.type!r}')} {member.name!r} of {member.size} bytes"
+
+
 def _stream_problems(split, number):
     rows, path = split.rows[split.rows["shard"] == number], split.shards[number]
-    with open(path, "rb") as stream:  # opened here: a path with # or ? in it is no URL
+    with path.open("rb") as stream:  # opened here: a path with # or ? in it is no URL
         samples = group_by_keys(tar_file_expander([{"url": str(path), "stream": stream}]))
         try:
             yield from filter(None, (_sample_problem(row, sample, split) for row, sample in zip_longest(rows, samples)))
@@ -79,10 +140,13 @@ def _sample_problem(row, sample, split):
         return f"WebDataset reads {sample and sample['__key__']} where the index has {row and row['key'].decode()}"
     key = sample["__key__"]
     for side in ("hr", "lr"):
-        pixels = np.load(io.BytesIO(sample[f"{side}.npy"]), allow_pickle=False)
-        if pixels.shape != (row[f"{side}_height"], row[f"{side}_width"]) or pixels.dtype != split.dtype:
-            return f"{key} has an {side.upper()} image of {pixels.shape} {pixels.dtype}, not as the index says"
-        if zlib.crc32(pixels.tobytes()) != row[f"{side}_crc32"]:
+        content = io.BytesIO(sample[f"{side}.npy"])
+        if (version := np.lib.format.read_magic(content)) != (1, 0):
+            return f"{key} has an {side.upper()} image in version {version} of the NPY format, not (1, 0)"
+        shape, by_columns, dtype = np.lib.format.read_array_header_1_0(content)  # before any pixel is made room for
+        if shape != (row[f"{side}_height"], row[f"{side}_width"]) or dtype != split.dtype or by_columns:
+            return f"{key} has an {side.upper()} image of {shape} {dtype}, not as the index says"
+        if zlib.crc32(content.read()) != row[f"{side}_crc32"]:
             return f"{key} has other {side.upper()} pixels than were packed (crc32 differs)"
     if json.loads(sample["json"])["rock"] != split.rocks[row["rock"]]:
         return f"{key} is of another rock than the index says"

@@ -1,24 +1,29 @@
 """The directory of a packed data set: names, manifest, and the table that says where every pixel lies.
 
+A set is a folder, or lies at a URL (`remote.py`):
+
     OUT/manifest.json          what the set is, and size and sha256 of every other file
     OUT/train.index.npy        one row of INDEX per sample, in the order of the shards
     OUT/train-000000.tar ...   samples; the same for valid and test
 """
 
+import hashlib
 import json
 import re
 import stat
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from srgan_dist.data.cache import Cache
+from srgan_dist.data.remote import Remote, is_url
 from srgan_dist.data.sample import BLOCK, key_problem
 from srgan_dist.errors import UserError
-from srgan_dist.files import sha256_of
 
 SPLITS = ("train", "valid", "test")
 
@@ -115,15 +120,99 @@ class Manifest(_Entry):
         return self
 
 
-def read_manifest(directory):
-    """Read and check OUT/manifest.json; raises UserError that says what the directory is instead."""
-    path = Path(directory) / "manifest.json"
+class Folder:
+    """A set that lies in a folder of this machine; `remote.Remote` does the same for a URL."""
+
+    def __init__(self, path):
+        self.path = Path(path)
+
+    def __str__(self):
+        return str(self.path)
+
+    def manifest(self):
+        """Return the bytes of manifest.json; raises FileNotFoundError where there is none."""
+        return (self.path / "manifest.json").read_bytes()
+
+    def file(self, entry):
+        """Return a file of the set, given its FileEntry: its path, or what else has `open` and a name."""
+        return self.path / entry.file
+
+    def check_files(self, entries):
+        """Raise UserError if one of the files is missing or has another size than the manifest says."""
+        for entry in entries:
+            _check_size(self.file(entry), entry.bytes)
+
+
+def _check_size(path, size):
     try:
-        content = json.loads(path.read_bytes())
+        status = path.stat()
     except FileNotFoundError:
-        raise UserError(f"{directory} is not a packed data set: it has no manifest.json."
+        raise UserError(f"{path} is missing although the manifest lists it; copy it again or build the set again") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path} is no regular file; copy it again or build the set again")
+    if status.st_size != size:
+        raise UserError(f"{path} has {status.st_size} bytes, the manifest says {size}; copy it again or build the set again")
+
+
+@dataclass(frozen=True)
+class PackedSet:
+    """A packed set: where it lies, and what it says of itself."""
+
+    place: Any  # Folder or remote.Remote
+    manifest: Manifest
+    sha256: str  # of manifest.json, which has that of every other file: two equal sets have equal ones
+
+    def split(self, name, check_sizes=True):
+        """Open one split, or return None if the set has no such split.
+
+        Raises UserError when a shard is missing or has another size (unless check_sizes is False), or the index is not
+        the one the manifest names.
+        """
+        entry = self.manifest.splits.get(name)
+        if entry is None:
+            return None
+        self.place.check_files([entry.index, *(entry.shards if check_sizes else ())])
+        table = self.place.file(entry.index)
+        with table.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != entry.index.sha256:
+                raise UserError(f"{table} is not the index that the manifest names (sha256 differs); build the set again")
+            file.seek(0)
+            rows = _load_rows(table, file, entry.count)
+        _check_rows(table, rows, self.manifest, entry)
+        _check_samples(table, rows, self.manifest, entry)
+        return Split(self, name, rows, [self.place.file(shard) for shard in entry.shards])
+
+
+def open_set(address, cache=None):
+    """Read and check the manifest of the set in a folder or at a URL; raises UserError that says what is there instead.
+
+    cache: where copies of a remote set are kept (`cache.Cache`); None: in the user's cache folder.
+    """
+    place = Remote(address, cache or Cache()) if is_url(address) else Folder(address)
+    try:
+        content = place.manifest()
+    except FileNotFoundError:
+        raise UserError(f"{place} is not a packed data set: it has no manifest.json."
                         " Make one with: python shards/build.py SOURCE OUT") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise UserError(f"{place}/manifest.json cannot be read: {error}") from None
+    return PackedSet(place, _parse_manifest(content, f"{place}/manifest.json"), hashlib.sha256(content).hexdigest())
+
+
+def open_split(address, name, check_sizes=True, cache=None):
+    """Open one split of a set; see `open_set` and `PackedSet.split`."""
+    return open_set(address, cache).split(name, check_sizes)
+
+
+def read_manifest(address, cache=None):
+    """Return the Manifest of a set; see `open_set`."""
+    return open_set(address, cache).manifest
+
+
+def _parse_manifest(content, path):
+    try:
+        content = json.loads(content)
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path} is not a manifest of {FORMAT}")
@@ -142,17 +231,39 @@ def read_manifest(directory):
 class Split:
     """One split of a packed set: the table of its samples and the shards they lie in."""
 
-    directory: Path
-    set_sha256: str  # of the manifest, which has that of every other file: two equal sets have equal ones
+    set: PackedSet
     name: str
     rows: np.ndarray  # of INDEX
-    shards: list  # paths, in the order of rows["shard"]
-    rocks: list
-    dtype: np.dtype
-    scale: int
+    shards: list  # paths, or what else has `open` and a name, in the order of rows["shard"]
 
     def __len__(self):
         return len(self.rows)
+
+    @property
+    def place(self):
+        return self.set.place
+
+    @property
+    def rocks(self):
+        return self.set.manifest.rocks
+
+    @property
+    def scale(self):
+        return self.set.manifest.scale
+
+    @cached_property
+    def dtype(self):
+        return np.dtype(self.set.manifest.dtype)
+
+    @property
+    def is_cached(self):
+        """Whether the shards are read from copies in a cache."""
+        return not isinstance(self.shards[0], Path)
+
+    @property
+    def copy_bytes(self):
+        """How many bytes each shard takes in a cache, 0 where it is read in its place."""
+        return [shard.copy_bytes if self.is_cached else 0 for shard in self.shards]
 
     def rock(self, i):
         return self.rocks[self.rows["rock"][i]]
@@ -166,46 +277,9 @@ class Split:
         return int(min(self.rows["lr_height"].min(), self.rows["lr_width"].min()))
 
 
-def open_split(directory, name, check_sizes=True):
-    """Open one split of a packed set, or return None if the set has no such split.
-
-    Raises UserError when a shard is missing or has another size (unless check_sizes is False), or the index is not the
-    one the manifest names.
-    """
-    directory, manifest = Path(directory), read_manifest(directory)
-    entry = manifest.splits.get(name)
-    if entry is None:
-        return None
-    table = directory / entry.index.file
-    _check_size(table, entry.index.bytes)
-    if sha256_of(table) != entry.index.sha256:
-        raise UserError(f"{table} is not the index that the manifest names (sha256 differs); build the set again")
-    shards = [directory / shard.file for shard in entry.shards]
-    for path, shard in zip(shards, entry.shards, strict=True):
-        if check_sizes:
-            _check_size(path, shard.bytes)
-    rows = _load_rows(table, entry.count)
-    _check_rows(table, rows, manifest, entry)
-    _check_samples(table, rows, manifest, entry)
-    set_sha256 = sha256_of(directory / "manifest.json")
-    return Split(directory, set_sha256, name, rows, shards, manifest.rocks, np.dtype(manifest.dtype), manifest.scale)
-
-
-def _check_size(path, size):
+def _load_rows(table, file, count):
     try:
-        status = path.stat()
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing although the manifest lists it; copy it again or build the set again") from None
-    if not stat.S_ISREG(status.st_mode):
-        raise UserError(f"{path} is no regular file; copy it again or build the set again")
-    if status.st_size != size:
-        raise UserError(f"{path} has {status.st_size} bytes, the manifest says {size}; copy it again or build the set again")
-
-
-def _load_rows(table, count):
-    try:
-        with open(table, "rb") as file:
-            rows = np.load(file, allow_pickle=False)
+        rows = np.load(file, allow_pickle=False)
     except Exception as error:  # numpy raises many kinds for a file that only pretends
         raise UserError(f"{table} cannot be read: {str(error) or type(error).__name__}; build the set again") from None
     if not isinstance(rows, np.ndarray) or rows.dtype != INDEX or rows.shape != (count,):

@@ -1,16 +1,23 @@
-"""Batches for training: read ahead by one thread, moved to the device as integers, made float and oriented there."""
+"""Batches for training: read ahead by one thread, moved to the device as integers, made float and oriented there.
 
+What lies elsewhere is brought into the cache a block of shards ahead of the reading.
+"""
+
+import contextlib
 import queue
 import threading
 from dataclasses import dataclass
 
 import torch
 
+from srgan_dist.data.cache import Stopped
 from srgan_dist.data.plan import Mixture, Plan, slots_of
 from srgan_dist.data.reader import Reader
 from srgan_dist.data.values import to_signed
+from srgan_dist.errors import UserError
 
 READ_AHEAD = 2  # batches that lie ready or are being read
+FETCHERS = 4  # shards that are fetched at a time
 
 
 @dataclass
@@ -27,27 +34,38 @@ class TrainLoader:
     """Yields the batches of one rank from any update on.
 
     splits: [(split, weight)], all of one scale and pixel type. batch_size: of all ranks together; every rank takes an
-    equal share of it. bad: for each split the samples that others stand in for; None: all are good.
+    equal share of it. bad: for each split the samples that others stand in for; None: all are good. blocks: for each
+    split how many shards are shuffled together; None: all. accumulation: equal parts (micro-batches) in which a rank
+    takes its share of an update.
     """
 
-    def __init__(self, splits, lr_crop, batch_size, seed, augment, rank, world_size, device, bad=None):
+    def __init__(self, splits, lr_crop, batch_size, seed, augment, rank, world_size, device, bad=None, blocks=None,
+                 accumulation=1):
         self.readers = [Reader(split) for split, _ in splits]
-        bad = bad or [()] * len(splits)
-        self.plans = [Plan(split.rows["lr_height"], split.rows["lr_width"], lr_crop, seed, augment, number, bad[number])
+        bad, blocks = bad or [()] * len(splits), blocks or [None] * len(splits)
+        self.plans = [Plan(split.rows["lr_height"], split.rows["lr_width"], lr_crop, seed, augment, number, bad[number],
+                           split.rows["shard"], blocks[number])
                       for number, (split, _) in enumerate(splits)]
         self.mixture = Mixture([weight for _, weight in splits], seed)
         self.augment = augment
         self.lr_crop, self.batch_size = lr_crop, batch_size
         self.rank, self.world_size, self.device = rank, world_size, device
+        self.accumulation = accumulation
 
     def batches(self, first_update):
-        """Yield (lr, hr) for update first_update, first_update + 1, ... without end.
+        """Yield (lr, hr) for update first_update, first_update + 1, ... without end; `accumulation` for each.
 
-        lr: [B, 1, c, c], hr: [B, 1, s*c, s*c]; float32 in [-1, 1] on the device; B this rank's share. Close the
-        generator when done: its thread stops then.
+        lr: [B, 1, c, c], hr: [B, 1, s*c, s*c]; float32 in [-1, 1] on the device; B this rank's share of a
+        micro-batch. Close the generator when done: its thread stops then.
         """
         buffers = [self._buffer() for _ in range(READ_AHEAD + 1)]
-        with _ReadAhead(self._fill, buffers, first_update) as ahead:
+        reached = self.mixture.reached(first_update * self.batch_size).tolist()
+        stop = threading.Event()
+        with contextlib.ExitStack() as stack:
+            self.fetchers = [stack.enter_context(_FetchAhead(reader, plan.blocks(slot), stop))
+                             for reader, plan, slot in zip(self.readers, self.plans, reached, strict=True)]
+            ahead = stack.enter_context(_ReadAhead(self._fill, buffers, first_update * self.accumulation))
+            stack.callback(stop.set)  # first of all, for the thread may be waiting for a shard
             while True:
                 buffer = ahead.next()
                 lr, hr, orientations = (
@@ -63,16 +81,21 @@ class TrainLoader:
 
     def _buffer(self):
         pinned = self.device.type == "cuda"
-        count = self.batch_size // self.world_size
+        count = self.batch_size // (self.world_size * self.accumulation)
         lr, hr = self.readers[0].empty_batch(count, self.lr_crop, pinned)
         return Buffer(lr, hr, torch.empty(count, dtype=torch.int64, pin_memory=pinned))
 
-    def _fill(self, buffer, update):
+    def _fill(self, buffer, number):
         if buffer.copied is not None:
             buffer.copied.synchronize()
-        slots = slots_of(update, self.rank, self.world_size, self.batch_size)
+        update, micro_batch = divmod(number, self.accumulation)
+        slots = slots_of(update, self.rank, self.world_size, self.batch_size, self.accumulation, micro_batch)
         orientations = buffer.orientations.numpy()
-        for plan, reader, (places, own) in zip(self.plans, self.readers, self.mixture.split(slots), strict=True):
+        shares = self.mixture.split(slots)
+        for plan, reader, fetcher, (places, own) in zip(self.plans, self.readers, self.fetchers, shares, strict=True):
+            if not len(own):
+                continue
+            fetcher.reach(int(own[0]))
             crops = plan.crops(own)
             reader.batch(crops, buffer.lr, buffer.hr, places)
             orientations[places] = crops.orientations
@@ -122,7 +145,7 @@ class _ReadAhead:
                 assert self.thread.is_alive(), "the thread that reads ahead has died"
                 continue
             if error is not None:
-                raise error
+                raise error if isinstance(error, Exception) else RuntimeError("the thread that reads ahead was ended") from error
             return buffer
 
     def give_back(self, buffer):
@@ -130,11 +153,72 @@ class _ReadAhead:
 
     def _run(self):
         number = self.first
-        while (buffer := self.free.get()) is not None and not self.stopped:
-            try:
+        try:
+            while (buffer := self.free.get()) is not None and not self.stopped:
                 self.fill(buffer, number)
-            except BaseException as error:
-                self.ready.put((None, error))
-                return
-            self.ready.put((buffer, None))
-            number += 1
+                self.ready.put((buffer, None))
+                number += 1
+        except BaseException as error:  # also what is no Exception: a thread that dies in silence is waited for
+            self.ready.put((None, error))
+
+
+class _FetchAhead:
+    """Opens the shards of a block before the reading reaches it, so that they are in the cache and stay there.
+
+    blocks: yields (end, shards) as `Plan.blocks` does. stop: an Event that ends it. Failures are left to the reading,
+    which meets them when it needs the shard.
+    """
+
+    def __init__(self, reader, blocks, stop):
+        self.reader, self.blocks, self.stop = reader, blocks, stop
+        self.end, self.now = 0, []
+        self.next_end, self.next = next(blocks)
+        self.needed, self.opened, self.lock = set(self.next), {}, threading.Lock()  # opened: shard -> file
+        self.wanted = queue.SimpleQueue()
+
+    def __enter__(self):
+        self.reader.stop = self.stop
+        if self.reader.split.is_cached:
+            for _ in range(FETCHERS):
+                threading.Thread(target=self._run, name="fetch-ahead", daemon=True).start()
+        self._ask_for(self.next)
+        return self
+
+    def __exit__(self, *_):
+        self.wanted.put(None)
+        self._let_go(set())
+        self.reader.stop = None
+
+    def reach(self, slot):
+        """Tell that the reading has come to a slot: blocks before it are let go, the one behind its own is asked for."""
+        while slot >= self.end:
+            self.end, self.now = self.next_end, self.next
+            self.next_end, self.next = next(self.blocks)
+            self._let_go({*self.now, *self.next})
+            self._ask_for(self.next)
+
+    def _let_go(self, needed):
+        self.reader.forget(needed)
+        with self.lock:
+            self.needed = needed
+            for shard in self.opened.keys() - needed:
+                self.opened.pop(shard).close()
+
+    def _ask_for(self, shards):
+        for shard in shards:
+            self.wanted.put(shard)
+
+    def _run(self):
+        while (shard := self.wanted.get()) is not None and not self.stop.is_set():
+            if shard in self.opened:
+                continue
+            try:
+                file = self.reader.split.shards[shard].open(stop=self.stop)
+            except (UserError, Stopped):
+                continue
+            with self.lock:
+                if shard in self.needed and shard not in self.opened:
+                    self.opened[shard] = file
+                else:
+                    file.close()
+        self.wanted.put(None)  # for the other threads

@@ -4,10 +4,13 @@ Slots are numbered 0, 1, 2, ... over the whole run; slot t is position t % N of 
 samples. What fills a slot is a pure function of (seed, epoch, position), so the loader has no state but the number
 of the next update: a resumed run, or one on another number of ranks, sees the same global batches. Several sets take
 turns by a fixed pattern of their weights, each with slots and epochs of its own.
+
+An epoch is a permutation of all samples; or, of a set that is larger than its cache, of one block of shards after the
+other, so that only the shards of two blocks need be at hand.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -41,22 +44,59 @@ def images_of_rank(count, rank, world_size):
     return range(rank, count, world_size)
 
 
+class Order:
+    """The order of the samples in each epoch: each sample once.
+
+    shards: of every sample, [N]. block_shards: permute blocks of so many shards, drawn anew for each epoch, and the
+    samples inside each; None: all samples.
+    """
+
+    def __init__(self, shards, seed, block_shards=None):
+        self.shards = np.asarray(shards, np.int64)
+        self.seed = seed
+        self.block_shards = block_shards
+        self.epoch = lru_cache(maxsize=2)(self._epoch)  # a batch may straddle two
+
+    def _epoch(self, number):
+        """Return (samples [N] in their order, [number of blocks] where in it each block ends)."""
+        rng = np.random.Generator(np.random.Philox(key=[self.seed, number]))
+        if self.block_shards is None:
+            return rng.permutation(len(self.shards)), np.array([len(self.shards)])
+        shards = rng.permutation(self.shards.max() + 1)
+        blocks = np.array_split(shards, -(-len(shards) // self.block_shards))
+        parts = [rng.permutation(np.concatenate([self._samples_of[shard] for shard in block])) for block in blocks]
+        return np.concatenate(parts), np.cumsum([len(part) for part in parts])
+
+    @cached_property
+    def _samples_of(self):
+        """The samples of each shard."""
+        by_shard = np.argsort(self.shards, kind="stable")
+        return np.split(by_shard, np.cumsum(np.bincount(self.shards))[:-1])
+
+    def block_at(self, epoch, position):
+        """Return (samples of the block that this position of an epoch lies in, position where it begins)."""
+        samples, ends = self.epoch(epoch)
+        number = np.searchsorted(ends, position, side="right")
+        start = ends[number - 1] if number else 0
+        return samples[start : ends[number]], int(start)
+
+
 class Plan:
     """Fills slots with crops of `lr_crop` x `lr_crop` LR pixels.
 
     lr_heights, lr_widths: size of every sample's LR image, [N]. augment: draw one of eight flips and rotations.
-    number: of the set, where there are several. bad: samples that cannot be used; another, drawn by the same function
-    of seed, epoch and position, takes the slot of each.
+    number: of the set, where there are several. bad: samples that cannot be used; another of the same block, drawn by
+    the same function of seed, epoch and position, takes the slot of each. shards, block_shards: see `Order`.
     """
 
-    def __init__(self, lr_heights, lr_widths, lr_crop, seed, augment, number=0, bad=()):
+    def __init__(self, lr_heights, lr_widths, lr_crop, seed, augment, number=0, bad=(), shards=None, block_shards=None):
+        self.order = Order(np.zeros(len(lr_heights)) if shards is None else shards, seed, block_shards)
         self.free = np.stack([lr_heights, lr_widths]).astype(np.uint64) - np.uint64(lr_crop) + np.uint64(1)
         self.count = len(lr_heights)
         self.seed = seed
         self.augment = augment
         self.first_epoch = number << 48  # so that no two sets share an epoch
         self.bad = np.asarray(sorted(bad), np.int64)
-        self.good = np.setdiff1d(np.arange(self.count), self.bad)
 
     def crops(self, slots):
         """Return the Crops of some slots (integers, any order)."""
@@ -65,13 +105,12 @@ class Plan:
         samples = np.empty(len(positions), np.int64)
         for epoch in np.unique(epochs):
             there = epochs == epoch
-            samples[there] = _permutation(self.count, self.seed, int(epoch))[positions[there]]
+            samples[there] = self.order.epoch(int(epoch))[0][positions[there]]
         stream = _mix(_mix(np.uint64(self.seed)) ^ epochs.astype(np.uint64))
         draw = _mix(stream ^ positions.astype(np.uint64))
         tops, lefts = (draw >> np.uint64(32)), draw & np.uint64(0xFFFFFFFF)
-        if len(self.bad):
-            spoilt = np.isin(samples, self.bad)
-            samples[spoilt] = self.good[(_mix(draw ^ np.uint64(1)) % np.uint64(len(self.good)))[spoilt].astype(np.int64)]
+        for slot in np.flatnonzero(np.isin(samples, self.bad)):
+            samples[slot] = self._substitute(int(epochs[slot]), positions[slot], _mix(draw[slot] ^ np.uint64(1)))
         free_rows, free_columns = self.free[:, samples]
         return Crops(
             samples,
@@ -79,6 +118,26 @@ class Plan:
             (lefts * free_columns >> np.uint64(32)).astype(np.int64),
             (_mix(draw) >> np.uint64(61)).astype(np.int64) * self.augment,
         )
+
+
+    def _substitute(self, epoch, position, draw):
+        """Return a good sample of the block that a position lies in, or of the whole set where that has none."""
+        good = np.setdiff1d(self.order.block_at(epoch, position)[0], self.bad)
+        if not len(good):
+            good = np.setdiff1d(np.arange(self.count), self.bad)
+        return good[int(draw % np.uint64(len(good)))]
+
+    def blocks(self, slot):
+        """Yield (end, shards) for the block of this slot and those after it, without end.
+
+        end: the first slot behind the block; shards: what the slots before it need, in the order of their first use.
+        """
+        while True:
+            epoch, position = divmod(slot, self.count)
+            samples, start = self.order.block_at(epoch + self.first_epoch, position)
+            shards, first_use = np.unique(self.order.shards[samples[position - start :]], return_index=True)
+            slot += len(samples) - (position - start)
+            yield slot, shards[np.argsort(first_use)].tolist()
 
 
 class Mixture:
@@ -104,6 +163,11 @@ class Mixture:
         own = periods * self.shares[sets] + self.before[positions]
         return [(places := np.flatnonzero(sets == number), own[places]) for number in range(len(self.shares))]
 
+    def reached(self, slot):
+        """Return for each set how many of its own slots come before this one."""
+        period, position = divmod(slot, len(self.pattern))
+        return period * self.shares + np.bincount(self.pattern[:position], minlength=len(self.shares))
+
 
 def _shares(weights, total):
     """Divide `total` places by weight; the largest remainders take what rounding leaves."""
@@ -111,11 +175,6 @@ def _shares(weights, total):
     shares = np.floor(exact).astype(np.int64)
     shares[np.argsort(shares - exact, kind="stable")[: total - shares.sum()]] += 1
     return shares
-
-
-@lru_cache(maxsize=8)  # a batch may straddle two epochs, of every set
-def _permutation(count, seed, epoch):
-    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(count)
 
 
 def _mix(x):

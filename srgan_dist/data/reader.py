@@ -2,8 +2,10 @@
 
 import json
 import mmap
+import os
 import zlib
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,34 +13,47 @@ import torch
 from srgan_dist.errors import UserError
 
 
+class Damage(NamedTuple):
+    """A sample whose pixels are not those that were packed."""
+
+    row: int  # of the split's index
+    cause: str  # "hr_crc32" or "lr_crc32": what differs
+    text: str  # names shard, key and offset
+
+
 class Reader:
-    """Reads one split. Shards are mapped when first touched, in the process that reads."""
+    """Reads one split. Shards are mapped when first touched, in the process that reads.
+
+    `batch` leaves them mapped until `forget`; what looks at one sample leaves only its shard mapped.
+    """
 
     def __init__(self, split):
         self.split = split
         self.scale = split.scale
         self.torch_dtype = torch.from_numpy(np.empty(0, split.dtype)).dtype
         self.peak = int(np.iinfo(split.dtype).max)  # the brightest grey level of the type
+        self.stop = None  # an Event that ends the waiting for copies of remote shards
         self.maps = {}  # of shards
         self.views = lru_cache(2**16)(self._views)  # some 500 bytes each
 
     def image(self, i):
         """Return sample i whole: lr [H, W] and hr [s*H, s*W], numpy of the set's dtype."""
+        self._turn_to(i)
         return tuple(view.copy() for view in self.views(i))
 
     def record(self, i):
         """Return what is known of sample i: rock, source file, page, corner, scale, kernel, voxel size."""
-        row = self.split.rows[i]
+        row = self._turn_to(i)
         start = int(row["record_offset"])
         return json.loads(self._map(int(row["shard"]))[start : start + int(row["record_bytes"])])
 
-    def problem(self, i):
-        """Compare the pixels of sample i with the index; returns what is wrong in words, or None."""
-        row = self.split.rows[i]
+    def damage(self, i):
+        """Compare the pixels of sample i with the index; returns Damage, or None."""
+        row = self._turn_to(i)
         for side, pixels in zip(("lr", "hr"), self.views(i), strict=True):
             if zlib.crc32(pixels) != row[f"{side}_crc32"]:
-                return (f"{self.split.shards[row['shard']]}: {self.split.key(i)} has other {side.upper()} pixels at offset"
-                        f" {row[f'{side}_offset']} than were packed (crc32 differs)")
+                return Damage(i, f"{side}_crc32", f"{self.split.shards[row['shard']]}: {self.split.key(i)} has other"
+                              f" {side.upper()} pixels at offset {row[f'{side}_offset']} than were packed (crc32 differs)")
         return None
 
     def empty_batch(self, count, lr_crop, pin_memory=False):
@@ -60,6 +75,20 @@ class Reader:
             lr_out[b, 0] = lr_image[top : top + side, left : left + side]
             hr_out[b, 0] = hr_image[top * scale : (top + side) * scale, left * scale : (left + side) * scale]
 
+    def forget(self, needed=()):
+        """Unmap all shards but the needed ones, whose copies in a cache may then be removed."""
+        if forgotten := self.maps.keys() - set(needed):
+            self.views.cache_clear()  # they keep maps alive
+            for shard in forgotten:
+                del self.maps[shard]
+
+    def _turn_to(self, i):
+        """Leave only the shard of sample i mapped; returns the row of the sample."""
+        row = self.split.rows[i]
+        self.forget([int(row["shard"])])
+        self._check_shards([i])
+        return row
+
     def _check_shards(self, samples):
         """Raise UserError if a shard has been cut since it was mapped: touching what is gone would kill the process."""
         for shard in set(self.split.rows["shard"][samples].tolist()):
@@ -71,13 +100,20 @@ class Reader:
         """Return the images of sample i, (lr, hr), as they lie in the mapped shard."""
         row = self.split.rows[i]
         mapped = self._map(int(row["shard"]))
-        return tuple(
-            np.ndarray((int(row[f"{side}_height"]), int(row[f"{side}_width"])), self.split.dtype, mapped, int(row[f"{side}_offset"]))
-            for side in ("lr", "hr")
-        )
+        try:
+            return tuple(
+                np.ndarray((int(row[f"{side}_height"]), int(row[f"{side}_width"])), self.split.dtype, mapped, int(row[f"{side}_offset"]))
+                for side in ("lr", "hr")
+            )
+        except TypeError:  # a buffer too small; only where data.verify=none or the shard was cut after the check
+            raise UserError(f"{self.split.shards[row['shard']]} ends at {len(mapped)} bytes, before the pixels of"
+                            f" {self.split.key(i)}; copy it again or build the set again") from None
 
     def _map(self, shard):
         if shard not in self.maps:
-            with open(self.split.shards[shard], "rb") as file:
+            path = self.split.shards[shard]
+            with path.open(stop=self.stop) if self.split.is_cached else path.open("rb") as file:
+                if os.fstat(file.fileno()).st_size == 0:  # cannot be mapped
+                    raise UserError(f"{path} is empty; copy it again or build the set again")
                 self.maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         return self.maps[shard]

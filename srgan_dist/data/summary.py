@@ -18,11 +18,11 @@ def format_counts(manifest):
     return "\n".join(lines)
 
 
-def format_ranges(directory):
-    """Return a table of image sizes and grey levels per split and rock."""
+def format_ranges(packed):
+    """Return a table of image sizes and grey levels per split and rock of a PackedSet."""
     lines = [f"{'split':<8}{'rock':<16}{'HR pixels':>22}{'darkest':>9}{'brightest':>11}"]
     for name in index.SPLITS:
-        split = index.open_split(directory, name)
+        split = packed.split(name)
         for number, rock in enumerate(split.rocks) if split else ():
             rows = split.rows[split.rows["rock"] == number]
             if len(rows):
