@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from srgan_dist.data.build import BuildOptions, build
+from srgan_dist.data.payload import PAYLOADS
 from srgan_dist.data.summary import format_counts
 from srgan_dist.errors import reported
 from srgan_dist.executors import MANY, usable_cores, workers
@@ -60,6 +61,9 @@ def main():
                         help="who packs: processes of this machine (default), dask (a cluster made here), dask:ADDRESS, mpi, or"
                              " MODULE:FACTORY for any other Executor of concurrent.futures; see above")
     parser.add_argument("--dtype", choices=["uint16"], help="store 8-bit images as 16 bit, times 257")
+    parser.add_argument("--payload", default=defaults.payload, choices=PAYLOADS,
+                        help="store pixels as they are (npy, fastest to read) or compressed (png, for sets that are read over"
+                             " slow links) (default: %(default)s)")
     options = vars(parser.parse_args())
     source, out = options.pop("source"), Path(options.pop("out"))
     executor, jobs = options.pop("executor"), options.pop("jobs")

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from srgan_dist.data.index import open_split
 from srgan_dist.errors import UserError
 from srgan_dist.executors import process_pool
 from test_build import digests
+
+PNG = replace(TINY, payload="png")
 
 KILLED = """
 import json, os, signal, sys
@@ -36,12 +39,12 @@ if __name__ == "__main__":
 """
 
 
-def kill_build(tmp_path, taken, jobs=1, options=TINY):
+def kill_build(tmp_path, taken, jobs=1, options=TINY, content=KILLED, *more):
     """Run a build that is killed (SIGKILL) when it has taken in as many results; returns its journal."""
     script = tmp_path / "killed.py"
-    script.write_text(KILLED)
+    script.write_text(content)
     given = json.dumps({name: getattr(options, name) for name in options.__dataclass_fields__})
-    done = subprocess.run([sys.executable, script, tmp_path / "hr", tmp_path / "out", str(jobs), str(taken), given],
+    done = subprocess.run([sys.executable, script, tmp_path / "hr", tmp_path / "out", str(jobs), str(taken), given, *more],
                           cwd=REPOSITORY, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(REPOSITORY)})
     assert done.returncode == -signal.SIGKILL and not (tmp_path / "out").exists(), done.stderr
     journal, = (tmp_path / "out.building").glob("*/packed.jsonl")
@@ -61,12 +64,64 @@ def source(tmp_path):
     return write_folder(tmp_path / "hr", {"coal": 4, "sandstone": 5})
 
 
+@pytest.mark.parametrize("payload", ["npy", "png"])
 @pytest.mark.parametrize("jobs, taken", [(1, 0), (1, 1), (1, 5), (1, 9), (2, 1), (2, 8)])
-def test_a_killed_build_is_continued_to_the_same_bytes(tmp_path, source, jobs, taken):
-    journal = kill_build(tmp_path, taken, jobs)
+def test_a_killed_build_is_continued_to_the_same_bytes(tmp_path, source, jobs, taken, payload):
+    options = replace(TINY, payload=payload)
+    journal = kill_build(tmp_path, taken, jobs, options)
     assert len(journal.read_text().splitlines()) == 1 + taken
     notes = [f"an interrupted build had packed {taken} of 9 images already"] if taken else []
-    assert continued(tmp_path) == notes
+    assert continued(tmp_path, options) == notes
+
+
+ASSEMBLING = """
+import os, signal
+from srgan_dist.data import build as packing
+from srgan_dist.data import assemble
+
+def run(function, items):
+    for number, item in enumerate(items):
+        if function is assemble._assemble and number == int(sys.argv[6]):
+            if int(sys.argv[7]):  # in the middle of a shard
+                with open(item.path, "wb") as file:
+                    file.write(b"x" * 3000)
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield function(item)
+"""
+
+
+@pytest.mark.parametrize("begun", [0, 1])
+@pytest.mark.parametrize("shards", [0, 1, 3])
+def test_a_build_killed_while_it_puts_shards_together_is_continued(tmp_path, source, shards, begun):
+    journal = kill_assembling(tmp_path, shards, begun)
+    left = len(list((journal.parent / "spool").iterdir()))
+    assert left == 9 if shards == 0 else left < 9  # spools go as shards get whole
+    assert continued(tmp_path, PNG) == ["an interrupted build had packed 9 of 9 images already"]
+
+
+def kill_assembling(tmp_path, shards, begun=0):
+    """Run a build of PNG images that is killed when it has put so many shards together; returns its journal."""
+    script = KILLED.replace("import json, os, signal, sys", "import json, os, signal, sys" + ASSEMBLING).replace(
+        "killed, run)", "run=run)").replace("    with process_pool(int(sys.argv[3])) as run:\n    ", "")
+    return kill_build(tmp_path, 0, 1, PNG, script, str(shards), str(begun))
+
+
+@pytest.mark.parametrize("place", ["pixels", "header", "end", "cut", "gone", "spool", "spool gone"])
+def test_what_was_damaged_among_shards_and_spools_is_repaired(tmp_path, source, place):
+    build(tmp_path / "hr", tmp_path / "whole", PNG)
+    row = open_split(tmp_path / "whole", "train").rows[1]
+    journal = kill_assembling(tmp_path, 2)
+    shard = journal.parent / "set" / "train-000000.tar"
+    spool = max((journal.parent / "spool").iterdir())
+    if place in ("gone", "spool gone"):
+        (shard if place == "gone" else spool).unlink()
+    elif place == "cut":
+        os.truncate(shard, int(row["hr_offset"]) + 100)
+    elif place == "spool":
+        flip(spool, 100)
+    else:
+        flip(shard, {"pixels": int(row["hr_offset"]) + 70, "header": 3, "end": shard.stat().st_size - 3}[place])
+    assert continued(tmp_path, PNG) == ["an interrupted build had packed 9 of 9 images already"]
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

@@ -13,8 +13,8 @@ import numpy as np
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from srgan_dist.data import index
-from srgan_dist.data.reader import Reader
-from srgan_dist.data.sample import BLOCK, FIELDS, padded
+from srgan_dist.data.payload import PayloadError, decode
+from srgan_dist.data.sample import BLOCK, fields, padded
 
 KINDS = {  # of tar members, by their type; a shard has files only
     tarfile.REGTYPE: "the file",
@@ -77,7 +77,7 @@ def _structure_problems(split, number):
     """Return where a shard first differs from a plain tar of the samples of the index, in a list of one; or an empty one."""
     path, position = split.shards[number], 0
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        for name, (start, size) in _members(split.rows[split.rows["shard"] == number], split.dtype):
+        for name, (start, size) in _members(split.rows[split.rows["shard"] == number], split.set.manifest.payload):
             found, expected = _told_at(data, position), f"the file {name!r} of {size} bytes"
             if found != expected or start != position + BLOCK:
                 return [f"at offset {position} lies {found}, the index has {expected} at {start - BLOCK}"]
@@ -89,15 +89,14 @@ def _structure_problems(split, number):
     return []
 
 
-def _members(rows, dtype):
+def _members(rows, payload):
     """Yield the name of every tar member of some samples and (where its content begins, its bytes)."""
     for row in rows:
         key, places = row["key"].decode(), {"json": (int(row["record_offset"]), int(row["record_bytes"]))}
         for side in ("hr", "lr"):
             start, header = divmod(int(row[f"{side}_offset"]), BLOCK)
-            pixels = int(row[f"{side}_height"]) * int(row[f"{side}_width"]) * dtype.itemsize
-            places[f"{side}.npy"] = start * BLOCK, header + pixels
-        yield from ((f"{key}.{name}", places[name]) for name in FIELDS)
+            places[f"{side}.{payload}"] = start * BLOCK, header + int(row[f"{side}_bytes"])
+        yield from ((f"{key}.{name}", places[name]) for name in fields(payload))
 
 
 def _told_at(data, position):
@@ -125,14 +124,25 @@ def _stream_problems(split, number):
 
 def _place_problems(split, number):
     """Yield the samples of a shard whose pixels, where the index says they lie, are not those that were packed."""
-    reader = Reader(split)
-    for i in np.flatnonzero(split.rows["shard"] == number):
-        row, (lr, hr) = split.rows[i], reader.image(i)
-        if (zlib.crc32(lr), zlib.crc32(hr)) != (row["lr_crc32"], row["hr_crc32"]):
-            yield f"{split.key(i)} has other pixels at the offsets of the index than were packed (crc32 differs)"
-        elif (hr.min(), hr.max()) != (row["darkest"], row["brightest"]):
-            yield (f"{split.key(i)} has grey levels from {hr.min()} to {hr.max()},"
-                   f" the index says {row['darkest']} to {row['brightest']}")
+    with split.shards[number].open("rb") as file:
+        for i in np.flatnonzero(split.rows["shard"] == number):
+            row = split.rows[i]
+            hr, lr = (_image_at(file, row, side, split) for side in ("hr", "lr"))
+            if (zlib.crc32(lr), zlib.crc32(hr)) != (row["lr_crc32"], row["hr_crc32"]):
+                yield f"{split.key(i)} has other pixels at the offsets of the index than were packed (crc32 differs)"
+            elif (hr.min(), hr.max()) != (row["darkest"], row["brightest"]):
+                yield (f"{split.key(i)} has grey levels from {hr.min()} to {hr.max()},"
+                       f" the index says {row['darkest']} to {row['brightest']}")
+
+
+def _image_at(file, row, side, split):
+    file.seek(int(row[f"{side}_offset"]))
+    return _decoded(file.read(int(row[f"{side}_bytes"])), row, side, split)
+
+
+def _decoded(data, row, side, split):
+    size = int(row[f"{side}_height"]), int(row[f"{side}_width"])
+    return decode(split.set.manifest.payload, data, *size, split.dtype)
 
 
 def _sample_problem(row, sample, split):
@@ -140,14 +150,29 @@ def _sample_problem(row, sample, split):
         return f"WebDataset reads {sample and sample['__key__']} where the index has {row and row['key'].decode()}"
     key = sample["__key__"]
     for side in ("hr", "lr"):
-        content = io.BytesIO(sample[f"{side}.npy"])
-        if (version := np.lib.format.read_magic(content)) != (1, 0):
-            return f"{key} has an {side.upper()} image in version {version} of the NPY format, not (1, 0)"
-        shape, by_columns, dtype = np.lib.format.read_array_header_1_0(content)  # before any pixel is made room for
-        if shape != (row[f"{side}_height"], row[f"{side}_width"]) or dtype != split.dtype or by_columns:
-            return f"{key} has an {side.upper()} image of {shape} {dtype}, not as the index says"
-        if zlib.crc32(content.read()) != row[f"{side}_crc32"]:
-            return f"{key} has other {side.upper()} pixels than were packed (crc32 differs)"
+        if problem := (_npy_problem if "hr.npy" in sample else _png_problem)(row, sample, side, split):
+            return f"{key} has {problem}"
     if json.loads(sample["json"])["rock"] != split.rocks[row["rock"]]:
         return f"{key} is of another rock than the index says"
     return None
+
+
+def _npy_problem(row, sample, side, split):
+    content = io.BytesIO(sample[f"{side}.npy"])
+    if (version := np.lib.format.read_magic(content)) != (1, 0):
+        return f"an {side.upper()} image in version {version} of the NPY format, not (1, 0)"
+    shape, by_columns, dtype = np.lib.format.read_array_header_1_0(content)  # before any pixel is made room for
+    if shape != (row[f"{side}_height"], row[f"{side}_width"]) or dtype != split.dtype or by_columns:
+        return f"an {side.upper()} image of {shape} {dtype}, not as the index says"
+    return _pixel_problem(content.read(), row, side)
+
+
+def _png_problem(row, sample, side, split):
+    try:
+        return _pixel_problem(_decoded(sample[f"{side}.png"], row, side, split), row, side)
+    except PayloadError as error:
+        return f"an {side.upper()} image that {error}"
+
+
+def _pixel_problem(pixels, row, side):
+    return f"other {side.upper()} pixels than were packed (crc32 differs)" if zlib.crc32(pixels) != row[f"{side}_crc32"] else None

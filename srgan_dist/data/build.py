@@ -1,7 +1,8 @@
 """Packing: from sources to a directory of tar shards, the same bytes for the same input and options.
 
 The layout of every shard follows from headers alone (`layout.py`), so pixels can then be written to their places in any
-order and by many processes, each source decoded once (`pack.py`). Work happens beside OUT (`stage.py`) and gets that name
+order and by many processes, each source decoded once (`pack.py`). Only the layout of compressed images has to wait until
+all of them are encoded (`assemble.py`). Work happens beside OUT (`stage.py`) and gets that name
 in one rename when everything is complete and without fault. A build that is cut short is continued by the next one.
 """
 
@@ -11,7 +12,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -19,8 +20,10 @@ from pathlib import Path
 import numpy as np
 
 from srgan_dist.data import index
+from srgan_dist.data.assemble import assemble_all
 from srgan_dist.data.layout import arrange, place, write_skeleton
 from srgan_dist.data.pack import Facts, Job, Packed, name_of_page, pack
+from srgan_dist.data.payload import PAYLOADS, encoder
 from srgan_dist.data.sources import check_samples, find_sources, list_samples, stored_dtype
 from srgan_dist.data.stage import holds_files, remove_left_over, stage_of
 from srgan_dist.errors import UserError
@@ -40,6 +43,7 @@ class BuildOptions:
     seed: int = 0
     samples_per_shard: int = 400
     dtype: str | None = None  # "uint16" stores 8-bit images times 257; None keeps the images' own type
+    payload: str = "npy"  # "png" stores compressed images, for slow links
 
     def __post_init__(self):
         if self.scale < 2 or self.scale & (self.scale - 1):
@@ -49,6 +53,8 @@ class BuildOptions:
             raise UserError(f"kind={self.kind!r} must be default or unknown")
         if self.dtype not in (None, "uint16"):
             raise UserError(f"dtype={self.dtype!r} must be uint16, or left out to keep that of the images")
+        if self.payload not in PAYLOADS:
+            raise UserError(f"payload={self.payload!r} must be npy or png")
         for name in ("tile", "crop"):
             value = getattr(self, name)
             if value < self.scale or value % self.scale:
@@ -103,14 +109,11 @@ def build(source, out, options, progress=None, run=map):
     dtype = stored_dtype(found.sources, options.dtype)
     rocks = sorted({s.rock for s in found.sources})
     tables, shards = arrange(found.sources, samples, rocks, dtype, options)
-    sizes = {shard.file: place(shard) for shard in chain(*shards.values())}
-    needed = sum(sizes.values()) + sum(table.nbytes for table in tables.values())
-    with _write_failures_named(out, needed), stage_of(out, identity | {"version": index.VERSION}) as stage:
-        for shard in chain(*shards.values()):
-            write_skeleton(stage.set / shard.file, shard, sizes[shard.file])
-        pixels = _work(_jobs(found.sources, samples, options, stage, tables, dtype), run, counted, tables, stage)
-        if pixels.faults:
-            raise BuildError(pixels.faults)
+    needed = sum(map(place, chain(*shards.values()))) + sum(table.nbytes for table in tables.values())
+    maker = {"version": index.VERSION, "encoder": encoder(options.payload)}
+    with _write_failures_named(out, needed, options), stage_of(out, identity | maker) as stage:
+        jobs = _jobs(found.sources, samples, options, stage, dtype)
+        pixels = (_pack_plain if options.payload == "npy" else _pack_encoded)(jobs, tables, shards, stage, run, counted)
         manifest = _finish(stage.set, tables, shards, rocks, dtype, options, identity, run)
         os.replace(stage.set, out)
         sync(out.parent)
@@ -167,30 +170,25 @@ def _digest(sources, run):
 
 
 @contextlib.contextmanager
-def _write_failures_named(out, needed):
+def _write_failures_named(out, needed, options):
     """Turn what the disk refuses into an error that names OUT and the space the set takes."""
     try:
         yield
     except OSError as error:
+        takes = f"{needed:,}" if options.payload == "npy" else f"at most {2 * needed:,}"  # with what waits for its shard
         free = shutil.disk_usage(_nearest_parent(out)).free
-        raise UserError(f"OUT={out} cannot be written ({error}). The set takes {needed:,} bytes, {free:,} are free there;"
+        raise UserError(f"OUT={out} cannot be written ({error}). The set takes {takes} bytes, {free:,} are free there;"
                         " free more, or give a folder that can be written to") from None
 
 
 # Pixels
 
-def _jobs(sources, samples, options, stage=None, tables=None, dtype=None):
+def _jobs(sources, samples, options, stage=None, dtype=None):
     """Return a Job for every source; without a stage they only look whether everything can be decoded."""
-    places = {}
-    for split, table in (tables or {}).items():
-        for row in table:
-            shard = stage.set / index.shard_name(split, row["shard"])
-            places[row["key"].decode()] = shard, int(row["hr_offset"]), int(row["lr_offset"])
     by_source = {}
     for sample in samples:
         by_source.setdefault(sample.source, []).append(sample)
-    return [Job(sources[i], mine, [places[sample.key] for sample in mine] if stage else None, options.scale, dtype,
-                _known(stage, i, mine))
+    return [Job(sources[i], mine, options.scale, dtype, options.payload, known=_known(stage, i, mine))
             for i, mine in sorted(by_source.items())]
 
 
@@ -202,6 +200,56 @@ def _known(stage, number, samples):
     return Packed(None, pages, [Facts(*each) for each in facts]) if len(facts) == len(samples) else None
 
 
+def _pack_plain(jobs, tables, shards, stage, run, progress):
+    """Write pixels straight to their places, which are known; returns _Findings."""
+    for shard in chain(*shards.values()):
+        write_skeleton(stage.set / shard.file, shard, place(shard))
+    return _packed(_placed(jobs, tables, stage), tables, stage, run, progress)
+
+
+def _pack_encoded(jobs, tables, shards, stage, run, progress):
+    """Encode all images, then put the shards together, as their places depend on the bytes of all; returns _Findings."""
+    jobs = [replace(job, spool=stage.spool / f"{number:06d}") for number, job in enumerate(jobs)]
+    if all(job.known for job in jobs):  # then some may lie in their shards already
+        _enter(tables, jobs, [job.known.facts for job in jobs])
+        for shard in chain(*shards.values()):
+            place(shard)
+        jobs = _placed(jobs, tables, stage)
+    found = _packed(jobs, tables, stage, run, progress)
+    stage.settle()  # from here on spools go
+    assemble_all(stage.set, list(chain(*shards.values())), jobs, found.facts, run)
+    return found
+
+
+def _placed(jobs, tables, stage):
+    """Tell the jobs where in the shards their images belong."""
+    places = {}
+    for split, table in tables.items():
+        for row in table:
+            shard = stage.set / index.shard_name(split, row["shard"])
+            places[row["key"].decode()] = shard, int(row["hr_offset"]), int(row["lr_offset"])
+    return [replace(job, places=[places[sample.key] for sample in job.samples]) for job in jobs]
+
+
+def _enter(tables, jobs, facts):
+    """Enter what was found in the images into the tables."""
+    rows = {row["key"].decode(): row for table in tables.values() for row in table}
+    for job, told in zip(jobs, facts, strict=True):
+        for sample, each in zip(job.samples, told, strict=True):
+            for name, value in each._asdict().items():
+                if name in index.INDEX.names:
+                    rows[sample.key][name] = value
+
+
+def _packed(jobs, tables, stage, run, progress):
+    """Run all jobs and enter what they find into the tables; returns _Findings, or raises BuildError with all faults."""
+    found = _work(jobs, run, progress, stage)
+    if found.faults:
+        raise BuildError(found.faults)
+    _enter(tables, jobs, found.facts)
+    return found
+
+
 @dataclass
 class _Findings:
     """What the jobs found together."""
@@ -210,11 +258,12 @@ class _Findings:
     constant: list = field(default_factory=list)  # names of pages
     repeated: list = field(default_factory=list)
     first_seen: dict = field(default_factory=dict)  # content -> (split, name of the page)
+    facts: list = field(default_factory=list)  # of each source, those of its samples
     earlier: int = 0  # sources that an interrupted build had packed
-    count: int = 0
 
     def take(self, source, packed):
         """Take in what was found in one source; sources come in their order, whatever the order of the work."""
+        self.facts.append(packed.facts)
         if packed.fault:
             self.faults.append(packed.fault)
         for number, content in enumerate(packed.pages):
@@ -230,21 +279,17 @@ class _Findings:
                 self.repeated.append(name)
 
     def notes(self):
-        told = [f"an interrupted build had packed {self.earlier} of {self.count} images already"] if self.earlier else []
+        told = [f"an interrupted build had packed {self.earlier} of {len(self.facts)} images already"] if self.earlier else []
         return told + [f"{len(names)} images {what}, e.g. {names[0]}"
                 for names, what in ((self.constant, "have one grey level only"), (self.repeated, "repeat an earlier picture"))
                 if names]
 
 
-def _work(jobs, run, progress, tables=None, stage=None):
-    """Run all jobs, enter what they tell of the samples into tables and journal, and return what they found."""
-    rows = {row["key"].decode(): row for table in (tables or {}).values() for row in table}
-    found = _Findings(count=len(jobs), earlier=sum(job.known is not None for job in jobs))
+def _work(jobs, run, progress, stage=None):
+    """Run all jobs, note in the journal what they tell, and return it."""
+    found = _Findings(earlier=sum(job.known is not None for job in jobs))
     for number, (job, packed) in enumerate(zip(jobs, progress(run(pack, jobs)), strict=True)):
         found.take(job.source, packed)
-        for sample, facts in zip(job.samples, packed.facts, strict=True):
-            for name, value in (facts._asdict() if facts else {}).items():
-                rows[sample.key][name] = value
         if stage and not job.known and not packed.fault:
             stage.note(number, [packed.pages, packed.facts])
     return found
@@ -278,7 +323,7 @@ def _finish(folder, tables, shards, rocks, dtype, options, identity, run):
         )
     totals = {rock: sum(split.rocks.get(rock, 0) for split in splits.values()) for rock in rocks}
     manifest = index.Manifest(
-        scale=options.scale, dtype=dtype.name, rocks=rocks, totals=totals, splits=splits, **identity
+        scale=options.scale, dtype=dtype.name, payload=options.payload, rocks=rocks, totals=totals, splits=splits, **identity
     )
     (folder / "manifest.json").write_text(json.dumps(manifest.model_dump(), indent=1, sort_keys=True) + "\n")
     sync(folder / "manifest.json")

@@ -21,6 +21,7 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from srgan_dist.data.cache import Cache
+from srgan_dist.data.payload import LARGEST_RATIO, PAYLOADS
 from srgan_dist.data.remote import Remote, is_url
 from srgan_dist.data.sample import BLOCK, key_problem
 from srgan_dist.errors import UserError
@@ -34,11 +35,11 @@ INDEX = np.dtype([
     ("key", "S90"),
     ("rock", "<u2"),  # position in the manifest's list of rocks
     ("shard", "<u4"),
-    ("hr_offset", "<u8"),  # of the first pixel in the tar
+    ("hr_offset", "<u8"),  # in the tar, of the first pixel, or of the image file
     ("hr_bytes", "<u8"),  # from there on
     ("hr_height", "<u4"),
     ("hr_width", "<u4"),
-    ("hr_crc32", "<u4"),  # of the pixels
+    ("hr_crc32", "<u4"),  # of the pixels, decoded
     ("lr_offset", "<u8"),
     ("lr_bytes", "<u8"),
     ("lr_height", "<u4"),
@@ -104,6 +105,7 @@ class Manifest(_Entry):
     version: Literal[VERSION] = VERSION
     scale: int = Field(ge=2, le=1024)
     dtype: Literal["uint8", "uint16"]
+    payload: Literal[PAYLOADS] = "npy"  # how images are stored
     rocks: list[str]
     totals: dict[str, int]  # samples of each rock over all splits
     splits: dict[Literal[SPLITS], SplitEntry]
@@ -296,12 +298,12 @@ def _check_rows(table, rows, manifest, entry):
     for part in ("hr", "record", "lr"):
         size = rows[f"{part}_bytes"].astype(np.uint64)
         if part != "record":
-            fits &= size == _image_bytes(rows, part, manifest.dtype)
+            fits &= _may_hold(size, _image_bytes(rows, part, manifest.dtype), manifest.payload)
         fits &= (size > 0) & (size <= shard_bytes) & (rows[f"{part}_offset"] <= shard_bytes - np.minimum(size, shard_bytes))
         ends[part] = rows[f"{part}_offset"] + size
     fits &= rows["record_offset"] == _next_content(ends["hr"])
-    npy_header = rows["lr_offset"] - _next_content(ends["record"])
-    fits &= (npy_header < BLOCK) & (rows["hr_offset"] % BLOCK == npy_header)
+    header = rows["lr_offset"] - _next_content(ends["record"])  # of the image file, before its pixels
+    fits &= (header < (BLOCK if manifest.payload == "npy" else 1)) & (rows["hr_offset"] % BLOCK == header)
     for length in ("height", "width"):
         fits &= rows[f"hr_{length}"] == manifest.scale * rows[f"lr_{length}"].astype(np.uint64)
     fits &= (rows["darkest"] <= rows["brightest"]) & (rows["brightest"] <= np.iinfo(manifest.dtype).max)
@@ -313,6 +315,11 @@ def _check_rows(table, rows, manifest, entry):
 def _image_bytes(rows, side, dtype):
     pixels = rows[f"{side}_height"].astype(np.uint64) * rows[f"{side}_width"]
     return np.minimum(pixels, 2**62) * np.dtype(dtype).itemsize  # no overflow, and still more than any file has
+
+
+def _may_hold(size, image_bytes, payload):
+    """Tell whether an image that takes `size` bytes in a tar may have so many bytes of pixels."""
+    return size == image_bytes if payload == "npy" else image_bytes <= np.minimum(size, 2**50) * LARGEST_RATIO
 
 
 def _next_content(end):

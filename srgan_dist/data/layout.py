@@ -1,7 +1,7 @@
 """Where every byte of a set belongs: which sample in which shard, which member at which place of the tar.
 
-All of it follows from headers and options, so pixels can be written to their places in any order and by many
-processes.
+For plain pixels all of it follows from headers and options, so they can be written to their places in any order and by
+many processes. Where encoded images belong is known when all of them are encoded.
 """
 
 import os
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from srgan_dist.data import index
-from srgan_dist.data.sample import BLOCK, FIELDS, RECORD, encode_record, npy_header, padded, tar_header
+from srgan_dist.data.sample import BLOCK, RECORD, encode_record, fields, npy_header, padded, tar_header
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,14 @@ class Shard:
     rows: np.ndarray  # of INDEX: its part of the table of its split
     records: list  # JSON members, as bytes
     dtype: np.dtype
+    payload: str
 
 
 def arrange(sources, samples, rocks, dtype, options):
     """Deal the samples out to shards, shuffled by the seed, so that reading straight through mixes rocks and slices.
 
-    Returns {split: table of INDEX} with everything that is known before pixels are, and {split: list of Shard}, whose
+    Returns {split: table of INDEX} with everything that is known before pixels are (for encoded
+    images the bytes are those of the plain pixels), and {split: list of Shard}, whose
     rows are parts of these tables.
     """
     tables, shards = {}, {}
@@ -44,7 +46,7 @@ def arrange(sources, samples, rocks, dtype, options):
             for row, sample in zip(rows, mine, strict=True):
                 _describe(row, sample, rocks.index(sources[sample.source].rock), options.scale, dtype)
             records = [_record(sample, sources[sample.source], options.scale) for sample in mine]
-            shards[split].append(Shard(index.shard_name(split, shard), rows, records, dtype))
+            shards[split].append(Shard(index.shard_name(split, shard), rows, records, dtype, options.payload))
             start += len(mine)
     return tables, shards
 
@@ -74,7 +76,7 @@ def place(shard):
     """Enter into the rows of a shard where its samples belong; returns its size in bytes."""
     position = 0
     for row, record in zip(shard.rows, shard.records, strict=True):
-        for name, head, size in _members(row, record, shard.dtype):
+        for name, head, size in _members(row, record, shard):
             start = position + BLOCK
             if name == "json":
                 row["record_offset"], row["record_bytes"] = start, size
@@ -84,20 +86,22 @@ def place(shard):
     return padded(position + 2 * BLOCK, RECORD)
 
 
-def _members(row, record, dtype):
+def _members(row, record, shard):
     """Return the members of a sample in the order of the tar: name, what it begins with, size in bytes."""
     heads, sizes = {"json": record}, {"json": len(record)}
     for side in ("hr", "lr"):
-        head = npy_header(int(row[f"{side}_height"]), int(row[f"{side}_width"]), dtype)
-        heads[f"{side}.npy"], sizes[f"{side}.npy"] = head, len(head) + int(row[f"{side}_bytes"])
-    return [(name, heads[name], sizes[name]) for name in FIELDS]
+        size = int(row[f"{side}_height"]), int(row[f"{side}_width"])
+        head = npy_header(*size, shard.dtype) if shard.payload == "npy" else b""
+        name = f"{side}.{shard.payload}"
+        heads[name], sizes[name] = head, len(head) + int(row[f"{side}_bytes"])
+    return [(name, heads[name], sizes[name]) for name in fields(shard.payload)]
 
 
 def write_skeleton(path, shard, size):
     """Write all bytes of a shard but those of its images; where these belong, what is there stays."""
     with open(path, "r+b" if path.exists() else "w+b") as file:
         for row, record in zip(shard.rows, shard.records, strict=True):
-            for name, head, member_size in _members(row, record, shard.dtype):
+            for name, head, member_size in _members(row, record, shard):
                 file.write(tar_header(f"{row['key'].decode()}.{name}", member_size) + head)
                 file.seek(member_size - len(head), os.SEEK_CUR)
                 file.write(bytes(padded(member_size, BLOCK) - member_size))

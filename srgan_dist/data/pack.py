@@ -1,39 +1,50 @@
-"""The pixels of one source: decoded once, cut, brought down to LR, and written to their places in the shards.
+"""The pixels of one source: decoded once, cut, brought down to LR, and written to their places in the shards, or, to be
+encoded, one after the other to a spool.
 
 A job is told everything it needs and tells all it found, so that jobs can run in any process and in any order. One
 that was done before the build was interrupted only looks whether its pixels are still there.
 """
 
+import contextlib
 import hashlib
+import io
 import zlib
 from dataclasses import dataclass
 from itertools import repeat
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from srgan_dist.data.degradation import downsample
 from srgan_dist.data.images import ImageError, read_pages
+from srgan_dist.data.payload import encode
 from srgan_dist.data.sources import Source
 
 
 @dataclass(frozen=True)
 class Job:
-    """A source, its samples, and for each of them the shard and the offsets of its pixels (hr, lr)."""
+    """A source, its samples, and where their images go; without places and spool it only looks whether all can be decoded."""
 
     source: Source
     samples: list  # in the order of pages
-    places: list | None  # None: only look whether everything can be decoded
     scale: int
-    dtype: np.dtype | None
+    dtype: np.dtype | None = None
+    payload: str = "npy"
+    places: list | None = None  # for each sample its shard and the offsets of HR and LR, where they are known
+    spool: Path | None = None  # for encoded images
     known: "Packed | None" = None  # what was found before the build was interrupted
 
 
 class Facts(NamedTuple):
-    """What the index has to know of the pixels of a sample."""
+    """What the index has to know of the images of a sample, and the crc32 of their bytes as stored."""
 
+    hr_bytes: int
     hr_crc32: int
+    hr_stored: int
+    lr_bytes: int
     lr_crc32: int
+    lr_stored: int
     darkest: int
     brightest: int
 
@@ -54,12 +65,13 @@ def pack(job):
     try:
         lr_pages = read_pages(job.source.lr.path) if job.source.lr else repeat(None)
         on_page = {}
-        for i, sample in enumerate(job.samples if job.places else ()):
+        for i, sample in enumerate(job.samples if job.places or job.spool else ()):
             on_page.setdefault(sample.page, []).append(i)
-        for number, (hr, lr) in enumerate(zip(read_pages(job.source.hr.path), lr_pages)):
-            pages.append(_content(hr))
-            for i in on_page.get(number, ()):
-                facts[i] = _write(job, i, hr, lr)
+        with open(job.spool, "wb") if job.spool else contextlib.nullcontext() as spool:
+            for number, (hr, lr) in enumerate(zip(read_pages(job.source.hr.path), lr_pages)):
+                pages.append(_content(hr))
+                for i in on_page.get(number, ()):
+                    facts[i] = _write(job, i, hr, lr, spool)
     except ImageError as error:
         return Packed(str(error), pages, facts)
     return Packed(None, pages, facts)
@@ -70,16 +82,25 @@ def name_of_page(source, number):
 
 
 def _still_there(job):
-    """Compare the pixels in the shards with what was found: a machine that lost power may have lost some of them."""
-    for sample, (shard, *offsets), facts in zip(job.samples, job.places, job.known.facts, strict=True):
-        pixels = sample.height * sample.width
-        sizes = (pixels * job.dtype.itemsize, pixels // job.scale**2 * job.dtype.itemsize)
-        with open(shard, "rb") as file:
-            for offset, size, crc32 in zip(offsets, sizes, facts[:2], strict=True):
-                file.seek(offset)
-                if zlib.crc32(file.read(size)) != crc32:
-                    return False
+    """Compare the images in shards or spool with what was found: a machine that lost power may have lost some of them."""
+    start = 0
+    for i, facts in enumerate(job.known.facts):
+        shard, *offsets = job.places[i] if job.places else (None, None, None)
+        stored = ((facts.hr_bytes, facts.hr_stored), (facts.lr_bytes, facts.lr_stored))
+        for offset, (size, crc32) in zip(offsets, stored, strict=True):
+            if not _holds(shard, offset, size, crc32) and not _holds(job.spool, start, size, crc32):
+                return False
+            start += size
     return True
+
+
+def _holds(path, offset, size, crc32):
+    try:
+        with open(path, "rb") if path else io.BytesIO() as file:
+            file.seek(offset or 0)
+            return zlib.crc32(file.read(size)) == crc32
+    except FileNotFoundError:
+        return False
 
 
 def _content(image):
@@ -88,20 +109,26 @@ def _content(image):
     return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
 
 
-def _write(job, i, hr, lr):
-    sample, (shard, hr_offset, lr_offset) = job.samples[i], job.places[i]
+def _write(job, i, hr, lr, spool):
+    sample = job.samples[i]
     hr = hr[sample.top : sample.top + sample.height, sample.left : sample.left + sample.width]
     if lr is None:
         lr = downsample(hr, job.scale, sample.kernel)
-    hr, lr = (_stored(image, job.dtype) for image in (hr, lr))
-    crcs = []
+    images = [_stored(image, job.dtype) for image in (hr, lr)]
+    encoded = [encode(job.payload, image) for image in images]
+    if spool:
+        spool.writelines(encoded)
+    else:
+        _write_in_place(encoded, *job.places[i])
+    sides = [(len(data), zlib.crc32(image.tobytes()), zlib.crc32(data)) for image, data in zip(images, encoded, strict=True)]
+    return Facts(*sides[0], *sides[1], int(images[0].min()), int(images[0].max()))
+
+
+def _write_in_place(encoded, shard, *offsets):
     with open(shard, "r+b") as file:
-        for image, offset in ((hr, hr_offset), (lr, lr_offset)):
-            data = image.tobytes()
-            crcs.append(zlib.crc32(data))
+        for data, offset in zip(encoded, offsets, strict=True):
             file.seek(offset)
             file.write(data)
-    return Facts(*crcs, int(hr.min()), int(hr.max()))
 
 
 def _stored(image, dtype):

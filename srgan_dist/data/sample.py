@@ -1,7 +1,7 @@
 """A sample: one HR/LR pair, and how it lies in a tar.
 
-In the tar a sample is three consecutive members, KEY.hr.npy, KEY.json and KEY.lr.npy, as any WebDataset reader
-expects them.
+In the tar a sample is three consecutive members, KEY.hr.npy, KEY.json and KEY.lr.npy (or .png, see `payload.py`), as any
+WebDataset reader expects them.
 """
 
 import io
@@ -13,7 +13,6 @@ import numpy as np
 
 BLOCK = 512  # of a tar file
 RECORD = 20 * BLOCK  # a tar file is padded to whole records
-FIELDS = ("hr.npy", "json", "lr.npy")
 
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,90}")
 
@@ -45,6 +44,11 @@ def tar_header(name, size):
     member = tarfile.TarInfo(name)
     member.size = size
     return member.tobuf(tarfile.USTAR_FORMAT)
+
+
+def fields(payload):
+    """Name the members of a sample in the order of the tar."""
+    return f"hr.{payload}", "json", f"lr.{payload}"
 
 
 def padded(size, multiple):

@@ -2,6 +2,7 @@
 
     OUT.building/building.json         locked by the build that works here; tells the directory from anyone else's
     OUT.building/<hash>/packed.jsonl   what has been packed, one line per source, each with a checksum
+    OUT.building/<hash>/spool/         encoded images that wait for their shard, one file per source
     OUT.building/<hash>/set/           becomes OUT in one rename
 
 The hash is that of everything that decides the bytes of the set, so a process that outlives a build with other
@@ -104,8 +105,9 @@ class Stage:
         if not entries or entries[0] != identity:
             entries = [identity]
             _clear(root)
-        self.set = root / "set"
-        self.set.mkdir(exist_ok=True)
+        self.set, self.spool = root / "set", root / "spool"
+        for folder in (self.set, self.spool):
+            folder.mkdir(exist_ok=True)
         self.known = dict(entries[1:])
         with written_whole(journal) as path:  # without the line that was being written when the last build ended
             path.write_bytes(b"".join(map(_line, entries)))

@@ -6,15 +6,16 @@ from srgan_dist.data import index
 def format_counts(manifest):
     """Return a table of images per rock and split, with shards and bytes per split."""
     rocks, splits = manifest.rocks, [split for split in index.SPLITS if split in manifest.splits]
-    width = max(len(name) for name in [*rocks, "images"]) + 2
-    lines = [f"x{manifest.scale} {manifest.dtype}".ljust(width) + "".join(f"{split:>12}" for split in (*splits, "all"))]
+    title = f"x{manifest.scale} {manifest.dtype}" + (f" {manifest.payload}" if manifest.payload != "npy" else "")
+    width = max(len(name) for name in [*rocks, title]) + 2
+    lines = [title.ljust(width) + "".join(f"{split:>12}" for split in (*splits, "all"))]
     for rock in rocks:
         counts = [manifest.splits[split].rocks.get(rock, 0) for split in splits]
         lines.append(rock.ljust(width) + "".join(f"{count:>12,}" for count in (*counts, sum(counts))))
-    for title, of in (("images", lambda s: s.count), ("shards", lambda s: len(s.shards)),
+    for name, of in (("images", lambda s: s.count), ("shards", lambda s: len(s.shards)),
                       ("bytes", lambda s: sum(shard.bytes for shard in s.shards))):
         values = [of(manifest.splits[split]) for split in splits]
-        lines.append(title.ljust(width) + "".join(f"{value:>12,}" for value in (*values, sum(values))))
+        lines.append(name.ljust(width) + "".join(f"{value:>12,}" for value in (*values, sum(values))))
     return "\n".join(lines)
 
 
