@@ -78,7 +78,7 @@ def _train_splits(config, sets):
     opened = []
     for number, chosen in enumerate(config.data.train_sets()):
         field = f"data.train.{number}.path" if config.data.train else "data.path"
-        split = sets[chosen.path].split("train", config.data.verify != "none")
+        split = sets[chosen.path].split("train", config.data.verify != "none", config.data.max_bad_samples > 0)
         if split is None:
             raise ConfigError(f"{field}={chosen.path} has no train split")
         _check_fit(f"{field}={chosen.path}", split, config)
@@ -116,11 +116,11 @@ def _check_leaks(train, held_out):
 def _block_shards(config, train, held_out):
     """Return for every training set how many shards are shuffled together, None: all.
 
-    Where all that is used does not fit into the cache, what is held out keeps its place there, and each remote training
-    set has its share of the rest for two blocks: the one that is read and the one that comes.
+    Where all that is used does not fit into the cache, what is held out keeps its place there, and each training set that is
+    read from it has its share of the rest for two blocks: the one that is read and the one that comes.
     """
     asked, limit = config.data.block_shards, int(config.data.cache_gib * GIB)
-    kept = sum(sum(split.copy_bytes) for split in held_out)
+    kept = sum(sum(split.copy_bytes) for split in held_out) + max(split.passing_bytes for split in [*train, *held_out])
     bytes_of = [sum(split.copy_bytes) for split in train]
     if asked is None and kept + sum(bytes_of) <= limit:
         return [None] * len(train)

@@ -36,7 +36,7 @@ def verify(packed, progress=iter):
     as the training does. Keys, order, pixels and their crc32 have to be those of the index.
     """
     manifest = packed.manifest
-    splits = {name: packed.split(name) for name in manifest.splits}
+    splits = {name: packed.stored_split(name) for name in manifest.splits}
     faults = _set_problems(packed, splits.values())
     shards = [(split, number, entry.sha256)
               for name, split in splits.items() for number, entry in enumerate(manifest.splits[name].shards)]

@@ -21,6 +21,7 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from srgan_dist.data.cache import Cache
+from srgan_dist.data.decoded import DecodedShard, decoded_rows
 from srgan_dist.data.payload import LARGEST_RATIO, PAYLOADS
 from srgan_dist.data.remote import Remote, is_url
 from srgan_dist.data.sample import BLOCK, key_problem
@@ -30,6 +31,7 @@ SPLITS = ("train", "valid", "test")
 
 FORMAT = "srgan_dist shards"
 VERSION = 2
+FETCHERS = 4  # shards that are fetched, or decoded, at a time
 
 INDEX = np.dtype([
     ("key", "S90"),
@@ -163,13 +165,26 @@ class PackedSet:
     place: Any  # Folder or remote.Remote
     manifest: Manifest
     sha256: str  # of manifest.json, which has that of every other file: two equal sets have equal ones
+    cache: Cache  # for copies of what lies elsewhere or has to be decoded
 
-    def split(self, name, check_sizes=True):
-        """Open one split, or return None if the set has no such split.
+    def split(self, name, check_sizes=True, spare_damaged=False):
+        """Open one split for reading, or return None if the set has no such split.
 
+        spare_damaged: PNG images that cannot be decoded become blank, which their crc32 tells, instead of an error.
         Raises UserError when a shard is missing or has another size (unless check_sizes is False), or the index is not
         the one the manifest names.
         """
+        split = self.stored_split(name, check_sizes)
+        if split is None or self.manifest.payload == "npy":
+            return split
+        rows, shards = decoded_rows(split.rows, split.dtype), []
+        for number, (shard, entry) in enumerate(zip(split.shards, self.manifest.splits[name].shards, strict=True)):
+            mine = rows["shard"] == number
+            shards.append(DecodedShard(shard, entry.sha256, split.rows[mine], rows[mine], split.dtype, self.cache, spare_damaged))
+        return Split(self, name, rows, split.rows, shards)
+
+    def stored_split(self, name, check_sizes=True):
+        """Open one split as it lies in its tars; of PNG files only `split` reads the images."""
         entry = self.manifest.splits.get(name)
         if entry is None:
             return None
@@ -182,15 +197,16 @@ class PackedSet:
             rows = _load_rows(table, file, entry.count)
         _check_rows(table, rows, self.manifest, entry)
         _check_samples(table, rows, self.manifest, entry)
-        return Split(self, name, rows, [self.place.file(shard) for shard in entry.shards])
+        return Split(self, name, rows, rows, [self.place.file(shard) for shard in entry.shards])
 
 
 def open_set(address, cache=None):
     """Read and check the manifest of the set in a folder or at a URL; raises UserError that says what is there instead.
 
-    cache: where copies of a remote set are kept (`cache.Cache`); None: in the user's cache folder.
+    cache: for copies of shards that lie elsewhere or have to be decoded; None: the one in the user's cache folder.
     """
-    place = Remote(address, cache or Cache()) if is_url(address) else Folder(address)
+    cache = cache or Cache()
+    place = Remote(address, cache) if is_url(address) else Folder(address)
     try:
         content = place.manifest()
     except FileNotFoundError:
@@ -198,7 +214,8 @@ def open_set(address, cache=None):
                         " Make one with: python shards/build.py SOURCE OUT") from None
     except OSError as error:
         raise UserError(f"{place}/manifest.json cannot be read: {error}") from None
-    return PackedSet(place, _parse_manifest(content, f"{place}/manifest.json"), hashlib.sha256(content).hexdigest())
+    manifest = _parse_manifest(content, f"{place}/manifest.json")
+    return PackedSet(place, manifest, hashlib.sha256(content).hexdigest(), cache)
 
 
 def open_split(address, name, check_sizes=True, cache=None):
@@ -235,7 +252,8 @@ class Split:
 
     set: PackedSet
     name: str
-    rows: np.ndarray  # of INDEX
+    rows: np.ndarray  # of INDEX, with the places in what `shards` open
+    stored: np.ndarray  # the same, with the places in the tars
     shards: list  # paths, or what else has `open` and a name, in the order of rows["shard"]
 
     def __len__(self):
@@ -266,6 +284,12 @@ class Split:
     def copy_bytes(self):
         """How many bytes each shard takes in a cache, 0 where it is read in its place."""
         return [shard.copy_bytes if self.is_cached else 0 for shard in self.shards]
+
+    @property
+    def passing_bytes(self):
+        """What tars that are fetched only to be decoded take in the cache on the way."""
+        passing = [shard.passing_bytes for shard in self.shards if isinstance(shard, DecodedShard)]
+        return sum(sorted(passing)[-FETCHERS:])
 
     def rock(self, i):
         return self.rocks[self.rows["rock"][i]]

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import torch
 
 from srgan_dist.data.cache import Stopped
+from srgan_dist.data.index import FETCHERS
 from srgan_dist.data.plan import Mixture, Plan, slots_of
 from srgan_dist.data.reader import Reader
 from srgan_dist.data.values import to_signed
 from srgan_dist.errors import UserError
 
 READ_AHEAD = 2  # batches that lie ready or are being read
-FETCHERS = 4  # shards that are fetched at a time
 
 
 @dataclass

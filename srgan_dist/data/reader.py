@@ -52,8 +52,9 @@ class Reader:
         row = self._turn_to(i)
         for side, pixels in zip(("lr", "hr"), self.views(i), strict=True):
             if zlib.crc32(pixels) != row[f"{side}_crc32"]:
+                offset = self.split.stored[i][f"{side}_offset"]
                 return Damage(i, f"{side}_crc32", f"{self.split.shards[row['shard']]}: {self.split.key(i)} has other"
-                              f" {side.upper()} pixels at offset {row[f'{side}_offset']} than were packed (crc32 differs)")
+                              f" {side.upper()} pixels at offset {offset} than were packed (crc32 differs)")
         return None
 
     def empty_batch(self, count, lr_crop, pin_memory=False):
