@@ -13,7 +13,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 from srgan_dist.data.cache import Cache, Stopped
 from srgan_dist.errors import UserError
@@ -161,8 +161,7 @@ class RemoteFile:
 
     def open(self, mode="rb", stop=None):
         """Return the verified copy as an open file, fetched if need be; `stop` ends that with Stopped."""
-        make = lambda part, stop: self.remote.fetch(self.entry, part, stop)
-        return self.remote.cache.open(self.entry.sha256, self.entry.bytes, make, stop)
+        return self.remote.cache.open(self.entry.sha256, self.entry.bytes, partial(self.remote.fetch, self.entry), stop)
 
     def check_size(self):
         """Raise UserError if the file is missing or has another size than the manifest says; a copy was checked already."""
