@@ -72,7 +72,7 @@ class DataConfig(Settings):
     batch_size: int = Field(16, ge=1, le=2**20, description="crops per update over all GPUs; each takes an equal share")
     augment: bool = Field(False, description="draw one of eight flips and rotations per crop (the paper's code: none)")
     verify: Literal["full", "size", "none"] = Field(
-        "size", description="before the training compare the shards with what was packed: every pixel, only sizes, nothing"
+        "size", description="before the training compare the shards with what was packed: every pixel and tar header, only sizes, nothing"
     )
     max_bad_samples: int = Field(
         0, ge=0, description="damaged training samples, found by verify: full, that others may stand in for; more stop the training"

@@ -107,6 +107,7 @@ def verify(address):
     return audit.verify(open_set(address))
 
 
+NO_HEADER = r"train-000001.tar: at offset \d+ lies no tar header"
 DAMAGES = {  # name: (damage, words of the size check, of the full one, of summarize --verify); None: it cannot see it
     "cut inside a header": (cut(lambda s: s.begins + 100), SIZES, SIZES, SIZES),
     "cut between samples": (cut(lambda s: s.begins), SIZES, SIZES, SIZES),
@@ -117,13 +118,13 @@ DAMAGES = {  # name: (damage, words of the size check, of the full one, of summa
     "another file of another size": (take_the_content_of(0), SIZES, SIZES, SIZES),
     "another file of the same size": (take_the_content_of(2), None, r"\w+ has other (HR|LR) pixels at offset \d+",
                                       rf"{SHA} \(at offset 0 lies the file '.*' of 5888 bytes, the index has the file '"),
-    "a header overwritten": (write(lambda s: s.begins, b"\xa5" * BLOCK), None, None, rf"{SHA} \(at offset \d+ lies no tar header"),
-    "a header zeroed": (write(lambda s: s.begins, bytes(BLOCK)), None, None, rf"{SHA} \(at offset \d+ lies no tar header"),
+    "a header overwritten": (write(lambda s: s.begins, b"\xa5" * BLOCK), None, NO_HEADER, rf"{SHA} \(at offset \d+ lies no tar header"),
+    "a header zeroed": (write(lambda s: s.begins, bytes(BLOCK)), None, NO_HEADER, rf"{SHA} \(at offset \d+ lies no tar header"),
     "a bit of HR": (flip("hr"), None, r"\w+ has other HR pixels at offset \d+", rf"{SHA} \(\w+ has other HR pixels"),
     "a bit of LR": (flip("lr"), None, r"\w+ has other LR pixels at offset \d+", rf"{SHA} \(\w+ has other LR pixels"),
     "a byte of the record": (write(lambda s: int(s.second["record_offset"]), b"["), None, None, rf"{SHA} \(WebDataset cannot"),
-    "padding": (write(lambda s: s.begins - 1, b"!"), None, None, rf"{SHA} \(after '\w+.lr.npy', at offset \d+, lies what is no"),
-    "the end": (write(lambda s: s.path.stat().st_size - 1, b"!"), None, None, rf"{SHA} \(at offset \d+, after the last sample"),
+    "padding": (write(lambda s: s.begins - 1, b"!"), None, r"after '\w+.lr.npy', at offset \d+, lies what is no padding", rf"{SHA} \(after '\w+.lr.npy', at offset \d+, lies what is no"),
+    "the end": (write(lambda s: s.path.stat().st_size - 1, b"!"), None, r"at offset \d+, after the last sample of the index", rf"{SHA} \(at offset \d+, after the last sample"),
     "an index of other bytes": (spoil_index, OTHER_INDEX, OTHER_INDEX, OTHER_INDEX),
     "an index that fits but points elsewhere": (lambda s: edit_rows(s.folder, swap_places), None, r"\w+ has other (HR|LR) pixels at offset \d+",
                                                 r"train-000000.tar: at offset 0 lies the file '.*' of 5888 bytes, the index has the file"),
@@ -162,9 +163,7 @@ def test_what_each_check_says_of_a_damage(copy, name):
 
 
 def test_a_training_begins_only_when_its_check_finds_nothing(copy):
-    """Sizes do not tell a flipped bit, and a broken header leaves every pixel readable: only verify finds that one."""
     shard = damaged_shard(copy)
-    write(lambda s: s.begins, bytes(BLOCK))(shard)
     assert train(config_of(copy, verify="full")).state.updates == 6
     flip("hr")(shard)
     with pytest.raises(UserError, match="1 training and 0 validation or test samples are damaged"):
@@ -281,7 +280,8 @@ def sparse_by_pax(members):
     return members
 
 
-STRUCTURES = {  # name: (change of the members, words of verify)
+NPY_HEADER = r"'\w+.hr.npy' does not begin, at offset 512, with the NPY header of the image in the index"
+STRUCTURES = {  # name: (change of the members, words of both checks)
     "a member of its own key": (extra("stranger.txt", 3, b"x"), r"lies the file 'stranger.txt' of 1 bytes, the index has the file"),
     "a member of a sample's key": (extra("{}.txt", 3, b"x"), r"lies the file '\w+.txt' of 1 bytes, the index has the file"),
     "a hidden member": (extra("__meta__/x", 0, b"x"), r"at offset 0 lies the file '__meta__/x' of 1 bytes, the index"),
@@ -296,20 +296,20 @@ STRUCTURES = {  # name: (change of the members, words of verify)
     "a sparse image (PAX)": (sparse_by_pax, r"at offset 0 lies the PAX header '"),
     "a way out as an extra": (extra("../../evil.txt", 3, b"x"), r"lies the file '../../evil.txt' of 1 bytes"),
     "a way out as a sample": (renamed, r"at offset 0 lies the file '../\w+.hr.npy'"),
-    "a huge image": (headed(shape=(2**40, 2**40)), r"\w+ has an HR image of \(1099511627776, 1099511627776\) uint8, not as the index"),
-    "a transposed image": (headed(fortran_order=True), r"\w+ has an HR image of \(72, 80\) uint8, not as the index says"),
-    "an image of another NPY version": (versioned, r"\w+ has an HR image in version \(1, 7\) of the NPY format, not \(1, 0\)"),
-    "an image of objects": (headed(descr="|O"), r"\w+ has an HR image of \(72, 80\) object, not as the index says"),
+    "a huge image": (headed(shape=(2**40, 2**40)), NPY_HEADER),
+    "a transposed image": (headed(fortran_order=True), NPY_HEADER),
+    "an image of another NPY version": (versioned, NPY_HEADER),
+    "an image of objects": (headed(descr="|O"), NPY_HEADER),
 }
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
-def test_a_shard_that_is_more_than_plain_samples_is_named_by_verify(copy, name):
+def test_a_shard_that_is_more_than_plain_samples_is_named(copy, name):
     change, words = STRUCTURES[name]
     repack(copy, change, tarfile.PAX_FORMAT if "PAX" in name else tarfile.USTAR_FORMAT)
     fault, = verify(copy)
     assert fault.startswith(f"{copy / 'train-000000.tar'}: ") and re.search(words, fault)
-    assert said(full, config_of(copy, verify="full")) is None  # a training reads pixels, and these are whole
+    assert re.search(words, said(full, config_of(copy, verify="full")))
 
 
 def test_the_shards_that_are_made_here_are_else_in_order(copy):
@@ -344,8 +344,8 @@ def test_no_pickle_of_a_shard_or_index_is_ever_loaded(copy, tmp_path):
         return [(member, content[:128] + payload + content[128 + len(payload) :]), *rest]
 
     repack(copy, poison)
-    assert "has an HR image of (1,) object" in verify(copy)[0]
-    train(config_of(copy, verify="full"))
+    assert re.search(NPY_HEADER, verify(copy)[0])
+    train(config_of(copy))
     assert not bait.exists()
     np.save(copy / "train.index.npy", np.array([Evil(bait)], object), allow_pickle=True)
     bait.unlink(missing_ok=True)

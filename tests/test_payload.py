@@ -14,7 +14,7 @@ from PIL import Image
 from conftest import TINY, stream, texture, write_folder
 from srgan_dist.data.audit import verify
 from srgan_dist.data.build import build
-from srgan_dist.data.index import open_set, open_split
+from srgan_dist.data.index import open_set
 from srgan_dist.data.payload import PayloadError, decode, encode
 from srgan_dist.data.summary import format_counts
 from srgan_dist.errors import UserError
@@ -114,7 +114,7 @@ def copy(sets, tmp_path):
 
 def test_webdataset_streams_the_png_set_with_the_same_pixels(sets):
     for name in ("train", "valid", "test"):
-        plain, packed = (stream(open_split(sets / payload, name).shards) for payload in ("npy", "png"))
+        plain, packed = (stream(open_set(sets / payload).stored_split(name).shards) for payload in ("npy", "png"))
         assert [sample["__key__"] for sample in plain] == [sample["__key__"] for sample in packed]
         for one, other in zip(plain, packed, strict=True):
             assert one["json"] == other["json"]
@@ -127,7 +127,7 @@ def test_webdataset_streams_the_png_set_with_the_same_pixels(sets):
 def test_images_are_where_the_index_says(tmp_path, dtype):
     write_folder(tmp_path / "hr", {"coal": 3}, dtype)
     build(tmp_path / "hr", tmp_path / "out", PNG)
-    split = open_split(tmp_path / "out", "train")
+    split = open_set(tmp_path / "out").stored_split("train")
     row, data = split.rows[0], split.shards[0].read_bytes()
     start = int(row["hr_offset"])
     image = decode("png", data[start : start + int(row["hr_bytes"])], 72, 80, dtype)
@@ -136,7 +136,7 @@ def test_images_are_where_the_index_says(tmp_path, dtype):
 
 
 def test_the_index_tells_the_same_of_the_pixels(sets):
-    plain, packed = (open_split(sets / payload, "train").rows for payload in ("npy", "png"))
+    plain, packed = (open_set(sets / payload).stored_split("train").rows for payload in ("npy", "png"))
     for name in ("key", "rock", "shard", "hr_height", "lr_width", "hr_crc32", "lr_crc32", "darkest", "brightest"):
         assert np.array_equal(plain[name], packed[name])
     assert format_counts(open_set(sets / "png").manifest).startswith("x4 uint8 png ")
@@ -178,7 +178,7 @@ def test_png_members_lie_as_in_a_tar(copy, field, shift):
         assert faults and "train-000000.tar: at offset" in faults[0]
     else:
         with pytest.raises(UserError, match="train.index.npy (does not fit its shards, first at row 2|lets rows)"):
-            open_split(copy, "train")
+            open_set(copy).stored_split("train")
 
 
 @pytest.mark.parametrize("field, value", [
@@ -186,7 +186,7 @@ def test_png_members_lie_as_in_a_tar(copy, field, shift):
 def test_places_outside_the_shard_are_refused(copy, field, value):
     edit_rows(copy, lambda rows: rows[field].__setitem__(2, value))
     with pytest.raises(UserError, match="train.index.npy does not fit its shards, first at row 2"):
-        open_split(copy, "train")
+        open_set(copy).stored_split("train")
 
 
 @pytest.mark.parametrize("side", [2**16, 2**31, 2**32 - 4])
@@ -197,19 +197,19 @@ def test_sizes_that_no_png_of_so_few_bytes_has_are_refused(copy, side):
 
     edit_rows(copy, change)
     with pytest.raises(UserError, match="train.index.npy does not fit its shards, first at row 2"):
-        open_split(copy, "train")
+        open_set(copy).stored_split("train")
 
 
 @pytest.mark.parametrize("payload", ["npy", "PNG", None])
 def test_another_payload_than_the_shards_have_is_refused(copy, payload):
     edit_manifest(copy, lambda manifest: manifest.update(payload=payload))
     with pytest.raises(UserError, match="does not fit its shards|manifest.json is damaged at payload"):
-        open_split(copy, "train")
+        open_set(copy).stored_split("train")
 
 
 @pytest.mark.parametrize("trusted", [False, True], ids=["hash", "stream"])
 def test_one_flipped_bit_of_a_png_is_found(copy, trusted):
-    split = open_split(copy, "train")
+    split = open_set(copy).stored_split("train")
     data = bytearray(split.shards[0].read_bytes())
     data[int(split.rows[1]["lr_offset"]) + 60] ^= 1
     split.shards[0].write_bytes(data)

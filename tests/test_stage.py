@@ -14,7 +14,7 @@ from PIL import Image
 
 from conftest import REPOSITORY, TINY, texture, write_folder
 from srgan_dist.data.build import BuildError, BuildOptions, build
-from srgan_dist.data.index import open_split
+from srgan_dist.data.index import open_set
 from srgan_dist.errors import UserError
 from srgan_dist.executors import process_pool
 from test_build import digests
@@ -109,7 +109,7 @@ def kill_assembling(tmp_path, shards, begun=0):
 @pytest.mark.parametrize("place", ["pixels", "header", "end", "cut", "gone", "spool", "spool gone"])
 def test_what_was_damaged_among_shards_and_spools_is_repaired(tmp_path, source, place):
     build(tmp_path / "hr", tmp_path / "whole", PNG)
-    row = open_split(tmp_path / "whole", "train").rows[1]
+    row = open_set(tmp_path / "whole").stored_split("train").rows[1]
     journal = kill_assembling(tmp_path, 2)
     shard = journal.parent / "set" / "train-000000.tar"
     spool = max((journal.parent / "spool").iterdir())
@@ -153,7 +153,7 @@ def flip(path, offset):
 @pytest.mark.parametrize("place", ["pixels", "header", "end", "cut", "gone"])
 def test_what_was_damaged_since_is_repaired(tmp_path, source, place):
     build(tmp_path / "hr", tmp_path / "whole", TINY)
-    row = open_split(tmp_path / "whole", "train").rows[0]
+    row = open_set(tmp_path / "whole").stored_split("train").rows[0]
     shard = kill_build(tmp_path, 9).parent / "set" / "train-000000.tar"
     if place == "gone":
         shard.unlink()

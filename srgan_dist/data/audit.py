@@ -3,29 +3,16 @@
 import hashlib
 import io
 import json
-import mmap
-import tarfile
 import zlib
 from collections import Counter
-from itertools import zip_longest
+from itertools import islice, zip_longest
 
 import numpy as np
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from srgan_dist.data import index
 from srgan_dist.data.payload import PayloadError, decode
-from srgan_dist.data.sample import BLOCK, fields, padded
-
-KINDS = {  # of tar members, by their type; a shard has files only
-    tarfile.REGTYPE: "the file",
-    tarfile.DIRTYPE: "the folder",
-    tarfile.SYMTYPE: "the symbolic link",
-    tarfile.LNKTYPE: "the hard link",
-    tarfile.GNUTYPE_SPARSE: "the sparse file",
-    tarfile.XHDTYPE: "the PAX header",
-    tarfile.XGLTYPE: "the PAX header",
-}
-COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+from srgan_dist.data.structure import structure_problems
 
 
 def verify(packed, progress=iter):
@@ -42,7 +29,8 @@ def verify(packed, progress=iter):
               for name, split in splits.items() for number, entry in enumerate(manifest.splits[name].shards)]
     for split, number, sha256 in progress(shards):
         path = split.shards[number]
-        problems = _structure_problems(split, number) or list(_stream_problems(split, number)) or list(_place_problems(split, number))
+        problems = [text for _, text in islice(structure_problems(split, number), 1)]
+        problems = problems or list(_stream_problems(split, number)) or list(_place_problems(split, number))
         if _sha256_of(path) != sha256:
             where = f" ({problems[0]})" if problems else ""
             faults.append(f"{path}: sha256 differs from the manifest{where}; copy the file again or build the set again")
@@ -71,45 +59,6 @@ def _set_problems(packed, splits):
     problems += [f"{place}: the key {key.decode()} is in {count} splits; build the set again"
                  for key, count in keys.items() if count > 1]
     return problems
-
-
-def _structure_problems(split, number):
-    """Return where a shard first differs from a plain tar of the samples of the index, in a list of one; or an empty one."""
-    path, position = split.shards[number], 0
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        for name, (start, size) in _members(split.rows[split.rows["shard"] == number], split.set.manifest.payload):
-            found, expected = _told_at(data, position), f"the file {name!r} of {size} bytes"
-            if found != expected or start != position + BLOCK:
-                return [f"at offset {position} lies {found}, the index has {expected} at {start - BLOCK}"]
-            position = start + padded(size, BLOCK)
-            if any(data[start + size : position]):
-                return [f"after {name!r}, at offset {start + size}, lies what is no padding"]
-        if data[position:].strip(b"\0"):
-            return [f"at offset {position}, after the last sample of the index, lies {_told_at(data, position)}"]
-    return []
-
-
-def _members(rows, payload):
-    """Yield the name of every tar member of some samples and (where its content begins, its bytes)."""
-    for row in rows:
-        key, places = row["key"].decode(), {"json": (int(row["record_offset"]), int(row["record_bytes"]))}
-        for side in ("hr", "lr"):
-            start, header = divmod(int(row[f"{side}_offset"]), BLOCK)
-            places[f"{side}.{payload}"] = start * BLOCK, header + int(row[f"{side}_bytes"])
-        yield from ((f"{key}.{name}", places[name]) for name in fields(payload))
-
-
-def _told_at(data, position):
-    """Say what kind of tar member begins at a place of a shard."""
-    block = data[position : position + BLOCK]
-    for magic, compression in COMPRESSIONS.items():
-        if block.startswith(magic):
-            return f"what {compression} has compressed"
-    try:
-        member = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-    except tarfile.HeaderError as error:
-        return f"no tar header ({error})"
-    return f"{KINDS.get(member.type, f'a member of type {member.type!r}')} {member.name!r} of {member.size} bytes"
 
 
 def _stream_problems(split, number):

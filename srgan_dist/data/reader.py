@@ -14,10 +14,10 @@ from srgan_dist.errors import UserError
 
 
 class Damage(NamedTuple):
-    """A sample whose pixels are not those that were packed."""
+    """A sample that is not as it was packed."""
 
     row: int  # of the split's index
-    cause: str  # "hr_crc32" or "lr_crc32": what differs
+    cause: str  # what differs: "hr_crc32", "lr_crc32", or "tar", its headers and padding
     text: str  # names shard, key and offset
 
 

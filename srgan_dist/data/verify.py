@@ -1,17 +1,24 @@
-"""Whether the pixels of a set are still those that were packed, found out together by all ranks before a training."""
+"""Whether shards are still as they were packed, found out together by all ranks before a training."""
 
 from accelerate.utils import gather_object
 
 from srgan_dist.data.plan import images_of_rank
-from srgan_dist.data.reader import Reader
+from srgan_dist.data.reader import Damage, Reader
+from srgan_dist.data.structure import structure_problems
 from srgan_dist.errors import UserError
 
 
 def find_damage(split, rank=0, world_size=1):
-    """Read every pixel of a split, each image on one rank; returns a list of Damage, the same on every rank."""
+    """Read a split, each image and each shard on one rank; returns the Damage of each damaged sample on every rank."""
     reader = Reader(split)
     mine = [damage for i in images_of_rank(len(split), rank, world_size) if (damage := reader.damage(i))]
-    return sorted(gather_object(mine) if world_size > 1 else mine)
+    if split.set.manifest.payload == "npy":  # other tars were compared as a whole when they were decoded
+        for number in images_of_rank(len(split.shards), rank, world_size):
+            mine += [Damage(row, "tar", f"{split.shards[number]}: {text}") for row, text in structure_problems(split, number)]
+    found = {}
+    for damage in sorted(gather_object(mine) if world_size > 1 else mine):
+        found.setdefault(damage.row, damage)
+    return list(found.values())
 
 
 def usable_or_stop(train, held_out, limit, rank=0, world_size=1):
