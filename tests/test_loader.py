@@ -183,6 +183,7 @@ def test_whole_images_and_records(train_split):
     assert reader.record(3)["rock"] == train_split.rock(3)
 
 
+def test_a_reader_that_nobody_has_any_more_leaves_no_shard_mapped(train_split):
     gc.disable()  # it would come too late: a copy in a cache that is mapped takes its room
     try:
         reader = Reader(train_split)
