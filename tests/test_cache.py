@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from conftest import REPOSITORY
+from srgan_dist import locks
 from srgan_dist.data.cache import Cache, Stopped, cache_at
 from srgan_dist.errors import UserError
 
@@ -107,6 +108,7 @@ def test_many_threads_get_one_copy(cache):
 KILLED = """
 import sys, time
 from pathlib import Path
+from srgan_dist import locks
 from srgan_dist.data.cache import Cache
 def make(part, stop):
     with open(part, "ab") as file:
@@ -148,6 +150,24 @@ def test_a_part_claims_its_room_while_it_is_made(tmp_path):
         maker(ONE)(part, stop)
 
     cache.open(name_of(ONE), 1000, make).close()
+    assert held(cache) == {1}
+
+
+def test_a_part_does_not_become_a_copy_while_somebody_counts(cache):
+    counting, begun = contextlib.ExitStack(), threading.Event()
+
+    def make(part, stop):
+        maker(ONE)(part, stop)
+        counting.enter_context(locks.waited(cache.folder / "room.lock"))
+        begun.set()
+
+    thread = threading.Thread(target=lambda: cache.open(name_of(ONE), 1000, make).close())
+    thread.start()
+    begun.wait()
+    thread.join(0.3)
+    assert held(cache) == set()
+    counting.close()
+    thread.join()
     assert held(cache) == {1}
 
 
@@ -229,6 +249,22 @@ def test_a_read_only_cache_serves_what_it_has_and_refuses_the_rest(open_folder):
         with pytest.raises(UserError, match="data.cache=.* cannot be written to .*Permission denied.*give another folder"):
             read(cache, TWO)
     os.chmod(cache.folder, 0o755)
+
+
+def test_a_folder_that_may_not_be_searched_is_named(open_folder):
+    cache = Cache(open_folder / "cache", 2500)
+    cache.folder.mkdir(0o700)
+    with without_privileges() if os.geteuid() == 0 else closed(cache.folder):
+        assert not cache.holds(name_of(ONE))
+        with pytest.raises(UserError, match="data.cache=.*cache: .* cannot be read .*Permission denied"):
+            read(cache, ONE)
+
+
+@contextlib.contextmanager
+def closed(folder):
+    os.chmod(folder, 0)
+    yield
+    os.chmod(folder, 0o700)
 
 
 def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):

@@ -1,6 +1,8 @@
+import gc
 import os
 import shutil
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -179,3 +181,15 @@ def test_whole_images_and_records(train_split):
     assert lr.shape == (18, 20) and hr.shape == (72, 80)
     assert hr.min() == train_split.rows["darkest"][3] and hr.max() == train_split.rows["brightest"][3]
     assert reader.record(3)["rock"] == train_split.rock(3)
+
+
+def test_a_reader_that_nobody_has_any_more_leaves_no_shard_mapped(train_split):
+    gc.disable()  # it would come too late: a copy in a cache that is mapped takes its room
+    try:
+        reader = Reader(train_split)
+        reader.image(0)
+        gone = weakref.ref(reader)
+        del reader
+        assert gone() is None
+    finally:
+        gc.enable()

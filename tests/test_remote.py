@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -363,6 +364,48 @@ def test_of_a_set_that_exceeds_the_cache_two_blocks_are_there_at_a_time(many_sha
         assert len(server.fetches("train-000000.tar")) >= 2  # it went and came back
     finally:
         server.close()
+
+
+@pytest.mark.parametrize("size, block, most", [(8, 1, 2), (16, 2, 4)])
+def test_a_batch_of_several_blocks_needs_no_more_room(many_shards, tmp_path, size, block, most):
+    server = Server(many_shards)
+    try:
+        local = open_split(many_shards, "train")
+        shard = max(entry.bytes for entry in local.set.manifest.splits["train"].shards)
+        split = open_split(server.url, "train", cache=Cache(tmp_path / "cache", most * shard, room_seconds=2))
+        assert hashes(loader(split, size, block), 1, 3) == hashes(loader(local, size, block), 1, 3)
+    finally:
+        server.close()
+
+
+def test_a_rank_that_is_ahead_leaves_room_for_the_others(many_shards, tmp_path):
+    server = Server(many_shards)
+    try:
+        manifest = open_set(many_shards).manifest
+        most = 8 * max(entry.bytes for entry in manifest.splits["train"].shards)
+        cache = Cache(tmp_path / "cache", most, room_seconds=2)
+        for first in (3, 7, 11):  # one update before the next block
+            one, other = (ranks_loader(open_split(server.url, "train", cache=cache), rank) for rank in (0, 1))
+            ahead = one.batches(first)
+            next(ahead)
+            wait_until_quiet(server)  # as far as it comes while the other has not begun
+            behind = other.batches(first)
+            for _ in range(8):
+                next(behind)
+                next(ahead)
+            ahead.close(), behind.close()
+    finally:
+        server.close()
+
+
+def ranks_loader(split, rank):
+    return TrainLoader([(split, 1.0)], 8, 2, 0, True, rank, 2, CPU, blocks=[4])
+
+
+def wait_until_quiet(server):
+    asked = None
+    while asked != (asked := len(server.asked)):
+        time.sleep(0.5)
 
 
 def config_of(url, tmp_path, cache_bytes, **data):

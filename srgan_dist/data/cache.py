@@ -69,7 +69,7 @@ class Cache:
 
     def holds(self, name):
         """Tell whether there is a copy of that name now."""
-        return (self.folder / name).exists()
+        return os.path.exists(self.folder / name)  # unlike Path.exists also where the folder may not be searched
 
     def _opened(self, path, size):
         """Return a copy open and in use, or None; one of another size is removed."""
@@ -99,7 +99,8 @@ class Cache:
         with open(part, "rb") as file:
             os.fsync(file.fileno())
             assert os.fstat(file.fileno()).st_size == size, "whoever makes a copy checks it"
-        os.replace(part, path)
+        with locks.waited(self.folder / "room.lock"):  # who lists the folder meanwhile may find neither name
+            os.replace(part, path)
 
     @contextlib.contextmanager
     def _failures_named(self, size):
@@ -108,7 +109,7 @@ class Cache:
         except (Stopped, UserError):
             raise
         except OSError as error:
-            free = shutil.disk_usage(next(p for p in (self.folder, *self.folder.parents) if p.exists())).free
+            free = shutil.disk_usage(next(p for p in (self.folder, *self.folder.parents) if os.path.exists(p))).free
             raise UserError(f"data.cache={self.folder} cannot be written to ({error}); a copy needs {size:,} bytes and"
                             f" {free:,} are free there. Free more, or give another folder") from None
 

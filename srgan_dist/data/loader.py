@@ -8,6 +8,7 @@ import queue
 import threading
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from srgan_dist.data.cache import Stopped
@@ -62,7 +63,7 @@ class TrainLoader:
         reached = self.mixture.reached(first_update * self.batch_size).tolist()
         stop = threading.Event()
         with contextlib.ExitStack() as stack:
-            self.fetchers = [stack.enter_context(_FetchAhead(reader, plan.blocks(slot), stop))
+            self.fetchers = [stack.enter_context(_FetchAhead(reader, plan.blocks(slot), self.accumulation + READ_AHEAD + 2, stop))
                              for reader, plan, slot in zip(self.readers, self.plans, reached, strict=True)]
             ahead = stack.enter_context(_ReadAhead(self._fill, buffers, first_update * self.accumulation))
             stack.callback(stop.set)  # first of all, for the thread may be waiting for a shard
@@ -93,12 +94,13 @@ class TrainLoader:
         orientations = buffer.orientations.numpy()
         shares = self.mixture.split(slots)
         for plan, reader, fetcher, (places, own) in zip(self.plans, self.readers, self.fetchers, shares, strict=True):
-            if not len(own):
-                continue
-            fetcher.reach(int(own[0]))
-            crops = plan.crops(own)
-            reader.batch(crops, buffer.lr, buffer.hr, places)
-            orientations[places] = crops.orientations
+            while len(own):  # block by block: a large batch may need more of them than the cache holds
+                fetcher.reach(int(own[0]), number)
+                here = int(np.searchsorted(own, fetcher.end))
+                crops = plan.crops(own[:here])
+                reader.batch(crops, buffer.lr, buffer.hr, places[:here])
+                orientations[places[:here]] = crops.orientations
+                places, own = places[here:], own[here:]
 
 
 def orient(images, orientations):
@@ -165,13 +167,14 @@ class _ReadAhead:
 class _FetchAhead:
     """Opens the shards of a block before the reading reaches it, so that they are in the cache and stay there.
 
-    blocks: yields (end, shards) as `Plan.blocks` does. stop: an Event that ends it. Failures are left to the reading,
-    which meets them when it needs the shard.
+    blocks: yields (end, shards) as `Plan.blocks` does. lag: fillings into a block before the next is asked for; by then
+    all ranks have left the block before it, for they share the cache and none gets further ahead of another. stop: an
+    Event that ends it. Failures are left to the reading, which meets them when it needs the shard.
     """
 
-    def __init__(self, reader, blocks, stop):
-        self.reader, self.blocks, self.stop = reader, blocks, stop
-        self.end, self.now = 0, []
+    def __init__(self, reader, blocks, lag, stop):
+        self.reader, self.blocks, self.lag, self.stop = reader, blocks, lag, stop
+        self.end, self.now, self.asked_from = 0, [], None  # None: the next block has been asked for
         self.next_end, self.next = next(blocks)
         self.needed, self.opened, self.lock = set(self.next), {}, threading.Lock()  # opened: shard -> file
         self.wanted = queue.SimpleQueue()
@@ -189,13 +192,18 @@ class _FetchAhead:
         self._let_go(set())
         self.reader.stop = None
 
-    def reach(self, slot):
-        """Tell that the reading has come to a slot: blocks before it are let go, the one behind its own is asked for."""
+    def reach(self, slot, number):
+        """Tell that filling `number` has come to a slot: blocks before it are let go, the one behind its own is asked for."""
         while slot >= self.end:
             self.end, self.now = self.next_end, self.next
             self.next_end, self.next = next(self.blocks)
             self._let_go({*self.now, *self.next})
+            if self.asked_from is not None:
+                self._ask_for(self.now)
+            self.asked_from = number + self.lag
+        if self.asked_from is not None and number >= self.asked_from:
             self._ask_for(self.next)
+            self.asked_from = None
 
     def _let_go(self, needed):
         self.reader.forget(needed)
@@ -210,7 +218,7 @@ class _FetchAhead:
 
     def _run(self):
         while (shard := self.wanted.get()) is not None and not self.stop.is_set():
-            if shard in self.opened:
+            if shard in self.opened or shard not in self.needed:  # the reading may have passed it
                 continue
             try:
                 file = self.reader.split.shards[shard].open(stop=self.stop)

@@ -3,6 +3,7 @@
 import json
 import mmap
 import os
+import weakref
 import zlib
 from functools import lru_cache
 from typing import NamedTuple
@@ -34,7 +35,8 @@ class Reader:
         self.peak = int(np.iinfo(split.dtype).max)  # the brightest grey level of the type
         self.stop = None  # an Event that ends the waiting for copies of remote shards
         self.maps = {}  # of shards
-        self.views = lru_cache(2**16)(self._views)  # some 500 bytes each
+        views = weakref.WeakMethod(self._views)  # so that the maps go with the reader, not when garbage is collected
+        self.views = lru_cache(2**16)(lambda i: views()(i))  # some 500 bytes each
 
     def image(self, i):
         """Return sample i whole: lr [H, W] and hr [s*H, s*W], numpy of the set's dtype."""
