@@ -1,6 +1,9 @@
 import json
 import logging
+import os
+import pickle
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -80,6 +83,26 @@ def test_the_newest_are_kept(tmp_path):
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000020", "step-00000009"]
 
 
+def test_all_of_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    acts, fsync, replace = [], os.fsync, os.replace
+
+    def noted_fsync(descriptor):
+        paths = [tmp_path, *tmp_path.rglob("*")]
+        acts.append(next(path.name for path in paths if os.path.samestat(path.stat(), os.fstat(descriptor))))
+        fsync(descriptor)
+
+    def noted_replace(source, target):
+        acts.append(f"{source.name} -> {target.name}")
+        replace(source, target)
+
+    save(tmp_path, "step-00000001")
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "replace", noted_replace)
+    save(tmp_path, "step-00000002", keep=1)
+    assert acts == ["network.safetensors", "optimizer.safetensors", "state.json", "manifest.json", "step-00000002.unfinished",
+                    "step-00000002.unfinished -> step-00000002", tmp_path.name, "step-00000001 -> step-00000001.old.unfinished"]
+
+
 def test_landmarks_are_kept_beside_the_newest(tmp_path):
     for update in (1, 5, 9, 20, 21):
         save(tmp_path, f"step-{update:08d}", keep=1, landmarks={5, 20, 7})
@@ -92,6 +115,29 @@ def test_the_checkpoint_just_written_is_never_pruned_and_later_damaged_ones_are_
         save(tmp_path, f"step-{update:08d}", keep=3)
     save(tmp_path, "step-00000003", keep=1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000003", "step-00000040.damaged", "step-00000050.damaged"]
+
+
+class Payload:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("name", ["network", "optimizer"])
+@pytest.mark.parametrize("write", [lambda payload, file: file.write_bytes(pickle.dumps(payload)), torch.save])
+def test_a_pickle_in_the_place_of_tensors_is_refused_and_not_executed(tmp_path, name, write):
+    net, optimizer = save(tmp_path)
+    path = tmp_path / "step-00000003"
+    write(Payload(tmp_path / "executed"), path / f"{name}.safetensors")
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["files"] = {"state.json": manifest["files"]["state.json"]}
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    read_state(path)
+    with pytest.raises(CheckpointError, match=f"its {name} cannot be restored"):
+        load_checkpoint(path, {"network": net, "optimizer": optimizer})
+    assert not (tmp_path / "executed").exists()
 
 
 def test_when_no_checkpoint_is_whole_the_error_says_what_to_do(tmp_path):
