@@ -4,6 +4,7 @@ A checkpoint is a directory of safetensors and JSON, nothing that could execute 
 temporary name; its manifest with the sha256 of every file comes last, then the directory gets its name.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -31,35 +32,63 @@ class CheckpointError(UserError):
 
 # Training state
 
-def save_checkpoint(directory, name, objects, state, keep):
-    """Write directory/name from `objects` (name -> module or optimiser) and `state` (JSON).
+def save_checkpoint(directory, name, objects, state, keep, landmarks=()):
+    """Write directory/name from `objects` (name -> module or optimiser) and `state` (JSON), whole or not at all.
 
-    It and the newest before it are kept, `keep` in all; later ones get a name that ends in .damaged.
+    Afterwards it and the newest before it are left, `keep` in all, and those of the updates in `landmarks`. Later ones
+    get a name that ends in .damaged. Raises CheckpointError where it cannot be written; the others are left as they are.
     """
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    for leftover in directory.glob("*.unfinished"):
-        shutil.rmtree(leftover)
-    unfinished = directory / f"{name}.unfinished"
-    unfinished.mkdir()
-    for label, item in objects.items():
-        _save_tensors(_tensors_of(item), unfinished / f"{label}.safetensors")
-    (unfinished / "state.json").write_text(json.dumps(state, indent=1))
-    files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in sorted(unfinished.iterdir())}
-    (unfinished / "manifest.json").write_text(json.dumps({"version": VERSION, "files": files}, indent=1))
-    for path in (*unfinished.iterdir(), unfinished):
-        sync(path)
-    final = directory / name
-    if final.exists():  # saved twice at one step
-        shutil.rmtree(final)
-    os.replace(unfinished, final)
-    sync(directory)
-    others = [path for path in list_checkpoints(directory) if path != final]
-    for path in [path for path in others if _updates(path) > _updates(final)]:
-        _set_aside(path)  # damaged, or this run would have continued from it
-    for path in [path for path in others if _updates(path) < _updates(final)][keep - 1 :]:
-        shutil.rmtree(path)
+    final, unfinished = directory / name, directory / f"{name}.unfinished"
+    with _writing(final):
+        directory.mkdir(parents=True, exist_ok=True)
+        for leftover in directory.glob("*.unfinished"):
+            shutil.rmtree(leftover)
+        try:
+            _write(unfinished, objects, state)
+            if final.exists():  # saved twice at one update
+                _remove(final)
+            os.replace(unfinished, final)
+        except BaseException:
+            shutil.rmtree(unfinished, ignore_errors=True)  # it may be what fills the disk
+            raise
+        sync(directory)
+    try:
+        _prune(final, keep, landmarks)
+    except OSError as error:
+        log.warning("an older checkpoint stays: %s", error)
     return final
+
+
+def _write(folder, objects, state):
+    """Write all files of a checkpoint to the disk, the manifest last."""
+    folder.mkdir()
+    for label, item in objects.items():
+        _save_tensors(_tensors_of(item), folder / f"{label}.safetensors")
+    (folder / "state.json").write_text(json.dumps(state, indent=1))
+    files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in sorted(folder.iterdir())}
+    for name in files:
+        sync(folder / name)
+    (folder / "manifest.json").write_text(json.dumps({"version": VERSION, "files": files}, indent=1))
+    sync(folder / "manifest.json")
+    sync(folder)
+
+
+def _prune(newest, keep, landmarks):
+    others = [path for path in list_checkpoints(newest.parent) if path != newest]
+    for path in [path for path in others if _updates(path) > _updates(newest)]:
+        _set_aside(path)  # damaged, or this run would have continued from it
+    older = [path for path in others if _updates(path) < _updates(newest)]
+    for path in older[keep - 1 :]:
+        if _updates(path) not in landmarks:
+            _remove(path)
+
+
+def _remove(path):
+    """Remove a checkpoint so that half of it is never taken for one."""
+    leaving = path.with_name(f"{path.name}.old.unfinished")
+    os.replace(path, leaving)
+    shutil.rmtree(leaving)
 
 
 def list_checkpoints(directory):
@@ -164,22 +193,36 @@ def _tensors_of(item):
 
 
 def _save_tensors(tensors, path, metadata=None):
+    path.touch()
+    granted = path.stat().st_mode
+    save_file(tensors, path, metadata)
+    path.chmod(granted)  # to all whom the umask lets read: some versions of safetensors keep files to their owner
+
+
+@contextlib.contextmanager
+def _writing(path):
+    """Raise CheckpointError with the way out when the system refuses to write `path`, e.g. because the disk is full."""
     try:
-        save_file(tensors, path, metadata)
-    except SafetensorError as error:  # its way of passing on what the system says, e.g. a full disk
-        raise CheckpointError(f"{path} cannot be written: {error}. Make room (keep_checkpoints, output), then give the"
-                              " same command again: it continues from the last checkpoint") from None
+        yield
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be written ({error}). Make room (keep_checkpoints, output) or restore the"
+                              " right to write there; what was saved before is whole, and the same command continues"
+                              " from it") from None
 
 
 # Generators
 
 def save_generator(path, generator, facts):
-    """Write generator weights with their settings in the header; facts: further JSON, e.g. phase, steps, scores."""
+    """Write generator weights with their settings in the header; facts: further JSON, e.g. phase, steps, scores.
+
+    Raises CheckpointError where the file cannot be written; one that has the name already is left as it is.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"format": "srgan_dist generator", "generator": generator.config.model_dump_json(), "facts": json.dumps(facts)}
-    with written_whole(path, durable=True) as unfinished:
-        _save_tensors(_tensors_of(generator), unfinished, metadata)
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(path, durable=True) as unfinished:
+            _save_tensors(_tensors_of(generator), unfinished, metadata)
 
 
 def load_generator(path, device="cpu"):

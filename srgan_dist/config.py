@@ -113,7 +113,9 @@ class Config(Settings):
     log_every: int = Field(50, ge=1, description="updates between two records of losses")
     validate_every: int = Field(1000, ge=1, description="updates between two validations")
     checkpoint_every: int = Field(1000, ge=1, description="updates between two checkpoints")
-    keep_checkpoints: int = Field(3, ge=1, description="newest checkpoints that are kept")
+    keep_checkpoints: int = Field(
+        3, ge=1, description="newest checkpoints that are kept, beside those of the end and of the best validation of each phase"
+    )
     panels: int = Field(4, ge=0, le=1000, description="validation images shown as panels, spread over the rocks")
     data: DataConfig
     generator: GeneratorConfig = SRResNetConfig()

@@ -59,8 +59,10 @@ def evaluate(run, shards, out, splits, accelerator, progress=None, cache=None):
 
 
 def _load_generators(run, device):
-    """Return ({name: generator}, scale) of every phase that a run has finished, in the order of the phases."""
-    paths = sorted((run / "weights").glob("*.safetensors"))
+    """Return ({name: generator}, scale) of every phase that a run has finished, in the order of the phases; or of every
+    file in a folder of weights, e.g. RUN/weights/best.
+    """
+    paths = sorted((run / "weights").glob("*.safetensors")) or sorted(run.glob("*.safetensors"))
     for path in paths:
         if path.stem in TAKEN:
             raise UserError(f"{path}: a generator cannot be called {path.stem}, which has another meaning in tables and"
@@ -87,7 +89,7 @@ def _check_finite(rows, run):
             if not math.isfinite(row[name]):
                 raise UserError(f"generator {row['method']} of RUN={run} has {name}={row[name]} on {row['key']} of the"
                                 f" {row['split']} split; its weights are useless. Train it again, or move"
-                                f" weights/{row['method']}.safetensors away to score the others")
+                                f" its {row['method']}.safetensors away to score the others")
 
 
 def add_error_reduction(rows):

@@ -187,7 +187,8 @@ def _find_start(config, identity, run_directory, resume):
     if not (path / "manifest.json").is_file():
         raise ConfigError(f"--resume {resume} is none of auto, never and a checkpoint, e.g. runs/NAME/checkpoints/step-00001000")
     state = parse_state(read_state(path), path, config, identity)
-    return path, state.model_copy(update={"wandb_id": None})  # a run of its own from there on
+    best = {phase: best for phase, best in state.best.items() if phase in state.ends}
+    return path, state.model_copy(update={"wandb_id": None, "best": best})  # a run of its own from there on
 
 
 def _check_recorded(config, run_directory):

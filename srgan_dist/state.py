@@ -6,13 +6,17 @@ from srgan_dist.config import flat
 from srgan_dist.errors import UserError
 
 
+VERSION = 1
+
+
 class Best(BaseModel):
     """The best validation of a phase."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-    psnr: float
-    step: int
+    psnr: float  # on the validation split, in dB
+    step: int  # of the phase
+    updates: int = Field(ge=0)  # of the whole run
 
 
 class State(BaseModel):
@@ -20,14 +24,24 @@ class State(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
+    version: int = VERSION
     updates: int = Field(0, ge=0, lt=2**48)  # of the whole run, so also the position in the data
     phase: str | None = None  # running; None between phases
     step: int = Field(0, ge=0)  # updates of that phase
     phase_seconds: float = Field(0.0, ge=0)  # of training, without validations and checkpoints, up to the last report
-    finished: list[str] = []  # phases, in their order
+    ends: dict[str, int] = {}  # finished phase -> updates at its end, in the order of the phases
     best: dict[str, Best] = {}  # phase -> its best validation
     wandb_id: str | None = None
     identity: dict = {}  # see `identity_of`
+
+    @property
+    def finished(self):
+        """The finished phases, in their order."""
+        return list(self.ends)
+
+    def landmarks(self):
+        """Return the updates whose checkpoints stay: the end of each phase, and its best validation."""
+        return {*self.ends.values(), *(best.updates for best in self.best.values())}
 
 
 def identity_of(config, train, blocks):
@@ -50,6 +64,10 @@ def identity_of(config, train, blocks):
 
 def parse_state(content, path, config, identity):
     """Turn the JSON of a checkpoint into State; raises UserError where it does not belong to this experiment."""
+    version = content.get("version") if isinstance(content, dict) else None
+    if version != VERSION:
+        raise UserError(f"{path} holds a state of version {version}, this program reads {VERSION}; continue it with the"
+                        " srgan_dist that wrote it, or start a run from finished weights: --pretrain.weights=FILE")
     try:
         state = State.model_validate(content)
     except ValidationError as error:

@@ -38,7 +38,8 @@ class Tracker:
         self.run = None
         self.run_id = run_id
         if is_main:
-            self.metrics = open(self.directory / "metrics.jsonl", "a", buffering=1)
+            self.metrics = open(self.directory / "metrics.jsonl", "ab", buffering=0)
+            self.unwritten = b""  # records that wait for room on the disk
             if config.wandb != "disabled":
                 self._guarded(self._start, config, run_name, settings)
 
@@ -69,9 +70,20 @@ class Tracker:
         if not self.is_main:
             return
         record = {X_AXIS: samples_seen, **numbers}
-        self.metrics.write(json.dumps(record | {"time": round(time.time(), 3)}, allow_nan=False) + "\n")
+        self._append(json.dumps(record | {"time": round(time.time(), 3)}, allow_nan=False) + "\n")
         if self.run:
             self._guarded(self.run.log, record)
+
+    def _append(self, line):
+        """Append to metrics.jsonl; what a full disk refuses, part of a line too, goes there with a later record."""
+        waits, self.unwritten = bool(self.unwritten), self.unwritten + line.encode()
+        try:
+            while self.unwritten:
+                self.unwritten = self.unwritten[self.metrics.write(self.unwritten):]
+        except OSError as error:
+            if not waits:
+                log.warning("%s cannot be written (%s); the training goes on, and its records follow when there is room",
+                            self.metrics.name, error)
 
     def panels(self, name, paths, samples_seen):
         """Show image files (caption -> path) under a name."""
@@ -90,6 +102,9 @@ class Tracker:
             return
         if self.run:
             self._guarded(self._finish, summary or {}, exit_code)
+        self._append("")
+        if self.unwritten:
+            log.warning("the last %d bytes of records are not in %s", len(self.unwritten), self.metrics.name)
         self.metrics.close()
 
     def _finish(self, summary, exit_code):

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import math
 import os
 import platform
@@ -15,7 +16,7 @@ import torch.distributed
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.utils import gather_object
 
-from srgan_dist.checkpoint import load_checkpoint, load_generator, save_checkpoint, save_generator
+from srgan_dist.checkpoint import CheckpointError, load_checkpoint, load_generator, save_checkpoint, save_generator
 from srgan_dist.config import dump_config
 from srgan_dist.data.loader import TrainLoader
 from srgan_dist.data.verify import usable_or_stop
@@ -30,6 +31,8 @@ from srgan_dist.progress import Progress
 from srgan_dist.state import Best, State
 from srgan_dist.tracking import X_AXIS, Tracker
 from srgan_dist.validation import Validator, sentence
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,13 +60,13 @@ def train(config, resume="auto"):
             run.say(f"data: {line}")
         failed = True
         try:
-            for number, (name, phase_config) in enumerate(config.phases()):
+            for name, phase_config in config.phases():
                 if name in run.state.finished:
                     run.say(f"{name} is finished already" + ("" if run.weights_file(name).exists() else ", its weights are not in this run"))
                 elif phase_config.weights is not None:
-                    run.take_weights(name, number, phase_config.weights)
+                    run.take_weights(name, phase_config.weights)
                 else:
-                    run.run_phase(name, number, phase_config)
+                    run.run_phase(name, phase_config)
             failed = False
         finally:
             run.close(failed)
@@ -111,15 +114,25 @@ def _alone_in(directory, accelerator):
     if not accelerator.is_main_process:
         yield
         return
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"output={directory.parent}: {directory} cannot be made ({error})") from None
     lock = directory / ".lock"
-    holder = lock.read_text() if lock.exists() else "another process"
-    with exclusive(lock, f"{directory} is being trained by {holder}; wait for its end, end it, or choose another name"):
-        lock.write_text(f"process {os.getpid()} on {platform.node()}")
+    with contextlib.ExitStack() as held:
+        with _writing_to(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+            holder = lock.read_text() if lock.exists() else "another process"
+            held.enter_context(
+                exclusive(lock, f"{directory} is being trained by {holder}; wait for its end, end it, or choose another name"))
+            lock.write_text(f"process {os.getpid()} on {platform.node()}")
         yield
+
+
+@contextlib.contextmanager
+def _writing_to(directory):
+    """Raise UserError that names the setting when the system refuses to write in a run directory."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"output={directory.parent}: {directory} cannot be written ({error}); choose another folder, or make"
+                        " room or restore the right to write there") from None
 
 
 class Run:
@@ -148,10 +161,14 @@ class Run:
     def _open_directory(self):
         settings = self.config.model_dump(mode="json")
         if self.is_main:
-            with written_whole(self.directory / "config.yaml") as path:
-                path.write_text(dump_config(self.config))
-            self._bring_finished_weights()
-            _forget_after(self.directory / "metrics.jsonl", self.samples_seen)
+            with _writing_to(self.directory):
+                for folder in (".", "samples", "weights", "weights/best"):
+                    for leftover in (self.directory / folder).glob(".*.unfinished"):  # of a process that was killed
+                        leftover.unlink()
+                with written_whole(self.directory / "config.yaml") as path:
+                    path.write_text(dump_config(self.config))
+                self._bring_finished_weights()
+                _forget_after(self.directory / "metrics.jsonl", self.samples_seen)
         self.accelerator.wait_for_everyone()
         self.tracker = Tracker(
             self.config.tracking, self.directory, self.config.name, settings, self.state.wandb_id, self.is_main
@@ -169,11 +186,11 @@ class Run:
 
     def _bring_finished_weights(self):
         """Copy the generators of finished phases from the run whose checkpoint this one starts from."""
-        for name in self.state.finished:
-            theirs = self.checkpoint.parent.parent / "weights" / f"{name}.safetensors"
-            if not self.weights_file(name).exists() and theirs.exists():
-                self.weights_file(name).parent.mkdir(exist_ok=True)
-                with written_whole(self.weights_file(name)) as path:
+        for ours in (file(name) for name in self.state.finished for file in (self.weights_file, self.best_file)):
+            theirs = self.checkpoint.parent.parent / ours.relative_to(self.directory)
+            if not ours.exists() and theirs.exists():
+                ours.parent.mkdir(parents=True, exist_ok=True)
+                with written_whole(ours) as path:
                     shutil.copyfile(theirs, path)
 
     @property
@@ -183,9 +200,12 @@ class Run:
     def weights_file(self, name):
         return self.directory / "weights" / f"{name}.safetensors"
 
+    def best_file(self, name):
+        return self.directory / "weights" / "best" / f"{name}.safetensors"
+
     # Phases
 
-    def run_phase(self, name, number, phase_config):
+    def run_phase(self, name, phase_config):
         """Train one phase from where the state says to its end."""
         self.say(f"{name}: {phase_plan(phase_config)}")
         phase = build_phase(phase_config, self.networks, self.accelerator)
@@ -195,15 +215,15 @@ class Run:
         else:
             self.state.phase, self.state.step, self.state.phase_seconds = name, 0, 0.0
         self._loop(phase, name, phase_config)
-        self._finish_phase(name, number, phase.stateful())
+        self._finish_phase(name, phase.stateful())
 
-    def take_weights(self, name, number, path):
+    def take_weights(self, name, path):
         """Use finished generator weights instead of training a phase."""
         weights, _ = load_generator(path, self.accelerator.device)
         self.networks.bare_generator.load_state_dict(weights.state_dict())
         self.say(f"{name} is skipped, its weights come from {path}")
         self.state.phase = name
-        self._finish_phase(name, number, {})
+        self._finish_phase(name, {})
 
     def _loop(self, phase, name, phase_config):
         config, state = self.config, self.state
@@ -277,17 +297,21 @@ class Run:
                             f" {start}, with a smaller {name}.learning_rate, smaller weights of its losses, or"
                             " mixed_precision=no")
 
-    def _finish_phase(self, name, number, objects):
+    def _finish_phase(self, name, objects):
         """Validate, test, export the generator and save the state between two phases."""
         scores = self._validate(("valid", "test"), f"end of {name}", self.say)
-        self.state.finished = [*self.state.finished, name]
+        self.state.ends[name] = self.state.updates
         self.state.phase, self.state.step, self.state.phase_seconds = None, 0, 0.0
         if self.is_main:
-            facts = {"phase": name, "phase_number": number, "samples_seen": self.samples_seen, "scores": scores,
-                     "config": self.config.model_dump(mode="json")}
-            save_generator(self.weights_file(name), self.networks.bare_generator, facts)
+            self._export(self.weights_file(name), name, scores)
             self.say(f"{name} is finished, its generator is {self.weights_file(name)}")
         self._save(objects)
+
+    def _export(self, path, phase, scores):
+        """Write the generator as a file that can be used on its own."""
+        facts = {"phase": phase, "phase_number": [name for name, _ in self.config.phases()].index(phase),
+                 "samples_seen": self.samples_seen, "scores": scores, "config": self.config.model_dump(mode="json")}
+        save_generator(path, self.networks.bare_generator, facts)
 
     # Records
 
@@ -300,25 +324,44 @@ class Run:
             say(f"{title}, {name}: {sentence(scores)}")
             if name == "valid":
                 self.gain = numbers["val/psnr_gain"]
-                self._keep_best(numbers["val/psnr"])
+                self._keep_best(numbers["val/psnr"], scores)
         if "valid" in results:
-            self.validator.draw_panels(self.state.updates, self.samples_seen)
+            with self._going_on("panels"):
+                self.validator.draw_panels(self.state.updates, self.samples_seen)
         return {name: scores for name, (_, scores) in results.items()}
 
-    def _keep_best(self, psnr):
-        phase = self.state.phase
-        if phase not in self.state.best or psnr > self.state.best[phase].psnr:
-            self.state.best[phase] = Best(psnr=psnr, step=self.state.step)
+    def _keep_best(self, psnr, scores):
+        """Note the best validation of a phase, and export its generator beside the one that the phase ends with."""
+        phase, state = self.state.phase, self.state
+        if phase not in state.best or psnr > state.best[phase].psnr:
+            state.best[phase] = Best(psnr=psnr, step=state.step, updates=state.updates)
+            if self.is_main:
+                with self._going_on("best weights"):
+                    self._export(self.best_file(phase), phase, {"valid": scores})
 
     def _save(self, objects):
+        """Save a checkpoint; within a phase the training outlives a disk that is full, and the next save tries again."""
         self.networks.share_buffers()
-        self.checkpoint = self.directory / "checkpoints" / f"step-{self.state.updates:08d}"
+        path = self.directory / "checkpoints" / f"step-{self.state.updates:08d}"
         if self.is_main:
-            save_checkpoint(
-                self.checkpoint.parent, self.checkpoint.name, {"generator": self.networks.bare_generator, **objects},
-                self.state.model_dump(), self.config.keep_checkpoints,
-            )
+            with self._going_on("checkpoint"):
+                save_checkpoint(
+                    path.parent, path.name, {"generator": self.networks.bare_generator, **objects}, self.state.model_dump(),
+                    self.config.keep_checkpoints, self.state.landmarks(),
+                )
         self.accelerator.wait_for_everyone()
+        if path.exists():
+            self.checkpoint = path
+
+    @contextlib.contextmanager
+    def _going_on(self, what):
+        """While a phase runs, warn about a file that cannot be written; what a phase ends with has to be written."""
+        try:
+            yield
+        except (CheckpointError, OSError) as error:
+            if self.state.phase is None:
+                raise
+            log.warning("update %d: the training goes on without %s: %s", self.state.updates, what, error)
 
     def say(self, text):
         if self.is_main:
@@ -383,5 +426,5 @@ def _forget_after(path, samples_seen):
         with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
             if json.loads(line)[X_AXIS] <= samples_seen:
                 kept.append(line + "\n")
-    with written_whole(path) as unfinished:
+    with written_whole(path, durable=True) as unfinished:
         unfinished.write_text("".join(kept))

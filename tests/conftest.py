@@ -1,7 +1,10 @@
 """Tiny rocks and tiny shards, made on the fly; no GPU, no network."""
 
+import contextlib
 import gc
 import os
+import resource
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -36,6 +39,39 @@ def fresh_accelerate():
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
+
+
+@contextlib.contextmanager
+def full_disk(limit):
+    """Refuse to let any file of this process grow beyond `limit` bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture
+def open_folder():
+    """A folder that every user reaches, unlike tmp_path."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+
+
+@contextlib.contextmanager
+def read_only(folder):
+    """Take the right to write into a folder away, for root by being somebody else."""
+    mode, user = folder.stat().st_mode, os.geteuid()
+    folder.chmod(0o555)
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+        folder.chmod(mode)
 
 
 @pytest.fixture

@@ -1,9 +1,10 @@
-"""One rank of the tests in test_distributed.py and test_exactness.py: python distributed_worker.py TASK CONFIG OUT, under torchrun or alone."""
+"""One rank of the tests in test_distributed.py, test_exactness.py and test_resume.py: python distributed_worker.py TASK CONFIG OUT, under torchrun or alone."""
 
 import contextlib
 import hashlib
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from unittest import mock
@@ -19,7 +20,7 @@ from srgan_dist.errors import UserError, reported
 from srgan_dist.networks import Networks
 from srgan_dist.prepare import prepare
 from srgan_dist.scoring import methods_of, score_split
-from srgan_dist.train import train
+from srgan_dist.train import Run, train
 
 
 def digest(module):
@@ -95,6 +96,24 @@ def note_what_is_seen(config, out):
     return {"seen": seen}, None
 
 
+DEATHS = [4, 9, 11, 14]  # the updates after whose checkpoint a rank is killed, once each
+
+
+def train_and_die(config, out):
+    """Train until the next death: rank 0 and rank 1 are killed in turn."""
+    died = sum((out / f"death{update}").exists() for update in DEATHS)
+    save = Run._save
+
+    def save_and_die(self, objects):
+        save(self, objects)
+        if DEATHS[died : died + 1] == [self.state.updates] and int(os.environ["RANK"]) == died % 2:
+            (out / f"death{self.state.updates}").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with mock.patch.object(Run, "_save", save_and_die):
+        return train_both_phases(config, out)
+
+
 def train_with_directories_of_their_own(config, out):
     train(config.model_copy(update={"output": f"{config.output}/rank{os.environ['RANK']}"}))
 
@@ -113,11 +132,12 @@ def share_batch_norm_buffers(config, out):
     return {"own": own, "shared": shared}, None
 
 
-TASKS = {"train": train_both_phases, "batches": read_batches, "apart": train_with_directories_of_their_own,
+TASKS = {"train": train_both_phases, "batches": read_batches, "mortal": train_and_die, "apart": train_with_directories_of_their_own,
          "buffers": share_batch_norm_buffers, "exact": read_exactly, "seen": note_what_is_seen}
 
 if __name__ == "__main__":
     task, config, out = sys.argv[1:]
+    os.fsync = lambda descriptor: None  # quicker; only a loss of power would show it
     out = Path(out)
     rank = int(os.environ.get("RANK", 0))
     with reported():

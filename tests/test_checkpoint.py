@@ -1,11 +1,15 @@
 import json
 import logging
-import resource
+import os
+import pickle
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from conftest import full_disk, read_only
 from srgan_dist.checkpoint import (
     CheckpointError, list_checkpoints, load_checkpoint, load_generator, newest_checkpoint, read_state, save_checkpoint,
     save_generator,
@@ -31,9 +35,9 @@ def trained(seed=0, steps=3):
     return net, optimizer
 
 
-def save(folder, name="step-00000003", keep=3, steps=3, state=None):
+def save(folder, name="step-00000003", keep=3, steps=3, state=None, landmarks=()):
     net, optimizer = trained(steps=steps)
-    save_checkpoint(folder, name, {"network": net, "optimizer": optimizer}, state or {"update": 3}, keep)
+    save_checkpoint(folder, name, {"network": net, "optimizer": optimizer}, state or {"update": 3}, keep, landmarks)
     return net, optimizer
 
 
@@ -79,11 +83,61 @@ def test_the_newest_are_kept(tmp_path):
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000020", "step-00000009"]
 
 
+def test_all_of_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    acts, fsync, replace = [], os.fsync, os.replace
+
+    def noted_fsync(descriptor):
+        paths = [tmp_path, *tmp_path.rglob("*")]
+        acts.append(next(path.name for path in paths if os.path.samestat(path.stat(), os.fstat(descriptor))))
+        fsync(descriptor)
+
+    def noted_replace(source, target):
+        acts.append(f"{source.name} -> {target.name}")
+        replace(source, target)
+
+    save(tmp_path, "step-00000001")
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "replace", noted_replace)
+    save(tmp_path, "step-00000002", keep=1)
+    assert acts == ["network.safetensors", "optimizer.safetensors", "state.json", "manifest.json", "step-00000002.unfinished",
+                    "step-00000002.unfinished -> step-00000002", tmp_path.name, "step-00000001 -> step-00000001.old.unfinished"]
+
+
+def test_landmarks_are_kept_beside_the_newest(tmp_path):
+    for update in (1, 5, 9, 20, 21):
+        save(tmp_path, f"step-{update:08d}", keep=1, landmarks={5, 20, 7})
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000021", "step-00000020", "step-00000005"]
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 def test_the_checkpoint_just_written_is_never_pruned_and_later_damaged_ones_are_set_aside(tmp_path):
     for update in (2, 40, 50):
         save(tmp_path, f"step-{update:08d}", keep=3)
     save(tmp_path, "step-00000003", keep=1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000003", "step-00000040.damaged", "step-00000050.damaged"]
+
+
+class Payload:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("name", ["network", "optimizer"])
+@pytest.mark.parametrize("write", [lambda payload, file: file.write_bytes(pickle.dumps(payload)), torch.save])
+def test_a_pickle_in_the_place_of_tensors_is_refused_and_not_executed(tmp_path, name, write):
+    net, optimizer = save(tmp_path)
+    path = tmp_path / "step-00000003"
+    write(Payload(tmp_path / "executed"), path / f"{name}.safetensors")
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["files"] = {"state.json": manifest["files"]["state.json"]}
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    read_state(path)
+    with pytest.raises(CheckpointError, match=f"its {name} cannot be restored"):
+        load_checkpoint(path, {"network": net, "optimizer": optimizer})
+    assert not (tmp_path / "executed").exists()
 
 
 def test_when_no_checkpoint_is_whole_the_error_says_what_to_do(tmp_path):
@@ -104,32 +158,51 @@ def test_a_manifest_that_leaves_out_the_state_is_refused(tmp_path):
         read_state(tmp_path / "step-00000003")
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "no manifest", "bad manifest"])
-def test_a_damaged_checkpoint_is_skipped_loudly(tmp_path, caplog, damage):
+FILES = ["manifest.json", "state.json", "network.safetensors", "optimizer.safetensors"]
+DAMAGES = {
+    "flipped": lambda file: file.write_bytes(bytes([*(data := file.read_bytes())[:-9], data[-9] ^ 1, *data[-8:]])),
+    "cut": lambda file: file.write_bytes(file.read_bytes()[:-1]),
+    "emptied": lambda file: file.write_bytes(b""),
+    "removed": lambda file: file.unlink(),
+    "a folder": lambda file: (file.unlink(), file.mkdir()),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", FILES)
+def test_a_checkpoint_with_a_damaged_file_is_skipped_loudly(tmp_path, caplog, name, damage):
     save(tmp_path, "step-00000001", state={"update": 1})
     save(tmp_path, "step-00000002", state={"update": 2})
-    file = tmp_path / "step-00000002" / ("manifest.json" if "manifest" in damage else "network.safetensors")
-    data = bytearray(file.read_bytes())
-    if damage == "flip":
-        data[len(data) // 2] ^= 1
-        file.write_bytes(data)
-    elif damage == "cut":
-        file.write_bytes(data[:-1])
-    elif damage == "bad manifest":
-        file.write_text("{}")
-    else:
-        file.unlink()
+    assert sorted(path.name for path in (tmp_path / "step-00000002").iterdir()) == sorted(FILES)
+    DAMAGES[damage](tmp_path / "step-00000002" / name)
     with caplog.at_level(logging.WARNING):
         path, state = newest_checkpoint(tmp_path)
     assert path.name == "step-00000001" and state == {"update": 1}
-    assert "step-00000002" in caplog.text
+    assert "skipped a checkpoint: " in caplog.text and "step-00000002" in caplog.text
     with pytest.raises(CheckpointError, match="step-00000002"):
         read_state(tmp_path / "step-00000002")
+
+
+def test_every_bit_of_the_manifest_matters_or_changes_nothing(tmp_path):
+    save(tmp_path, state={"update": 3})
+    path = tmp_path / "step-00000003" / "manifest.json"
+    data, passed = path.read_bytes(), 0
+    for place in range(len(data)):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        try:
+            state = read_state(tmp_path / "step-00000003")
+        except CheckpointError:
+            continue
+        passed += 1
+        assert state == {"update": 3}
+    assert passed < len(data) / 10
 
 
 def test_what_a_killed_save_left_is_no_checkpoint_and_is_cleared(tmp_path):
     save(tmp_path, "step-00000001")
     (tmp_path / "step-00000002.unfinished").mkdir()
+    shutil.copytree(tmp_path / "step-00000001", tmp_path / "step-00000002.unfinished" / "whole")
+    (tmp_path / "step-00000000.old.unfinished").mkdir()  # one that was being removed
     assert newest_checkpoint(tmp_path)[0].name == "step-00000001"
     save(tmp_path, "step-00000003")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000001", "step-00000003"]
@@ -167,16 +240,41 @@ def test_files_that_are_no_generators(tmp_path):
         load_generator(tmp_path / "mixed.safetensors")
 
 
-def test_a_full_disk_is_named_and_leaves_the_earlier_checkpoint(tmp_path):
-    save(tmp_path, "step-00000001")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))
-    try:
-        with pytest.raises(CheckpointError, match="network.safetensors cannot be written: .*Make room"):
-            save(tmp_path, "step-00000002")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+@pytest.mark.parametrize("limit", [100, 1000, 3000])  # bytes: state, network and optimiser are larger
+def test_a_full_disk_is_named_and_leaves_what_was_there(tmp_path, limit):
+    save(tmp_path, "step-00000001", state={"update": "x" * 200})
+    with full_disk(limit), pytest.raises(CheckpointError, match="step-00000002 cannot be written \\(.*File too large.*\\). Make room"):
+        save(tmp_path, "step-00000002", keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]  # nothing that goes on filling it
     assert newest_checkpoint(tmp_path)[0].name == "step-00000001"
+    save(tmp_path, "step-00000002")
+    assert newest_checkpoint(tmp_path)[0].name == "step-00000002"
+
+
+def test_files_are_readable_for_all_whom_the_umask_lets(tmp_path):
+    save(tmp_path)
+    save_generator(tmp_path / "g.safetensors", SRResNet(SRResNetConfig(num_blocks=1, num_filters=2)), {})
+    (tmp_path / "plain").touch()
+    modes = {path.stat().st_mode for path in tmp_path.rglob("*") if path.is_file()}
+    assert modes == {(tmp_path / "plain").stat().st_mode}
+
+
+def test_weights_that_do_not_fit_on_the_disk_leave_those_before_them(tmp_path):
+    saved_generator(tmp_path / "g.safetensors")
+    before, generator = (tmp_path / "g.safetensors").read_bytes(), load_generator(tmp_path / "g.safetensors")[0]
+    with full_disk(500), pytest.raises(CheckpointError, match="g.safetensors cannot be written \\(.*File too large.*Make room"):
+        save_generator(tmp_path / "g.safetensors", generator, {"phase": "pretrain"})
+    assert [path.name for path in tmp_path.iterdir()] == ["g.safetensors"] and (tmp_path / "g.safetensors").read_bytes() == before
+
+
+def test_a_folder_without_the_right_to_write_is_named_and_its_checkpoints_still_load(open_folder):
+    folder = open_folder / "checkpoints"
+    save(folder, "step-00000001")
+    with read_only(folder), pytest.raises(CheckpointError, match="step-00000002 cannot be written \\(.*Permission denied"):
+        save(folder, "step-00000002", keep=1)
+    with read_only(folder):
+        assert newest_checkpoint(folder)[0].name == "step-00000001"
+    assert [path.name for path in folder.iterdir()] == ["step-00000001"]
 
 
 @pytest.mark.parametrize("name, tensor, words", [

@@ -74,6 +74,17 @@ def test_the_example_of_a_figure_is_the_median_image():
     assert median_image(rows) == 4 and median_image(rows[:4]) == 0 and median_image(rows[1:2]) == 1
 
 
+def test_the_best_weights_of_a_run_are_scored_when_their_folder_is_given(shards, tmp_path):
+    save_generator(tmp_path / "weights" / "pretrain.safetensors", network(0), {"phase_number": 0})
+    save_generator(tmp_path / "weights" / "best" / "pretrain.safetensors", network(1), {"phase_number": 0})
+    for place, seed in ((tmp_path, 0), (tmp_path / "weights" / "best", 1)):
+        evaluate(place, shards, tmp_path / "eval", ["valid"], Accelerator())
+        found = json.loads((tmp_path / "eval" / "scores.json").read_text())["valid"]
+        expected = mean_scores(score(open_split(shards, "valid"), {"pretrain": network(seed)}))
+        assert {rock: set(means) for rock, means in found.items()} == {rock: {"bicubic", "pretrain"} for rock in expected}
+        assert found["coal"]["pretrain"]["psnr"] == pytest.approx(expected["coal"]["pretrain"]["psnr"], abs=1e-5)
+
+
 def run(*arguments):
     return subprocess.run([sys.executable, "launch/evaluate.py", *map(str, arguments)], cwd=REPOSITORY, capture_output=True, text=True)
 
@@ -125,7 +136,7 @@ def test_scores_that_are_no_numbers_are_refused_by_the_name_of_the_generator(sha
         torch.nn.init.constant_(conv.weight, value)
     save_generator(tmp_path / "weights" / "pretrain.safetensors", network(), {})
     save_generator(tmp_path / "weights" / "trial.safetensors", broken, {})
-    with pytest.raises(UserError, match=r"generator trial of RUN=.* has psnr=nan on .* of the valid split.*weights/trial.safet"):
+    with pytest.raises(UserError, match=r"generator trial of RUN=.* has psnr=nan on .* of the valid split.*move its trial.safet"):
         evaluated(tmp_path, shards, tmp_path / "out")
     assert not (tmp_path / "out" / "scores.json").exists()
 

@@ -10,7 +10,7 @@ import pytest
 import wandb
 from wandb.proto import wandb_internal_pb2
 
-from conftest import REPOSITORY
+from conftest import REPOSITORY, full_disk
 from srgan_dist.tracking import Tracker, TrackingConfig
 
 
@@ -51,6 +51,32 @@ def test_every_record_is_on_disk_at_once(tmp_path):
     tracked.log({"loss/pixel": 0.25}, 32)
     tracked.finish()
     assert [r["samples_seen"] for r in records(tmp_path)] == [16, 32]
+
+
+def test_records_that_a_full_disk_refuses_follow_when_there_is_room(tmp_path, caplog):
+    tracked = tracker(tmp_path)
+    tracked.log({"loss/pixel": 0.5}, 16)
+    size = (tmp_path / "metrics.jsonl").stat().st_size
+    with full_disk(size + 20):  # room for a part of a line
+        tracked.log({"loss/pixel": 0.25}, 32)
+        tracked.log({"loss/pixel": 0.125}, 48)
+    assert (tmp_path / "metrics.jsonl").stat().st_size == size + 20
+    warning, = caplog.messages
+    assert "metrics.jsonl cannot be written ([Errno 27] File too large); the training goes on" in warning
+    tracked.log({"loss/pixel": 0.0}, 64)
+    assert [(r["samples_seen"], r["loss/pixel"]) for r in records(tmp_path)] == [(16, 0.5), (32, 0.25), (48, 0.125), (64, 0.0)]
+    with full_disk(size):
+        tracked.log({"loss/pixel": 1.0}, 80)
+        tracked.finish()
+    assert "bytes of records are not in" in caplog.messages[-1] and len(records(tmp_path)) == 4
+
+
+def test_records_that_waited_are_written_at_the_end(tmp_path, caplog):
+    tracked = tracker(tmp_path)
+    with full_disk(0):
+        tracked.log({"loss/pixel": 0.25}, 32)
+    tracked.finish()
+    assert [r["samples_seen"] for r in records(tmp_path)] == [32] and len(caplog.messages) == 1
 
 
 def test_other_ranks_write_nothing(tmp_path):

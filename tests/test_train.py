@@ -13,7 +13,7 @@ from pydantic import Field, create_model
 from safetensors.torch import load_file
 
 from conftest import REPOSITORY, tiny_config, write_folder
-from srgan_dist.checkpoint import load_generator, newest_checkpoint, save_generator
+from srgan_dist.checkpoint import load_generator, save_generator
 from srgan_dist.config import Config, ConfigError, dump_config
 from srgan_dist.data.build import BuildOptions, build
 from srgan_dist.data.index import open_split
@@ -87,35 +87,6 @@ def test_validation_psnr_is_of_whole_images_and_gain_is_over_bicubic(shards, tmp
     record = [r for r in records(tmp_path / "tiny") if "val/psnr" in r][-1]
     assert record["val/psnr"] == pytest.approx(sum(ours) / 2, abs=1e-4)
     assert record["val/psnr_gain"] == pytest.approx((sum(ours) - sum(bicubic)) / 2, abs=1e-4)
-
-
-@pytest.mark.parametrize("stop_at", [3, 6, 8], ids=["phase 1", "boundary", "phase 2"])
-def test_a_stopped_run_continues_as_if_it_had_not_stopped(shards, tmp_path, monkeypatch, stop_at):
-    config = tiny_config(shards, tmp_path, checkpoint_every=1, log_every=1)
-    whole = train(config.model_copy(update={"name": "whole"}))
-
-    from srgan_dist.train import Run
-
-    save, saved = Run._save, []
-
-    def save_and_stop(self, objects):
-        save(self, objects)
-        saved.append(self.state.updates)
-        if self.state.updates == stop_at:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "_save", save_and_stop)
-        with pytest.raises(KeyboardInterrupt):
-            train(config)
-    assert saved[-1] == stop_at and newest_checkpoint(tmp_path / "tiny" / "checkpoints")[1]["updates"] == stop_at
-    resumed = train(config)
-    for name, value in whole.generator.state_dict().items():
-        assert torch.equal(resumed.generator.state_dict()[name], value)
-    for name, value in whole.discriminator.state_dict().items():
-        assert torch.equal(resumed.discriminator.state_dict()[name], value)
-    numbers = [[{k: v for k, v in r.items() if k != "time" and not k.startswith("speed")} for r in records(tmp_path / run)] for run in ("whole", "tiny")]
-    assert numbers[0] == numbers[1]
 
 
 def test_records_after_the_checkpoint_are_forgotten_on_resume(shards, tmp_path):
