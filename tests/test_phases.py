@@ -203,6 +203,82 @@ def test_phase_2_names_its_numbers(accelerator, batch):
     assert phase.learning_rates() == {"lr/generator": 1e-4, "lr/discriminator": 2e-4}
 
 
+def test_a_gradient_is_shortened_to_its_norm_and_reported_as_it_was(accelerator, batch):
+    free, clipped = adversarial(accelerator, {"pixel": L1}), adversarial(accelerator, {"pixel": L1}, clip_gradient=1e-3)
+    expected = free.update([batch])
+    numbers = clipped.update([batch])
+    for name, network, like in (("generator", clipped.generator, free.generator),
+                                ("discriminator", clipped.discriminator, free.discriminator)):
+        norm = torch.stack([p.grad.norm() for p in network.parameters()]).norm()
+        unclipped = torch.stack([p.grad.norm() for p in like.parameters()]).norm()
+        assert norm.item() == pytest.approx(1e-3, rel=1e-3)
+        assert numbers[f"health/gradient_{name}"].item() == pytest.approx(expected[f"health/gradient_{name}"].item(), rel=0.02)
+        assert expected[f"health/gradient_{name}"].item() == pytest.approx(unclipped.item()) and unclipped > 1e-2
+
+
+def test_the_adversarial_term_rises_to_its_weight(accelerator, batch):
+    phase = adversarial(accelerator, {"pixel": L1}, adversarial_weight=0.5, adversarial_warmup=3)
+    shares = []
+    for _ in range(5):
+        numbers = phase.update([batch])
+        shares.append(((numbers["loss/generator"] - numbers["loss/pixel"]) / numbers["loss/adversarial"]).item())
+    assert shares == pytest.approx([0.125, 0.25, 0.375, 0.5, 0.5], rel=1e-4)
+
+
+class Normalised(torch.nn.Module):
+    """A generator with batch normalisation."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Sequential(torch.nn.Conv2d(1, 16, 3, padding=1), torch.nn.BatchNorm2d(16), torch.nn.PixelShuffle(4))
+
+    def forward(self, lr):
+        return self.net(lr)
+
+
+def with_normalised_generator(accelerator, **settings):
+    torch.manual_seed(4)
+    both = SimpleNamespace(generator=Normalised(), discriminator=networks()[1], compiled=False)
+    return AdversarialPhase(AdversarialConfig(losses={"pixel": L1}, **settings), both, accelerator)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_the_buffers_of_a_generator_see_every_crop_once(accelerator, batch, parts):
+    phase = with_normalised_generator(accelerator)
+    expected = copy.deepcopy(phase.generator)
+    micro_batches = list(zip(*(x.chunk(parts) for x in batch), strict=True))
+    for lr, _ in micro_batches:
+        expected(lr)
+    phase.update(micro_batches)
+    for name, buffer in expected.named_buffers():
+        assert torch.equal(dict(phase.generator.named_buffers())[name], buffer)
+
+
+def test_a_skipped_update_leaves_the_buffers_of_both_networks_alone(accelerator, batch):
+    phase = with_normalised_generator(accelerator, ema_decay=0.5)
+    phase.update([batch])
+    before = [snapshot(phase.generator), snapshot(phase.discriminator), snapshot(phase.average.settled())]
+    lr, hr = batch
+    assert phase.update([(lr, hr * float("nan"))])["health/skipped"] == 1
+    phase.stateful()
+    for module, was in zip((phase.generator, phase.discriminator, phase.average.settled()), before, strict=True):
+        assert not changed(module, was)
+
+
+def test_the_average_of_the_generator_follows_its_weights_and_has_its_buffers(accelerator, batch):
+    phase = with_normalised_generator(accelerator, ema_decay=0.75)
+    expected = {name: value.detach().clone() for name, value in phase.generator.named_parameters()}
+    for _ in range(3):
+        phase.update([batch])
+        expected = {name: 0.75 * expected[name] + 0.25 * value.detach() for name, value in phase.generator.named_parameters()}
+    average = phase.stateful()["generator_average"]
+    assert not any(p.requires_grad for p in average.parameters()) and average is not phase.generator
+    for name, value in average.named_parameters():
+        torch.testing.assert_close(value, expected[name])
+    for name, buffer in phase.generator.named_buffers():
+        assert torch.equal(dict(average.named_buffers())[name], buffer)
+
+
 @pytest.mark.parametrize("step, expected", [(0, 1e-4), (999, 1e-4), (1000, 1e-4 * 0.1**0.02), (50_000, 1e-5), (100_000, 1e-6)])
 def test_learning_rate_falls_tenfold_every_50_epochs_of_1000_in_stairs(step, expected):
     assert decayed(1e-4, 50_000, step) == pytest.approx(expected)
