@@ -261,6 +261,7 @@ def test_the_average_of_the_generator_is_validated_kept_and_continued_from(shard
 
 
 @pytest.mark.skipif(shutil.which("c++") is None and shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch.compile looks there itself
 def test_compiled_networks_learn_the_same(shards, tmp_path):
     losses = {"pixel": {"name": "l1"}, "perceptual": {"name": "vgg19", "weights": "random", "layer": "relu2_2", "weight": 1e-2}}
     adversarial = {"steps": 3, "learning_rate": 1e-3, "decay_every": None, "losses": losses}
