@@ -1,6 +1,7 @@
 # make demo             everything on a fresh machine, on synthetic rocks
 # make demo ROCKS=DIR   the same on your images: one sub-folder per rock
-# make test             the whole test suite
+# make test             the test suite, without what takes minutes
+# make test-all         the whole test suite
 
 PYTHON ?= python3
 ROCKS ?=
@@ -10,7 +11,7 @@ SOURCE := $(or $(ROCKS),$(DEMO)/rocks)
 BIN := .venv/bin
 ACCELERATE := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 
-.PHONY: demo test
+.PHONY: demo test test-all
 
 demo: .venv/installed
 	$(if $(ROCKS),@test -d "$(ROCKS)" || { echo "ROCKS=$(ROCKS) is not a folder"; exit 1; })
@@ -32,8 +33,8 @@ demo: .venv/installed
 	@echo "Super-resolve an image of your own:"
 	@echo "  $(BIN)/python launch/super_resolve.py $(DEMO)/run/weights/adversarial.safetensors INPUT OUTPUT"
 
-test: .venv/installed
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+test test-all: .venv/installed
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal $(if $(filter test,$@),-m "not slow")
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv

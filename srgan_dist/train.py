@@ -193,8 +193,9 @@ class Run:
             self.state.phase, self.state.step, self.state.phase_seconds = name, 0, 0.0
         self.networks.share_weights()
         self._loop(phase, name, phase_config)
+        objects = phase.stateful()
         self.networks.adopt_average()
-        self._finish_phase(name, number, phase.stateful())
+        self._finish_phase(name, number, objects)
 
     def take_weights(self, name, number, path):
         """Use finished generator weights instead of training a phase."""
@@ -384,7 +385,8 @@ class Meter:
         Updates that were skipped (as all ranks know) are left out of the means and counted as health/skipped; where
         there are no others, there are no means.
         """
-        skipped = torch.stack(self.values.pop("health/skipped")).bool()
+        updates = len(next(iter(self.values.values())))
+        skipped = torch.stack(self.values.pop("health/skipped", [torch.tensor(False)] * updates)).bool()
         self._count_skipped(skipped.tolist())
         means = {}
         if self.sound:

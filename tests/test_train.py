@@ -558,6 +558,19 @@ def test_what_cannot_work_is_refused_before_anything_is_written(shards, tmp_path
 def test_a_batch_that_ranks_cannot_share(shards, tmp_path):
     with pytest.raises(ConfigError, match="data.batch_size=4 cannot be shared by 3 ranks equally; use a multiple of 3"):
         prepare(tiny_config(shards, tmp_path), world_size=3)
+    with pytest.raises(ConfigError, match="data.batch_size=4 cannot be cut into accumulation=4 micro-batches on each of 2 ranks;"
+                                          " use a multiple of 8"):
+        prepare(tiny_config(shards, tmp_path, accumulation=4), world_size=2)
+
+
+def test_micro_batches_of_one_value_are_refused_as_batches_are(shards, tmp_path):
+    def config(sync, accumulation):
+        return tiny_config(shards, tmp_path, accumulation=accumulation, data={"path": str(shards), "lr_crop": 4, "batch_size": 4},
+                           discriminator={"num_filters": 4, "sync_batchnorm": sync})
+    for sync, accumulation, ranks, refused in [
+            (False, 4, 1, True), (False, 2, 2, True), (False, 1, 4, True), (False, 2, 1, False), (True, 2, 2, False), (True, 4, 1, True)]:
+        with pytest.raises(ConfigError, match="leaves batch normalisation one value") if refused else contextlib.nullcontext():
+            prepare(config(sync, accumulation), world_size=ranks)
 
 
 def test_weights_of_another_network_are_refused(shards, tmp_path):
