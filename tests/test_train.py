@@ -260,6 +260,7 @@ def test_the_average_of_the_generator_is_validated_kept_and_continued_from(shard
     assert scores != [r["val/psnr"] for r in whole if "val/psnr" in r] and plain.state.finished
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None and shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch.compile looks there itself
 def test_compiled_networks_learn_the_same(shards, tmp_path):

@@ -35,7 +35,7 @@ class SharedGradients:
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         large = [gradient for gradient in gradients if gradient.nbytes >= ALONE and gradient.is_contiguous()]
         self.small = [gradient for gradient in gradients if not any(gradient is other for other in large)]
-        self.flat = torch.cat([gradient.flatten() for gradient in self.small])
+        self.flat = torch.cat([gradient.as_strided((gradient.numel(),), (1,)) for gradient in self.small])  # as it lies in memory
         self.pending = [torch.distributed.all_reduce(tensor, async_op=True) for tensor in (*large, self.flat)]
 
     def wait(self):
@@ -45,5 +45,6 @@ class SharedGradients:
         for work in self.pending:
             work.wait()
         parts = self.flat.split([gradient.numel() for gradient in self.small])
-        torch._foreach_copy_(self.small, [part.view(gradient.shape) for part, gradient in zip(parts, self.small, strict=True)])
+        torch._foreach_copy_(self.small, [part.as_strided(gradient.shape, gradient.stride())
+                                          for part, gradient in zip(parts, self.small, strict=True)])
         self.pending, self.small, self.flat = [], [], None

@@ -7,9 +7,10 @@ sums every rank draws the same conclusion.
 
 The conclusion stays on the device: Adam's fused step takes it as `found_inf` and then writes nothing. What has been
 written by the time an update turns out unsound is remembered from before it and put back: batch-norm buffers, and
-in phase 2 the discriminator with its optimiser, whose step comes before the generator's gradient. Only where there
-is something to put back does the host look at the conclusion, and then at the latest moment: when the next update
-begins or somebody wants to see the networks.
+in phase 2 the discriminator with its optimiser, whose step comes before the generator's gradient (566 MB at full size,
+whose copy takes 0.3 ms of an H200's memory bandwidth per update, by arithmetic). Only where there is something to put
+back does the host look at the conclusion, and then at the latest moment: when the next update begins or somebody wants
+to see the networks.
 """
 
 import torch
@@ -35,8 +36,7 @@ class Safeguard:
         tensors = self._tensors()
         if self.before is None:
             self.before = [torch.empty_like(tensor) for tensor in tensors]
-        if tensors:
-            torch._foreach_copy_(self.before, tensors)
+        _copy(tensors, self.before)
 
     def check(self, network):
         """Return the norm of a network's gradient; unless it is finite, this update is skipped from here on."""
@@ -55,16 +55,22 @@ class Safeguard:
     def settle(self):
         """Put back what an unsound update has changed. Waits for the device where there is anything to put back."""
         if self.before and self.unsound.item():
-            torch._foreach_copy_(self._tensors(), self.before)
+            _copy(self.before, self._tensors())
             self.unsound = torch.zeros_like(self.unsound)
 
-    @torch.no_grad()
     def _tensors(self):
         tensors = [buffer for network in self.networks for buffer in network.buffers()]
         for network, optimizer in self.early:
             tensors += [parameter.detach() for parameter in network.parameters()]
             tensors += [tensor for parameter in network.parameters() for tensor in _moments(optimizer, parameter)]
         return tensors
+
+
+def _copy(sources, targets):
+    """Copy tensors into others, all of one type in one launch."""
+    for dtype in {tensor.dtype for tensor in sources}:
+        pairs = [pair for pair in zip(sources, targets, strict=True) if pair[0].dtype == dtype]
+        torch._foreach_copy_([target for _, target in pairs], [source for source, _ in pairs])
 
 
 def _moments(optimizer, parameter):
