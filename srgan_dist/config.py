@@ -106,6 +106,13 @@ class Config(Settings):
         "bf16", description="no: float32; bf16: convolutions in bfloat16, weights and losses in float32;"
         " auto: bf16 where the device computes it by hardware"
     )
+    accumulation: int = Field(
+        1, ge=1, le=2**20, description="micro-batches in which each rank computes its share of an update, for memory's sake"
+    )
+    compile: bool = Field(False, description="compile networks and losses (torch.compile); needs a C++ compiler, or Triton on a GPU")
+    max_skipped: int = Field(
+        20, ge=1, description="updates in a row that are skipped because a loss or a gradient is not finite, at which the training stops"
+    )
     channels_last: bool = Field(True, description="memory format of the networks; faster on recent CPUs and GPUs")
     cpu_threads: int | None = Field(
         None, ge=1, le=1024, description="threads of a rank that runs on CPU; null: the machine's cores over its ranks"

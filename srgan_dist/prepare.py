@@ -21,7 +21,7 @@ from srgan_dist.scoring import check_scorable
 from srgan_dist.state import State, identity_of, parse_state
 
 # Settings that may change while a run is continued: none of them decides what is learnt.
-FREE = ("name:", "output", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints", "panels", "cpu_threads", "tracking.",
+FREE = ("name:", "output", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints", "panels", "cpu_threads", "max_skipped", "tracking.",
         "data.cache", "data.path")  # moved; its content is compared on its own
 
 
@@ -46,6 +46,9 @@ def prepare(config, resume="auto", world_size=1):
     if config.data.batch_size % world_size:
         raise ConfigError(f"data.batch_size={config.data.batch_size} cannot be shared by {world_size} ranks equally;"
                           f" use a multiple of {world_size}")
+    if config.data.batch_size % (world_size * config.accumulation):
+        raise ConfigError(f"data.batch_size={config.data.batch_size} cannot be cut into accumulation={config.accumulation}"
+                          f" micro-batches on each of {world_size} ranks; use a multiple of {world_size * config.accumulation}")
     sets = _open_sets(config)
     train = _train_splits(config, sets)
     held_out = {name: split for name in ("valid", "test")
@@ -149,9 +152,11 @@ def _check_batch_norm(config, world_size):
     if not config.needs_discriminator():
         return
     side = final_side(config.hr_crop, config.discriminator.padding)
-    if side == 1 and config.data.batch_size == world_size:
+    apart = config.accumulation * (1 if config.discriminator.sync_batchnorm else world_size)
+    if side == 1 and config.data.batch_size == apart:
         raise ConfigError(f"data.batch_size={config.data.batch_size} over {world_size} ranks leaves batch normalisation"
-                          f" one value per channel at data.lr_crop={config.data.lr_crop}; enlarge one of them")
+                          f" one value per channel at data.lr_crop={config.data.lr_crop}, accumulation={config.accumulation};"
+                          " enlarge one of the first two")
 
 
 def _check_weights(config, name, path):
@@ -217,7 +222,8 @@ def dry_run_report(config, prepared, device_type="cpu", world_size=1):
         *(f"  {name:<6}{_counts(prepared.held_out.get(name))} of {config.data.path}" for name in ("valid", "test")),
         *(f"  {line}" for line in copies_plan(config, prepared)),
         f"device {device_type}, mixed precision {precision_on(device_type, config.mixed_precision)}",
-        f"phases, {config.data.batch_size} crops an update, batch_size_per_gpu {config.data.batch_size // world_size}",
+        f"phases, {config.data.batch_size} crops an update, batch_size_per_gpu {config.data.batch_size // world_size}"
+        + f" in {config.accumulation} micro-batches" * (config.accumulation > 1),
         *(f"  {name:<12}{phase_plan(phase)}" for name, phase in config.phases()),
         f"run directory {prepared.run_directory}"
         f" ({f'continues from {prepared.checkpoint}' if prepared.checkpoint else 'starts anew'})",

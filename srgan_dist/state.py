@@ -58,7 +58,7 @@ def identity_of(config, train, blocks):
         "data.path (its content)": [[split.set.sha256, weight] for split, weight in train],
         "data.block_shards": blocks if any(blocks) else None,
         "generator": config.generator.model_dump(mode="json"),
-        "discriminator": config.discriminator.model_dump(mode="json"),
+        "discriminator": config.discriminator.model_dump(mode="json", exclude={"sync_batchnorm"}),  # the same tensors
     }
 
 

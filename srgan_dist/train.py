@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed
-from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
+from accelerate import Accelerator, PartialState
 from accelerate.utils import gather_object
 
 from srgan_dist.checkpoint import CheckpointError, load_checkpoint, load_generator, save_checkpoint, save_generator
@@ -77,10 +77,7 @@ def start(config):
     """Join the process group and choose the device; raises UserError when the launch does not fit."""
     here = PartialState(cpu=cpu_wanted())
     check_group(here)
-    accelerator = Accelerator(
-        mixed_precision=precision_on(here.device.type, config.mixed_precision),
-        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
-    )
+    accelerator = Accelerator(mixed_precision=precision_on(here.device.type, config.mixed_precision))
     use_cpu_threads(accelerator, config.cpu_threads)
     use_exact_float32()
     allow_many_files()
@@ -153,7 +150,7 @@ class Run:
         self.loader = TrainLoader(
             prepared.train, config.data.lr_crop, config.data.batch_size, config.seed, config.data.augment,
             accelerator.process_index, self.world_size, accelerator.device, [[one.row for one in damages] for damages in damage],
-            prepared.blocks,
+            prepared.blocks, config.accumulation,
         )
         self._record_damage([one for damages in damage for one in damages])
         self.validator = Validator(config, prepared.held_out, self.directory, self.tracker, accelerator)
@@ -214,8 +211,11 @@ class Run:
             phase.step = self.state.step
         else:
             self.state.phase, self.state.step, self.state.phase_seconds = name, 0, 0.0
+        self.networks.share_weights()
         self._loop(phase, name, phase_config)
-        self._finish_phase(name, phase.stateful())
+        objects = phase.stateful()
+        self.networks.adopt_average()
+        self._finish_phase(name, objects)
 
     def take_weights(self, name, path):
         """Use finished generator weights instead of training a phase."""
@@ -234,8 +234,8 @@ class Run:
         while phase.step < phase.steps and time_share < 1:
             phase.progress = max(phase.step / phase.steps, time_share)
             with meter.waiting():
-                lr, hr = next(batches)
-            meter.add(phase.update(lr, hr), samples=config.data.batch_size)
+                micro_batches = [next(batches) for _ in range(config.accumulation)]
+            meter.add(phase.update(micro_batches), samples=config.data.batch_size)
             state.updates, state.step = state.updates + 1, phase.step
 
             # Report, in any case before the generator is looked at or saved
@@ -244,6 +244,7 @@ class Run:
             text = total = None
             if phase.step % config.log_every == 0 or look or save or last:
                 numbers, seconds = meter.read()
+                self._check_skipped(meter, name, last)
                 self._check_finite(numbers, name)
                 numbers |= phase.learning_rates()
                 self.tracker.log(numbers, self.samples_seen)
@@ -257,15 +258,18 @@ class Run:
             # Look and save; the end of a phase does both in its own way
             if not last and time_share < 1:
                 with meter.paused():
+                    objects = phase.stateful() if look or save else {}
                     if look:
                         self._validate(("valid",), f"update {state.updates}", progress.say)
                     if save:
-                        self._save(phase.stateful())
+                        self._save(objects)
         batches.close()
         progress.close()
 
     def _text(self, numbers):
         """Say the numbers of a report, those first that a narrow terminal should still show."""
+        if "train/psnr" not in numbers:
+            return "every update was skipped: a loss or a gradient is not finite"
         parts = [f"psnr {numbers['train/psnr']:.2f}"]
         if self.gain is not None:
             parts.append(f"gain {self.gain:+.2f} dB")
@@ -273,6 +277,8 @@ class Run:
         parts += [f"{name.removeprefix('loss/')} {value:.3g}" for name, value in numbers.items() if name.startswith("loss/")]
         if "d/real" in numbers:
             parts.append(f"D {numbers['d/real']:.2f}/{numbers['d/fake']:.2f}")
+        if numbers["health/skipped"]:
+            parts.append(f"{numbers['health/skipped']} skipped")
         return ", ".join(parts)
 
     def _time_share(self, phase_config):
@@ -285,17 +291,26 @@ class Run:
             torch.distributed.broadcast(share, 0)
         return float(share)
 
+    def _check_skipped(self, meter, name, last):
+        """Raise UserError when too many updates in a row were skipped, or all those before the end of a phase."""
+        row = meter.longest_skipped
+        if row >= self.config.max_skipped or (last and not meter.sound):
+            self._stop_diverged(name, f"a loss or a gradient in {row} updates in a row (max_skipped={self.config.max_skipped})")
+
     def _check_finite(self, numbers, name):
-        """Raise UserError when a loss or a weight is not a number any more."""
+        """Raise UserError when a score or a weight is not a number any more."""
         wrong = [key for key, value in numbers.items() if not math.isfinite(value)]
         if not wrong and not self.networks.are_finite():
             wrong = ["a weight"]
         if wrong:
-            start = (f"Start a run of another name from an earlier checkpoint (--resume {self.checkpoint}) or anew"
-                     if self.checkpoint else "Start again")
-            raise UserError(f"{name} has diverged: {', '.join(wrong)} is not finite at update {self.state.updates}."
-                            f" {start}, with a smaller {name}.learning_rate, smaller weights of its losses, or"
-                            " mixed_precision=no")
+            self._stop_diverged(name, ", ".join(wrong))
+
+    def _stop_diverged(self, name, what):
+        start = (f"Start a run of another name from an earlier checkpoint (--resume {self.checkpoint}) or anew"
+                 if self.checkpoint else "Start again")
+        raise UserError(f"{name} has diverged: {what} is not finite at update {self.state.updates}."
+                        f" {start}, with a smaller {name}.learning_rate, {name}.clip_gradient, smaller weights of its"
+                        " losses, or mixed_precision=no")
 
     def _finish_phase(self, name, objects):
         """Validate, test, export the generator and save the state between two phases."""
@@ -311,13 +326,14 @@ class Run:
         """Write the generator as a file that can be used on its own."""
         facts = {"phase": phase, "phase_number": [name for name, _ in self.config.phases()].index(phase),
                  "samples_seen": self.samples_seen, "scores": scores, "config": self.config.model_dump(mode="json")}
-        save_generator(path, self.networks.bare_generator, facts)
+        save_generator(path, self.networks.shown, facts)
 
     # Records
 
     def _validate(self, names, title, say):
         """Score the generator on whole splits and say how it does; returns {split: means per rock and method}."""
-        results = self.validator.validate(self.networks.bare_generator, names)
+        self.networks.share_buffers()
+        results = self.validator.validate(self.networks.shown, names)
         for name, (numbers, scores) in results.items():
             self._check_finite(numbers, self.state.phase)
             self.tracker.log(numbers, self.samples_seen)
@@ -380,6 +396,7 @@ class Meter:
 
     def __init__(self, accelerator):
         self.accelerator = accelerator
+        self.skipped_in_row = 0  # updates up to now
         self._restart()
 
     def _restart(self):
@@ -407,14 +424,28 @@ class Meter:
     def read(self):
         """Return the means since the last reading, with speed/samples_per_second and speed/data_wait (a share of the
         time), and the seconds that they cover.
+
+        Updates that were skipped (as all ranks know) are left out of the means and counted as health/skipped; where
+        there are no others, there are no means.
         """
-        means = torch.stack([torch.stack(values).float().mean() for values in self.values.values()])
-        means = self.accelerator.reduce(means, "mean").tolist()
+        updates = len(next(iter(self.values.values())))
+        skipped = torch.stack(self.values.pop("health/skipped", [torch.tensor(False)] * updates)).bool()
+        self._count_skipped(skipped.tolist())
+        means = {}
+        if self.sound:
+            means = torch.stack([torch.stack(values).float()[~skipped].mean() for values in self.values.values()])
+            means = dict(zip(self.values, self.accelerator.reduce(means, "mean").tolist(), strict=True))
         seconds = time.monotonic() - self.since
         speed = {"speed/samples_per_second": self.samples / seconds, "speed/data_wait": self.waited / seconds}
-        numbers = dict(zip(self.values, means, strict=True)) | speed
         self._restart()
-        return numbers, seconds
+        return means | {"health/skipped": sum(skipped.tolist())} | speed, seconds
+
+    def _count_skipped(self, flags):
+        """Note whether any update was sound, and the longest row of skipped ones that ended since the last reading."""
+        self.sound, self.longest_skipped = not all(flags), 0
+        for flag in flags:
+            self.skipped_in_row = self.skipped_in_row + 1 if flag else 0
+            self.longest_skipped = max(self.longest_skipped, self.skipped_in_row)
 
 
 def _forget_after(path, samples_seen):

@@ -127,9 +127,14 @@ def share_batch_norm_buffers(config, out):
     own = digest(networks.bare_discriminator)
     networks.share_buffers()
     shared = digest(networks.bare_discriminator)
+    both = networks.bare_generator, networks.bare_discriminator
+    with torch.no_grad():
+        for parameter in (parameter for network in both for parameter in network.parameters()):
+            parameter.add_(accelerator.process_index)
+    networks.share_weights()
     networks.unwrap()
     accelerator.end_training()
-    return {"own": own, "shared": shared}, None
+    return {"own": own, "shared": shared, "weights": [digest(network) for network in both]}, None
 
 
 TASKS = {"train": train_both_phases, "batches": read_batches, "mortal": train_and_die, "apart": train_with_directories_of_their_own,

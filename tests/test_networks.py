@@ -4,6 +4,7 @@ from accelerate import Accelerator
 
 from conftest import tiny_config
 from srgan_dist.networks import Networks
+from srgan_dist.phases.average import Average
 
 
 @pytest.fixture
@@ -72,3 +73,23 @@ def test_the_weights_of_a_generator_alone_can_be_checked(monkeypatch, tmp_path):
     assert networks.are_finite() and networks.bare_discriminator is None
     torch.nn.init.constant_(networks.bare_generator.tail.bias, float("nan"))
     assert not networks.are_finite()
+
+
+def test_compiling_changes_no_name_and_no_weight(build):
+    plain, compiled = build(), build(compile=True)
+    for name in ("bare_generator", "bare_discriminator"):
+        assert getattr(compiled, name).state_dict().keys() == getattr(plain, name).state_dict().keys()
+        assert torch.equal(weights(getattr(compiled, name)), weights(getattr(plain, name)))
+
+
+def test_what_is_shown_is_the_average_until_it_is_adopted(build):
+    networks = build()
+    assert networks.shown is networks.bare_generator
+    networks.average = Average(networks.generator, 0.5)
+    with torch.no_grad():
+        networks.bare_generator.tail.bias += 1
+    networks.average.update(torch.zeros(()))
+    shown = networks.shown.tail.bias.clone()
+    assert shown == networks.bare_generator.tail.bias - 0.5
+    networks.adopt_average()
+    assert networks.shown is networks.bare_generator and networks.bare_generator.tail.bias == shown

@@ -6,7 +6,7 @@ import torch
 from accelerate import Accelerator
 
 from srgan_dist.losses import VGGLossConfig
-from srgan_dist.losses.adversarial import adversarial_loss
+from srgan_dist.losses.adversarial import adversarial_loss, discriminator_loss
 from srgan_dist.losses.pixel import L1LossConfig, MSELossConfig
 from srgan_dist.models.discriminator import Discriminator, DiscriminatorConfig
 from srgan_dist.models.srresnet import SRResNet, SRResNetConfig
@@ -15,6 +15,7 @@ from srgan_dist.phases.common import decayed
 from srgan_dist.phases.pretrain import PretrainConfig, PretrainPhase
 
 L1 = L1LossConfig(name="l1")
+STANDSTILL = 1e-30  # a learning rate that changes no weight
 VGG = VGGLossConfig(name="vgg19", weights="random", layer="relu2_2", weight=1.0)
 
 
@@ -39,12 +40,12 @@ def networks():
 def adversarial(accelerator, losses, **settings):
     generator, discriminator = networks()
     config = AdversarialConfig(steps=10, losses=losses, **settings)
-    return AdversarialPhase(config, SimpleNamespace(generator=generator, discriminator=discriminator), accelerator)
+    return AdversarialPhase(config, SimpleNamespace(generator=generator, discriminator=discriminator, compiled=False), accelerator)
 
 
 def pretrain(accelerator, generator=None, **settings):
     config = PretrainConfig(**{"losses": {"pixel": L1}} | settings)
-    return PretrainPhase(config, SimpleNamespace(generator=generator or networks()[0]), accelerator)
+    return PretrainPhase(config, SimpleNamespace(generator=generator or networks()[0], compiled=False), accelerator)
 
 
 def snapshot(module):
@@ -57,8 +58,8 @@ def changed(module, before):
 
 def test_pretrain_lowers_the_l1_loss_and_names_its_numbers(accelerator, batch):
     phase = pretrain(accelerator, learning_rate=1e-3)
-    history = [phase.update(*batch) for _ in range(20)]
-    assert set(history[0]) == {"loss/pixel", "loss/generator", "train/psnr"}
+    history = [phase.update([batch]) for _ in range(20)]
+    assert set(history[0]) == {"loss/pixel", "loss/generator", "train/psnr", "health/gradient_generator", "health/skipped"}
     assert history[-1]["loss/pixel"] < history[0]["loss/pixel"]
     assert all(value.shape == () and not value.requires_grad for value in history[0].values())
     assert phase.step == 20 and phase.learning_rates() == {"lr/generator": 1e-3}
@@ -69,7 +70,7 @@ def test_train_psnr_has_peak_2_on_the_signed_range(accelerator):
     torch.nn.init.zeros_(generator.tail.weight)
     torch.nn.init.constant_(generator.tail.bias, 0.2)
     phase = pretrain(accelerator, generator)
-    numbers = phase.update(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 32, 32))
+    numbers = phase.update([(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 32, 32))])
     assert numbers["train/psnr"].item() == pytest.approx(20, abs=1e-3)  # 10 log10(4 / 0.04)
     assert numbers["loss/pixel"].item() == pytest.approx(0.2)
 
@@ -80,7 +81,7 @@ def test_each_term_of_phase_2_has_a_gradient_in_the_generator(accelerator, batch
     lr, hr = batch
     sr = phase.generator(lr)
     if term == "adversarial":
-        value = adversarial_loss(phase.critic(sr))
+        value = adversarial_loss(phase.discriminator(sr))
     else:
         value = phase.losses[term](sr, hr)
     gradients = torch.autograd.grad(value, list(phase.generator.parameters()))
@@ -102,8 +103,8 @@ def assert_gradient_is_weighted_sum(parameters, gradients, weights):
 
 def test_the_gradient_of_phase_2_is_the_weighted_sum_of_its_three_terms(accelerator, batch):
     losses = {"pixel": L1LossConfig(name="l1", weight=0.3), "perceptual": VGG.model_copy(update={"weight": 0.7})}
-    phase = adversarial(accelerator, losses, adversarial_weight=0.2)
-    for module in (phase.generator, phase.critic, *phase.losses.values()):
+    phase = adversarial(accelerator, losses, adversarial_weight=0.2, discriminator_learning_rate=STANDSTILL)
+    for module in (phase.generator, phase.discriminator, *phase.losses.values()):
         module.double()
     for parameter in phase.losses["perceptual"].parameters():
         parameter.data *= 2  # untrained features are faint; so this term counts like the others
@@ -111,9 +112,9 @@ def test_the_gradient_of_phase_2_is_the_weighted_sum_of_its_three_terms(accelera
     parameters = list(phase.generator.parameters())
     sr = phase.generator(lr)
     values = {name: loss(sr, hr) for name, loss in phase.losses.items()}
-    values["adversarial"] = adversarial_loss(phase.critic(sr))
+    values["adversarial"] = adversarial_loss(phase.discriminator(sr))
     gradients = gradients_of(values, parameters)
-    numbers = phase._update_generator(phase.generator(lr), hr)
+    numbers = phase.update([(lr, hr)])
     weights = {"pixel": 0.3, "perceptual": 0.7, "adversarial": 0.2}
     assert_gradient_is_weighted_sum(parameters, gradients, weights)
     for name, value in values.items():  # the panels show them unweighted, and their weighted sum
@@ -130,7 +131,7 @@ def test_the_gradient_of_phase_1_is_the_weighted_sum_of_its_losses(accelerator, 
     difference = phase.generator(lr) - hr
     values = {"pixel": difference.abs().mean(), "squares": difference.square().mean()}
     gradients = gradients_of(values, parameters)
-    numbers = phase.update(lr, hr)
+    numbers = phase.update([(lr, hr)])
     assert_gradient_is_weighted_sum(parameters, gradients, weights)
     for name, value in values.items():
         assert numbers[f"loss/{name}"].item() == pytest.approx(value.item())
@@ -138,41 +139,29 @@ def test_the_gradient_of_phase_1_is_the_weighted_sum_of_its_losses(accelerator, 
 
 
 def test_a_step_on_the_adversarial_term_alone_raises_the_discriminators_answer(accelerator, batch):
-    phase = adversarial(accelerator, {"pixel": L1}, adversarial_weight=1.0, learning_rate=1e-4)
-    phase.losses = {}
+    phase = adversarial(accelerator, {"pixel": L1LossConfig(name="l1", weight=1e-9)}, adversarial_weight=1.0,
+                        learning_rate=1e-4, discriminator_learning_rate=STANDSTILL)
     lr, hr = batch
-    phase.critic.eval()
-    before = phase.critic(phase.generator(lr)).mean()
+    phase.discriminator.eval()
+    before = phase.discriminator(phase.generator(lr)).mean()
     for _ in range(3):
-        phase._update_generator(phase.generator(lr), hr)
-    assert phase.critic(phase.generator(lr)).mean() > before
+        phase.update([batch])
+    assert phase.discriminator(phase.generator(lr)).mean() > before
 
 
-def test_the_generators_update_leaves_the_discriminators_weights_and_gradients_alone(accelerator, batch):
-    phase = adversarial(accelerator, {"pixel": L1, "perceptual": VGG})
+def test_the_gradient_of_the_discriminator_is_of_its_own_loss_alone(accelerator, batch):
+    phase = adversarial(accelerator, {"pixel": L1, "perceptual": VGG}, discriminator_learning_rate=STANDSTILL)
     lr, hr = batch
-    phase._update_discriminator(phase.generator(lr).detach(), hr)
-    weights = {name: p.detach().clone() for name, p in phase.discriminator.named_parameters()}
-    gradients = {name: p.grad.clone() for name, p in phase.discriminator.named_parameters()}
-    phase._update_generator(phase.generator(lr), hr)
-    for name, p in phase.discriminator.named_parameters():
-        assert torch.equal(p, weights[name]) and torch.equal(p.grad, gradients[name]) and p.requires_grad
-
-
-def test_the_discriminators_update_leaves_the_generator_alone(accelerator, batch):
-    phase = adversarial(accelerator, {"pixel": L1})
-    lr, hr = batch
-    before, critic_before = snapshot(phase.generator), snapshot(phase.critic)
-    phase._update_discriminator(phase.generator(lr).detach(), hr)
-    assert not changed(phase.generator, before) and all(p.grad is None for p in phase.generator.parameters())
-    assert set(dict(phase.critic.named_parameters())) <= changed(phase.critic, critic_before)
+    parameters = list(phase.discriminator.parameters())
+    loss = discriminator_loss(phase.discriminator(hr), phase.discriminator(phase.generator(lr).detach()))
+    expected = torch.autograd.grad(loss, parameters)
+    phase.update([batch])
+    assert all(torch.equal(p.grad, gradient) and p.requires_grad for p, gradient in zip(parameters, expected, strict=True))
 
 
 def test_the_discriminator_learns_to_tell(accelerator, batch):
-    phase = adversarial(accelerator, {"pixel": L1}, discriminator_learning_rate=1e-3)
-    lr, hr = batch
-    sr = phase.generator(lr).detach()
-    history = [phase._update_discriminator(sr, hr) for _ in range(15)]
+    phase = adversarial(accelerator, {"pixel": L1}, discriminator_learning_rate=1e-3, learning_rate=STANDSTILL)
+    history = [phase.update([batch]) for _ in range(15)]
     assert history[-1]["d/real"] > 0.6 > 0.4 > history[-1]["d/fake"]
 
 
@@ -181,13 +170,13 @@ def test_one_update_of_phase_2_is_the_textbook_alternation(accelerator, batch):
     lr, hr = (x.double() for x in batch)
     phase = adversarial(accelerator, {"pixel": L1}, learning_rate=1e-3, adversarial_weight=0.5)
     generator, discriminator = networks()
-    for network in (generator, discriminator, phase.generator, phase.critic):
+    for network in (generator, discriminator, phase.generator, phase.discriminator):
         network.double()
     d_optimizer = torch.optim.Adam(discriminator.parameters(), 1e-3)
     g_optimizer = torch.optim.Adam(generator.parameters(), 1e-3)
     bce = torch.nn.functional.binary_cross_entropy_with_logits
     for _ in range(2):
-        phase.update(lr, hr)
+        phase.update([(lr, hr)])
 
         sr = generator(lr)
         real, fake = discriminator(hr), discriminator(sr.detach())
@@ -198,19 +187,96 @@ def test_one_update_of_phase_2_is_the_textbook_alternation(accelerator, batch):
         g_optimizer.zero_grad()
         ((sr - hr).abs().mean() + 0.5 * bce(judged, torch.ones_like(judged))).backward()
         g_optimizer.step()
-    for ours, plain in ((phase.generator, generator), (phase.critic, discriminator)):
+    for ours, plain in ((phase.generator, generator), (phase.discriminator, discriminator)):
         for name, value in plain.state_dict().items():
             torch.testing.assert_close(ours.state_dict()[name], value, rtol=0, atol=1e-9)
 
 
 def test_phase_2_names_its_numbers(accelerator, batch):
     phase = adversarial(accelerator, {"pixel": L1, "perceptual": VGG}, discriminator_learning_rate=2e-4)
-    numbers = phase.update(*batch)
+    numbers = phase.update([batch])
     assert set(numbers) == {"loss/pixel", "loss/perceptual", "loss/adversarial", "loss/generator", "loss/discriminator",
-                            "d/real", "d/fake", "train/psnr"}
+                            "d/real", "d/fake", "train/psnr", "health/gradient_generator", "health/gradient_discriminator",
+                            "health/skipped"}
     expected = numbers["loss/pixel"] + numbers["loss/perceptual"] + 5e-3 * numbers["loss/adversarial"]
     assert numbers["loss/generator"].item() == pytest.approx(expected.item(), rel=1e-5)
     assert phase.learning_rates() == {"lr/generator": 1e-4, "lr/discriminator": 2e-4}
+
+
+def test_a_gradient_is_shortened_to_its_norm_and_reported_as_it_was(accelerator, batch):
+    free, clipped = adversarial(accelerator, {"pixel": L1}), adversarial(accelerator, {"pixel": L1}, clip_gradient=1e-3)
+    expected = free.update([batch])
+    numbers = clipped.update([batch])
+    for name, network, like in (("generator", clipped.generator, free.generator),
+                                ("discriminator", clipped.discriminator, free.discriminator)):
+        norm = torch.stack([p.grad.norm() for p in network.parameters()]).norm()
+        unclipped = torch.stack([p.grad.norm() for p in like.parameters()]).norm()
+        assert norm.item() == pytest.approx(1e-3, rel=1e-3)
+        assert numbers[f"health/gradient_{name}"].item() == pytest.approx(expected[f"health/gradient_{name}"].item(), rel=0.02)
+        assert expected[f"health/gradient_{name}"].item() == pytest.approx(unclipped.item()) and unclipped > 1e-2
+
+
+def test_the_adversarial_term_rises_to_its_weight(accelerator, batch):
+    phase = adversarial(accelerator, {"pixel": L1}, adversarial_weight=0.5, adversarial_warmup=3)
+    shares = []
+    for _ in range(5):
+        numbers = phase.update([batch])
+        shares.append(((numbers["loss/generator"] - numbers["loss/pixel"]) / numbers["loss/adversarial"]).item())
+    assert shares == pytest.approx([0.125, 0.25, 0.375, 0.5, 0.5], rel=1e-4)
+
+
+class Normalised(torch.nn.Module):
+    """A generator with batch normalisation."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Sequential(torch.nn.Conv2d(1, 16, 3, padding=1), torch.nn.BatchNorm2d(16), torch.nn.PixelShuffle(4))
+
+    def forward(self, lr):
+        return self.net(lr)
+
+
+def with_normalised_generator(accelerator, **settings):
+    torch.manual_seed(4)
+    both = SimpleNamespace(generator=Normalised(), discriminator=networks()[1], compiled=False)
+    return AdversarialPhase(AdversarialConfig(losses={"pixel": L1}, **settings), both, accelerator)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_the_buffers_of_a_generator_see_every_crop_once(accelerator, batch, parts):
+    phase = with_normalised_generator(accelerator)
+    expected = copy.deepcopy(phase.generator)
+    micro_batches = list(zip(*(x.chunk(parts) for x in batch), strict=True))
+    for lr, _ in micro_batches:
+        expected(lr)
+    phase.update(micro_batches)
+    for name, buffer in expected.named_buffers():
+        assert torch.equal(dict(phase.generator.named_buffers())[name], buffer)
+
+
+def test_a_skipped_update_leaves_the_buffers_of_both_networks_alone(accelerator, batch):
+    phase = with_normalised_generator(accelerator, ema_decay=0.5)
+    phase.update([batch])
+    before = [snapshot(phase.generator), snapshot(phase.discriminator), snapshot(phase.average.settled())]
+    lr, hr = batch
+    assert phase.update([(lr, hr * float("nan"))])["health/skipped"] == 1
+    phase.stateful()
+    for module, was in zip((phase.generator, phase.discriminator, phase.average.settled()), before, strict=True):
+        assert not changed(module, was)
+
+
+def test_the_average_of_the_generator_follows_its_weights_and_has_its_buffers(accelerator, batch):
+    phase = with_normalised_generator(accelerator, ema_decay=0.75)
+    expected = {name: value.detach().clone() for name, value in phase.generator.named_parameters()}
+    for _ in range(3):
+        phase.update([batch])
+        expected = {name: 0.75 * expected[name] + 0.25 * value.detach() for name, value in phase.generator.named_parameters()}
+    average = phase.stateful()["generator_average"]
+    assert not any(p.requires_grad for p in average.parameters()) and average is not phase.generator
+    for name, value in average.named_parameters():
+        torch.testing.assert_close(value, expected[name])
+    for name, buffer in phase.generator.named_buffers():
+        assert torch.equal(dict(average.named_buffers())[name], buffer)
 
 
 @pytest.mark.parametrize("step, expected", [(0, 1e-4), (999, 1e-4), (1000, 1e-4 * 0.1**0.02), (50_000, 1e-5), (100_000, 1e-6)])
@@ -222,7 +288,7 @@ def test_learning_rate_falls_tenfold_every_50_epochs_of_1000_in_stairs(step, exp
 def test_the_learning_rate_reaches_the_optimiser(accelerator, batch):
     phase = pretrain(accelerator, decay_every=1000)
     phase.step = 2000
-    phase.update(*batch)
+    phase.update([batch])
     assert phase.learning_rates()["lr/generator"] == pytest.approx(1e-6)
 
 
@@ -233,9 +299,10 @@ def test_the_networks_compute_in_bf16_and_the_losses_in_float32(monkeypatch, bat
     seen = {}
     generator.tail.register_forward_hook(lambda m, i, o: seen.update(tail=o.dtype))
     discriminator.dense1.register_forward_hook(lambda m, i, o: seen.update(dense=o.dtype))
-    prepared = SimpleNamespace(generator=accelerator.prepare_model(generator), discriminator=accelerator.prepare_model(discriminator))
+    prepared = SimpleNamespace(generator=accelerator.prepare_model(generator), discriminator=accelerator.prepare_model(discriminator),
+                               compiled=False)
     phase = AdversarialPhase(AdversarialConfig(losses={"pixel": L1}), prepared, accelerator)
-    numbers = phase.update(*batch)
+    numbers = phase.update([batch])
     assert seen == {"tail": torch.bfloat16, "dense": torch.bfloat16}
     assert all(value.dtype == torch.float32 and value.isfinite() for value in numbers.values())
     assert all(p.dtype == torch.float32 for p in generator.parameters())

@@ -1,3 +1,4 @@
+import contextlib
 import hashlib
 import json
 import math
@@ -162,6 +163,87 @@ def test_a_training_that_diverges_ends_with_an_error_and_keeps_what_was_good(sha
         assert all(tensor.isfinite().all() for tensor in load_file(path).values())
     for record in records(tmp_path / "tiny"):
         assert all(math.isfinite(value) for value in record.values())
+
+
+def poisoned(monkeypatch, updates):
+    """Let the loader give grey levels that are no numbers at some updates."""
+    from srgan_dist.train import TrainLoader
+
+    class Poisoned(TrainLoader):
+        def batches(self, first_update):
+            with contextlib.closing(super().batches(first_update)) as batches:
+                for number, (lr, hr) in enumerate(batches, first_update * self.accumulation):
+                    yield lr, hr * float("nan") if number // self.accumulation in updates else hr
+
+    monkeypatch.setattr("srgan_dist.train.TrainLoader", Poisoned)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_updates_that_are_not_finite_are_skipped_and_counted(shards, tmp_path, monkeypatch, accumulation):
+    poisoned(monkeypatch, {2, 3, 5, 8})  # of 6 and 4
+    trained = train(tiny_config(shards, tmp_path, accumulation=accumulation))
+    assert trained.state.updates == 10
+    found = [record for record in records(tmp_path / "tiny") if "health/skipped" in record]
+    assert [record["health/skipped"] for record in found] == [0, 2, 1, 0, 1]
+    assert ["loss/generator" in record for record in found] == [True, False, True, True, True]
+    optimizer = load_file(newest_checkpoint(tmp_path / "tiny" / "checkpoints")[0] / "discriminator_optimizer.safetensors")
+    assert optimizer["0.step"] == 3
+
+
+@pytest.mark.parametrize("updates, max_skipped, at, row", [
+    (set(range(3, 9)), 3, 6, 3),  # three of pretrain are enough
+    (set(range(2, 6)), 20, 6, 4),  # a phase must not end amid them
+    ({5, 6, 7, 8, 9}, 4, 10, 4),  # every phase counts for itself
+])
+def test_too_many_skipped_updates_in_a_row_end_the_training(shards, tmp_path, monkeypatch, updates, max_skipped, at, row):
+    poisoned(monkeypatch, updates)
+    config = tiny_config(shards, tmp_path, max_skipped=max_skipped, checkpoint_every=2)
+    phase = "pretrain" if at == 6 else "adversarial"
+    with pytest.raises(UserError, match=f"{phase} has diverged: a loss or a gradient in {row} updates in a row"
+                                        f" .max_skipped={max_skipped}. is not finite at update {at}"):
+        train(config)
+    path, state = newest_checkpoint(tmp_path / "tiny" / "checkpoints")
+    assert state["updates"] == at - 2
+    assert all(tensor.isfinite().all() for file in path.glob("*.safetensors") for tensor in load_file(file).values())
+
+
+def test_the_average_of_the_generator_is_validated_kept_and_continued_from(shards, tmp_path):
+    averaging = {"ema_decay": 0.9}
+    config = with_steps(tiny_config(shards, tmp_path, checkpoint_every=2, keep_checkpoints=9), pretrain=averaging, adversarial=averaging)
+    train(config)
+    run, bare = tmp_path / "tiny", tmp_path / "tiny" / "checkpoints" / "step-00000004"
+    saved = load_file(bare / "generator_average.safetensors")
+    assert any(not torch.equal(value, load_file(bare / "generator.safetensors")[name]) for name, value in saved.items())
+    for name, end in (("pretrain", 6), ("adversarial", 10)):  # a phase ends with the average, and the next begins with it
+        exported = load_file(run / "weights" / f"{name}.safetensors")
+        kept = load_file(run / "checkpoints" / f"step-{end:08d}" / "generator.safetensors")
+        assert all(torch.equal(value, kept[key]) for key, value in exported.items())
+    final = load_file(run / "weights" / "adversarial.safetensors")
+    whole = records(run)
+    for newer in ("step-00000006", "step-00000008", "step-00000010"):  # as if it had been killed after update 4
+        shutil.rmtree(run / "checkpoints" / newer)
+    shutil.rmtree(run / "weights")
+    train(config)
+    assert all(torch.equal(value, final[key]) for key, value in load_file(run / "weights" / "adversarial.safetensors").items())
+    assert [r["val/psnr"] for r in records(run) if "val/psnr" in r] == [r["val/psnr"] for r in whole if "val/psnr" in r]
+    plain = train(tiny_config(shards, tmp_path / "plain"))
+    scores = [r["val/psnr"] for r in records(tmp_path / "plain" / "tiny") if "val/psnr" in r]
+    assert scores != [r["val/psnr"] for r in whole if "val/psnr" in r] and plain.state.finished
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None and shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch.compile looks there itself
+def test_compiled_networks_learn_the_same(shards, tmp_path):
+    losses = {"pixel": {"name": "l1"}, "perceptual": {"name": "vgg19", "weights": "random", "layer": "relu2_2", "weight": 1e-2}}
+    adversarial = {"steps": 3, "learning_rate": 1e-3, "decay_every": None, "losses": losses}
+    eager, compiled = (train(tiny_config(shards, tmp_path / str(choice), compile=choice, adversarial=adversarial)) for choice in (False, True))
+    for ours, theirs in ((compiled.generator, eager.generator), (compiled.discriminator, eager.discriminator)):
+        assert ours.state_dict().keys() == theirs.state_dict().keys()
+    for name, value in eager.generator.state_dict().items():
+        torch.testing.assert_close(compiled.generator.state_dict()[name], value, rtol=0, atol=2e-3)
+    scores = [[r["val/psnr"] for r in records(tmp_path / str(choice) / "tiny") if "val/psnr" in r] for choice in (False, True)]
+    assert scores[0] == pytest.approx(scores[1], abs=0.05)
 
 
 def test_a_generator_that_is_finite_but_scores_no_number_ends_the_training_too(shards, tmp_path, monkeypatch):
@@ -448,6 +530,19 @@ def test_what_cannot_work_is_refused_before_anything_is_written(shards, tmp_path
 def test_a_batch_that_ranks_cannot_share(shards, tmp_path):
     with pytest.raises(ConfigError, match="data.batch_size=4 cannot be shared by 3 ranks equally; use a multiple of 3"):
         prepare(tiny_config(shards, tmp_path), world_size=3)
+    with pytest.raises(ConfigError, match="data.batch_size=4 cannot be cut into accumulation=4 micro-batches on each of 2 ranks;"
+                                          " use a multiple of 8"):
+        prepare(tiny_config(shards, tmp_path, accumulation=4), world_size=2)
+
+
+def test_micro_batches_of_one_value_are_refused_as_batches_are(shards, tmp_path):
+    def config(sync, accumulation):
+        return tiny_config(shards, tmp_path, accumulation=accumulation, data={"path": str(shards), "lr_crop": 4, "batch_size": 4},
+                           discriminator={"num_filters": 4, "sync_batchnorm": sync})
+    for sync, accumulation, ranks, refused in [
+            (False, 4, 1, True), (False, 2, 2, True), (False, 1, 4, True), (False, 2, 1, False), (True, 2, 2, False), (True, 4, 1, True)]:
+        with pytest.raises(ConfigError, match="leaves batch normalisation one value") if refused else contextlib.nullcontext():
+            prepare(config(sync, accumulation), world_size=ranks)
 
 
 def test_weights_of_another_network_are_refused(shards, tmp_path):

@@ -20,6 +20,7 @@ class DiscriminatorConfig(Settings):
     num_filters: int = Field(64, ge=1, le=1024, description="channels of the first convolution; the last has eight times as many")
     num_dense: int = Field(1024, ge=1, le=65536, description="width of the first dense layer")
     padding: Literal[0, 1] = Field(1, description="zeros around each convolution's input (the report has 0)")
+    sync_batchnorm: bool = Field(False, description="batch normalisation over the crops of all ranks, not of each rank by itself")
     init_std: float | None = Field(
         0.02, gt=0,
         description="standard deviation of the weights at the start, biases 0; null: PyTorch's own",

@@ -1,7 +1,9 @@
 """Phase 2: generator against discriminator (SRGAN), on top of the pixel and perceptual losses."""
 
+import contextlib
 from typing import ClassVar
 
+import torch
 from pydantic import Field
 
 from srgan_dist.losses import LossConfig
@@ -9,8 +11,10 @@ from srgan_dist.losses.adversarial import adversarial_loss, discriminator_loss
 from srgan_dist.losses.perceptual import VGGLossConfig
 from srgan_dist.losses.pixel import L1LossConfig
 from srgan_dist.phases.common import (
-    PhaseConfig, adam, build_losses, generator_terms, learning_rate_of, scheduled, set_learning_rate, train_psnr,
+    Means, PhaseConfig, adam, averaged, build_losses, generator_terms, learning_rate_of, scheduled, set_learning_rate, train_psnr,
 )
+from srgan_dist.phases.gradients import SharedGradients, share_of
+from srgan_dist.phases.safeguard import Safeguard
 
 
 class AdversarialConfig(PhaseConfig):
@@ -26,6 +30,7 @@ class AdversarialConfig(PhaseConfig):
         description="terms of the generator's objective beside the adversarial one; a key names its panel loss/<key>",
     )
     adversarial_weight: float = Field(5e-3, gt=0, description="factor of the adversarial term: the paper's beta")
+    adversarial_warmup: int = Field(0, ge=0, description="first updates, in which the adversarial term rises to its full weight")
 
     def terms(self):
         return super().terms() | {"adversarial": self.adversarial_weight}
@@ -34,32 +39,60 @@ class AdversarialConfig(PhaseConfig):
 class AdversarialPhase:
     """Alternates one discriminator and one generator update per batch.
 
-    networks.generator and networks.discriminator: as prepared by Accelerate, so their gradients are averaged over
-    ranks.
+    networks.generator and networks.discriminator: as prepared by Accelerate, the same on every rank.
     """
 
     def __init__(self, config, networks, accelerator):
         self.config, self.steps, self.accelerator = config, config.steps, accelerator
         self.generator, self.discriminator = networks.generator, networks.discriminator
-        self.critic = accelerator.unwrap_model(self.discriminator)
-        self.losses = build_losses(config, accelerator.device)
+        self.losses = build_losses(config, networks, accelerator.device)
         self.generator_optimizer = adam(self.generator, config.learning_rate)
         self.discriminator_optimizer = adam(self.discriminator, config.learning_rate)
+        self.generator_gradients = SharedGradients(self.generator, accelerator.num_processes)
+        self.discriminator_gradients = SharedGradients(self.discriminator, accelerator.num_processes)
+        self.safeguard = Safeguard([self.generator, self.discriminator], [(self.discriminator, self.discriminator_optimizer)],
+                                   config.clip_gradient, accelerator.device)
+        self.average = averaged(config, networks)
         self.step = 0  # updates taken
         self.progress = 0.0  # share of the phase that is over; set by the training
 
-    def update(self, lr, hr):
-        """Take one step of both networks on lr [B, 1, H, W] and hr [B, 1, s*H, s*W]; returns named 0-d tensors."""
-        rates = self.config.learning_rate, self.config.discriminator_learning_rate or self.config.learning_rate
-        for optimizer, rate in zip((self.generator_optimizer, self.discriminator_optimizer), rates, strict=True):
-            set_learning_rate(optimizer, scheduled(self.config, rate, self.step, self.progress))
+    def update(self, batches):
+        """Take one step of both networks on micro-batches [(lr [B, 1, H, W], hr [B, 1, s*H, s*W])], all of one size.
 
-        sr = self.generator(lr)
-        metrics = self._update_discriminator(sr.detach(), hr)
-        metrics |= self._update_generator(sr, hr)
+        Returns named 0-d tensors on the device: means over the micro-batches.
+
+        The discriminator steps on all micro-batches before the generator's adversarial term sees any, as it does when
+        they are one. The graph of a single micro-batch is kept from one network to the other; of several, one lives at
+        a time, and the generator's forward is computed again.
+        """
+        self._set_learning_rates()
+        self.safeguard.begin()
+        self.generator_optimizer.zero_grad()
+        self.discriminator_optimizer.zero_grad()
+        parts, alone = len(batches) * self.accelerator.num_processes, len(batches) == 1
+        means = Means(len(batches))
+
+        with contextlib.nullcontext() if alone else unchanged_buffers(self.generator):
+            for lr, hr in batches:
+                with torch.set_grad_enabled(alone):
+                    sr = self.generator(lr)
+                means.add(self._judge(sr.detach(), hr, parts))
+        self.discriminator_gradients.start()
+
+        for number, (lr, hr) in enumerate(batches):
+            sr = sr if alone else self.generator(lr)
+            terms, total = generator_terms(self.losses, self.config.losses, sr, hr, self.accelerator)
+            if number == 0:  # while the terms of the first were computed, the discriminator's gradients have come
+                discriminator_norm = self._step(self.discriminator, self.discriminator_gradients, self.discriminator_optimizer)
+            means.add(terms | self._persuade(sr, total, parts) | {"train/psnr": train_psnr(sr, hr)})
+        self.generator_gradients.start()
+        generator_norm = self._step(self.generator, self.generator_gradients, self.generator_optimizer)
+        if self.average:
+            self.average.update(self.safeguard.unsound)
 
         self.step += 1
-        return metrics | {"train/psnr": train_psnr(sr, hr)}
+        return {**means.values, "health/gradient_generator": generator_norm,
+                "health/gradient_discriminator": discriminator_norm, "health/skipped": self.safeguard.unsound}
 
     def learning_rates(self):
         return {
@@ -67,35 +100,59 @@ class AdversarialPhase:
             "lr/discriminator": learning_rate_of(self.discriminator_optimizer),
         }
 
-    def _update_discriminator(self, sr, hr):
+    def adversarial_weight(self):
+        """Return the factor of the adversarial term at the current update, full from the end of the warm-up on."""
+        return self.config.adversarial_weight * min(1, (self.step + 1) / (self.config.adversarial_warmup + 1))
+
+    def _set_learning_rates(self):
+        rates = self.config.learning_rate, self.config.discriminator_learning_rate or self.config.learning_rate
+        for optimizer, rate in zip((self.generator_optimizer, self.discriminator_optimizer), rates, strict=True):
+            set_learning_rate(optimizer, scheduled(self.config, rate, self.step, self.progress))
+
+    def _judge(self, sr, hr, parts):
+        """Add to the discriminator's gradient what one of the parts of an update contributes."""
         real, fake = self.discriminator(hr), self.discriminator(sr)
         loss = discriminator_loss(real, fake)
-        self.discriminator_optimizer.zero_grad()
-        self.accelerator.backward(loss)
-        self.discriminator_optimizer.step()
+        self.accelerator.backward(loss, gradient=share_of(loss, parts))
         return {
             "loss/discriminator": loss.detach(),
             "d/real": real.detach().sigmoid().mean(),
             "d/fake": fake.detach().sigmoid().mean(),
         }
 
-    def _update_generator(self, sr, hr):
-        terms, total = generator_terms(self.losses, self.config.losses, sr, hr, self.accelerator)
-        # Through the frozen network itself: the gradient flows on to sr, none is kept for the discriminator, and
-        # none of its all-reduces is triggered.
-        self.critic.requires_grad_(False)
-        adversarial = adversarial_loss(self.critic(sr))
-        total = total + self.config.adversarial_weight * adversarial
-        self.generator_optimizer.zero_grad()
-        self.accelerator.backward(total)
-        self.critic.requires_grad_(True)
-        self.generator_optimizer.step()
-        return {**terms, "loss/adversarial": adversarial.detach(), "loss/generator": total.detach()}
+    def _persuade(self, sr, content, parts):
+        """Add to the generator's gradient what one of the parts contributes; content: the sum of its other terms."""
+        # Through the frozen discriminator: the gradient flows on to sr, and none is kept for the discriminator.
+        self.discriminator.requires_grad_(False)
+        adversarial = adversarial_loss(self.discriminator(sr))
+        total = content + self.adversarial_weight() * adversarial
+        self.accelerator.backward(total, gradient=share_of(total, parts))
+        self.discriminator.requires_grad_(True)
+        return {"loss/adversarial": adversarial.detach(), "loss/generator": total.detach()}
+
+    def _step(self, network, gradients, optimizer):
+        """Step a network on the sum of its gradients over ranks, once it is there; returns its norm."""
+        gradients.wait()
+        norm = self.safeguard.check(network)
+        self.safeguard.step(optimizer)
+        return norm
 
     def stateful(self):
-        """Return what a checkpoint must hold beside the generator: name -> module or optimiser."""
+        """Return what a checkpoint must hold beside the generator, after a whole update: name -> module or optimiser."""
+        self.safeguard.settle()
+        average = {"generator_average": self.average.settled()} if self.average else {}
         return {
             "generator_optimizer": self.generator_optimizer,
-            "discriminator": self.critic,
+            "discriminator": self.discriminator,
             "discriminator_optimizer": self.discriminator_optimizer,
+            **average,
         }
+
+
+@contextlib.contextmanager
+def unchanged_buffers(network):
+    """Put the buffers of a network back after what is computed only to be computed once more."""
+    before = [buffer.clone() for buffer in network.buffers()]
+    yield
+    for buffer, value in zip(network.buffers(), before, strict=True):
+        buffer.copy_(value)

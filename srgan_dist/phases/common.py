@@ -1,4 +1,4 @@
-"""What the phases share: settings, the optimiser, the learning rate, the sum of losses."""
+"""What the phases share: settings, the optimiser, the learning rate, the sum of losses, means over micro-batches."""
 
 import math
 from typing import ClassVar
@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 from torch.nn import functional as F
 
 from srgan_dist.losses import build_loss
+from srgan_dist.phases.average import Average
 from srgan_dist.settings import Settings
 
 EPOCH = 1000  # updates; the official code's epoch, at whose end it lowers the learning rate
@@ -24,6 +25,11 @@ class PhaseConfig(Settings):
     learning_rate: float = Field(1e-4, gt=0, description="of Adam")
     decay_every: int | None = Field(None, ge=1, description="updates per tenfold fall of the learning rate; null: constant")
     anneal: bool = Field(False, description="let the learning rate fall to zero along a cosine until the phase ends")
+    clip_gradient: float | None = Field(None, gt=0, description="norm to which the gradient of a network is shortened; null: never")
+    ema_decay: float | None = Field(
+        None, gt=0, lt=1, description="of a moving average of the generator's weights, which then is what is validated and"
+        " kept, e.g. 0.999; null: the weights themselves, as in the paper"
+    )
     weights: str | None = Field(None, description="generator weights (.safetensors) to take instead of training this phase")
 
     @field_validator("losses", mode="before", check_fields=False)
@@ -75,9 +81,19 @@ def learning_rate_of(optimizer):
     return optimizer.param_groups[0]["lr"]
 
 
-def build_losses(config, device):
-    """Build the losses of a phase from its settings: {name: module}."""
-    return {name: build_loss(loss).to(device) for name, loss in config.losses.items()}
+def build_losses(config, networks, device):
+    """Build the losses of a phase from its settings: {name: module}, compiled where the networks are."""
+    losses = {name: build_loss(loss).to(device) for name, loss in config.losses.items()}
+    if networks.compiled:
+        for loss in losses.values():
+            loss.compile()
+    return losses
+
+
+def averaged(config, networks):
+    """Let the networks keep the moving average that the settings of a phase ask for; returns it, or None."""
+    networks.average = Average(networks.generator, config.ema_decay) if config.ema_decay else None
+    return networks.average
 
 
 def generator_terms(losses, configs, sr, hr, accelerator):
@@ -89,6 +105,17 @@ def generator_terms(losses, configs, sr, hr, accelerator):
         terms[f"loss/{name}"] = value.detach()
         total = total + configs[name].weight * value
     return terms, total
+
+
+class Means:
+    """Means of named 0-d tensors over the micro-batches of an update."""
+
+    def __init__(self, count):
+        self.count, self.values = count, {}
+
+    def add(self, numbers):
+        for name, value in numbers.items():
+            self.values[name] = self.values.get(name, 0) + value / self.count
 
 
 def train_psnr(sr, hr):

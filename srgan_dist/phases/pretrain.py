@@ -5,8 +5,10 @@ from pydantic import Field
 from srgan_dist.losses import LossConfig
 from srgan_dist.losses.pixel import L1LossConfig
 from srgan_dist.phases.common import (
-    PhaseConfig, adam, build_losses, generator_terms, learning_rate_of, scheduled, set_learning_rate, train_psnr,
+    Means, PhaseConfig, adam, averaged, build_losses, generator_terms, learning_rate_of, scheduled, set_learning_rate, train_psnr,
 )
+from srgan_dist.phases.gradients import SharedGradients, share_of
+from srgan_dist.phases.safeguard import Safeguard
 
 
 class PretrainConfig(PhaseConfig):
@@ -22,33 +24,50 @@ class PretrainConfig(PhaseConfig):
 class PretrainPhase:
     """Minimises the weighted sum of its losses over the generator.
 
-    networks.generator: as prepared by Accelerate, so its gradients are averaged over ranks.
+    networks.generator: as prepared by Accelerate, the same on every rank.
     """
 
     def __init__(self, config, networks, accelerator):
         self.config, self.steps, self.accelerator = config, config.steps, accelerator
         self.generator = networks.generator
-        self.losses = build_losses(config, accelerator.device)
+        self.losses = build_losses(config, networks, accelerator.device)
         self.optimizer = adam(self.generator, config.learning_rate)
+        self.gradients = SharedGradients(self.generator, accelerator.num_processes)
+        self.safeguard = Safeguard([self.generator], [], config.clip_gradient, accelerator.device)
+        self.average = averaged(config, networks)
         self.step = 0  # updates taken
         self.progress = 0.0  # share of the phase that is over; set by the training
 
-    def update(self, lr, hr):
-        """Take one step on lr [B, 1, H, W] and hr [B, 1, s*H, s*W]; returns named 0-d tensors on the device."""
-        set_learning_rate(self.optimizer, scheduled(self.config, self.config.learning_rate, self.step, self.progress))
+    def update(self, batches):
+        """Take one step on the mean over micro-batches [(lr [B, 1, H, W], hr [B, 1, s*H, s*W])], all of one size.
 
-        sr = self.generator(lr)
-        terms, total = generator_terms(self.losses, self.config.losses, sr, hr, self.accelerator)
+        Returns named 0-d tensors on the device: means over the micro-batches.
+        """
+        set_learning_rate(self.optimizer, scheduled(self.config, self.config.learning_rate, self.step, self.progress))
+        self.safeguard.begin()
         self.optimizer.zero_grad()
-        self.accelerator.backward(total)
-        self.optimizer.step()
+        means = Means(len(batches))
+        for lr, hr in batches:
+            sr = self.generator(lr)
+            terms, total = generator_terms(self.losses, self.config.losses, sr, hr, self.accelerator)
+            parts = len(batches) * self.accelerator.num_processes
+            self.accelerator.backward(total, gradient=share_of(total, parts))
+            means.add({**terms, "loss/generator": total.detach(), "train/psnr": train_psnr(sr, hr)})
+        self.gradients.start()
+        self.gradients.wait()
+        norm = self.safeguard.check(self.generator)
+        self.safeguard.step(self.optimizer)
+        if self.average:
+            self.average.update(self.safeguard.unsound)
 
         self.step += 1
-        return {**terms, "loss/generator": total.detach(), "train/psnr": train_psnr(sr, hr)}
+        return {**means.values, "health/gradient_generator": norm, "health/skipped": self.safeguard.unsound}
 
     def learning_rates(self):
         return {"lr/generator": learning_rate_of(self.optimizer)}
 
     def stateful(self):
-        """Return what a checkpoint must hold beside the generator: name -> module or optimiser."""
-        return {"generator_optimizer": self.optimizer}
+        """Return what a checkpoint must hold beside the generator, after a whole update: name -> module or optimiser."""
+        self.safeguard.settle()
+        average = {"generator_average": self.average.settled()} if self.average else {}
+        return {"generator_optimizer": self.optimizer, **average}

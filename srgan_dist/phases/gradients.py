@@ -1,0 +1,50 @@
+"""Gradients that are averaged over ranks, once per update and network.
+
+Every rank starts the backward of its losses from 1/parts instead of 1, where parts counts the micro-batches of all
+ranks: their gradients then only have to be summed. They are summed here, after the last micro-batch, and nowhere else:
+the networks are not wrapped in DistributedDataParallel, whose hooks would start an all-reduce per backward and do not
+let it run on beyond the backward. Here the sum of the discriminator's gradients starts when they are complete and is
+waited for after the perceptual loss of the generator, which hides it. In float64 both ways give the same bits.
+"""
+
+import torch
+import torch.distributed
+
+ALONE = 16 * 2**20  # bytes from which on a gradient is summed where it lies: the discriminator's first dense layer
+
+
+def share_of(loss, parts):
+    """Return the gradient from which the backward of a loss (a 0-d tensor) starts: 1/parts of the mean over all parts.
+
+    Of a loss that is not finite it is NaN, and so are then the gradients, whose sum tells all ranks.
+    """
+    return torch.full_like(loss, 1 / parts).where(loss.detach().isfinite(), torch.nan)
+
+
+class SharedGradients:
+    """Sums what the parameters of a network have as .grad over ranks, in place; `start`, then `wait`."""
+
+    def __init__(self, network, world_size):
+        self.parameters, self.world_size = list(network.parameters()), world_size
+        self.pending = []
+
+    def start(self):
+        """Begin to sum; until `wait` nothing may touch these gradients."""
+        if self.world_size == 1:
+            return
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        large = [gradient for gradient in gradients if gradient.nbytes >= ALONE and gradient.is_contiguous()]
+        self.small = [gradient for gradient in gradients if not any(gradient is other for other in large)]
+        self.flat = torch.cat([gradient.as_strided((gradient.numel(),), (1,)) for gradient in self.small])  # as it lies in memory
+        self.pending = [torch.distributed.all_reduce(tensor, async_op=True) for tensor in (*large, self.flat)]
+
+    def wait(self):
+        """Let the sums arrive in .grad."""
+        if not self.pending:
+            return
+        for work in self.pending:
+            work.wait()
+        parts = self.flat.split([gradient.numel() for gradient in self.small])
+        torch._foreach_copy_(self.small, [part.as_strided(gradient.shape, gradient.stride())
+                                          for part, gradient in zip(parts, self.small, strict=True)])
+        self.pending, self.small, self.flat = [], [], None

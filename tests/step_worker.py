@@ -1,0 +1,147 @@
+"""One rank of test_step.py: python step_worker.py OUT, under torchrun or alone. Takes updates in float64 and writes what became of them."""
+
+import os
+import sys
+from unittest import mock
+
+import torch
+import torch.distributed
+from accelerate import Accelerator
+from torch.nn.parallel import DistributedDataParallel
+
+from conftest import tiny_config
+from srgan_dist.losses.adversarial import adversarial_loss, discriminator_loss
+from srgan_dist.networks import Networks
+from srgan_dist.phases import build_phase
+
+BATCH, UPDATES = 12, 3
+VGG = {"name": "vgg19", "weights": "random", "layer": "relu2_2", "weight": 1.0}
+PIXEL = {"pixel": {"name": "l1"}}
+LOSSES = PIXEL | {"perceptual": VGG}
+
+
+def config_of(**changes):
+    phase = {"learning_rate": 1e-3, "decay_every": None, "adversarial_weight": 0.5, "losses": LOSSES}
+    return tiny_config("unused", "unused", **{**changes, "adversarial": phase | changes.get("adversarial", {})})
+
+
+def batches_of(update, rank, world_size, accumulation):
+    """Return the micro-batches of a rank: its slots of the global batch of an update, in order."""
+    generator = torch.Generator().manual_seed(update)
+    lr, hr = (torch.rand(BATCH, 1, side, side, generator=generator, dtype=torch.float64) * 2 - 1 for side in (8, 32))
+    own = slice(rank * BATCH // world_size, (rank + 1) * BATCH // world_size)
+    return list(zip(lr[own].chunk(accumulation), hr[own].chunk(accumulation), strict=True))
+
+
+def prepared(accelerator, config, name):
+    networks = Networks(config, accelerator)
+    phase = build_phase(getattr(config, name), networks, accelerator)
+    for module in (phase.generator, *phase.losses.values(), *([phase.discriminator] if name == "adversarial" else [])):
+        module.double()
+    if networks.average:
+        networks.average.network.double()
+    return networks, phase
+
+
+def tensors_of(phase):
+    """Return copies of all that an update changes: {name: tensor}."""
+    found = {f"generator.{name}": value for name, value in phase.generator.state_dict().items()}
+    for label, item in phase.stateful().items():
+        tensors = item.state_dict()
+        if "state" in tensors:
+            tensors = {f"{number}.{name}": value for number, entry in tensors["state"].items() for name, value in entry.items()}
+        found |= {f"{label}.{name}": value for name, value in tensors.items()}
+    return {name: value.clone() for name, value in found.items()}
+
+
+def trained(accelerator, name, accumulation=1, fixed_statistics=False, config=None):
+    """Take some updates; returns what became of the networks, the numbers, and the bytes of every collective of each update."""
+    networks, phase = prepared(accelerator, config or config_of(), name)
+    if fixed_statistics:
+        phase.discriminator.eval()
+    numbers, collectives = [], []
+    all_reduce = torch.distributed.all_reduce
+
+    def counted(tensor, *arguments, **named):
+        collectives[-1].append(tensor.nbytes)
+        return all_reduce(tensor, *arguments, **named)
+
+    with mock.patch("torch.distributed.all_reduce", counted):
+        for update in range(UPDATES):
+            collectives.append([])
+            numbers.append(phase.update(batches_of(update, accelerator.process_index, accelerator.num_processes, accumulation)))
+    sizes = [sum(p.nbytes for p in network.parameters()) for network in (networks.bare_generator, networks.bare_discriminator) if network]
+    return {"tensors": tensors_of(phase), "numbers": numbers, "collectives": collectives, "bytes": sizes}
+
+
+def plain(accelerator):
+    """Take the same updates with DistributedDataParallel around both networks, as a textbook would."""
+    config = config_of()
+    _, phase = prepared(accelerator, config, "adversarial")
+    generator, critic = phase.generator, phase.discriminator
+    parallel = {"broadcast_buffers": False}
+    shared_generator, shared_critic = DistributedDataParallel(generator, **parallel), DistributedDataParallel(critic, **parallel)
+    for update in range(UPDATES):
+        (lr, hr), = batches_of(update, accelerator.process_index, accelerator.num_processes, 1)
+        sr = shared_generator(lr)
+        phase.discriminator_optimizer.zero_grad()
+        discriminator_loss(shared_critic(hr), shared_critic(sr.detach())).backward()
+        phase.discriminator_optimizer.step()
+        total = sum(config.adversarial.losses[name].weight * loss(sr, hr) for name, loss in phase.losses.items())
+        critic.requires_grad_(False)
+        total = total + 0.5 * adversarial_loss(critic(sr))
+        phase.generator_optimizer.zero_grad()
+        total.backward()
+        critic.requires_grad_(True)
+        phase.generator_optimizer.step()
+    return {"tensors": tensors_of(phase)}
+
+
+def faulty(accelerator, name, fault, accumulation=1):
+    """Take an update, one with a fault on the last rank alone, and one more; returns what became of it after each."""
+    config = config_of(adversarial={"ema_decay": 0.5, "losses": PIXEL}, pretrain={"steps": 6, "ema_decay": 0.5, "losses": PIXEL})
+    _, phase = prepared(accelerator, config, name)
+    states, skipped = [], []
+    for update in range(3):
+        here = update == 1 and accelerator.process_index == accelerator.num_processes - 1
+        batches = batches_of(update, accelerator.process_index, accelerator.num_processes, accumulation)
+        hooks = [FAULTS[fault](phase, batches)] if here else []
+        skipped.append(phase.update(batches)["health/skipped"].item())
+        for hook in filter(None, hooks):
+            hook.remove()
+        states.append(tensors_of(phase))
+    return {"states": states, "skipped": skipped}
+
+
+def _poison(value):
+    return lambda gradient: torch.full_like(gradient, value)
+
+
+def _explode(phase, batches):
+    """Let the discriminator's loss be infinite, where its own gradient is not."""
+    return phase.discriminator.dense2.register_forward_hook(lambda module, inputs, logits: logits - float("inf"))
+
+
+FAULTS = {
+    "pixel": lambda phase, batches: batches[-1][1].view(-1)[0].fill_(float("nan")) and None,
+    "generator gradient": lambda phase, batches: phase.generator.head.weight.register_hook(_poison(float("nan"))),
+    "infinite generator gradient": lambda phase, batches: phase.generator.tail.bias.register_hook(_poison(float("inf"))),
+    "discriminator gradient": lambda phase, batches: phase.discriminator.dense1.weight.register_hook(_poison(float("nan"))),
+    "discriminator loss": _explode,
+}
+
+if __name__ == "__main__":
+    accelerator = Accelerator()
+    results = {
+        "pretrain": [trained(accelerator, "pretrain", k) for k in (1, 2, 3)],
+        "adversarial": [trained(accelerator, "adversarial", k, fixed_statistics=True) for k in (1, 2, 3)],
+        "own statistics": trained(accelerator, "adversarial"),
+        "synchronised": trained(accelerator, "adversarial", config=config_of(discriminator={
+            "num_filters": 4, "num_dense": 16, "init_std": None, "sync_batchnorm": True})),
+        "faults": {(name, fault, k): faulty(accelerator, name, fault, k) for name, faults in (
+            ("pretrain", list(FAULTS)[:3]), ("adversarial", FAULTS)) for fault in faults for k in (1, 2)},
+    }
+    if accelerator.num_processes > 1:
+        results["plain"] = plain(accelerator)
+    torch.save(results, f"{sys.argv[1]}/rank{os.environ.get('RANK', 0)}.pt")
+    accelerator.end_training()
