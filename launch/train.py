@@ -1,6 +1,7 @@
 """Train an experiment: accelerate launch launch/train.py [CONFIG] [--dry-run] [--resume auto|never|PATH] [--any.field=value]
 
-Exit codes: 0 done; 1 error, named on stderr; 2 wrong usage; 130 interrupted.
+Exit codes: 0 done; 1 error, named on stderr; 2 wrong usage; 85 stopped by SIGTERM, SIGUSR1 or Ctrl-C after saving: the
+same command continues; 130 interrupted before the first update, when there is nothing to save.
 """
 
 import argparse
@@ -11,8 +12,9 @@ import torch
 
 from srgan_dist.config import load_config
 from srgan_dist.errors import reported
-from srgan_dist.machine import cpu_wanted
+from srgan_dist.machine import check_device, cpu_wanted
 from srgan_dist.prepare import dry_run_report, prepare
+from srgan_dist.signals import end_with_launcher
 from srgan_dist.train import train
 
 DEFAULT = Path(__file__).parent.parent / "configs" / "deeprock_x4.yaml"
@@ -37,9 +39,11 @@ def main():
         if arguments.dry_run:
             if os.environ.get("RANK", "0") != "0":
                 return
-            device_type = "cuda" if torch.cuda.is_available() and not cpu_wanted() else "cpu"
+            check_device(config.device)
+            device_type = "cuda" if torch.cuda.is_available() and not cpu_wanted(config.device) else "cpu"
             print(dry_run_report(config, prepare(config, arguments.resume, world_size), device_type, world_size))
         else:
+            end_with_launcher()
             train(config, arguments.resume)
 
 

@@ -113,6 +113,13 @@ class Config(Settings):
     max_skipped: int = Field(
         20, ge=1, description="updates in a row that are skipped because a loss or a gradient is not finite, at which the training stops"
     )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="cuda: an error where there is no GPU; auto: the CPU there; cpu: even where there is one"
+    )
+    group_timeout_minutes: float = Field(
+        30, gt=0, le=10_000, description="a rank that has waited so long for the others ends with an error; more than"
+        " they may be apart, e.g. in reading data or in validation"
+    )
     channels_last: bool = Field(True, description="memory format of the networks; faster on recent CPUs and GPUs")
     cpu_threads: int | None = Field(
         None, ge=1, le=1024, description="threads of a rank that runs on CPU; null: the machine's cores over its ranks"

@@ -3,15 +3,25 @@
 import contextlib
 import os
 import sys
+from pathlib import Path
+
+STOPPED = 85  # exit code, as HTCondor's examples have it; else 0 done, 1 error
+STOPPED_FILE = "SRGAN_DIST_STOPPED"  # environment variable of launch/ranks.py: the file that tells it of a stop
 
 
 class UserError(ValueError):
     """A fault of input, settings or files; the message names it and the way out. Anything else is a fault of ours."""
 
 
+class TrainingStopped(Exception):
+    """A training that a signal ended after it had saved: the same command continues it."""
+
+
 @contextlib.contextmanager
 def reported():
     """End the process with one line on stderr for what a user can mend (exit code 1) or has interrupted (130).
+
+    A training that a signal stopped has said so itself (85).
 
     Under a launcher every rank reports, by its number: the fault may lie on one node only. When the reader of stdout
     has gone (`| head`) the process ends silently, as others do (141).
@@ -27,6 +37,10 @@ def reported():
             sys.exit(141)
         print(f"error: {rank}{str(error) or type(error).__name__}", file=sys.stderr, flush=True)
         sys.exit(1)
+    except TrainingStopped:
+        if path := os.environ.get(STOPPED_FILE):
+            Path(path).touch()
+        sys.exit(STOPPED)
     except KeyboardInterrupt:
         print(f"{rank}interrupted", file=sys.stderr, flush=True)
         sys.exit(130)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import platform
 
 import torch
 from accelerate.utils import parse_flag_from_env
@@ -23,8 +24,28 @@ def check_group(accelerator):
                         " without GPUs, set ACCELERATE_USE_CPU=1 and launch with torchrun")
 
 
-def cpu_wanted():
-    """Tell whether the environment asks for the CPU even where there is a GPU."""
+def check_device(wanted):
+    """Raise UserError unless this process can have the device that a config asks for: "auto", "cpu" or "cuda"."""
+    if wanted == "cuda" and parse_cpu_flag():
+        raise UserError("device=cuda, but the launcher or the environment asks for the CPU (ACCELERATE_USE_CPU=1); use"
+                        " one or the other")
+    gpus = torch.cuda.device_count()
+    if wanted == "cuda" and not gpus:
+        raise UserError(f"device=cuda, but PyTorch finds no GPU on {platform.node()}; ask the scheduler for one, look at"
+                        " nvidia-smi and CUDA_VISIBLE_DEVICES, or use device=cpu")
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    if gpus and not cpu_wanted(wanted) and local_rank >= gpus:
+        raise UserError(f"{os.environ.get('LOCAL_WORLD_SIZE', local_rank + 1)} processes were launched on {platform.node()},"
+                        f" where PyTorch finds {gpus} GPU(s); launch one process per GPU (--num_processes, --nproc_per_node)")
+
+
+def cpu_wanted(device="auto"):
+    """Tell whether the config's `device` or the environment asks for the CPU even where there is a GPU."""
+    return device == "cpu" or parse_cpu_flag()
+
+
+def parse_cpu_flag():
+    """Return what ACCELERATE_USE_CPU says; raises UserError where it is neither yes nor no."""
     try:
         return parse_flag_from_env("ACCELERATE_USE_CPU")
     except ValueError:

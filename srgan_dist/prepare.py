@@ -21,8 +21,8 @@ from srgan_dist.scoring import check_scorable
 from srgan_dist.state import State, identity_of, parse_state
 
 # Settings that may change while a run is continued: none of them decides what is learnt.
-FREE = ("name:", "output", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints", "panels", "cpu_threads", "max_skipped", "tracking.",
-        "data.cache", "data.path")  # moved; its content is compared on its own
+FREE = ("name:", "output", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints", "panels", "cpu_threads", "device",
+        "group_timeout_minutes", "max_skipped", "tracking.", "data.cache", "data.path")  # moved; its content is compared on its own
 
 
 @dataclass(frozen=True)

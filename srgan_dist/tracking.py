@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from srgan_dist.errors import STOPPED
 from srgan_dist.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -97,7 +98,9 @@ class Tracker:
         self.run.log({X_AXIS: samples_seen, name: images})
 
     def finish(self, summary=None, exit_code=0):
-        """Close the record; summary: name -> number shown for the whole run; exit_code: other than 0 marks a failed run."""
+        """Close the record; summary: name -> number shown for the whole run; exit_code: 0 done, STOPPED: goes on
+        another time, any other: failed.
+        """
         if not self.is_main:
             return
         if self.run:
@@ -109,6 +112,8 @@ class Tracker:
 
     def _finish(self, summary, exit_code):
         self.run.summary.update(summary)
+        if exit_code == STOPPED:
+            self.run.mark_preempting()
         self.run.finish(exit_code)
 
     def _guarded(self, call, *arguments):

@@ -7,9 +7,11 @@ import math
 import os
 import platform
 import shutil
+import signal
 import time
 from collections import Counter
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed
@@ -20,14 +22,15 @@ from srgan_dist.checkpoint import CheckpointError, load_checkpoint, load_generat
 from srgan_dist.config import dump_config
 from srgan_dist.data.loader import TrainLoader
 from srgan_dist.data.verify import usable_or_stop
-from srgan_dist.errors import UserError
+from srgan_dist.errors import STOPPED, TrainingStopped, UserError
 from srgan_dist.files import written_whole
 from srgan_dist.locks import exclusive
-from srgan_dist.machine import allow_many_files, check_group, cpu_wanted, precision_on, use_cpu_threads, use_exact_float32
+from srgan_dist.machine import allow_many_files, check_device, check_group, cpu_wanted, precision_on, use_cpu_threads, use_exact_float32
 from srgan_dist.networks import Networks
 from srgan_dist.phases import build_phase
 from srgan_dist.prepare import copies_plan, phase_plan, prepare
 from srgan_dist.progress import Progress
+from srgan_dist.signals import StopSignals
 from srgan_dist.state import Best, State
 from srgan_dist.tracking import X_AXIS, Tracker
 from srgan_dist.validation import Validator, sentence
@@ -48,17 +51,17 @@ def train(config, resume="auto"):
     """Run the phases of an experiment under whatever launcher started this process, and return Trained.
 
     Raises UserError for what is wrong with settings, files or launch, before anything is written, and when the
-    training diverges.
+    training diverges; TrainingStopped when a signal ended it after it had saved.
     """
     accelerator = start(config)
     prepared = prepare(config, resume, accelerator.num_processes)
     _agree_on_start(prepared, accelerator)
     damage = _verify(config, prepared, accelerator)
-    with _alone_in(prepared.run_directory, accelerator):
-        run = Run(config, prepared, accelerator, damage)
+    with _alone_in(prepared.run_directory, accelerator), StopSignals(accelerator) as signals:
+        run = Run(config, prepared, accelerator, damage, signals)
         for line in copies_plan(config, prepared):
             run.say(f"data: {line}")
-        failed = True
+        exit_code = 1
         try:
             for name, phase_config in config.phases():
                 if name in run.state.finished:
@@ -67,17 +70,21 @@ def train(config, resume="auto"):
                     run.take_weights(name, phase_config.weights)
                 else:
                     run.run_phase(name, phase_config)
-            failed = False
+            exit_code = 0
+        except TrainingStopped:
+            exit_code = STOPPED
+            raise
         finally:
-            run.close(failed)
+            run.close(exit_code)
     return Trained(run.networks.bare_generator, run.networks.bare_discriminator, run.state)
 
 
 def start(config):
     """Join the process group and choose the device; raises UserError when the launch does not fit."""
-    here = PartialState(cpu=cpu_wanted())
+    check_device(config.device)
+    here = PartialState(cpu=cpu_wanted(config.device), timeout=timedelta(minutes=config.group_timeout_minutes))
     check_group(here)
-    accelerator = Accelerator(mixed_precision=precision_on(here.device.type, config.mixed_precision))
+    accelerator = Accelerator(cpu=cpu_wanted(config.device), mixed_precision=precision_on(here.device.type, config.mixed_precision))
     use_cpu_threads(accelerator, config.cpu_threads)
     use_exact_float32()
     allow_many_files()
@@ -135,8 +142,8 @@ def _writing_to(directory):
 class Run:
     """One training in progress: networks, data, records."""
 
-    def __init__(self, config, prepared, accelerator, damage):
-        self.config, self.accelerator = config, accelerator
+    def __init__(self, config, prepared, accelerator, damage, signals):
+        self.config, self.accelerator, self.signals = config, accelerator, signals
         self.directory, self.checkpoint = prepared.run_directory, prepared.checkpoint
         self.world_size, self.is_main = accelerator.num_processes, accelerator.is_main_process
         self.state = prepared.state
@@ -231,7 +238,8 @@ class Run:
         meter = Meter(self.accelerator)
         batches = self.loader.batches(state.updates)
         time_share = self._time_share(phase_config)
-        while phase.step < phase.steps and time_share < 1:
+        stop = False
+        while phase.step < phase.steps and time_share < 1 and not stop:
             phase.progress = max(phase.step / phase.steps, time_share)
             with meter.waiting():
                 micro_batches = [next(batches) for _ in range(config.accumulation)]
@@ -241,8 +249,9 @@ class Run:
             # Report, in any case before the generator is looked at or saved
             last = phase.step == phase.steps
             look, save = (phase.step % every == 0 for every in (config.validate_every, config.checkpoint_every))
+            stop = self.signals.agreed(phase.step)
             text = total = None
-            if phase.step % config.log_every == 0 or look or save or last:
+            if phase.step % config.log_every == 0 or look or save or last or stop:
                 numbers, seconds = meter.read()
                 self._check_skipped(meter, name, last)
                 self._check_finite(numbers, name)
@@ -256,15 +265,18 @@ class Run:
             progress.update(text, total)
 
             # Look and save; the end of a phase does both in its own way
-            if not last and time_share < 1:
-                with meter.paused():
-                    objects = phase.stateful() if look or save else {}
-                    if look:
-                        self._validate(("valid",), f"update {state.updates}", progress.say)
-                    if save:
-                        self._save(objects)
+            going_on = not last and time_share < 1
+            with meter.paused():
+                objects = phase.stateful() if going_on and (look or save) or stop else {}
+                if going_on and look:
+                    self._validate(("valid",), f"update {state.updates}", progress.say)
+                    stop = stop or self.signals.agreed()
+                if going_on and save or stop:
+                    self._save(objects, last=stop)
         batches.close()
         progress.close()
+        if stop:
+            self._stop(stop)
 
     def _text(self, numbers):
         """Say the numbers of a report, those first that a narrow terminal should still show."""
@@ -321,6 +333,14 @@ class Run:
             self._export(self.weights_file(name), name, scores)
             self.say(f"{name} is finished, its generator is {self.weights_file(name)}")
         self._save(objects)
+        if len(self.state.finished) < len(self.config.phases()) and (stop := self.signals.agreed()):
+            self._stop(stop)
+
+    def _stop(self, number):
+        """End the training, which has been saved, because some rank was sent a signal of that number."""
+        self.say(f"stopped by {signal.Signals(number).name} after update {self.state.updates}, which is saved;"
+                 " the same command continues from there")
+        raise TrainingStopped
 
     def _export(self, path, phase, scores):
         """Write the generator as a file that can be used on its own."""
@@ -355,12 +375,15 @@ class Run:
                 with self._going_on("best weights"):
                     self._export(self.best_file(phase), phase, {"valid": scores})
 
-    def _save(self, objects):
-        """Save a checkpoint; within a phase the training outlives a disk that is full, and the next save tries again."""
+    def _save(self, objects, last=False):
+        """Save a checkpoint; within a phase the training outlives a disk that is full, and the next save tries again.
+
+        last: none follows, so that this one has to be written.
+        """
         self.networks.share_buffers()
         path = self.directory / "checkpoints" / f"step-{self.state.updates:08d}"
         if self.is_main:
-            with self._going_on("checkpoint"):
+            with contextlib.nullcontext() if last else self._going_on("checkpoint"):
                 save_checkpoint(
                     path.parent, path.name, {"generator": self.networks.bare_generator, **objects}, self.state.model_dump(),
                     self.config.keep_checkpoints, self.state.landmarks(),
@@ -383,10 +406,12 @@ class Run:
         if self.is_main:
             print(text, flush=True)
 
-    def close(self, failed=False):
+    def close(self, exit_code=0):
         """End the records and let go of the process group."""
         best = {f"best/{phase}/psnr": best.psnr for phase, best in self.state.best.items()}
-        self.tracker.finish(best, exit_code=int(failed))
+        self.tracker.finish(best, exit_code)
+        if exit_code == STOPPED:
+            self.accelerator.wait_for_everyone()  # a launcher ends the others when the first rank has gone
         self.networks.unwrap()
         self.accelerator.end_training()
 

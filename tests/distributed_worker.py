@@ -1,4 +1,4 @@
-"""One rank of the tests in test_distributed.py, test_exactness.py and test_resume.py: python distributed_worker.py TASK CONFIG OUT, under torchrun or alone."""
+"""One rank of the tests with several: python distributed_worker.py TASK CONFIG OUT, under torchrun or alone."""
 
 import contextlib
 import hashlib
@@ -18,6 +18,8 @@ from srgan_dist.data.loader import TrainLoader
 from srgan_dist.data.verify import usable_or_stop
 from srgan_dist.errors import UserError, reported
 from srgan_dist.networks import Networks
+from srgan_dist.phases.adversarial import AdversarialPhase
+from srgan_dist.phases.pretrain import PretrainPhase
 from srgan_dist.prepare import prepare
 from srgan_dist.scoring import methods_of, score_split
 from srgan_dist.train import Run, train
@@ -32,6 +34,29 @@ def digest(module):
 
 def digest_of(lr, hr):
     return hashlib.sha256(lr.numpy().tobytes() + hr.numpy().tobytes()).hexdigest()
+
+
+def sending(call, number, at):
+    """Wrap a function so that its call number `at` sends this process a signal before it ends."""
+    left = [at]
+
+    def called(*arguments, **options):
+        result = call(*arguments, **options)
+        left[0] -= 1
+        if not left[0]:
+            os.kill(os.getpid(), number)
+        return result
+
+    return called
+
+
+def train_disturbed(config, out):
+    """Train; rank 1 is killed in update 5, and once it is restarted it is asked to stop after update 8, 2 of phase 2."""
+    phase, number, at = [(PretrainPhase, signal.SIGKILL, 5), (AdversarialPhase, signal.SIGTERM, 2)][
+        int(os.environ["TORCHELASTIC_RESTART_COUNT"])]
+    if os.environ["RANK"] == "1":
+        phase.update = sending(phase.update, number, at)
+    return train_both_phases(config, out)
 
 
 def train_both_phases(config, out):
@@ -138,7 +163,7 @@ def share_batch_norm_buffers(config, out):
 
 
 TASKS = {"train": train_both_phases, "batches": read_batches, "mortal": train_and_die, "apart": train_with_directories_of_their_own,
-         "buffers": share_batch_norm_buffers, "exact": read_exactly, "seen": note_what_is_seen}
+         "buffers": share_batch_norm_buffers, "exact": read_exactly, "seen": note_what_is_seen, "disturbed": train_disturbed}
 
 if __name__ == "__main__":
     task, config, out = sys.argv[1:]

@@ -412,23 +412,24 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-@pytest.mark.parametrize("moment, count, updates", [
-    ("Reader.damage", 4, None),  # verification
-    ("PretrainPhase.update", 1, None),  # the first batch
-    ("score_split", 1, 2),  # the validation after update 3
-    ("_save_tensors", 2, None),  # the middle of the first checkpoint
-    ("_save_tensors", 5, 4),  # the weights at the end of the phase
+@pytest.mark.parametrize("moment, count, code, updates", [
+    ("Reader.damage", 4, 130, None),  # verification, before there is anything to save
+    ("PretrainPhase.update", 1, 85, 1),  # the first batch
+    ("score_split", 1, 85, 3),  # the validation after update 3
+    ("_save_tensors", 2, 85, 3),  # the middle of the first checkpoint, after update 2
+    ("_save_tensors", 5, 0, 6),  # the weights at the end of the last phase: the training is done
 ])
-def test_ctrl_c_at_any_moment_ends_with_130_and_the_run_continues(shards, tmp_path, moment, count, updates):
+def test_ctrl_c_at_any_moment_waits_for_a_checkpoint_and_the_run_continues(shards, tmp_path, moment, count, code, updates):
     config = tiny_config(shards, tmp_path, adversarial=None, checkpoint_every=2, validate_every=3,
                          data={"path": str(shards), "lr_crop": 8, "batch_size": 4, "verify": "full"})
     (tmp_path / "config.yaml").write_text(dump_config(config))
     done = subprocess.run([sys.executable, "-c", INTERRUPTING, moment, str(count), "launch/train.py", tmp_path / "config.yaml"],
                           cwd=REPOSITORY, capture_output=True, text=True)
-    assert done.returncode == 130 and "Traceback" not in done.stderr and done.stderr.splitlines()[-1] == "interrupted"
+    assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
+    assert (code == 130) == done.stderr.endswith("interrupted\n")
     run = tmp_path / "tiny"
     found = newest_checkpoint(run / "checkpoints")
     assert (found and found[1]["updates"]) == updates
-    assert not (run / "weights" / "pretrain.safetensors").exists()
+    assert (run / "weights" / "pretrain.safetensors").exists() == (code == 0)
     assert train(config).state.finished == ["pretrain"]
     assert not list(run.rglob("*.unfinished*"))

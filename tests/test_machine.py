@@ -12,7 +12,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True)
 def untouched(monkeypatch):
     """Forget a launcher's variables, and put PyTorch's settings back."""
-    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "ACCELERATE_USE_CPU"):
+    for name in ("WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "ACCELERATE_USE_CPU"):
         monkeypatch.delenv(name, raising=False)
     threads, tf32 = torch.get_num_threads(), torch.backends.cudnn.allow_tf32
     yield
@@ -59,6 +59,36 @@ def test_the_environment_can_ask_for_the_cpu(monkeypatch, value, wanted):
     if value:
         monkeypatch.setenv("ACCELERATE_USE_CPU", value)
     assert machine.cpu_wanted() is wanted
+
+
+def test_a_config_can_ask_for_the_cpu():
+    assert machine.cpu_wanted("cpu") and not machine.cpu_wanted("cuda")
+
+
+@pytest.mark.parametrize("device, gpus, local_rank, asks_for_cpu", [
+    ("auto", 0, 0, "0"), ("auto", 0, 3, "0"), ("cpu", 0, 3, "0"), ("cpu", 1, 3, "0"), ("auto", 1, 3, "1"),
+    ("auto", 1, 0, "0"), ("cuda", 1, 0, "0"), ("cuda", 8, 7, "0"),
+])
+def test_a_process_that_can_have_its_device_may_start(monkeypatch, device, gpus, local_rank, asks_for_cpu):
+    monkeypatch.setenv("LOCAL_RANK", str(local_rank))
+    monkeypatch.setenv("ACCELERATE_USE_CPU", asks_for_cpu)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    machine.check_device(device)
+
+
+@pytest.mark.parametrize("device, gpus, local_rank, asks_for_cpu, words", [
+    ("cuda", 0, 0, "0", "device=cuda, but PyTorch finds no GPU on"),
+    ("cuda", 1, 0, "1", "device=cuda, but the launcher or the environment asks for the CPU"),
+    ("auto", 1, 1, "0", r"8 processes were launched on .*, where PyTorch finds 1 GPU\(s\); launch one process per GPU"),
+    ("cuda", 4, 7, "0", r"8 processes were launched on .*, where PyTorch finds 4 GPU\(s\)"),
+])
+def test_a_process_that_cannot_have_its_device_is_refused(monkeypatch, device, gpus, local_rank, asks_for_cpu, words):
+    monkeypatch.setenv("LOCAL_RANK", str(local_rank))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", asks_for_cpu)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    with pytest.raises(UserError, match=words):
+        machine.check_device(device)
 
 
 def test_float32_convolutions_are_exact():

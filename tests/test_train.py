@@ -14,7 +14,7 @@ from pydantic import Field, create_model
 from safetensors.torch import load_file
 
 from conftest import REPOSITORY, tiny_config, write_folder
-from srgan_dist.checkpoint import load_generator, save_generator
+from srgan_dist.checkpoint import load_generator, newest_checkpoint, save_generator
 from srgan_dist.config import Config, ConfigError, dump_config
 from srgan_dist.data.build import BuildOptions, build
 from srgan_dist.data.index import open_split
@@ -113,7 +113,8 @@ def test_settings_that_decide_nothing_may_change_while_a_run_is_continued(shards
     train(config)
     shutil.rmtree(tmp_path / "here" / "tiny" / "checkpoints" / "step-00000006")
     (tmp_path / "here").rename(tmp_path / "there")
-    changes = {"output": str(tmp_path / "there"), "log_every": 1, "panels": 0, "keep_checkpoints": 1, "cpu_threads": 2}
+    changes = {"output": str(tmp_path / "there"), "log_every": 1, "panels": 0, "keep_checkpoints": 1, "cpu_threads": 2,
+               "device": "cpu", "group_timeout_minutes": 5}
     assert train(config.model_copy(update=changes)).state.finished == ["pretrain"]
     assert [r["samples_seen"] for r in records(tmp_path / "there" / "tiny") if "loss/generator" in r] == [8, 16, 20, 24]
 

@@ -1,0 +1,89 @@
+"""Signals that ask a training to stop: every rank saves after the same update, then ends with exit code 85."""
+
+import ctypes
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+
+import torch
+import torch.distributed
+
+ASKING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name))
+UPDATES_BETWEEN = 10  # questions among the ranks on GPUs, which wait for each other's answers; on CPU it is every update
+ONE_EVENT_SECONDS = 2.0  # within them signals are one: torchrun passes on Ctrl-C, which its ranks have seen themselves
+PR_SET_PDEATHSIG = 1  # of prctl(2)
+
+
+class StopSignals:
+    """Notes, from `with` to its end, the signals that ask this process to stop.
+
+    A second SIGTERM or SIGINT ends the process at once, with the exit code of a shell (128 and its number), even where
+    it waits for another rank. SIGUSR1 only ever asks: schedulers and `end_with_launcher` may send it after the others.
+    Outside the main thread of a process nothing is noted: Python handles signals there only.
+    """
+
+    def __init__(self, accelerator):
+        self.accelerator = accelerator
+        self.number = 0  # of the first signal
+
+    def __enter__(self):
+        self.handles = threading.current_thread() is threading.main_thread()
+        if self.handles:
+            self.received, self.sent = socket.socketpair()
+            self.sent.setblocking(False)
+            self.wakeup = signal.set_wakeup_fd(self.sent.fileno(), warn_on_full_buffer=False)
+            self.handlers = {number: signal.signal(number, self._note) for number in ASKING}
+            self.watcher = threading.Thread(target=self._end_at_the_second, name="signals", daemon=True)
+            self.watcher.start()
+        return self
+
+    def __exit__(self, *_):
+        if self.handles:
+            for number, handler in self.handlers.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(self.wakeup)
+            self.sent.close()
+            self.watcher.join()
+            self.received.close()
+
+    def agreed(self, step=0):
+        """Return the number of a signal that any rank was sent, the same on every rank; 0: none.
+
+        Ranks on GPUs ask each other only where `step` is a multiple of UPDATES_BETWEEN; elsewhere it is 0.
+        """
+        if self.accelerator.num_processes == 1:
+            return self.number
+        if self.accelerator.device.type != "cpu" and step % UPDATES_BETWEEN:
+            return 0
+        number = torch.tensor(self.number, device=self.accelerator.device)
+        torch.distributed.all_reduce(number, torch.distributed.ReduceOp.MAX)
+        return int(number)
+
+    def _note(self, number, frame):
+        self.number = self.number or number
+
+    def _end_at_the_second(self):
+        """Read what Python writes for each signal, also while the main thread waits for another rank."""
+        first = None
+        while numbers := self.received.recv(64):
+            for number in filter(ASKING.__contains__, numbers):
+                if first is None:
+                    first = time.monotonic()
+                    if self.accelerator.is_main_process:
+                        print(f"{signal.Signals(number).name}: the training saves after this update and stops; a second"
+                              " SIGTERM or Ctrl-C ends it at once", file=sys.stderr, flush=True)
+                elif number != getattr(signal, "SIGUSR1", None) and time.monotonic() - first >= ONE_EVENT_SECONDS:
+                    os._exit(128 + number)
+
+
+def end_with_launcher():
+    """Have the system send SIGUSR1 when the launcher of this process dies, so that no rank is left alone (Linux).
+
+    accelerate launch and torchrun can be killed without a word to their ranks.
+    """
+    launched = "TORCHELASTIC_RUN_ID" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
+    if launched and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGUSR1)
