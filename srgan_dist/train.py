@@ -146,15 +146,15 @@ class Run:
         self.validator = Validator(config, prepared.held_out, self.directory, self.tracker, accelerator)
 
     def _open_directory(self):
-        settings = self.config.model_dump(mode="json")
+        settings, seen = self.config.model_dump(mode="json"), None
         if self.is_main:
             with written_whole(self.directory / "config.yaml") as path:
                 path.write_text(dump_config(self.config))
             self._bring_finished_weights()
-            _forget_after(self.directory / "metrics.jsonl", self.samples_seen)
+            seen = _forget_after(self.directory / "metrics.jsonl", self.samples_seen)
         self.accelerator.wait_for_everyone()
         self.tracker = Tracker(
-            self.config.tracking, self.directory, self.config.name, settings, self.state.wandb_id, self.is_main
+            self.config.tracking, self.directory, self.config.name, settings, self.state.wandb_id, self.is_main, seen
         )
         self.state.wandb_id = self.tracker.run_id
 
@@ -375,13 +375,19 @@ class Meter:
 
 
 def _forget_after(path, samples_seen):
-    """Drop the records of updates that a resumed run is about to repeat, and a line that was cut off by a crash."""
+    """Drop the records of updates that a resumed run is about to repeat, and a line that was cut off by a crash.
+
+    Returns the samples seen at the last record before that, None where there was none.
+    """
     if not path.exists():
-        return
-    kept = []
+        return None
+    kept, last = [], None
     for line in path.read_text(errors="replace").splitlines():
         with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
-            if json.loads(line)[X_AXIS] <= samples_seen:
+            seen = json.loads(line)[X_AXIS]
+            if seen <= samples_seen:
                 kept.append(line + "\n")
+            last = seen
     with written_whole(path) as unfinished:
         unfinished.write_text("".join(kept))
+    return last
