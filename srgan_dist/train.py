@@ -21,12 +21,14 @@ from srgan_dist.data.loader import TrainLoader
 from srgan_dist.data.verify import usable_or_stop
 from srgan_dist.errors import UserError
 from srgan_dist.files import written_whole
+from srgan_dist.health import Watch, shares
 from srgan_dist.locks import exclusive
 from srgan_dist.machine import allow_many_files, check_group, cpu_wanted, precision_on, use_cpu_threads, use_exact_float32
 from srgan_dist.networks import Networks
 from srgan_dist.phases import build_phase
 from srgan_dist.prepare import copies_plan, phase_plan, prepare
 from srgan_dist.progress import Progress
+from srgan_dist.speed import Speed, speed_line
 from srgan_dist.state import Best, State
 from srgan_dist.tracking import X_AXIS, Tracker
 from srgan_dist.validation import Validator, sentence
@@ -131,6 +133,7 @@ class Run:
         self.world_size, self.is_main = accelerator.num_processes, accelerator.is_main_process
         self.state = prepared.state
         self.gain = None  # of the last validation, in dB over bicubic
+        self.watch, self.summary = Watch(), {}
         self._open_directory()
 
         self.networks = Networks(config, accelerator)
@@ -189,6 +192,7 @@ class Run:
         """Train one phase from where the state says to its end."""
         self.say(f"{name}: {phase_plan(phase_config)}")
         phase = build_phase(phase_config, self.networks, self.accelerator)
+        self.watch = Watch()
         if self.state.phase == name:
             load_checkpoint(self.checkpoint, phase.stateful())
             phase.step = self.state.step
@@ -225,8 +229,9 @@ class Run:
             if phase.step % config.log_every == 0 or look or save or last:
                 numbers, seconds = meter.read()
                 self._check_finite(numbers, name)
-                numbers |= phase.learning_rates()
+                numbers |= phase.learning_rates() | shares(numbers, phase_config.terms())
                 self.tracker.log(numbers, self.samples_seen)
+                self._warn(numbers, progress.say)
                 state.phase_seconds += seconds
                 if phase_config.max_seconds:
                     time_share = self._time_share(phase_config)
@@ -243,6 +248,7 @@ class Run:
                         self._save(phase.stateful())
         batches.close()
         progress.close()
+        self._tell_speed(name, meter.speed)
 
     def _text(self, numbers):
         """Say the numbers of a report, those first that a narrow terminal should still show."""
@@ -254,6 +260,17 @@ class Run:
         if "d/real" in numbers:
             parts.append(f"D {numbers['d/real']:.2f}/{numbers['d/fake']:.2f}")
         return ", ".join(parts)
+
+    def _warn(self, numbers, say):
+        for line in self.watch.look(numbers, self.state.updates):
+            say(line)
+
+    def _tell_speed(self, name, speed):
+        """Say how fast a phase was, and keep it for the summary; where no update was left, there is nothing to say."""
+        if speed.samples:
+            numbers = speed.of_phase()
+            self.say(f"{name}: {speed_line(numbers)}")
+            self.summary |= {key.replace("speed/", f"speed/{name}/"): value for key, value in numbers.items()}
 
     def _time_share(self, phase_config):
         """Return the share of the phase's time that is over by rank 0's clock, the same on every rank."""
@@ -298,6 +315,7 @@ class Run:
             self._check_finite(numbers, self.state.phase)
             self.tracker.log(numbers, self.samples_seen)
             say(f"{title}, {name}: {sentence(scores)}")
+            self._warn(numbers, say)
             if name == "valid":
                 self.gain = numbers["val/psnr_gain"]
                 self._keep_best(numbers["val/psnr"])
@@ -327,7 +345,7 @@ class Run:
     def close(self, failed=False):
         """End the records and let go of the process group."""
         best = {f"best/{phase}/psnr": best.psnr for phase, best in self.state.best.items()}
-        self.tracker.finish(best, exit_code=int(failed))
+        self.tracker.finish(best | self.summary, exit_code=int(failed))
         self.networks.unwrap()
         self.accelerator.end_training()
 
@@ -336,11 +354,12 @@ class Meter:
     """Means of named 0-d tensors over an interval and over ranks; tensors stay on the device until they are read."""
 
     def __init__(self, accelerator):
-        self.accelerator = accelerator
+        self.accelerator, self.speed = accelerator, Speed(accelerator)
         self._restart()
 
     def _restart(self):
         self.values, self.samples, self.waited, self.since = {}, 0, 0.0, time.monotonic()
+        self.speed.begin()
 
     @contextlib.contextmanager
     def waiting(self):
@@ -355,20 +374,22 @@ class Meter:
         began = time.monotonic()
         yield
         self.since += time.monotonic() - began
+        self.speed.begin()
 
     def add(self, numbers, samples):
         for name, value in numbers.items():
             self.values.setdefault(name, []).append(value)
         self.samples += samples
+        self.speed.step()
 
     def read(self):
-        """Return the means since the last reading, with speed/samples_per_second and speed/data_wait (a share of the
-        time), and the seconds that they cover.
+        """Return the means since the last reading, with speed/* (see `Speed`; data_wait is a share of the time), and the
+        seconds that they cover.
         """
         means = torch.stack([torch.stack(values).float().mean() for values in self.values.values()])
         means = self.accelerator.reduce(means, "mean").tolist()
         seconds = time.monotonic() - self.since
-        speed = {"speed/samples_per_second": self.samples / seconds, "speed/data_wait": self.waited / seconds}
+        speed = self.speed.read(self.samples, seconds, self.waited)
         numbers = dict(zip(self.values, means, strict=True)) | speed
         self._restart()
         return numbers, seconds

@@ -9,7 +9,7 @@ from srgan_dist.losses.adversarial import adversarial_loss, discriminator_loss
 from srgan_dist.losses.perceptual import VGGLossConfig
 from srgan_dist.losses.pixel import L1LossConfig
 from srgan_dist.phases.common import (
-    PhaseConfig, adam, build_losses, generator_terms, learning_rate_of, scheduled, set_learning_rate, train_psnr,
+    PhaseConfig, adam, build_losses, generator_terms, gradient_norm, learning_rate_of, scheduled, set_learning_rate, train_psnr,
 )
 
 
@@ -72,11 +72,13 @@ class AdversarialPhase:
         loss = discriminator_loss(real, fake)
         self.discriminator_optimizer.zero_grad()
         self.accelerator.backward(loss)
+        norm = gradient_norm(self.discriminator)
         self.discriminator_optimizer.step()
         return {
             "loss/discriminator": loss.detach(),
             "d/real": real.detach().sigmoid().mean(),
             "d/fake": fake.detach().sigmoid().mean(),
+            "health/grad_norm/discriminator": norm,
         }
 
     def _update_generator(self, sr, hr):
@@ -88,9 +90,10 @@ class AdversarialPhase:
         total = total + self.config.adversarial_weight * adversarial
         self.generator_optimizer.zero_grad()
         self.accelerator.backward(total)
+        norm = gradient_norm(self.generator)
         self.critic.requires_grad_(True)
         self.generator_optimizer.step()
-        return {**terms, "loss/adversarial": adversarial.detach(), "loss/generator": total.detach()}
+        return {**terms, "loss/adversarial": adversarial.detach(), "loss/generator": total.detach(), "health/grad_norm/generator": norm}
 
     def stateful(self):
         """Return what a checkpoint must hold beside the generator: name -> module or optimiser."""

@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 from pydantic import Field, field_validator
 from torch.nn import functional as F
+from torch.nn.utils import get_total_norm
 
 from srgan_dist.losses import build_loss
 from srgan_dist.settings import Settings
@@ -73,6 +74,11 @@ def set_learning_rate(optimizer, learning_rate):
 
 def learning_rate_of(optimizer):
     return optimizer.param_groups[0]["lr"]
+
+
+def gradient_norm(network):
+    """Return the norm of all gradients of a network together, as a 0-d tensor on the device: nothing waits for it."""
+    return get_total_norm([parameter.grad for parameter in network.parameters() if parameter.grad is not None])
 
 
 def build_losses(config, device):

@@ -5,7 +5,7 @@ from pydantic import Field
 from srgan_dist.losses import LossConfig
 from srgan_dist.losses.pixel import L1LossConfig
 from srgan_dist.phases.common import (
-    PhaseConfig, adam, build_losses, generator_terms, learning_rate_of, scheduled, set_learning_rate, train_psnr,
+    PhaseConfig, adam, build_losses, generator_terms, gradient_norm, learning_rate_of, scheduled, set_learning_rate, train_psnr,
 )
 
 
@@ -41,10 +41,11 @@ class PretrainPhase:
         terms, total = generator_terms(self.losses, self.config.losses, sr, hr, self.accelerator)
         self.optimizer.zero_grad()
         self.accelerator.backward(total)
+        norm = gradient_norm(self.generator)
         self.optimizer.step()
 
         self.step += 1
-        return {**terms, "loss/generator": total.detach(), "train/psnr": train_psnr(sr, hr)}
+        return {**terms, "loss/generator": total.detach(), "train/psnr": train_psnr(sr, hr), "health/grad_norm/generator": norm}
 
     def learning_rates(self):
         return {"lr/generator": learning_rate_of(self.optimizer)}
