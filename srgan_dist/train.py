@@ -134,12 +134,12 @@ class Run:
         self.state = prepared.state
         self.gain = None  # of the last validation, in dB over bicubic
         self.watch, self.summary = Watch(), {}
-        self._open_directory()
 
         self.networks = Networks(config, accelerator)
         if self.checkpoint:
             self.say(f"continues from {self.checkpoint}")
             load_checkpoint(self.checkpoint, {"generator": self.networks.bare_generator})
+        self._open_directory()
         self.loader = TrainLoader(
             prepared.train, config.data.lr_crop, config.data.batch_size, config.seed, config.data.augment,
             accelerator.process_index, self.world_size, accelerator.device, [[one.row for one in damages] for damages in damage],
