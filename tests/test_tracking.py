@@ -213,6 +213,8 @@ def test_a_training_without_an_answer_of_the_server_is_the_same_and_recorded_off
     session, = offline_records(tmp_path / "tiny")
     rows = [{name: value for name, value in row.items() if not name.startswith("samples/")} for row in history(session)]
     assert rows == rows_of(tmp_path / "tiny") and exit_codes(session) == [0]
+    summary = {item.key or "/".join(item.nested_key) for record in session for item in record.summary.update}
+    assert summary >= {"best/pretrain/psnr", "speed/pretrain/samples_per_second", "speed/pretrain/step_ms_p99", "speed/pretrain/memory_mib"}
 
 
 @pytest.mark.parametrize("fault", FAKES)
@@ -266,6 +268,10 @@ def test_a_resumed_run_is_one_curve_without_repetitions(shards, tmp_path, monkey
     seen = [row["samples_seen"] for session in sessions for row in session]
     assert seen == sorted(set(seen)) == [8, 16, 24]
     assert sessions == [sent_before, [row for row in rows_of(run) if row["samples_seen"] > 16]]
+    with serving() as stub:  # wandb sync sends both as that one curve
+        command = [sys.executable, "-m", "wandb", "sync", "--yes", *map(str, sorted(run.glob("wandb/offline-run-*")))]
+        subprocess.run(command, env={**os.environ, "WANDB_BASE_URL": stub.address}, check=True, capture_output=True, timeout=120)
+        assert [own_columns(row) for row in stub.rows[ids[0]]] == sessions[0] + sessions[1]
 
 
 KILLED = """
