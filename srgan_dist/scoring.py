@@ -11,7 +11,7 @@ from srgan_dist.data.plan import images_of_rank
 from srgan_dist.data.reader import Reader
 from srgan_dist.data.values import to_signed, to_unit
 from srgan_dist.errors import UserError
-from srgan_dist.metrics import SMALLEST_IMAGE, mse, psnr, spectrum_error, ssim
+from srgan_dist.metrics import SMALLEST_IMAGE, histogram_distance, mean_shift, mse, psnr, spectrum_error, ssim
 from srgan_dist.super_resolve import super_resolve
 
 
@@ -41,7 +41,8 @@ def score_split(split, methods, rank, world_size, device, progress=iter):
     """Score every image of a split exactly once over all ranks.
 
     methods: name -> function(lr [H, W]) -> [s*H, s*W] on [0, 1]. Returns on every rank the same list of dictionaries
-    with index, split, rock, key, method, psnr, ssim, spectrum_error and mse, in the order of the split.
+    with index, split, rock, key, method, psnr, ssim, spectrum_error, mse, mean_shift and histogram_distance, in the order
+    of the split.
     """
     reader, mine = Reader(split), []
     for i in progress(images_of_rank(len(split), rank, world_size)):
@@ -52,6 +53,7 @@ def score_split(split, methods, rank, world_size, device, progress=iter):
             mine.append({
                 "index": i, "split": split.name, "rock": split.rock(i), "key": split.key(i), "method": name,
                 "psnr": psnr(sr, hr), "ssim": ssim(sr, hr), "spectrum_error": spectrum_error(sr, hr), "mse": mse(sr, hr),
+                "mean_shift": mean_shift(sr, hr), "histogram_distance": histogram_distance(sr, hr),
             })
     rows = sorted(gather_object(mine) if world_size > 1 else mine, key=lambda row: row["index"])
     assert len(rows) == len(split) * len(methods), "every image is scored once"

@@ -24,6 +24,7 @@ from srgan_dist.data.loader import TrainLoader
 from srgan_dist.data.verify import usable_or_stop
 from srgan_dist.errors import STOPPED, TrainingStopped, UserError
 from srgan_dist.files import written_whole
+from srgan_dist.health import Watch, shares
 from srgan_dist.locks import exclusive
 from srgan_dist.machine import allow_many_files, check_device, check_group, cpu_wanted, precision_on, use_cpu_threads, use_exact_float32
 from srgan_dist.networks import Networks
@@ -31,6 +32,7 @@ from srgan_dist.phases import build_phase
 from srgan_dist.prepare import copies_plan, phase_plan, prepare
 from srgan_dist.progress import Progress
 from srgan_dist.signals import StopSignals
+from srgan_dist.speed import Speed, speed_line
 from srgan_dist.state import Best, State
 from srgan_dist.tracking import X_AXIS, Tracker
 from srgan_dist.validation import Validator, sentence
@@ -148,12 +150,13 @@ class Run:
         self.world_size, self.is_main = accelerator.num_processes, accelerator.is_main_process
         self.state = prepared.state
         self.gain = None  # of the last validation, in dB over bicubic
-        self._open_directory()
+        self.watch, self.summary = Watch(), {}
 
         self.networks = Networks(config, accelerator)
         if self.checkpoint:
             self.say(f"continues from {self.checkpoint}")
             load_checkpoint(self.checkpoint, {"generator": self.networks.bare_generator})
+        self._open_directory()
         self.loader = TrainLoader(
             prepared.train, config.data.lr_crop, config.data.batch_size, config.seed, config.data.augment,
             accelerator.process_index, self.world_size, accelerator.device, [[one.row for one in damages] for damages in damage],
@@ -163,7 +166,7 @@ class Run:
         self.validator = Validator(config, prepared.held_out, self.directory, self.tracker, accelerator)
 
     def _open_directory(self):
-        settings = self.config.model_dump(mode="json")
+        settings, seen = self.config.model_dump(mode="json"), None
         if self.is_main:
             with _writing_to(self.directory):
                 for folder in (".", "samples", "weights", "weights/best"):
@@ -172,10 +175,10 @@ class Run:
                 with written_whole(self.directory / "config.yaml") as path:
                     path.write_text(dump_config(self.config))
                 self._bring_finished_weights()
-                _forget_after(self.directory / "metrics.jsonl", self.samples_seen)
+                seen = _forget_after(self.directory / "metrics.jsonl", self.samples_seen)
         self.accelerator.wait_for_everyone()
         self.tracker = Tracker(
-            self.config.tracking, self.directory, self.config.name, settings, self.state.wandb_id, self.is_main
+            self.config.tracking, self.directory, self.config.name, settings, self.state.wandb_id, self.is_main, seen
         )
         self.state.wandb_id = self.tracker.run_id
 
@@ -213,6 +216,7 @@ class Run:
         """Train one phase from where the state says to its end."""
         self.say(f"{name}: {phase_plan(phase_config)}")
         phase = build_phase(phase_config, self.networks, self.accelerator)
+        self.watch = Watch()
         if self.state.phase == name:
             load_checkpoint(self.checkpoint, phase.stateful())
             phase.step = self.state.step
@@ -255,8 +259,9 @@ class Run:
                 numbers, seconds = meter.read()
                 self._check_skipped(meter, name, last)
                 self._check_finite(numbers, name)
-                numbers |= phase.learning_rates()
+                numbers |= phase.learning_rates() | shares(numbers, phase_config.terms())
                 self.tracker.log(numbers, self.samples_seen)
+                self._warn(numbers, progress.say)
                 state.phase_seconds += seconds
                 if phase_config.max_seconds:
                     time_share = self._time_share(phase_config)
@@ -275,6 +280,7 @@ class Run:
                     self._save(objects, last=stop)
         batches.close()
         progress.close()
+        self._tell_speed(name, meter.speed)
         if stop:
             self._stop(stop)
 
@@ -292,6 +298,17 @@ class Run:
         if numbers["health/skipped"]:
             parts.append(f"{numbers['health/skipped']} skipped")
         return ", ".join(parts)
+
+    def _warn(self, numbers, say):
+        for line in self.watch.look(numbers, self.state.updates):
+            say(line)
+
+    def _tell_speed(self, name, speed):
+        """Say how fast a phase was, and keep it for the summary; where no update was left, there is nothing to say."""
+        if speed.samples:
+            numbers = speed.of_phase()
+            self.say(f"{name}: {speed_line(numbers)}")
+            self.summary |= {key.replace("speed/", f"speed/{name}/"): value for key, value in numbers.items()}
 
     def _time_share(self, phase_config):
         """Return the share of the phase's time that is over by rank 0's clock, the same on every rank."""
@@ -358,6 +375,7 @@ class Run:
             self._check_finite(numbers, self.state.phase)
             self.tracker.log(numbers, self.samples_seen)
             say(f"{title}, {name}: {sentence(scores)}")
+            self._warn(numbers, say)
             if name == "valid":
                 self.gain = numbers["val/psnr_gain"]
                 self._keep_best(numbers["val/psnr"], scores)
@@ -409,7 +427,7 @@ class Run:
     def close(self, exit_code=0):
         """End the records and let go of the process group."""
         best = {f"best/{phase}/psnr": best.psnr for phase, best in self.state.best.items()}
-        self.tracker.finish(best, exit_code)
+        self.tracker.finish(best | self.summary, exit_code)
         if exit_code == STOPPED:
             self.accelerator.wait_for_everyone()  # a launcher ends the others when the first rank has gone
         self.networks.unwrap()
@@ -420,12 +438,13 @@ class Meter:
     """Means of named 0-d tensors over an interval and over ranks; tensors stay on the device until they are read."""
 
     def __init__(self, accelerator):
-        self.accelerator = accelerator
+        self.accelerator, self.speed = accelerator, Speed(accelerator)
         self.skipped_in_row = 0  # updates up to now
         self._restart()
 
     def _restart(self):
         self.values, self.samples, self.waited, self.since = {}, 0, 0.0, time.monotonic()
+        self.speed.begin()
 
     @contextlib.contextmanager
     def waiting(self):
@@ -440,15 +459,17 @@ class Meter:
         began = time.monotonic()
         yield
         self.since += time.monotonic() - began
+        self.speed.begin()
 
     def add(self, numbers, samples):
         for name, value in numbers.items():
             self.values.setdefault(name, []).append(value)
         self.samples += samples
+        self.speed.step()
 
     def read(self):
-        """Return the means since the last reading, with speed/samples_per_second and speed/data_wait (a share of the
-        time), and the seconds that they cover.
+        """Return the means since the last reading, with speed/* (see `Speed`; data_wait is a share of the time), and the
+        seconds that they cover.
 
         Updates that were skipped (as all ranks know) are left out of the means and counted as health/skipped; where
         there are no others, there are no means.
@@ -461,7 +482,7 @@ class Meter:
             means = torch.stack([torch.stack(values).float()[~skipped].mean() for values in self.values.values()])
             means = dict(zip(self.values, self.accelerator.reduce(means, "mean").tolist(), strict=True))
         seconds = time.monotonic() - self.since
-        speed = {"speed/samples_per_second": self.samples / seconds, "speed/data_wait": self.waited / seconds}
+        speed = self.speed.read(self.samples, seconds, self.waited)
         self._restart()
         return means | {"health/skipped": sum(skipped.tolist())} | speed, seconds
 
@@ -474,13 +495,19 @@ class Meter:
 
 
 def _forget_after(path, samples_seen):
-    """Drop the records of updates that a resumed run is about to repeat, and a line that was cut off by a crash."""
+    """Drop the records of updates that a resumed run is about to repeat, and a line that was cut off by a crash.
+
+    Returns the samples seen at the last record before that, None where there was none.
+    """
     if not path.exists():
-        return
-    kept = []
+        return None
+    kept, last = [], None
     for line in path.read_text(errors="replace").splitlines():
         with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
-            if json.loads(line)[X_AXIS] <= samples_seen:
+            seen = json.loads(line)[X_AXIS]
+            if seen <= samples_seen:
                 kept.append(line + "\n")
+            last = seen
     with written_whole(path, durable=True) as unfinished:
         unfinished.write_text("".join(kept))
+    return last

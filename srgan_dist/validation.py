@@ -83,7 +83,8 @@ def public_numbers(prefix, rows, scores):
         chosen = [row[name] for row in rows if row["method"] == method]
         return sum(chosen) / len(chosen)
 
-    numbers = {f"{prefix}/{name}": mean(name, "SR") for name in ("psnr", "ssim", "spectrum_error")}
+    numbers = {f"{prefix}/{name}": mean(name, "SR") for name in ("psnr", "ssim", "spectrum_error", "mean_shift", "histogram_distance")}
+    numbers[f"{prefix}/histogram_distance_bicubic"] = mean("histogram_distance", "bicubic")
     numbers[f"{prefix}/psnr_gain"] = mean("psnr", "SR") - mean("psnr", "bicubic")
     for rock, methods in scores.items():
         numbers[f"{prefix}/psnr_gain/{rock}"] = methods["SR"]["psnr"] - methods["bicubic"]["psnr"]

@@ -22,6 +22,7 @@ from srgan_dist.phases.adversarial import AdversarialPhase
 from srgan_dist.phases.pretrain import PretrainPhase
 from srgan_dist.prepare import prepare
 from srgan_dist.scoring import methods_of, score_split
+from srgan_dist.speed import Speed
 from srgan_dist.train import Run, train
 
 
@@ -162,8 +163,22 @@ def share_batch_norm_buffers(config, out):
     return {"own": own, "shared": shared, "weights": [digest(network) for network in both]}, None
 
 
+def time_ranks(config, out):
+    """Let rank 1 be twice as slow as rank 0."""
+    accelerator = Accelerator()
+    slowness = 1 + accelerator.process_index
+    clock = iter([0.0, 0.010 * slowness])
+    with mock.patch("srgan_dist.speed.time.perf_counter", lambda: next(clock, 1.0)):
+        timed = Speed(accelerator)
+        timed.step()
+        numbers = timed.read(samples=8, seconds=1.0 * slowness, waited=0.5 * slowness)
+    accelerator.end_training()
+    return numbers, None
+
+
 TASKS = {"train": train_both_phases, "batches": read_batches, "mortal": train_and_die, "apart": train_with_directories_of_their_own,
-         "buffers": share_batch_norm_buffers, "exact": read_exactly, "seen": note_what_is_seen, "disturbed": train_disturbed}
+         "buffers": share_batch_norm_buffers, "exact": read_exactly, "seen": note_what_is_seen, "disturbed": train_disturbed,
+         "speed": time_ranks}
 
 if __name__ == "__main__":
     task, config, out = sys.argv[1:]

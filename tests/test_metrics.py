@@ -5,7 +5,7 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from srgan_dist.metrics import mse, psnr, radial_log_power, relative_error_reduction, spectrum_error, ssim
+from srgan_dist.metrics import histogram_distance, mean_shift, mse, psnr, radial_log_power, relative_error_reduction, spectrum_error, ssim
 
 
 def pair(seed=0, height=64, width=80):
@@ -87,3 +87,22 @@ def test_blur_is_seen_in_the_spectrum_and_matching_texture_is_not():
 def test_ssim_refuses_images_smaller_than_its_window():
     with pytest.raises(ValueError, match="11x11 pixels or more"):
         ssim(torch.zeros(10, 40), torch.zeros(10, 40))
+
+
+def test_mean_shift_and_histogram_distance_worked_by_hand():
+    hr = torch.tensor([[0, 0], [100, 200]]) / 255
+    sr = torch.tensor([[200, 10], [100, 0]]) / 255  # the same greys elsewhere, but for one that is 10 brighter
+    assert mean_shift(sr, hr) == pytest.approx(100 * 2.5 / 255, abs=1e-4)
+    assert histogram_distance(sr, hr) == pytest.approx(100 * 2.5 / 255, abs=1e-9)
+    spread = torch.tensor([[0.25, 0.75], [0.25, 0.75]])
+    assert mean_shift(spread, torch.full((2, 2), 0.5)) == 0
+    assert histogram_distance(spread, torch.full((2, 2), 0.5)) == pytest.approx(25, abs=2e-3)
+    assert histogram_distance(torch.ones(3, 3), torch.zeros(3, 3)) == 100
+
+
+def test_histogram_distance_agrees_with_the_mean_distance_of_sorted_greys():
+    torch.manual_seed(0)
+    sr, hr = (torch.randint(0, 2**16, (2, 40, 50)) / (2**16 - 1)).unbind()
+    sr = sr**1.3
+    expected = 100 * (sr.flatten().sort().values - hr.flatten().sort().values).abs().mean()
+    assert histogram_distance(sr, hr) == pytest.approx(float(expected), abs=2e-3)

@@ -59,7 +59,7 @@ def changed(module, before):
 def test_pretrain_lowers_the_l1_loss_and_names_its_numbers(accelerator, batch):
     phase = pretrain(accelerator, learning_rate=1e-3)
     history = [phase.update([batch]) for _ in range(20)]
-    assert set(history[0]) == {"loss/pixel", "loss/generator", "train/psnr", "health/gradient_generator", "health/skipped"}
+    assert set(history[0]) == {"loss/pixel", "loss/generator", "train/psnr", "health/grad_norm/generator", "health/skipped"}
     assert history[-1]["loss/pixel"] < history[0]["loss/pixel"]
     assert all(value.shape == () and not value.requires_grad for value in history[0].values())
     assert phase.step == 20 and phase.learning_rates() == {"lr/generator": 1e-3}
@@ -196,8 +196,11 @@ def test_phase_2_names_its_numbers(accelerator, batch):
     phase = adversarial(accelerator, {"pixel": L1, "perceptual": VGG}, discriminator_learning_rate=2e-4)
     numbers = phase.update([batch])
     assert set(numbers) == {"loss/pixel", "loss/perceptual", "loss/adversarial", "loss/generator", "loss/discriminator",
-                            "d/real", "d/fake", "train/psnr", "health/gradient_generator", "health/gradient_discriminator",
+                            "d/real", "d/fake", "train/psnr", "health/grad_norm/generator", "health/grad_norm/discriminator",
                             "health/skipped"}
+    for name in ("generator", "discriminator"):  # of the gradients that their optimisers have just taken
+        gradients = torch.cat([parameter.grad.flatten() for parameter in getattr(phase, name).parameters()])
+        assert numbers[f"health/grad_norm/{name}"].item() == pytest.approx(gradients.norm().item(), rel=1e-5)
     expected = numbers["loss/pixel"] + numbers["loss/perceptual"] + 5e-3 * numbers["loss/adversarial"]
     assert numbers["loss/generator"].item() == pytest.approx(expected.item(), rel=1e-5)
     assert phase.learning_rates() == {"lr/generator": 1e-4, "lr/discriminator": 2e-4}

@@ -91,8 +91,8 @@ class AdversarialPhase:
             self.average.update(self.safeguard.unsound)
 
         self.step += 1
-        return {**means.values, "health/gradient_generator": generator_norm,
-                "health/gradient_discriminator": discriminator_norm, "health/skipped": self.safeguard.unsound}
+        return {**means.values, "health/grad_norm/generator": generator_norm,
+                "health/grad_norm/discriminator": discriminator_norm, "health/skipped": self.safeguard.unsound}
 
     def learning_rates(self):
         return {

@@ -61,7 +61,7 @@ class PretrainPhase:
             self.average.update(self.safeguard.unsound)
 
         self.step += 1
-        return {**means.values, "health/gradient_generator": norm, "health/skipped": self.safeguard.unsound}
+        return {**means.values, "health/grad_norm/generator": norm, "health/skipped": self.safeguard.unsound}
 
     def learning_rates(self):
         return {"lr/generator": learning_rate_of(self.optimizer)}
