@@ -215,8 +215,8 @@ def test_a_gradient_is_shortened_to_its_norm_and_reported_as_it_was(accelerator,
         norm = torch.stack([p.grad.norm() for p in network.parameters()]).norm()
         unclipped = torch.stack([p.grad.norm() for p in like.parameters()]).norm()
         assert norm.item() == pytest.approx(1e-3, rel=1e-3)
-        assert numbers[f"health/gradient_{name}"].item() == pytest.approx(expected[f"health/gradient_{name}"].item(), rel=0.02)
-        assert expected[f"health/gradient_{name}"].item() == pytest.approx(unclipped.item()) and unclipped > 1e-2
+        assert numbers[f"health/grad_norm/{name}"].item() == pytest.approx(expected[f"health/grad_norm/{name}"].item(), rel=0.02)
+        assert expected[f"health/grad_norm/{name}"].item() == pytest.approx(unclipped.item()) and unclipped > 1e-2
 
 
 def test_the_adversarial_term_rises_to_its_weight(accelerator, batch):
