@@ -37,7 +37,7 @@ def default_folder():
 
 def cache_at(folder=None, gib=DEFAULT_GIB):
     """Return the Cache in a folder, None: in the user's cache folder, for at most so many GiB."""
-    return Cache(Path(folder).expanduser() if folder else default_folder(), int(gib * GIB))
+    return Cache(Path(os.path.expanduser(folder)) if folder else default_folder(), int(gib * GIB))
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,9 @@ class Cache:
 
     def _wait_for_room(self, part, size, lock, stop):
         """Remove what was not used for longest until `size` bytes fit, and claim them."""
+        if size > self.limit:
+            raise UserError(f"data.cache_gib={self.limit / GIB:g} is less than a copy of {size:,} bytes takes; at least"
+                            f" {size / GIB:.3g} are needed")
         deadline = time.monotonic() + self.room_seconds
         while not self._claim(part, size, lock):
             if stop.wait(0.2):
