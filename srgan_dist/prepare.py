@@ -20,9 +20,12 @@ from srgan_dist.models.table import format_layers
 from srgan_dist.scoring import check_scorable
 from srgan_dist.state import State, identity_of, parse_state
 
+UPDATES_APART = 6  # no rank is so far ahead of another, with what each reads ahead
+
 # Settings that may change while a run is continued: none of them decides what is learnt.
 FREE = ("name:", "output", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints", "panels", "cpu_threads", "device",
-        "group_timeout_minutes", "max_skipped", "tracking.", "data.cache", "data.path")  # moved; its content is compared on its own
+        "group_timeout_minutes", "max_skipped", "tracking.", "data.cache", "data.block_shards",
+        "data.path")  # moved; what it holds, and in what blocks it is shuffled, is compared on its own
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def prepare(config, resume="auto", world_size=1):
         if phase.weights is not None:
             _check_weights(config, name, phase.weights)
     run_directory = Path(config.output) / config.name
-    blocks = _block_shards(config, [split for split, _ in train], held_out.values())
+    blocks = _block_shards(config, [split for split, _ in train], held_out.values(), world_size)
     identity = identity_of(config, train, blocks)
     return Prepared(train, held_out, blocks, run_directory, *_find_start(config, identity, run_directory, resume))
 
@@ -116,7 +119,7 @@ def _check_leaks(train, held_out):
                                   " scores would be too good")
 
 
-def _block_shards(config, train, held_out):
+def _block_shards(config, train, held_out, world_size):
     """Return for every training set how many shards are shuffled together, None: all.
 
     Where all that is used does not fit into the cache, what is held out keeps its place there, and each training set that is
@@ -138,7 +141,18 @@ def _block_shards(config, train, held_out):
                               f" {block or 1} shards of {split.place} beside the validation and test images; at least"
                               f" {needed / GIB:.3g} are needed" + (", or a smaller data.block_shards" * (asked is not None)))
         blocks.append(block if block < len(split.shards) else None)
+        if taken and blocks[-1] and world_size > 1:
+            _check_ranks_keep_together(config, split, block)
     return blocks
+
+
+def _check_ranks_keep_together(config, split, block):
+    """Raise ConfigError if a block is read so soon that ranks which share a cache would need three at a time."""
+    fewest = int(np.sort(np.bincount(split.rows["shard"]))[:block].sum())
+    if fewest < UPDATES_APART * config.data.batch_size:
+        raise ConfigError(f"blocks of {block} shards of {split.place} have {fewest} samples; several ranks that read ahead need"
+                          f" {UPDATES_APART} updates in each ({UPDATES_APART * config.data.batch_size} samples). Enlarge"
+                          " data.cache_gib and data.block_shards")
 
 
 def _pictures(split):

@@ -56,7 +56,7 @@ def identity_of(config, train, blocks):
         "data.augment": config.data.augment,
         "data.max_bad_samples": config.data.max_bad_samples,
         "data.path (its content)": [[split.set.sha256, weight] for split, weight in train],
-        "data.block_shards": blocks if any(blocks) else None,
+        "data.block_shards (data.cache_gib decides where it is null)": blocks if any(blocks) else None,
         "generator": config.generator.model_dump(mode="json"),
         "discriminator": config.discriminator.model_dump(mode="json", exclude={"sync_batchnorm"}),  # the same tensors
     }

@@ -88,6 +88,14 @@ def test_without_room_the_setting_is_named(tmp_path):
     assert read(cache, TWO) == TWO
 
 
+def test_what_is_larger_than_the_cache_is_refused_at_once_and_removes_nothing(tmp_path):
+    cache = Cache(tmp_path / "cache", 2500, room_seconds=0.3)
+    read(cache, ONE)
+    with pytest.raises(UserError, match=r"data.cache_gib=2.32.*e-06 is less than a copy of 2,501 bytes takes; at least 2.33e-06 are needed"):
+        read(cache, bytes(2501))
+    assert held(cache) == {1}
+
+
 def test_room_is_waited_for(tmp_path):
     cache = Cache(tmp_path / "cache", 1500)
     file = cache.open(name_of(ONE), 1000, maker(ONE))

@@ -7,11 +7,13 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,6 +26,7 @@ from srgan_dist.data.cache import GIB, Cache
 from srgan_dist.data.index import open_set, open_split
 from srgan_dist.data.loader import TrainLoader
 from srgan_dist.data.remote import Patience
+from srgan_dist.data.verify import find_damage
 from srgan_dist.errors import UserError
 from srgan_dist.prepare import prepare
 from srgan_dist.train import train
@@ -130,6 +133,11 @@ def login_page(handler, content, server):
     send(handler, b"<!DOCTYPE html><title>Log in</title>")
 
 
+def garbled(handler, content, server):
+    handler.wfile.write(b"no HTTP\r\n\r\n")
+    handler.close_connection = True
+
+
 def fine(handler, content, server):
     whole_or_range(handler, content, server)
 
@@ -205,7 +213,7 @@ def test_a_server_without_ranges_will_do(server, cache, shards):
     assert hashes(loader(open_split(server.url, "train", cache=cache)), 0, 2) == hashes(loader(open_split(shards, "train")), 0, 2)
 
 
-@pytest.mark.parametrize("fault", [status(503), status(429), cut, stall, short])
+@pytest.mark.parametrize("fault", [status(503), status(429), cut, stall, short, garbled])
 def test_what_passes_is_tried_again_and_goes_on_where_it_was(server, cache, shards, fault, capfd):
     name = "train-000000.tar"
     server.faults[name] = [fine, fault, fine, fault, fine]
@@ -274,6 +282,7 @@ def test_nobody_there(cache):
 
 @pytest.mark.parametrize("url, words", [
     ("https://user:secret@host/set", r"https://\*\*\*@host/set holds a password"),
+    ("https://token@host/set", r"https://\*\*\*@host/set holds a password"),
     ("https://host/set?token=1", "must be the URL of a folder"),
     ("simplecache::s3://bucket/set", "is not a packed data set"),  # no URL: a folder of that name
     ("s3://bucket/a::b", "must be the URL of a folder"),
@@ -285,6 +294,10 @@ def test_urls_that_are_refused(cache, url, words):
     with pytest.raises(UserError, match=words) as raised:
         open_set(url, cache)
     assert "secret" not in str(raised.value)
+
+
+def test_the_case_of_a_protocol_does_not_matter(server, cache):
+    assert str(open_set(server.url.replace("http", "HTTP"), cache).place) == server.url
 
 
 def test_any_protocol_of_fsspec(shards, cache):
@@ -334,6 +347,23 @@ def test_faults_in_s3_are_named(s3, shards, cache):
         open_split("s3://rocks/damaged", "train", cache=cache)
     with pytest.raises(UserError, match=r"s3://rocks/damaged/train-000001.tar could not be fetched: .*\(3 tries\)"):
         open_split("s3://rocks/damaged", "train", check_sizes=False, cache=cache).shards[1].open()
+
+
+def test_copies_that_were_damaged_later_are_named(server, cache):
+    split = open_split(server.url, "train", cache=cache)
+    split.shards[0].open().close()
+    flip_byte(split.shards[0].copy, -20_000)
+    assert {damage.text.rpartition("; ")[2] for damage in find_damage(split)} == {f"delete its copy {split.shards[0].copy}"}
+    index = split.place.file(split.set.manifest.splits["train"].index).copy
+    flip_byte(index, -1)
+    with pytest.raises(UserError, match=f"is not the index that the manifest names .*; delete its copy {index}, which has been damaged"):
+        open_split(server.url, "train", cache=cache)
+
+
+def flip_byte(path, place):
+    content = bytearray(Path(path).read_bytes())
+    content[place] ^= 1
+    Path(path).write_bytes(content)
 
 
 # Blocks
@@ -447,8 +477,33 @@ def test_a_training_on_a_url_is_that_on_the_folder_bit_for_bit(server, shards, t
 def test_other_blocks_are_another_training(server, tmp_path):
     config = config_of(server.url, tmp_path, GIB)
     train(config)
-    with pytest.raises(UserError, match="data.block_shards: None -> 1"):
+    with pytest.raises(UserError, match=r"data.block_shards \(data.cache_gib decides where it is null\): None -> \[1\]"):
         prepare(config_of(server.url, tmp_path, GIB, block_shards=1))
+
+
+def test_a_run_in_blocks_continues_with_a_larger_cache_when_their_size_is_given(many_shards, tmp_path):
+    server = Server(many_shards)
+    try:
+        manifest = open_set(many_shards).manifest
+        shard = max(entry.bytes for entry in manifest.splits["train"].shards)
+        small = sum(entry.bytes for name in ("valid", "test") for entry in manifest.splits[name].shards) + 4 * shard
+        train(config_of(server.url, tmp_path, small).model_copy(update={"adversarial": None}))
+        with pytest.raises(UserError, match=r"data.block_shards \(data.cache_gib decides where it is null\): \[2\] -> None"):
+            prepare(config_of(server.url, tmp_path, GIB).model_copy(update={"adversarial": None}))
+        larger = config_of(server.url, tmp_path, GIB, block_shards=2).model_copy(update={"adversarial": None})
+        assert prepare(larger).blocks == [2] and train(larger).state.updates == 6
+    finally:
+        server.close()
+
+
+def test_several_ranks_need_blocks_that_last(many_shards, tmp_path):
+    server = Server(many_shards)
+    try:
+        with pytest.raises(ConfigError, match=r"blocks of 5 shards of .* have 10 samples; several ranks .* need 6 updates in each \(24"):
+            sizes = {name: sum(entry.bytes for entry in split.shards) for name, split in open_set(many_shards).manifest.splits.items()}
+            prepare(config_of(server.url, tmp_path, sum(sizes.values()) - 1), world_size=2)
+    finally:
+        server.close()
 
 
 def test_two_ranks_fetch_each_shard_once(server, shards, tmp_path):
@@ -475,4 +530,16 @@ def test_ctrl_c_while_a_shard_stalls_ends_the_reading_at_once(server, cache, mon
     with pytest.raises(KeyboardInterrupt):
         next(batches)
     batches.close()
+    assert not server.stalls_over.is_set()
+
+
+def test_ctrl_c_while_sizes_are_asked_for_ends_that_at_once(server, cache, monkeypatch):
+    monkeypatch.setattr(remote, "PATIENCE", Patience(piece_seconds=60))
+    answer = server.answer
+    server.answer = lambda handler: stall(handler, b"", server) if handler.command == "HEAD" else answer(handler)
+    opened = open_set(server.url, cache)
+    interrupt = threading.Timer(0.5, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
+    interrupt.start()
+    with pytest.raises(KeyboardInterrupt):
+        opened.split("train")
     assert not server.stalls_over.is_set()

@@ -11,6 +11,7 @@ map of it, is open.
 
 import contextlib
 import os
+import random
 import re
 import shutil
 import threading
@@ -37,7 +38,7 @@ def default_folder():
 
 def cache_at(folder=None, gib=DEFAULT_GIB):
     """Return the Cache in a folder, None: in the user's cache folder, for at most so many GiB."""
-    return Cache(Path(folder).expanduser() if folder else default_folder(), int(gib * GIB))
+    return Cache(Path(os.path.expanduser(folder)) if folder else default_folder(), int(gib * GIB))
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,10 @@ class Cache:
 
     def _wait_for_room(self, part, size, lock, stop):
         """Remove what was not used for longest until `size` bytes fit, and claim them."""
-        deadline = time.monotonic() + self.room_seconds
+        if size > self.limit:
+            raise UserError(f"data.cache_gib={self.limit / GIB:g} is less than a copy of {size:,} bytes takes; at least"
+                            f" {size / GIB:.3g} are needed")
+        deadline = time.monotonic() + self.room_seconds * random.uniform(1, 1.5)  # of two that wait for each other, one goes on
         while not self._claim(part, size, lock):
             if stop.wait(0.2):
                 raise Stopped

@@ -53,6 +53,11 @@ class DecodedShard:
         return str(self.shard)
 
     @property
+    def copy(self):
+        """Where the copy lies, if it is one of a whole tar that lies elsewhere."""
+        return None if isinstance(self.shard, Path) else self.cache.folder / f"{self.sha256}pixels"
+
+    @property
     def copy_bytes(self):
         """How many bytes the copy takes in the cache."""
         return int(sum(self.rows[part].sum() for part in ("hr_bytes", "lr_bytes", "record_bytes")))

@@ -78,7 +78,7 @@ class FileEntry(_Entry):
     """A file of the set."""
 
     file: Annotated[str, AfterValidator(_inside)]
-    bytes: int = Field(ge=0)
+    bytes: int = Field(ge=0, le=2**60)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
@@ -192,7 +192,8 @@ class PackedSet:
         table = self.place.file(entry.index)
         with table.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != entry.index.sha256:
-                raise UserError(f"{table} is not the index that the manifest names (sha256 differs); build the set again")
+                way_out = "build the set again" if isinstance(table, Path) else f"delete its copy {table.copy}, which has been damaged"
+                raise UserError(f"{table} is not the index that the manifest names (sha256 differs); {way_out}")
             file.seek(0)
             rows = _load_rows(table, file, entry.count)
         _check_rows(table, rows, self.manifest, entry)

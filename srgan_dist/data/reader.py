@@ -52,11 +52,13 @@ class Reader:
     def damage(self, i):
         """Compare the pixels of sample i with the index; returns Damage, or None."""
         row = self._turn_to(i)
+        shard = self.split.shards[row["shard"]]
+        way_out = f"; delete its copy {shard.copy}" if self.split.is_cached and shard.copy else ""
         for side, pixels in zip(("lr", "hr"), self.views(i), strict=True):
             if zlib.crc32(pixels) != row[f"{side}_crc32"]:
                 offset = self.split.stored[i][f"{side}_offset"]
-                return Damage(i, f"{side}_crc32", f"{self.split.shards[row['shard']]}: {self.split.key(i)} has other"
-                              f" {side.upper()} pixels at offset {offset} than were packed (crc32 differs)")
+                return Damage(i, f"{side}_crc32", f"{shard}: {self.split.key(i)} has other {side.upper()} pixels at offset {offset}"
+                              f" than were packed (crc32 differs){way_out}")
         return None
 
     def empty_batch(self, count, lr_crop, pin_memory=False):

@@ -60,7 +60,7 @@ class Remote:
         """Return the file system and the path of the set in it."""
         import fsspec  # takes long, and few sets are remote
 
-        protocol = self.url.partition(":")[0].lower()
+        protocol = self.url.partition(":")[0]
         # Behind a proxy, and with bytes that are those of the file
         options = {"client_kwargs": {"trust_env": True}, "headers": {"Accept-Encoding": "identity"}}
         try:
@@ -82,15 +82,21 @@ class Remote:
 
     def check_files(self, entries):
         """Raise UserError if one of the files is missing or has another size than the manifest says."""
+        stop = threading.Event()
         with ThreadPoolExecutor(CONNECTIONS) as pool:
-            for _ in pool.map(RemoteFile.check_size, map(self.file, entries)):
-                pass
+            try:
+                for _ in pool.map(lambda entry: self.file(entry).check_size(stop), entries):
+                    pass
+            finally:
+                stop.set()  # the first failure, or Ctrl-C, waits for no other file
 
-    def size(self, name):
-        """Return the size of a file in bytes, None if the server does not tell."""
+    def size(self, name, stop=None):
+        """Return the size of a file in bytes, None if the server does not tell; `stop` ends that with Stopped."""
         system, path = self._place
-        info = self._persistently(name, lambda: _within(self.patience.piece_seconds, lambda: system.info(f"{path}/{name}")))
-        return info.get("size")
+        def ask():
+            return _within(self.patience.piece_seconds, lambda: system.info(f"{path}/{name}"), stop)
+
+        return self._persistently(name, ask, stop).get("size")
 
     def fetch(self, entry, part, stop):
         """Bring the file `part`, which may hold its beginning, to the bytes that a FileEntry promises."""
@@ -101,7 +107,7 @@ class Remote:
                     file.flush()
             if os.path.getsize(part) == entry.bytes and sha256_of(part) == entry.sha256:
                 return
-            os.unlink(part)  # the file was replaced while it was fetched, or what an earlier run left is damaged
+            os.truncate(part, 0)  # the file was replaced while it was fetched, or what an earlier run left is damaged
             if last_try:
                 raise UserError(f"{self.url}/{entry.file} has not the content that the manifest names (sha256 differs from"
                                 f" {entry.sha256}); copy the set there again")
@@ -159,15 +165,20 @@ class RemoteFile:
         """How many bytes the copy takes in the cache."""
         return self.entry.bytes
 
+    @property
+    def copy(self):
+        """Where the copy lies, if there is one."""
+        return self.remote.cache.folder / self.entry.sha256
+
     def open(self, mode="rb", stop=None):
         """Return the verified copy as an open file, fetched if need be; `stop` ends that with Stopped."""
         return self.remote.cache.open(self.entry.sha256, self.entry.bytes, partial(self.remote.fetch, self.entry), stop)
 
-    def check_size(self):
+    def check_size(self, stop=None):
         """Raise UserError if the file is missing or has another size than the manifest says; a copy was checked already."""
         if self.remote.cache.holds(self.entry.sha256):
             return
-        size = self.remote.size(self.entry.file)
+        size = self.remote.size(self.entry.file, stop)
         if size not in (None, self.entry.bytes):
             raise UserError(f"{self} has {size} bytes, the manifest says {self.entry.bytes}; copy the set there again")
 
@@ -178,13 +189,15 @@ class RemoteFile:
 def _checked_url(url):
     url = str(url).rstrip("/")
     scheme, _, rest = url.partition("://")
-    if "@" in rest.partition("/")[0] and ":" in rest.partition("@")[0]:
-        raise UserError(f"the URL {scheme}://***@{rest.rpartition('@')[2]} holds a password, which would end up in records;"
+    place, slash, path = rest.partition("/")
+    user, at, host = place.rpartition("@")
+    if at and (":" in user or scheme.lower() in ("http", "https")):  # also a token may stand there
+        raise UserError(f"the URL {scheme}://***@{host}{slash}{path} holds a password, which would end up in records;"
                         " remove it and put it where the protocol looks for it, e.g. ~/.netrc or ~/.aws/credentials")
-    if not rest or "::" in url or set(url) & set("?#"):
+    if not rest or "::" in re.sub(r"//\[[0-9A-Fa-f:.]*\]", "", url) or set(url) & set("?#"):
         raise UserError(f"{url} must be the URL of a folder, e.g. https://host/folder or s3://bucket/folder, without"
                         " ?, # and ::")
-    return url
+    return f"{scheme.lower()}://{rest}"
 
 
 def _root_of(error):
@@ -196,7 +209,7 @@ def _is_final(error):
     """Tell whether asking again would bring the same answer."""
     status = getattr(error, "status", None)
     if isinstance(status, int):
-        return 400 <= status < 500 and status not in (408, 425, 429)
+        return 400 < status < 500 and status not in (408, 425, 429)  # 400: also an answer that the client cannot read
     return isinstance(error, (PermissionError, ImportError, NotImplementedError)) or "Credentials" in type(error).__name__
 
 
