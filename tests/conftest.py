@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import warnings
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from srgan_dist.data.build import BuildOptions, build
 from srgan_dist.data.index import open_split
 
 torch.set_num_threads(1)  # tiny networks gain nothing from more
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what shells run in the background ignores it, with all its children
 
 REPOSITORY = Path(__file__).parent.parent
 
