@@ -4,6 +4,7 @@ import contextlib
 import gc
 import os
 import resource
+import signal
 import tempfile
 import warnings
 from pathlib import Path
@@ -20,6 +21,7 @@ from srgan_dist.data.build import BuildOptions, build
 from srgan_dist.data.index import open_split
 
 torch.set_num_threads(1)  # tiny networks gain nothing from more
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what shells run in the background ignores it, with all its children
 
 REPOSITORY = Path(__file__).parent.parent
 

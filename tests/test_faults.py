@@ -374,7 +374,7 @@ def test_a_reading_thread_that_is_killed_is_an_error_and_no_hang(train_split):
 
 @pytest.mark.parametrize("error", [SystemExit(0), MemoryError("no room"), KeyboardInterrupt()])
 def test_whatever_ends_the_filling_of_a_batch_reaches_the_training(train_split, monkeypatch, error):
-    source = TrainLoader([(train_split, 1.0)], 8, 6, 0, True, 0, 1, CPU)
+    source = TrainLoader([(train_split, 1.0)], 8, len(train_split), 0, True, 0, 1, CPU)  # an epoch per batch
     fill, filled = source.readers[0].batch, []
 
     def fill_twice(*arguments):
