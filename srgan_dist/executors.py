@@ -76,6 +76,19 @@ def process_pool(count):
         yield run
 
 
+@contextlib.contextmanager
+def _interrupts_held():
+    """Let Ctrl-C wait for the end of the block; processes that are started in it never see one."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _obey_parent():
     """Leave Ctrl-C to the process that started this one, and end with it, however it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -97,7 +110,9 @@ def _in_order(pool, message, *lost):
 
     def results(function, *items):
         try:
-            yield from Executor.map(pool, function, *items)  # of all executors: Dask's own sends every item in one message
+            with _interrupts_held():  # processes are started here; Ctrl-C is not theirs, not even before they can say so
+                found = Executor.map(pool, function, *items)  # of all executors: Dask's own sends every item in one message
+            yield from found
         except (BrokenExecutor, CancelledError, *lost):
             raise WorkersLost(message) from None
 

@@ -8,7 +8,6 @@ import os
 import platform
 import shutil
 import signal
-import time
 from collections import Counter
 from dataclasses import dataclass
 from datetime import timedelta
@@ -27,12 +26,13 @@ from srgan_dist.files import written_whole
 from srgan_dist.health import Watch, shares
 from srgan_dist.locks import exclusive
 from srgan_dist.machine import allow_many_files, check_device, check_group, cpu_wanted, precision_on, use_cpu_threads, use_exact_float32
+from srgan_dist.meter import Meter
 from srgan_dist.networks import Networks
 from srgan_dist.phases import build_phase
 from srgan_dist.prepare import copies_plan, phase_plan, prepare
 from srgan_dist.progress import Progress
 from srgan_dist.signals import StopSignals
-from srgan_dist.speed import Speed, speed_line
+from srgan_dist.speed import speed_line
 from srgan_dist.state import Best, State
 from srgan_dist.tracking import X_AXIS, Tracker
 from srgan_dist.validation import Validator, sentence
@@ -432,66 +432,6 @@ class Run:
             self.accelerator.wait_for_everyone()  # a launcher ends the others when the first rank has gone
         self.networks.unwrap()
         self.accelerator.end_training()
-
-
-class Meter:
-    """Means of named 0-d tensors over an interval and over ranks; tensors stay on the device until they are read."""
-
-    def __init__(self, accelerator):
-        self.accelerator, self.speed = accelerator, Speed(accelerator)
-        self.skipped_in_row = 0  # updates up to now
-        self._restart()
-
-    def _restart(self):
-        self.values, self.samples, self.waited, self.since = {}, 0, 0.0, time.monotonic()
-        self.speed.begin()
-
-    @contextlib.contextmanager
-    def waiting(self):
-        """Count the time inside as waiting for data."""
-        began = time.monotonic()
-        yield
-        self.waited += time.monotonic() - began
-
-    @contextlib.contextmanager
-    def paused(self):
-        """Do not count the time inside at all."""
-        began = time.monotonic()
-        yield
-        self.since += time.monotonic() - began
-        self.speed.begin()
-
-    def add(self, numbers, samples):
-        for name, value in numbers.items():
-            self.values.setdefault(name, []).append(value)
-        self.samples += samples
-        self.speed.step()
-
-    def read(self):
-        """Return the means since the last reading, with speed/* (see `Speed`; data_wait is a share of the time), and the
-        seconds that they cover.
-
-        Updates that were skipped (as all ranks know) are left out of the means and counted as health/skipped; where
-        there are no others, there are no means.
-        """
-        updates = len(next(iter(self.values.values())))
-        skipped = torch.stack(self.values.pop("health/skipped", [torch.tensor(False)] * updates)).bool()
-        self._count_skipped(skipped.tolist())
-        means = {}
-        if self.sound:
-            means = torch.stack([torch.stack(values).float()[~skipped].mean() for values in self.values.values()])
-            means = dict(zip(self.values, self.accelerator.reduce(means, "mean").tolist(), strict=True))
-        seconds = time.monotonic() - self.since
-        speed = self.speed.read(self.samples, seconds, self.waited)
-        self._restart()
-        return means | {"health/skipped": sum(skipped.tolist())} | speed, seconds
-
-    def _count_skipped(self, flags):
-        """Note whether any update was sound, and the longest row of skipped ones that ended since the last reading."""
-        self.sound, self.longest_skipped = not all(flags), 0
-        for flag in flags:
-            self.skipped_in_row = self.skipped_in_row + 1 if flag else 0
-            self.longest_skipped = max(self.longest_skipped, self.skipped_in_row)
 
 
 def _forget_after(path, samples_seen):

@@ -120,10 +120,10 @@ def test_a_run_that_died_before_its_next_checkpoint_repeats_what_was_not_saved(s
     class Died(BaseException):
         pass
 
-    def die_after(self, objects):
+    def die_after(self, *arguments, **options):
         if self.state.updates > update:
             raise Died
-        return save(self, objects)
+        return save(self, *arguments, **options)
 
     save = Run._save
     with monkeypatch.context() as patch:

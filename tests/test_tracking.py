@@ -277,10 +277,10 @@ def test_a_resumed_run_is_one_curve_without_repetitions(shards, tmp_path, monkey
     config = tiny_config(shards, tmp_path, adversarial=None, checkpoint_every=2, panels=0, tracking={"wandb": "offline"})
     run, save = tmp_path / "tiny", Run._save
 
-    def save_or_die(self, objects):
+    def save_or_die(self, *arguments, **options):
         if self.state.updates == 4:
             raise KeyboardInterrupt
-        save(self, objects)
+        save(self, *arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(Run, "_save", save_or_die)
