@@ -59,7 +59,7 @@ def test_an_annealed_run_logs_half_a_cosine_for_each_phase_and_network(shards, t
 
 def test_a_run_that_ends_by_time_anneals_by_the_time_that_is_over(shards, tmp_path, monkeypatch):
     ticks = itertools.count()
-    monkeypatch.setattr("srgan_dist.train.time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
+    monkeypatch.setattr("srgan_dist.meter.time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
     settings = {"steps": 10**9, "max_seconds": 40, "anneal": True, "decay_every": None, "learning_rate": 1e-3}
     records, _ = logged(shards, tmp_path, settings)
     falling = rates(records)
