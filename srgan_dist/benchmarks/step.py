@@ -3,7 +3,7 @@
 Ours is what `phases` computes, on networks built from a config as `train` builds them, in every combination of precision
 and memory format that is asked for. `PlainLoop` is the report's. All train the same networks from the same weights on
 the same crops; VGG has random weights, which cost as much as trained ones. The variants take turns, pass by pass, and
-the figure is the median over passes. The arithmetic floor of an update is the time that its convolutions and matrix
+the figure is the median over passes. The plain loop has a process of its own, which is as Python starts it. The arithmetic floor of an update is the time that its convolutions and matrix
 products would take at the speed of one large matrix product in the same precision, on the same threads.
 
 Under a launcher every rank computes batches of the same size, and the time is set against that of one rank by itself,
@@ -15,6 +15,7 @@ import gc
 import itertools
 import json
 import math
+import multiprocessing
 import os
 import platform
 import statistics
@@ -22,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -36,7 +38,7 @@ from srgan_dist.benchmarks.loader import count
 from srgan_dist.config import load_config
 from srgan_dist.errors import UserError
 from srgan_dist.losses.perceptual import LAYERS, VGGLossConfig, vgg19_features
-from srgan_dist.machine import cpu_wanted
+from srgan_dist.machine import cpu_wanted, has_glibc, use_cpu_threads, use_exact_float32
 from srgan_dist.networks import Networks
 from srgan_dist.phases import build_phase
 from srgan_dist.progress import tracked
@@ -146,10 +148,11 @@ def measure(config, plan):
              for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))}
     cases = list(itertools.product(plan.phases, plan.blocks, plan.batches))
     rows = []
-    for name, blocks, batch in tracked(cases, "measure", "case") if accelerator.is_main_process else cases:
-        networks = config.generator.model_copy(update={"num_blocks": blocks})
-        rows += [{"phase": name, "blocks": blocks, "batch": batch, **row}
-                 for row in _case(config.model_copy(update={"generator": networks}), name, batch, plan, accelerator, peaks)]
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as elsewhere:  # starts when the plain loop does
+        for name, blocks, batch in tracked(cases, "measure", "case") if accelerator.is_main_process else cases:
+            sized = config.model_copy(update={"generator": config.generator.model_copy(update={"num_blocks": blocks})})
+            rows += [{"phase": name, "blocks": blocks, "batch": batch, **row}
+                     for row in _case(sized, name, batch, plan, accelerator, peaks, elsewhere)]
     machine = _machine(accelerator, plan, peaks)
     is_main = accelerator.is_main_process
     accelerator.wait_for_everyone()
@@ -167,29 +170,59 @@ def _with_random_vgg(config):
     return config.model_copy(update=changes)
 
 
-def _case(config, name, batch, plan, accelerator, peaks):
+def _case(config, name, batch, plan, accelerator, peaks, elsewhere):
     """Let the variants take turns at one phase, network and batch size; returns a row for each."""
-    crops = _crops(config, batch, accelerator.device)
-    updates, rows = {}, {}
+    turns, rows, times = {}, {}, {variant: [] for variant in plan.variants}
     for variant in plan.variants:
-        memory = Memory(accelerator.device)
-        updates[variant] = build(variant, config, name)
-        flop = flop_per_crop(updates[variant], crops)
-        memory.forget_peak()
-        updates[variant](crops)  # compiles, and chooses algorithms for this size
-        rows[variant] = {"variant": variant, "gflop_per_sample": flop / 1e9, "peak_mib": memory.peak_mib()}
-    times = {variant: [] for variant in plan.variants}
+        if variant == PLAIN:
+            facts, turns[variant] = elsewhere.submit(_begin_plain, config, name, batch, plan).result(), None
+        else:
+            turns[variant] = Turns(variant, config, name, batch, plan)
+            facts = turns[variant].facts
+        rows[variant] = {"variant": variant, **facts}
     for _, variant in itertools.product(range(plan.passes), plan.variants):
         accelerator.wait_for_everyone()
-        times[variant].append(seconds(lambda: [updates[variant](crops) for _ in range(plan.steps)], plan.clock) / plan.steps)
+        times[variant].append(turns[variant].take() if turns[variant] else elsewhere.submit(_take_plain).result())
     for variant, row in rows.items():
         step = _slowest(statistics.median(times[variant]), accelerator)
-        floor = 1e9 * row["gflop_per_sample"] * batch / peaks[variant[:4] if variant != PLAIN else "fp32"]
+        floor = 1e9 * row["gflop_per_sample"] * batch / peaks["bf16" if variant.startswith("bf16") else "fp32"]
         row |= {"step_ms": 1000 * step, "samples_per_second": accelerator.num_processes * batch / step, "share_of_floor": floor / step}
     if PLAIN in rows:
         for row in rows.values():
             row["times_plain"] = rows[PLAIN]["step_ms"] / row["step_ms"]
     return list(rows.values())
+
+
+class Turns:
+    """One variant in one case, warm, with its `facts`; `take` a turn and get its seconds per update."""
+
+    def __init__(self, variant, config, name, batch, plan):
+        self.plan, device = plan, torch.device("cuda" if plan.clock == "cuda" else "cpu")
+        memory = Memory(device)
+        self.update, self.crops = build(variant, config, name), _crops(config, batch, device)
+        flop = flop_per_crop(self.update, self.crops)
+        memory.forget_peak()
+        self.update(self.crops)  # compiles, and chooses algorithms for this size
+        self.facts = {"gflop_per_sample": flop / 1e9, "peak_mib": memory.peak_mib()}
+
+    def take(self):
+        return seconds(lambda: [self.update(self.crops) for _ in range(self.plan.steps)], self.plan.clock) / self.plan.steps
+
+
+_plain = []  # the turns of the plain loop, in the process that it has for itself
+
+
+def _begin_plain(config, name, batch, plan):
+    """Make the plain loop ready here, without what `start` does to a process; returns its facts."""
+    use_cpu_threads(Accelerator(cpu=cpu_wanted()), plan.threads)
+    use_exact_float32()
+    _plain[:] = []
+    _plain.append(Turns(PLAIN, config, name, batch, plan))
+    return _plain[0].facts
+
+
+def _take_plain():
+    return _plain[0].take()
 
 
 def build(variant, config, name):
@@ -266,7 +299,7 @@ class Memory:
     def __init__(self, device):
         self.device = device
         gc.collect()
-        if device.type != "cuda" and sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        if device.type != "cuda" and has_glibc():
             ctypes.CDLL(None).malloc_trim(0)  # what was freed but kept would be taken again unseen
         self.before = torch.cuda.memory_allocated(device) if device.type == "cuda" else _resident_kib("VmRSS")
 
