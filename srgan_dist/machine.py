@@ -72,7 +72,7 @@ def keep_freed_memory(device_type):
     if device_type == "cpu" and has_glibc():
         library = ctypes.CDLL(None)
         library.mallopt(M_MMAP_MAX, 0)
-        library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        library.mallopt(M_TRIM_THRESHOLD, -1)  # never
 
 
 def has_glibc():
