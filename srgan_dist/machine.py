@@ -1,6 +1,7 @@
 """What a training may use of its machine, and whether it was launched to fit it."""
 
 import contextlib
+import ctypes
 import os
 import platform
 
@@ -57,6 +58,26 @@ def use_cpu_threads(accelerator, threads=None):
     if accelerator.device.type == "cpu":
         ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
         torch.set_num_threads(threads or max(1, usable_cores() // ranks_here))
+
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt(3)
+
+
+def keep_freed_memory(device_type):
+    """On a CPU under Linux, let what an update frees stay with this process for the next one.
+
+    By default the C library gives large arrays back to the system at once, which has to clear every page of them when the
+    next update asks again: 0.7 GB of pages per update of phase 2 at full size, a tenth of its time.
+    """
+    if device_type == "cpu" and has_glibc():
+        library = ctypes.CDLL(None)
+        library.mallopt(M_MMAP_MAX, 0)
+        library.mallopt(M_TRIM_THRESHOLD, -1)  # never
+
+
+def has_glibc():
+    """Tell whether this process has the GNU C library, whose allocator can be told what to do."""
+    return platform.libc_ver()[0] == "glibc"
 
 
 def allow_many_files():

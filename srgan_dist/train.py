@@ -25,7 +25,9 @@ from srgan_dist.errors import STOPPED, TrainingStopped, UserError
 from srgan_dist.files import written_whole
 from srgan_dist.health import Watch, shares
 from srgan_dist.locks import exclusive
-from srgan_dist.machine import allow_many_files, check_device, check_group, cpu_wanted, precision_on, use_cpu_threads, use_exact_float32
+from srgan_dist.machine import (
+    allow_many_files, check_device, check_group, cpu_wanted, keep_freed_memory, precision_on, use_cpu_threads, use_exact_float32,
+)
 from srgan_dist.meter import Meter
 from srgan_dist.networks import Networks
 from srgan_dist.phases import build_phase
@@ -88,6 +90,7 @@ def start(config):
     check_group(here)
     accelerator = Accelerator(cpu=cpu_wanted(config.device), mixed_precision=precision_on(here.device.type, config.mixed_precision))
     use_cpu_threads(accelerator, config.cpu_threads)
+    keep_freed_memory(accelerator.device.type)
     use_exact_float32()
     allow_many_files()
     torch.backends.cudnn.benchmark = True  # all crops have one size

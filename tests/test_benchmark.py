@@ -1,11 +1,18 @@
+import argparse
 import json
+import platform
 import subprocess
 import sys
 
+import pytest
 import torch
+from accelerate import Accelerator
 
-from conftest import REPOSITORY
-from srgan_dist.benchmarks import loader
+from conftest import REPOSITORY, tiny_config
+from srgan_dist.benchmarks import loader, step
+from srgan_dist.config import dump_config, load_config
+from srgan_dist.errors import UserError
+from test_distributed import launch
 
 
 def test_every_way_of_reading_gives_batches_of_the_same_pictures(tmp_path, monkeypatch):
@@ -33,3 +40,122 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path, monkeypatch):
     assert len(found["first_batch_ms"]) == 2 and min(found["first_batch_ms"]) > 0
     assert "WebDataset on the same shards" in done.stdout and "private memory after 10,000 pairs" in done.stdout
     assert "first batch of 12,000 pairs, entered at update 1,000,000: " in done.stdout
+
+
+# One update
+
+VGG = {"name": "vgg19", "weights": "torchvision", "layer": "relu2_2", "weight": 1.0}
+
+
+def step_config(**changes):
+    phase = {"learning_rate": 1e-3, "adversarial_weight": 0.5, "losses": {"pixel": {"name": "l1"}, "perceptual": VGG}}
+    return tiny_config("unused", "unused", adversarial=phase, **changes)
+
+
+def update_once(variant, config, name):
+    """Take an update; returns the gradient of the generator and the numbers."""
+    update = step.build(variant, step._with_random_vgg(config), name)
+    numbers = update(step._crops(config, 4, torch.device("cpu")))
+    generator = update.__self__.generator
+    return torch.cat([parameter.grad.flatten() for parameter in generator.parameters()]), numbers
+
+
+@pytest.mark.parametrize("name", ["pretrain", "adversarial"])
+def test_the_plain_loop_and_ours_train_alike(name):
+    Accelerator(mixed_precision="bf16")
+    plain, numbers = update_once("plain", step_config(), name)
+    for variant in ("fp32", "fp32-channels_last"):
+        ours, ours_numbers = update_once(variant, step_config(), name)
+        assert (ours - plain).norm() < 1e-4 * plain.norm(), variant
+        assert ours_numbers["train/psnr"].item() == pytest.approx(numbers["psnr"], abs=1e-4)
+    rounded, rounded_numbers = update_once("bf16-channels_last", step_config(), name)
+    assert 1e-4 * plain.norm() < (rounded - plain).norm() < plain.norm()
+    assert rounded_numbers["train/psnr"].item() == pytest.approx(numbers["psnr"], abs=0.1)
+
+
+def test_the_floating_point_operations_are_those_of_a_count_by_hand():
+    """Of the report's networks, multiply-adds of every convolution and matrix product on paper."""
+    config = step_config(generator={"name": "srresnet", "num_blocks": 2, "num_filters": 8, "long_skip": False, "tanh": False, "init_std": None})
+    Accelerator()
+    crops = step._crops(config, 3, torch.device("cpu"))
+    head, inner, tail = 9 * 8, 9 * 8 * 8, 8  # multiply-adds per pixel
+    forward = 2 * (8 * 8 * (head + 5 * inner + 4 * inner) + 16 * 16 * 4 * inner + 32 * 32 * tail)
+    expected = 3 * forward - 2 * 8 * 8 * head  # backward: by weights and by inputs, of which the first layer's are nobody's
+    for variant in ("plain", "fp32"):
+        assert step.flop_per_crop(step.build(variant, config, "pretrain"), crops) == expected
+
+
+@pytest.mark.slow
+def test_the_networks_of_the_report_need_the_operations_that_were_counted_elsewhere():
+    config = step._with_random_vgg(load_config(step.DEFAULT_CONFIG))
+    Accelerator()
+    crops = step._crops(config, 1, torch.device("cpu"))
+    for variant, phase, gflop in (("fp32", "pretrain", 11.7), ("fp32", "adversarial", 141.4), ("plain", "adversarial", 232.7)):
+        assert step.flop_per_crop(step.build(variant, config, phase), crops) / 1e9 == pytest.approx(gflop, abs=0.06)
+
+
+def test_the_most_memory_of_some_work_is_found():
+    memory = step.Memory(torch.device("cpu"))
+    kept = torch.ones(2**24)
+    memory.forget_peak()
+    del kept
+    torch.ones(2**25).sum()
+    assert memory.peak_mib() == pytest.approx(128, abs=10)
+
+
+def run_step(folder, *options, ranks=1, expected=0):
+    config = folder / "tiny.yaml"
+    config.write_text(dump_config(step_config()))
+    done = launch("launch/benchmark.py", "step", "--config", config, "--blocks", "1", "--batches", "2", "--passes", "2",
+                  "--json", folder / f"{ranks}.json", *options, ranks=ranks)
+    assert done.returncode == expected, done.stderr[-3000:]
+    return done
+
+
+def test_the_command_measures_every_variant_in_every_case(tmp_path):
+    done = run_step(tmp_path, "--batches", "1", "2")
+    found = json.loads((tmp_path / "1.json").read_text())
+    assert [(row["phase"], row["batch"], row["variant"]) for row in found["rows"]] == [
+        (phase, batch, variant) for phase in ("pretrain", "adversarial") for batch in (1, 2)
+        for variant in ("plain", "fp32-channels_last", "bf16-channels_last")]
+    for row in found["rows"]:
+        assert row["samples_per_second"] == pytest.approx(1000 * row["batch"] / row["step_ms"])
+        assert 0 < row["share_of_floor"] and row["peak_mib"] > 0
+        assert (row["times_plain"] == 1) == (row["variant"] == "plain")
+    plain, ours = ([row["gflop_per_sample"] for row in found["rows"] if row["phase"] == "adversarial" and row["variant"] == variant]
+                   for variant in ("plain", "bf16-channels_last"))
+    assert plain[0] == plain[1] and ours[0] == ours[1] and plain[0] > 1.3 * ours[0]
+    assert found["machine"]["clock"] == "cpu" and found["machine"]["ranks"] == found["machine"]["threads"] == 1
+    assert platform.node() not in json.dumps(found)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2 + 12 and len({len(line) for line in lines[1:]}) == 1 and "weak scaling" not in lines[1]
+
+
+def test_two_ranks_are_set_against_one(tmp_path):
+    done = run_step(tmp_path, "--phases", "adversarial", "--variants", "bf16-channels_last", ranks=2)
+    assert "weak scaling" in done.stdout and done.stdout.count("adversarial") == 1
+    found = json.loads((tmp_path / "2.json").read_text())
+    row, = found["rows"]
+    assert found["machine"]["ranks"] == 2 and found["machine"]["clock"] == "wall" and row["weak_scaling"] > 0
+    assert row["samples_per_second"] == pytest.approx(1000 * 2 * row["batch"] / row["step_ms"])
+
+
+def test_weak_scaling_is_the_time_of_one_rank_over_that_of_several():
+    row = {"phase": "pretrain", "blocks": 1, "batch": 4, "variant": "fp32", "step_ms": 100.0}
+    one, two = ({"machine": {"ranks": ranks, "clock": "wall"}, "rows": [row | {"step_ms": ms}]} for ranks, ms in ((1, 90.0), (2, 100.0)))
+    assert step.compared(two, one)["rows"] == [row | {"weak_scaling": 0.9}]
+    with pytest.raises(UserError, match="does not hold fp32 of pretrain with 1 block.s., batch 4"):
+        step.compared(two, one | {"rows": []})
+    with pytest.raises(UserError, match="measured by 2 rank.s. and the wall clock; it has to be one rank"):
+        step.compared(two, two)
+
+
+@pytest.mark.parametrize("options, ranks, message", [
+    (["--clock", "cpu", "--threads", "2"], 1, "--clock cpu adds the times of all 2 threads; use wall, or --threads 1"),
+    (["--variants", "plain"], 2, "--variants plain: the plain loop knows one process only"),
+])
+def test_options_that_do_not_go_together_are_refused(options, ranks, message):
+    parser = argparse.ArgumentParser()
+    step.add_arguments(parser)
+    with pytest.raises(UserError, match=message):
+        step._plan(parser.parse_args(options), "cpu", ranks)

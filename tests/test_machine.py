@@ -1,8 +1,11 @@
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from conftest import REPOSITORY
 from srgan_dist import machine
 from srgan_dist.errors import UserError
 
@@ -131,3 +134,22 @@ def test_a_gpu_that_cannot_do_bf16_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Old GPU")
     with pytest.raises(UserError, match="mixed_precision=bf16 is not supported by Old GPU; use no or auto"):
         machine.precision_on("cuda", "bf16")
+
+
+@pytest.mark.skipif(not machine.has_glibc(), reason="other C libraries are left alone")
+@pytest.mark.parametrize("device, kept", [("cpu", True), ("cuda", False)])
+def test_freed_memory_is_kept_for_the_next_update_on_cpu(device, kept):
+    program = f"""
+import resource, torch
+from srgan_dist.machine import keep_freed_memory
+keep_freed_memory({device!r})
+faults = []
+for _ in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**25)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(faults[-1])
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (int(done.stdout) < 100) == kept  # of 128 MiB in pages of 4 KiB

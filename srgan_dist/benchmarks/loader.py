@@ -4,8 +4,10 @@ Everything is single-threaded and measured in CPU time, so that pairs per second
 The ways of reading take turns, pass by pass; the figure is the median over passes.
 """
 
+import argparse
 import io
 import statistics
+import tempfile
 import time
 import warnings
 from dataclasses import replace
@@ -23,12 +25,52 @@ from srgan_dist.data.loader import TrainLoader
 from srgan_dist.data.plan import Plan, slots_of
 from srgan_dist.data.reader import Reader
 from srgan_dist.data.rocks import ROCKS, synthesize
+from srgan_dist.machine import cpu_wanted
+from srgan_dist.progress import tracked
 
 PAIRS, SIZE, SCALE, LR_CROP, BATCH = 600, 500, 4, 48, 16
 SLICES = 4  # of each synthetic rock; the other pairs are those again with noise of their own
 LARGE = 10_000  # pairs of the set that the memory is measured on
 RESUMED = 12_000  # pairs of the set that is entered at
 UPDATES = 0, 1_000_000  # these updates
+LINES = {
+    "srgan_dist": "our reader, windows in memory",
+    "webdataset": "WebDataset on the same shards",
+    "png_folder": "folder of RGB PNG files",
+    "to_device": "our loader, float batches on the device",
+}
+
+
+def add_arguments(parser):
+    """Add the options of `benchmark.py loader`."""
+    parser.add_argument("--passes", type=count, default=5, metavar="N", help="the median of so many (default: %(default)s)")
+
+
+def count(text):
+    """Return the positive whole number that an option gives."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be 1 or more")
+    return int(text)
+
+
+def run(arguments):
+    """Measure on the device of this machine; returns what `measure` does, and the device."""
+    device = torch.device("cuda" if torch.cuda.is_available() and not cpu_wanted() else "cpu")
+    with tempfile.TemporaryDirectory(prefix="srgan_dist_benchmark_") as folder:
+        found = measure(folder, device, arguments.passes, progress=lambda passes: tracked(passes, "measure", "pass"))
+    return found | {"device": str(device)}
+
+
+def format_table(found):
+    """Return the figures as text, each way beside its share of our reader's."""
+    lines = [f"{'pairs per second per core':<44}{'':>12}{'ours is x':>12}"]
+    for name, text in LINES.items():
+        text = text.replace("the device", found["device"])
+        lines.append(f"{text:<44}{found[name]:>12,.0f}{found['srgan_dist'] / found[name]:>12.1f}")
+    for update, milliseconds in zip(UPDATES, found["first_batch_ms"], strict=True):
+        lines.append(f"first batch of {RESUMED:,} pairs, entered at update {update:,}: {milliseconds:.1f} ms")
+    memory = "unknown" if found["private_mib"] is None else f"{found['private_mib']:,.0f} MiB"
+    return "\n".join([*lines, f"private memory after {LARGE:,} pairs: {memory}"])
 
 
 def measure(folder, device, passes=5, progress=iter):

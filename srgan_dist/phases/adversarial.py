@@ -111,7 +111,8 @@ class AdversarialPhase:
 
     def _judge(self, sr, hr, parts):
         """Add to the discriminator's gradient what one of the parts of an update contributes."""
-        real, fake = self.discriminator(hr), self.discriminator(sr)
+        with self.accelerator.autocast():  # around both: the weights are turned into bfloat16 once
+            real, fake = self.discriminator(hr), self.discriminator(sr)
         loss = discriminator_loss(real, fake)
         self.accelerator.backward(loss, gradient=share_of(loss, parts))
         return {
