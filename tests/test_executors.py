@@ -113,6 +113,7 @@ def test_a_fault_found_by_dask_is_told_like_any_other(tmp_path, source):
     assert done.returncode == 1 and "error: 1 fault found" in done.stderr and str(image) in done.stderr
 
 
+@pytest.mark.slow
 def test_a_dask_that_loses_its_workers_says_so_and_the_build_goes_on_later(tmp_path, source):
     pytest.importorskip("distributed")
     (tmp_path / "dying.py").write_text(DYING)
