@@ -144,12 +144,12 @@ import resource, torch
 from srgan_dist.machine import keep_freed_memory
 keep_freed_memory({device!r})
 faults = []
-for _ in range(3):
+for _ in range(30):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(2**25)
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-print(faults[-1])
+print(sum(faults[-10:]))  # the first ones may each take another place
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert (int(done.stdout) < 100) == kept  # of 128 MiB in pages of 4 KiB
+    assert (int(done.stdout) < 1000) == kept  # of ten times 128 MiB in pages of 4 KiB
