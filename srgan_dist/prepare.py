@@ -131,17 +131,17 @@ def _block_shards(config, train, held_out, world_size):
     if asked is None and kept + sum(bytes_of) <= limit:
         return [None] * len(train)
     blocks = []
-    for split, taken in zip(train, bytes_of):
-        room = (limit - kept) * taken // max(1, sum(bytes_of)) if taken else 0
-        most = room // (2 * max(split.copy_bytes)) if taken else len(split.shards)
+    for split, taken in zip(train, bytes_of, strict=True):
+        two = 2 * max(split.copy_bytes)  # bytes of two blocks of one shard; 0 for a set that is read in its place
+        most = (limit - kept) * taken // sum(bytes_of) // two if two else len(split.shards)
         block = asked or most
-        if taken and kept + sum(bytes_of) > limit and not 1 <= block <= most:
-            needed = kept + 2 * max(1, asked or 1) * max(split.copy_bytes) * sum(bytes_of) / taken
+        if two and kept + sum(bytes_of) > limit and not 1 <= block <= most:
+            needed = kept + (asked or 1) * two * sum(bytes_of) / taken
             raise ConfigError(f"data.cache_gib={config.data.cache_gib:g} has no room for two blocks of"
                               f" {block or 1} shards of {split.place} beside the validation and test images; at least"
                               f" {needed / GIB:.3g} are needed" + (", or a smaller data.block_shards" * (asked is not None)))
         blocks.append(block if block < len(split.shards) else None)
-        if taken and blocks[-1] and world_size > 1:
+        if two and blocks[-1] and world_size > 1:
             _check_ranks_keep_together(config, split, block)
     return blocks
 
@@ -251,8 +251,7 @@ def copies_plan(config, prepared):
              for (split, _), block in zip(prepared.train, prepared.blocks) if block]
     splits = [*(split for split, _ in prepared.train), *prepared.held_out.values()]
     if copied := sum(sum(split.copy_bytes) for split in splits):
-        cache = cache_at(config.data.cache, config.data.cache_gib)
-        lines.append(f"{copied / GIB:.3g} GiB are read from copies in {cache.folder}, which keeps up to {config.data.cache_gib:g} GiB")
+        lines.append(f"{copied / GIB:.3g} GiB are read from copies in {splits[0].set.cache.folder}, which keeps up to {config.data.cache_gib:g} GiB")
     return lines
 
 

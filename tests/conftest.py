@@ -63,10 +63,10 @@ def open_folder():
 
 
 @contextlib.contextmanager
-def read_only(folder):
-    """Take the right to write into a folder away, for root by being somebody else."""
+def read_only(folder, limited=0o555):
+    """Take the right to write into a folder away, or more of its mode, for root by being somebody else."""
     mode, user = folder.stat().st_mode, os.geteuid()
-    folder.chmod(0o555)
+    folder.chmod(limited)
     if user == 0:
         os.seteuid(65534)
     try:

@@ -2,18 +2,16 @@ import contextlib
 import hashlib
 import mmap
 import os
-import resource
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from pathlib import Path
 
 import pytest
 
-from conftest import REPOSITORY
+from conftest import REPOSITORY, full_disk, read_only
 from srgan_dist import locks
 from srgan_dist.data.cache import Cache, Stopped, cache_at
 from srgan_dist.errors import UserError
@@ -205,15 +203,9 @@ def test_files_of_others_stay(cache):
 
 
 def test_a_disk_that_fills_up_while_a_copy_is_made(cache):
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
-    try:
-        with pytest.raises(UserError, match=r"data.cache=.*cache cannot be written to \(.*File too large.*a copy needs 1,000 bytes"):
-            read(cache, ONE)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, handler)
+    words = r"data.cache=.*cache cannot be written to \(.*File too large.*a copy needs 1,000 bytes"
+    with full_disk(500), pytest.raises(UserError, match=words):
+        read(cache, ONE)
     assert held(cache) == set()
     assert read(cache, ONE) == ONE
 
@@ -227,52 +219,23 @@ def test_a_full_disk_is_named_before_anything_is_fetched(cache, monkeypatch):
     assert log == []
 
 
-@pytest.fixture
-def open_folder():
-    """A folder that every user of this machine may enter."""
-    with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o755)
-        yield Path(folder)
-
-
-@contextlib.contextmanager
-def without_privileges():
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-
-
 def test_a_read_only_cache_serves_what_it_has_and_refuses_the_rest(open_folder):
     cache = Cache(open_folder / "cache", 2500)
     read(cache, ONE)
     os.chmod(cache.folder / name_of(ONE), 0o444)
-    os.chmod(cache.folder, 0o555)
-    with without_privileges():
+    with read_only(cache.folder):
         assert read(cache, ONE) == ONE
         with pytest.raises(UserError, match="data.cache=.* cannot be written to .*Permission denied.*give another folder"):
             read(cache, TWO)
-    os.chmod(cache.folder, 0o755)
 
 
 def test_a_folder_that_may_not_be_searched_is_named(open_folder):
     cache = Cache(open_folder / "cache", 2500)
     cache.folder.mkdir(0o700)
-    with without_privileges() if os.geteuid() == 0 else closed(cache.folder):
+    with read_only(cache.folder, 0):
         assert not cache.holds(name_of(ONE))
         with pytest.raises(UserError, match="data.cache=.*cache: .* cannot be read .*Permission denied"):
             read(cache, ONE)
-
-
-@contextlib.contextmanager
-def closed(folder):
-    os.chmod(folder, 0)
-    yield
-    os.chmod(folder, 0o700)
 
 
 def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):

@@ -36,6 +36,11 @@ def default_folder():
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "srgan_dist"
 
 
+def opened(shard, stop=None):
+    """Open a shard for reading: a file in its place, or the copy of one that has to be brought, which `stop` ends."""
+    return shard.open("rb") if isinstance(shard, Path) else shard.open(stop=stop)
+
+
 def cache_at(folder=None, gib=DEFAULT_GIB):
     """Return the Cache in a folder, None: in the user's cache folder, for at most so many GiB."""
     return Cache(Path(os.path.expanduser(folder)) if folder else default_folder(), int(gib * GIB))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from srgan_dist.data.cache import Cache, Stopped
+from srgan_dist.data.cache import Cache, Stopped, opened
 from srgan_dist.data.payload import PayloadError, decode
 from srgan_dist.errors import UserError
 from srgan_dist.executors import usable_cores
@@ -73,16 +73,16 @@ class DecodedShard:
         Raises UserError for a tar that is not the one that was packed, or with spare_damaged makes a copy of what is
         left of it.
         """
-        name, make = self.sha256, self._make
+        name = self.sha256
         if isinstance(self.shard, Path) and not self.cache.holds(f"{name}pixels") and (found := sha256_of(self.shard)) != name:
             if not self.spare_damaged:
                 raise UserError(f"{self.shard} is not the shard that the manifest names (sha256 differs{self._first_damage()});"
                                 " copy it again or build the set again")
             name = found  # never taken for the whole one
-        return self.cache.open(f"{name}pixels", self.copy_bytes, make, stop)
+        return self.cache.open(f"{name}pixels", self.copy_bytes, self._make, stop)
 
     def _make(self, part, stop):
-        with self.shard.open(stop=stop) if not isinstance(self.shard, Path) else self.shard.open("rb") as tar, open(part, "wb") as copy:
+        with opened(self.shard, stop) as tar, open(part, "wb") as copy:
             with ThreadPoolExecutor(usable_cores()) as pool:  # Pillow decodes without the lock of Python
                 for image in pool.map(lambda place: self._image(tar.fileno(), *place, stop), self._places()):
                     copy.write(image)

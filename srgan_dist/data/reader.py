@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from srgan_dist.data.cache import opened
 from srgan_dist.errors import UserError
 
 
@@ -117,7 +118,7 @@ class Reader:
     def _map(self, shard):
         if shard not in self.maps:
             path = self.split.shards[shard]
-            with path.open(stop=self.stop) if self.split.is_cached else path.open("rb") as file:
+            with opened(path, self.stop) as file:
                 if os.fstat(file.fileno()).st_size == 0:  # cannot be mapped
                     raise UserError(f"{path} is empty; copy it again or build the set again")
                 self.maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
