@@ -21,6 +21,7 @@ class Networks:
 
     def __init__(self, config, accelerator):
         self.config, self.accelerator = config, accelerator
+        self.layout = torch.channels_last if config.channels_last else torch.contiguous_format  # of networks and losses
         self.bare_generator = self._build(build_generator, config.generator, seed=config.seed)
         self.bare_discriminator = None
         self.average = None  # of the generator's weights, while a phase keeps one
@@ -55,8 +56,7 @@ class Networks:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = build(*arguments)
-        layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
-        return network.to(self.accelerator.device, memory_format=layout)
+        return network.to(self.accelerator.device, memory_format=self.layout)
 
     def _prepare(self, network):
         if self.compiled:

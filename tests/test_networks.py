@@ -3,8 +3,13 @@ import torch
 from accelerate import Accelerator
 
 from conftest import tiny_config
+from srgan_dist.losses import VGGLossConfig
 from srgan_dist.networks import Networks
 from srgan_dist.phases.average import Average
+from srgan_dist.phases.common import build_losses
+from srgan_dist.phases.pretrain import PretrainConfig
+
+VGG = VGGLossConfig(name="vgg19", weights="random", layer="relu2_2")
 
 
 @pytest.fixture
@@ -50,9 +55,10 @@ def test_building_leaves_the_global_random_state_alone(build):
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
-def test_the_networks_are_laid_out_as_the_config_says(build, channels_last):
+def test_networks_and_losses_are_laid_out_as_the_config_says(build, channels_last):
     networks = build(channels_last=channels_last)
-    for conv in (networks.bare_generator.trunk, networks.bare_discriminator.blocks[1].conv):
+    losses = build_losses(PretrainConfig(losses={"perceptual": VGG}), networks, torch.device("cpu"))
+    for conv in (networks.bare_generator.trunk, networks.bare_discriminator.blocks[1].conv, losses["perceptual"].features[2]):
         assert conv.weight.is_contiguous(memory_format=torch.channels_last) == channels_last
         assert conv.weight.is_contiguous() != channels_last
 

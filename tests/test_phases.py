@@ -37,15 +37,19 @@ def networks():
     return generator, Discriminator(DiscriminatorConfig(num_filters=4, num_dense=16, init_std=None), 32)
 
 
+def as_prepared(generator, discriminator=None):
+    return SimpleNamespace(generator=generator, discriminator=discriminator, compiled=False, layout=torch.contiguous_format)
+
+
 def adversarial(accelerator, losses, **settings):
     generator, discriminator = networks()
     config = AdversarialConfig(steps=10, losses=losses, **settings)
-    return AdversarialPhase(config, SimpleNamespace(generator=generator, discriminator=discriminator, compiled=False), accelerator)
+    return AdversarialPhase(config, as_prepared(generator, discriminator), accelerator)
 
 
 def pretrain(accelerator, generator=None, **settings):
     config = PretrainConfig(**{"losses": {"pixel": L1}} | settings)
-    return PretrainPhase(config, SimpleNamespace(generator=generator or networks()[0], compiled=False), accelerator)
+    return PretrainPhase(config, as_prepared(generator or networks()[0]), accelerator)
 
 
 def snapshot(module):
@@ -241,7 +245,7 @@ class Normalised(torch.nn.Module):
 
 def with_normalised_generator(accelerator, **settings):
     torch.manual_seed(4)
-    both = SimpleNamespace(generator=Normalised(), discriminator=networks()[1], compiled=False)
+    both = as_prepared(Normalised(), networks()[1])
     return AdversarialPhase(AdversarialConfig(losses={"pixel": L1}, **settings), both, accelerator)
 
 
@@ -302,8 +306,7 @@ def test_the_networks_compute_in_bf16_and_the_losses_in_float32(monkeypatch, bat
     seen = {}
     generator.tail.register_forward_hook(lambda m, i, o: seen.update(tail=o.dtype))
     discriminator.dense1.register_forward_hook(lambda m, i, o: seen.update(dense=o.dtype))
-    prepared = SimpleNamespace(generator=accelerator.prepare_model(generator), discriminator=accelerator.prepare_model(discriminator),
-                               compiled=False)
+    prepared = as_prepared(accelerator.prepare_model(generator), accelerator.prepare_model(discriminator))
     phase = AdversarialPhase(AdversarialConfig(losses={"pixel": L1}), prepared, accelerator)
     numbers = phase.update([batch])
     assert seen == {"tail": torch.bfloat16, "dense": torch.bfloat16}

@@ -82,8 +82,8 @@ def learning_rate_of(optimizer):
 
 
 def build_losses(config, networks, device):
-    """Build the losses of a phase from its settings: {name: module}, compiled where the networks are."""
-    losses = {name: build_loss(loss).to(device) for name, loss in config.losses.items()}
+    """Build the losses of a phase from its settings: {name: module}, laid out as the networks and compiled where they are."""
+    losses = {name: build_loss(loss).to(device, memory_format=networks.layout) for name, loss in config.losses.items()}
     if networks.compiled:
         for loss in losses.values():
             loss.compile()
