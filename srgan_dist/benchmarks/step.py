@@ -31,6 +31,7 @@ import torch
 import torch.distributed
 from accelerate import Accelerator
 from accelerate.utils import AutocastKwargs
+from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -39,6 +40,7 @@ from srgan_dist.config import load_config
 from srgan_dist.errors import UserError
 from srgan_dist.losses.perceptual import LAYERS, VGGLossConfig, vgg19_features
 from srgan_dist.machine import cpu_wanted, has_glibc, use_cpu_threads, use_exact_float32
+from srgan_dist.models.prelu import PReLU
 from srgan_dist.networks import Networks
 from srgan_dist.phases import build_phase
 from srgan_dist.progress import tracked
@@ -351,13 +353,13 @@ class PlainLoop:
     """The training loop of the reproduction report, one process in float32, as it is written there.
 
     VGG computes gradients for its weights, and for HR too; the discriminator does so in the generator's pass; the
-    losses take sigmoids; Adam goes from tensor to tensor; losses are looked at after every update. In one point it is not
-    what the report ran: there p(SR) was detached and the adversarial term did not reach the generator. Here it does.
+    losses take sigmoids; Adam goes from tensor to tensor; losses are looked at after every update; PReLU is PyTorch's. In
+    one point it is not what the report ran: there p(SR) was detached and the adversarial term did not reach the generator. Here it does.
     """
 
     def __init__(self, config, networks):
         self.config, self.discriminator, self.vgg = config, None, None
-        self.generator = networks.generator
+        self.generator = _with_pytorchs_prelu(networks.generator)
         self.generator_optimizer = self._adam(self.generator)
         if config.needs_discriminator:
             self.discriminator = networks.discriminator
@@ -397,6 +399,17 @@ class PlainLoop:
 
     def _adam(self, network):
         return torch.optim.Adam(network.parameters(), lr=self.config.learning_rate, foreach=False)
+
+
+def _with_pytorchs_prelu(network):
+    """Put PyTorch's PReLU into the place of ours, with the same slopes; returns the network."""
+    for parent in list(network.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, PReLU):
+                plain = nn.PReLU(child.num_parameters)
+                plain.weight = child.weight
+                setattr(parent, name, plain)
+    return network
 
 
 # The figures

@@ -11,6 +11,7 @@ import torch
 from pydantic import AfterValidator, Field
 from torch import nn
 
+from srgan_dist.models.prelu import PReLU
 from srgan_dist.settings import Settings
 
 
@@ -42,7 +43,7 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels, slopes):
         super().__init__()
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.prelu = nn.PReLU(slopes)
+        self.prelu = PReLU(slopes)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x):
@@ -56,7 +57,7 @@ class UpscaleLayer(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, 4 * channels, 3, padding=1)
         self.shuffle = nn.PixelShuffle(2)
-        self.prelu = nn.PReLU(slopes)
+        self.prelu = PReLU(slopes)
 
     def forward(self, x):
         return self.prelu(self.shuffle(self.conv(x)))
