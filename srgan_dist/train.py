@@ -290,7 +290,7 @@ class Run:
     def _text(self, numbers):
         """Say the numbers of a report, those first that a narrow terminal should still show."""
         if "train/psnr" not in numbers:
-            return "every update was skipped: a loss or a gradient is not finite"
+            return "every update was skipped: a loss or a gradient is not finite, or a spike"
         parts = [f"psnr {numbers['train/psnr']:.2f}"]
         if self.gain is not None:
             parts.append(f"gain {self.gain:+.2f} dB")
@@ -327,7 +327,10 @@ class Run:
         """Raise UserError when too many updates in a row were skipped, or all those before the end of a phase."""
         row = meter.longest_skipped
         if row >= self.config.max_skipped or (last and not meter.sound):
-            self._stop_diverged(name, f"a loss or a gradient in {row} updates in a row (max_skipped={self.config.max_skipped})")
+            max_spike = dict(self.config.phases())[name].max_spike
+            spiking = f" or a spike (max_spike={max_spike:g})" if max_spike else ""
+            self._stop_diverged(name, f"a loss or a gradient in {row} updates in a row (max_skipped={self.config.max_skipped})"
+                                      f" is not finite{spiking}")
 
     def _check_finite(self, numbers, name):
         """Raise UserError when a score or a weight is not a number any more."""
@@ -335,12 +338,12 @@ class Run:
         if not wrong and not self.networks.are_finite():
             wrong = ["a weight"]
         if wrong:
-            self._stop_diverged(name, ", ".join(wrong))
+            self._stop_diverged(name, f"{', '.join(wrong)} is not finite")
 
     def _stop_diverged(self, name, what):
         start = (f"Start a run of another name from an earlier checkpoint (--resume {self.checkpoint}) or anew"
                  if self.checkpoint else "Start again")
-        raise UserError(f"{name} has diverged: {what} is not finite at update {self.state.updates}."
+        raise UserError(f"{name} has diverged: {what} at update {self.state.updates}."
                         f" {start}, with a smaller {name}.learning_rate, {name}.clip_gradient, smaller weights of its"
                         " losses, or mixed_precision=no")
 

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from conftest import tiny_config
 from srgan_dist.losses.adversarial import adversarial_loss, discriminator_loss
 from srgan_dist.networks import Networks
-from srgan_dist.phases import build_phase
+from srgan_dist.phases import build_phase, spikes
 
 BATCH, UPDATES = 12, 3
 VGG = {"name": "vgg19", "weights": "random", "layer": "relu2_2", "weight": 1.0}
@@ -99,7 +99,8 @@ def plain(accelerator):
 
 def faulty(accelerator, name, fault, accumulation=1):
     """Take an update, one with a fault on the last rank alone, and one more; returns what became of it after each."""
-    config = config_of(adversarial={"ema_decay": 0.5, "losses": PIXEL}, pretrain={"steps": 6, "ema_decay": 0.5, "losses": PIXEL})
+    guarded = {"ema_decay": 0.5, "losses": PIXEL, "max_spike": 20.0}
+    config = config_of(adversarial=guarded, pretrain={"steps": 6, **guarded})
     _, phase = prepared(accelerator, config, name)
     states, skipped = [], []
     for update in range(3):
@@ -117,6 +118,14 @@ def _poison(value):
     return lambda gradient: torch.full_like(gradient, value)
 
 
+def _magnify(factor):
+    return lambda gradient: factor * gradient
+
+
+def _brighten(phase, batches):
+    batches[-1][1].mul_(1e4)
+
+
 def _explode(phase, batches):
     """Let the discriminator's loss be infinite, where its own gradient is not."""
     return phase.discriminator.dense2.register_forward_hook(lambda module, inputs, logits: logits - float("inf"))
@@ -128,9 +137,15 @@ FAULTS = {
     "infinite generator gradient": lambda phase, batches: phase.generator.tail.bias.register_hook(_poison(float("inf"))),
     "discriminator gradient": lambda phase, batches: phase.discriminator.dense1.weight.register_hook(_poison(float("nan"))),
     "discriminator loss": _explode,
+    "pixel spike": _brighten,
+    "generator gradient spike": lambda phase, batches: phase.generator.head.weight.register_hook(_magnify(1e4)),
+    "discriminator gradient spike": lambda phase, batches: phase.discriminator.dense1.weight.register_hook(_magnify(1e4)),
+    "discriminator loss spike": lambda phase, batches: phase.discriminator.dense2.register_forward_hook(lambda m, i, logits: 1e4 * logits),
 }
+PRETRAIN_FAULTS = [name for name in FAULTS if "discriminator" not in name]
 
 if __name__ == "__main__":
+    spikes.SETTLED = 1  # so that the second update can be one
     accelerator = Accelerator()
     results = {
         "pretrain": [trained(accelerator, "pretrain", k) for k in (1, 2, 3)],
@@ -138,8 +153,10 @@ if __name__ == "__main__":
         "own statistics": trained(accelerator, "adversarial"),
         "synchronised": trained(accelerator, "adversarial", config=config_of(discriminator={
             "num_filters": 4, "num_dense": 16, "init_std": None, "sync_batchnorm": True})),
+        "guarded": {name: trained(accelerator, name, 2, config=config_of(**{name: {"steps": 6, "losses": LOSSES, "max_spike": 1e6}}))
+                    for name in ("pretrain", "adversarial")},
         "faults": {(name, fault, k): faulty(accelerator, name, fault, k) for name, faults in (
-            ("pretrain", list(FAULTS)[:3]), ("adversarial", FAULTS)) for fault in faults for k in (1, 2)},
+            ("pretrain", PRETRAIN_FAULTS), ("adversarial", FAULTS)) for fault in faults for k in (1, 2)},
     }
     if accelerator.num_processes > 1:
         results["plain"] = plain(accelerator)

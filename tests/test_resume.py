@@ -23,6 +23,7 @@ from srgan_dist.train import Run, train
 from test_distributed import WORKER, launch, work
 from test_train import edit_state
 
+EVERYTHING = {f"{network}{part}" for network in ("generator", "discriminator") for part in ("", "_optimizer", "_usual")}
 PHASE_1, PHASE_2 = 9, 6  # updates; an epoch of 7 images in batches of 4 ends after update 7 and 14
 STOPS = {"phase 1": 4, "end of epoch in phase 1": 7, "boundary": 9, "phase 2": 11, "end of epoch in phase 2": 14, "end": 15}
 
@@ -45,7 +46,7 @@ def surroundings():
 def config_of(shards, output, **changes):
     """A config whose run leaves a checkpoint at every update."""
     config = tiny_config(shards, output, checkpoint_every=1, keep_checkpoints=99, log_every=2, validate_every=3, panels=0)
-    phases = {name: getattr(config, name).model_copy(update={"steps": steps, "decay_every": 1000, "anneal": True})
+    phases = {name: getattr(config, name).model_copy(update={"steps": steps, "decay_every": 1000, "anneal": True, "max_spike": 50.0})
               for name, steps in (("pretrain", PHASE_1), ("adversarial", PHASE_2))}
     return config.model_copy(update={"name": "run", **phases} | changes)
 
@@ -96,12 +97,12 @@ def records(run):
 def test_a_run_keeps_all_that_the_comparisons_below_compare(whole):
     found = contents(whole)
     assert list(found["checkpoints"]) == [f"step-{update:08d}" for update in range(15, 0, -1)]
-    assert set(found["checkpoints"]["step-00000009"]) == {"generator.safetensors", "generator_optimizer.safetensors"}
-    assert set(found["checkpoints"]["step-00000010"]) == {
-        "generator.safetensors", "generator_optimizer.safetensors", "discriminator.safetensors", "discriminator_optimizer.safetensors"}
+    pretrain = {"generator", "generator_optimizer", "generator_usual"}
+    assert set(found["checkpoints"]["step-00000009"]) == {f"{name}.safetensors" for name in pretrain}
+    assert set(found["checkpoints"]["step-00000010"]) == {f"{name}.safetensors" for name in EVERYTHING}
     assert {str(path) for path in found["weights"]} == {
         f"weights/{folder}{phase}.safetensors" for phase in ("pretrain", "adversarial") for folder in ("", "best/")}
-    for name in ("generator", "generator_optimizer", "discriminator", "discriminator_optimizer"):
+    for name in EVERYTHING:
         hashes = [files[f"{name}.safetensors"]["sha256"] for files in found["checkpoints"].values() if f"{name}.safetensors" in files]
         assert len(set(hashes)) == len(hashes)  # every update changes it, so equality says something
     assert [r["samples_seen"] for r in found["records"] if "loss/generator" in r] == [4 * update for update in range(1, 16)]
@@ -160,14 +161,14 @@ def without_the_buffers(patch):
     patch.setattr("srgan_dist.train.load_checkpoint", load)
 
 
-EVERYTHING = {"generator", "generator_optimizer", "discriminator", "discriminator_optimizer"}
 FORGOTTEN = {
     "data cursor": (without_the_cursor, EVERYTHING),
     "generator": (lambda patch: without(patch, "generator"), EVERYTHING),
     "discriminator": (lambda patch: without(patch, "discriminator"), EVERYTHING),
     "generator's moments": (lambda patch: without(patch, "generator_optimizer"), EVERYTHING),
     "discriminator's moments": (lambda patch: without(patch, "discriminator_optimizer"), EVERYTHING),
-    "buffers": (without_the_buffers, {"discriminator"}),
+    "usual losses": (lambda patch: without(patch, "generator_usual"), {"generator_usual"}),
+    "buffers": (without_the_buffers, {"discriminator", "discriminator_usual", "generator_usual"}),
 }
 
 

@@ -69,15 +69,35 @@ def test_with_synchronised_statistics_two_ranks_are_one(ranks):
     assert (ranks[2][0]["own statistics"]["tensors"][weight] - one[weight]).abs().max() > 1e-6  # so it does something
 
 
-FAULTS = [("pretrain", fault) for fault in ("pixel", "generator gradient", "infinite generator gradient")] + [
+def test_a_loss_that_is_watched_for_spikes_travels_with_the_gradients(ranks):
+    for rank in ranks[2]:
+        for name in ("pretrain", "adversarial"):
+            watched = rank["guarded"][name]
+            assert watched["collectives"] == [[size + 8 for size in watched["bytes"][::-1]]] * 3  # one more float64
+            usual = {key: value for key, value in watched["tensors"].items() if "_usual" in key}
+            assert_equal(usual, {key: ranks[2][0]["guarded"][name]["tensors"][key] for key in usual})
+    one, two = (ranks[count][0]["guarded"]["pretrain"] for count in (1, 2))
+    for found in (one, two):
+        last = found["numbers"][-1]
+        assert found["tensors"]["generator_usual.count"] == 3
+        # spikes.SETTLED is 1 there, so that the means are the last values
+        torch.testing.assert_close(found["tensors"]["generator_usual.norm"], last["health/grad_norm/generator"].float())
+    mean = torch.stack([rank["guarded"]["pretrain"]["numbers"][-1]["loss/generator"] for rank in ranks[2]]).mean()
+    torch.testing.assert_close(two["tensors"]["generator_usual.loss"], mean.float())
+    torch.testing.assert_close(one["tensors"]["generator_usual.loss"], mean.float())
+
+
+FAULTS = [("pretrain", fault) for fault in (
+    "pixel", "generator gradient", "infinite generator gradient", "pixel spike", "generator gradient spike")] + [
     ("adversarial", fault) for fault in (
-        "pixel", "generator gradient", "infinite generator gradient", "discriminator gradient", "discriminator loss")]
+        "pixel", "generator gradient", "infinite generator gradient", "discriminator gradient", "discriminator loss",
+        "pixel spike", "generator gradient spike", "discriminator gradient spike", "discriminator loss spike")]
 
 
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("accumulation", [1, 2])
 @pytest.mark.parametrize("phase, fault", FAULTS)
-def test_every_rank_skips_an_update_that_is_not_finite_on_one(ranks, phase, fault, accumulation, count):
+def test_every_rank_skips_an_update_that_is_not_sound_on_one(ranks, phase, fault, accumulation, count):
     for rank in ranks[count]:
         result = rank["faults"][phase, fault, accumulation]
         assert result["skipped"] == [0, 1, 0]

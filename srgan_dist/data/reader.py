@@ -96,7 +96,11 @@ class Reader:
         return row
 
     def _check_shards(self, samples):
-        """Raise UserError if a shard has been cut since it was mapped: touching what is gone would kill the process."""
+        """Raise UserError if a shard has been cut since it was mapped: touching what is gone would kill the process.
+
+        What is cut in the milliseconds between this look and the end of a batch still does; then the launcher restarts
+        or names it.
+        """
         for shard in set(self.split.rows["shard"][samples].tolist()):
             mapped = self._map(shard)
             if mapped.size() < len(mapped):

@@ -13,7 +13,7 @@ from srgan_dist.losses.pixel import L1LossConfig
 from srgan_dist.phases.common import (
     Means, PhaseConfig, adam, averaged, build_losses, generator_terms, learning_rate_of, scheduled, set_learning_rate, train_psnr,
 )
-from srgan_dist.phases.gradients import SharedGradients, share_of
+from srgan_dist.phases.gradients import SharedGradients
 from srgan_dist.phases.safeguard import Safeguard
 
 
@@ -50,8 +50,10 @@ class AdversarialPhase:
         self.discriminator_optimizer = adam(self.discriminator, config.learning_rate)
         self.generator_gradients = SharedGradients(self.generator, accelerator.num_processes)
         self.discriminator_gradients = SharedGradients(self.discriminator, accelerator.num_processes)
-        self.safeguard = Safeguard([self.generator, self.discriminator], [(self.discriminator, self.discriminator_optimizer)],
-                                   config.clip_gradient, accelerator.device)
+        self.safeguard = Safeguard(
+            {"generator": self.generator, "discriminator": self.discriminator},
+            [(self.discriminator, self.discriminator_optimizer)], config.clip_gradient, config.max_spike, accelerator.device,
+        )
         self.average = averaged(config, networks)
         self.step = 0  # updates taken
         self.progress = 0.0  # share of the phase that is over; set by the training
@@ -77,16 +79,16 @@ class AdversarialPhase:
                 with torch.set_grad_enabled(alone):
                     sr = self.generator(lr)
                 means.add(self._judge(sr.detach(), hr, parts))
-        self.discriminator_gradients.start()
+        self.discriminator_gradients.start(self.safeguard.losses.get("discriminator"))
 
         for number, (lr, hr) in enumerate(batches):
             sr = sr if alone else self.generator(lr)
             terms, total = generator_terms(self.losses, self.config.losses, sr, hr, self.accelerator)
             if number == 0:  # while the terms of the first were computed, the discriminator's gradients have come
-                discriminator_norm = self._step(self.discriminator, self.discriminator_gradients, self.discriminator_optimizer)
+                discriminator_norm = self._step("discriminator", self.discriminator_gradients, self.discriminator_optimizer)
             means.add(terms | self._persuade(sr, total, parts) | {"train/psnr": train_psnr(sr, hr)})
-        self.generator_gradients.start()
-        generator_norm = self._step(self.generator, self.generator_gradients, self.generator_optimizer)
+        self.generator_gradients.start(self.safeguard.losses.get("generator"))
+        generator_norm = self._step("generator", self.generator_gradients, self.generator_optimizer)
         if self.average:
             self.average.update(self.safeguard.unsound)
 
@@ -114,7 +116,7 @@ class AdversarialPhase:
         with self.accelerator.autocast():  # around both: the weights are turned into bfloat16 once
             real, fake = self.discriminator(hr), self.discriminator(sr)
         loss = discriminator_loss(real, fake)
-        self.accelerator.backward(loss, gradient=share_of(loss, parts))
+        self.accelerator.backward(loss, gradient=self.safeguard.share_of("discriminator", loss, parts))
         return {
             "loss/discriminator": loss.detach(),
             "d/real": real.detach().sigmoid().mean(),
@@ -127,14 +129,13 @@ class AdversarialPhase:
         self.discriminator.requires_grad_(False)
         adversarial = adversarial_loss(self.discriminator(sr))
         total = content + self.adversarial_weight() * adversarial
-        self.accelerator.backward(total, gradient=share_of(total, parts))
+        self.accelerator.backward(total, gradient=self.safeguard.share_of("generator", total, parts))
         self.discriminator.requires_grad_(True)
         return {"loss/adversarial": adversarial.detach(), "loss/generator": total.detach()}
 
-    def _step(self, network, gradients, optimizer):
+    def _step(self, name, gradients, optimizer):
         """Step a network on the sum of its gradients over ranks, once it is there; returns its norm."""
-        gradients.wait()
-        norm = self.safeguard.check(network)
+        norm = self.safeguard.check(name, gradients.wait())
         self.safeguard.step(optimizer)
         return norm
 
@@ -147,6 +148,7 @@ class AdversarialPhase:
             "discriminator": self.discriminator,
             "discriminator_optimizer": self.discriminator_optimizer,
             **average,
+            **self.safeguard.stateful(),
         }
 
 

@@ -26,6 +26,10 @@ class PhaseConfig(Settings):
     decay_every: int | None = Field(None, ge=1, description="updates per tenfold fall of the learning rate; null: constant")
     anneal: bool = Field(False, description="let the learning rate fall to zero along a cosine until the phase ends")
     clip_gradient: float | None = Field(None, gt=0, description="norm to which the gradient of a network is shortened; null: never")
+    max_spike: float | None = Field(
+        None, gt=1, description="skip updates in which a loss or the norm of a gradient is more than so many times its mean"
+        " over the last 100 updates, e.g. 20; null: only those in which one is not finite"
+    )
     ema_decay: float | None = Field(
         None, gt=0, lt=1, description="of a moving average of the generator's weights, which then is what is validated and"
         " kept, e.g. 0.999; null: the weights themselves, as in the paper"

@@ -13,14 +13,6 @@ import torch.distributed
 ALONE = 16 * 2**20  # bytes from which on a gradient is summed where it lies: the discriminator's first dense layer
 
 
-def share_of(loss, parts):
-    """Return the gradient from which the backward of a loss (a 0-d tensor) starts: 1/parts of the mean over all parts.
-
-    Of a loss that is not finite it is NaN, and so are then the gradients, whose sum tells all ranks.
-    """
-    return torch.full_like(loss, 1 / parts).where(loss.detach().isfinite(), torch.nan)
-
-
 class SharedGradients:
     """Sums what the parameters of a network have as .grad over ranks, in place; `start`, then `wait`."""
 
@@ -28,23 +20,27 @@ class SharedGradients:
         self.parameters, self.world_size = list(network.parameters()), world_size
         self.pending = []
 
-    def start(self):
-        """Begin to sum; until `wait` nothing may touch these gradients."""
+    def start(self, number=None):
+        """Begin to sum; until `wait` nothing may touch these gradients. number: a 0-d tensor that is summed along."""
+        self.number = number
         if self.world_size == 1:
             return
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         large = [gradient for gradient in gradients if gradient.nbytes >= ALONE and gradient.is_contiguous()]
         self.small = [gradient for gradient in gradients if not any(gradient is other for other in large)]
-        self.flat = torch.cat([gradient.as_strided((gradient.numel(),), (1,)) for gradient in self.small])  # as it lies in memory
+        flat = [gradient.as_strided((gradient.numel(),), (1,)) for gradient in self.small]  # as it lies in memory
+        self.flat = torch.cat(flat if number is None else [*flat, number.view(1)])
         self.pending = [torch.distributed.all_reduce(tensor, async_op=True) for tensor in (*large, self.flat)]
 
     def wait(self):
-        """Let the sums arrive in .grad."""
-        if not self.pending:
-            return
-        for work in self.pending:
-            work.wait()
-        parts = self.flat.split([gradient.numel() for gradient in self.small])
-        torch._foreach_copy_(self.small, [part.as_strided(gradient.shape, gradient.stride())
-                                          for part, gradient in zip(parts, self.small, strict=True)])
-        self.pending, self.small, self.flat = [], [], None
+        """Let the sums arrive in .grad; returns that of the number, None where there is none."""
+        number = self.number
+        if self.pending:
+            for work in self.pending:
+                work.wait()
+            parts = self.flat.split([*(gradient.numel() for gradient in self.small), *([] if number is None else [1])])
+            torch._foreach_copy_(self.small, [part.as_strided(gradient.shape, gradient.stride())
+                                              for part, gradient in zip(parts, self.small)])
+            number = None if number is None else parts[-1].view(()).clone()
+        self.pending, self.small, self.flat, self.number = [], [], None, None
+        return number

@@ -7,7 +7,7 @@ from srgan_dist.losses.pixel import L1LossConfig
 from srgan_dist.phases.common import (
     Means, PhaseConfig, adam, averaged, build_losses, generator_terms, learning_rate_of, scheduled, set_learning_rate, train_psnr,
 )
-from srgan_dist.phases.gradients import SharedGradients, share_of
+from srgan_dist.phases.gradients import SharedGradients
 from srgan_dist.phases.safeguard import Safeguard
 
 
@@ -33,7 +33,7 @@ class PretrainPhase:
         self.losses = build_losses(config, networks, accelerator.device)
         self.optimizer = adam(self.generator, config.learning_rate)
         self.gradients = SharedGradients(self.generator, accelerator.num_processes)
-        self.safeguard = Safeguard([self.generator], [], config.clip_gradient, accelerator.device)
+        self.safeguard = Safeguard({"generator": self.generator}, [], config.clip_gradient, config.max_spike, accelerator.device)
         self.average = averaged(config, networks)
         self.step = 0  # updates taken
         self.progress = 0.0  # share of the phase that is over; set by the training
@@ -51,11 +51,10 @@ class PretrainPhase:
             sr = self.generator(lr)
             terms, total = generator_terms(self.losses, self.config.losses, sr, hr, self.accelerator)
             parts = len(batches) * self.accelerator.num_processes
-            self.accelerator.backward(total, gradient=share_of(total, parts))
+            self.accelerator.backward(total, gradient=self.safeguard.share_of("generator", total, parts))
             means.add({**terms, "loss/generator": total.detach(), "train/psnr": train_psnr(sr, hr)})
-        self.gradients.start()
-        self.gradients.wait()
-        norm = self.safeguard.check(self.generator)
+        self.gradients.start(self.safeguard.losses.get("generator"))
+        norm = self.safeguard.check("generator", self.gradients.wait())
         self.safeguard.step(self.optimizer)
         if self.average:
             self.average.update(self.safeguard.unsound)
@@ -70,4 +69,4 @@ class PretrainPhase:
         """Return what a checkpoint must hold beside the generator, after a whole update: name -> module or optimiser."""
         self.safeguard.settle()
         average = {"generator_average": self.average.settled()} if self.average else {}
-        return {"generator_optimizer": self.optimizer, **average}
+        return {"generator_optimizer": self.optimizer, **average, **self.safeguard.stateful()}

@@ -1,9 +1,9 @@
 """Updates that happen wholly or not at all.
 
-An update of which any rank has a loss or a gradient that is not finite is skipped by every rank: weights, optimisers
-and buffers of all networks stay as they were, bit for bit. No message is needed to agree on it. A loss that is not
-finite makes its gradients NaN (`gradients.share_of`), NaN and infinity survive the sum over ranks, and from equal
-sums every rank draws the same conclusion.
+An update of which any rank has a loss or a gradient that is not finite, or with `max_spike` far above the usual, is
+skipped by every rank: weights, optimisers and buffers of all networks stay as they were, bit for bit. No message is
+needed to agree on it. A loss of that kind makes its gradients NaN, NaN and infinity survive the sum over ranks, and from
+equal sums every rank draws the same conclusion.
 
 The conclusion stays on the device: Adam's fused step takes it as `found_inf` and then writes nothing. What has been
 written by the time an update turns out unsound is remembered from before it and put back: batch-norm buffers, and
@@ -16,33 +16,58 @@ to see the networks.
 import torch
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from srgan_dist.phases.spikes import Spikes
+
 
 class Safeguard:
-    """Guards the updates of some networks: `begin` each, `check` gradients before a `step`, `settle` before looking.
+    """Guards the updates of some networks: `begin` each, start each backward from `share_of` its loss, `check` gradients
+    before a `step`, `settle` before looking.
 
-    networks: all that the updates change. early: [(network, optimiser)] that step before the last check of an update.
-    clip: norm to which the gradient of each network is shortened, None: never.
+    networks: {name: network}, all that the updates change. early: [(network, optimiser)] that step before the last
+    check of an update. clip: norm to which the gradient of each network is shortened, None: never. max_spike: multiple of
+    its running mean from which on a loss or a norm is a spike, None: never.
     """
 
-    def __init__(self, networks, early, clip, device):
+    def __init__(self, networks, early, clip, max_spike, device):
         self.networks, self.early, self.clip = networks, early, clip
         self.unsound = torch.zeros((), device=device)  # 1 where the current update is skipped, as Adam wants it
         self.before = None  # copies of what is put back
+        self.spikes = {name: Spikes(max_spike).to(device) for name in networks} if max_spike else {}
+        self.losses, self.to_learn = {}, []
 
     def begin(self):
         """Settle the update before, and remember what this one may have to put back."""
         self.settle()
-        self.unsound = torch.zeros_like(self.unsound)
+        self.unsound, self.losses = torch.zeros_like(self.unsound), {}
         tensors = self._tensors()
         if self.before is None:
             self.before = [torch.empty_like(tensor) for tensor in tensors]
         _copy(tensors, self.before)
 
-    def check(self, network):
-        """Return the norm of a network's gradient; unless it is finite, this update is skipped from here on."""
-        parameters = [parameter for parameter in network.parameters() if parameter.grad is not None]
+    def share_of(self, name, loss, parts):
+        """Return the gradient from which the backward of a network's loss (a 0-d tensor) starts.
+
+        It is 1/parts, so that the gradients of all parts add up to that of their mean; or NaN, and so are then the
+        gradients, whose sum tells all ranks that this update is skipped.
+        """
+        sound = loss.detach().isfinite()
+        if self.spikes:
+            sound &= ~self.spikes[name].is_spike("loss", loss)
+            self.losses[name] = self.losses.get(name, 0) + loss.detach() / parts
+        return torch.full_like(loss, 1 / parts).where(sound, torch.nan)
+
+    def check(self, name, loss):
+        """Return the norm of a network's gradient; unless it is sound, this update is skipped from here on.
+
+        loss: mean over all parts, as summed over ranks from what `losses` has by this name.
+        """
+        parameters = [parameter for parameter in self.networks[name].parameters() if parameter.grad is not None]
         norm = get_total_norm([parameter.grad for parameter in parameters])
-        self.unsound = torch.maximum(self.unsound, (~norm.isfinite()).float())
+        wrong = ~norm.isfinite()
+        if self.spikes:
+            wrong |= self.spikes[name].is_spike("norm", norm)
+            self.to_learn.append((self.spikes[name], loss, norm))
+        self.unsound = torch.maximum(self.unsound, wrong.float())
         if self.clip is not None:
             clip_grads_with_norm_(parameters, self.clip, norm)
         return norm
@@ -54,12 +79,19 @@ class Safeguard:
 
     def settle(self):
         """Put back what an unsound update has changed. Waits for the device where there is anything to put back."""
+        for spikes, loss, norm in self.to_learn:
+            spikes.learn(loss, norm, self.unsound)
+        self.to_learn = []
         if self.before and self.unsound.item():
             _copy(self.before, self._tensors())
             self.unsound = torch.zeros_like(self.unsound)
 
+    def stateful(self):
+        """Return what a checkpoint must hold of this: name -> module."""
+        return {f"{name}_usual": spikes for name, spikes in self.spikes.items()}
+
     def _tensors(self):
-        tensors = [buffer for network in self.networks for buffer in network.buffers()]
+        tensors = [buffer for network in self.networks.values() for buffer in network.buffers()]
         for network, optimizer in self.early:
             tensors += [parameter.detach() for parameter in network.parameters()]
             tensors += [tensor for parameter in network.parameters() for tensor in _moments(optimizer, parameter)]
