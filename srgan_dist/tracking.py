@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import math
+import os
 import queue
 import secrets
 import subprocess
@@ -92,6 +93,13 @@ class Tracker:
             if not waits:
                 log.warning("%s cannot be written (%s); the training goes on, and its records follow when there is room",
                             self.metrics.name, error)
+
+    def sync(self):
+        """Wait until the records are on the disk, as far as it takes them."""
+        if self.is_main:
+            self._append("")
+            with contextlib.suppress(OSError):
+                os.fsync(self.metrics.fileno())
 
     def panels(self, name, paths, samples_seen):
         """Show image files (caption -> path) under a name."""

@@ -127,7 +127,7 @@ def _alone_in(directory, accelerator):
     with contextlib.ExitStack() as held:
         with _writing_to(directory):
             directory.mkdir(parents=True, exist_ok=True)
-            holder = lock.read_text() if lock.exists() else "another process"
+            holder = lock.read_text(errors="replace") if lock.exists() else "another process"
             held.enter_context(
                 exclusive(lock, f"{directory} is being trained by {holder}; wait for its end, end it, or choose another name"))
             lock.write_text(f"process {os.getpid()} on {platform.node()}")
@@ -262,7 +262,7 @@ class Run:
                 numbers, seconds = meter.read()
                 self._check_skipped(meter, name, last)
                 self._check_finite(numbers, name)
-                numbers |= phase.learning_rates() | shares(numbers, phase_config.terms())
+                numbers |= phase.learning_rates() | shares(numbers, phase.terms())
                 self.tracker.log(numbers, self.samples_seen)
                 self._warn(numbers, progress.say)
                 state.phase_seconds += seconds
@@ -407,6 +407,7 @@ class Run:
         self.networks.share_buffers()
         path = self.directory / "checkpoints" / f"step-{self.state.updates:08d}"
         if self.is_main:
+            self.tracker.sync()  # a checkpoint that outlives a loss of power has all records up to it
             with contextlib.nullcontext() if last else self._going_on("checkpoint"):
                 save_checkpoint(
                     path.parent, path.name, {"generator": self.networks.bare_generator, **objects}, self.state.model_dump(),

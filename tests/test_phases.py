@@ -225,11 +225,13 @@ def test_a_gradient_is_shortened_to_its_norm_and_reported_as_it_was(accelerator,
 
 def test_the_adversarial_term_rises_to_its_weight(accelerator, batch):
     phase = adversarial(accelerator, {"pixel": L1}, adversarial_weight=0.5, adversarial_warmup=3)
-    shares = []
+    shares, told = [], []
     for _ in range(5):
+        told.append(phase.terms()["adversarial"])
         numbers = phase.update([batch])
         shares.append(((numbers["loss/generator"] - numbers["loss/pixel"]) / numbers["loss/adversarial"]).item())
     assert shares == pytest.approx([0.125, 0.25, 0.375, 0.5, 0.5], rel=1e-4)
+    assert told == [0.125, 0.25, 0.375, 0.5, 0.5]
 
 
 class Normalised(torch.nn.Module):

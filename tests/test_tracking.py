@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from conftest import REPOSITORY, full_disk, tiny_config
+from srgan_dist import checkpoint
 from srgan_dist.tracking import WAITING_RECORDS, Tracker, TrackingConfig
 from srgan_dist.train import Run, train
 from srgan_dist.wandb_process import STOPPED
@@ -45,6 +46,25 @@ def rows_of(folder):
 
 def exit_codes(session):
     return [record.exit.exit_code for record in session if record.WhichOneof("record_type") == "exit"]
+
+
+def test_the_records_are_on_the_disk_before_a_checkpoint_is(shards, tmp_path, monkeypatch):
+    synced, at_saves, fsync, save = {}, [], os.fsync, checkpoint.save_checkpoint
+
+    def noted_fsync(descriptor):
+        fsync(descriptor)
+        facts = os.fstat(descriptor)
+        synced[facts.st_ino] = facts.st_size
+
+    def noted_save(folder, *arguments):
+        facts = (folder.parent / "metrics.jsonl").stat()
+        at_saves.append(synced.get(facts.st_ino) == facts.st_size > 0)
+        save(folder, *arguments)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr("srgan_dist.train.save_checkpoint", noted_save)
+    train(tiny_config(shards, tmp_path, checkpoint_every=2))
+    assert at_saves == [True] * 5
 
 
 def test_every_record_is_on_disk_at_once(tmp_path):
@@ -303,6 +323,7 @@ def test_a_resumed_run_is_one_curve_without_repetitions(shards, tmp_path, monkey
 KILLED = """
 import sys, time
 from pathlib import Path
+from srgan_dist import checkpoint
 from srgan_dist.tracking import Tracker, TrackingConfig
 tracked = Tracker(TrackingConfig(wandb="offline"), sys.argv[1], "tiny", {}, "abc", True)
 for step in range(50):

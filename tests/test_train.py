@@ -261,8 +261,8 @@ def test_two_trainings_in_one_directory_are_refused(shards, tmp_path):
     (tmp_path / "tiny").mkdir()
     lock = tmp_path / "tiny" / ".lock"
     with exclusive(lock, "it is held"):
-        lock.write_text("process 7 on node3")
-        with pytest.raises(UserError, match="tiny is being trained by process 7 on node3; wait for its end, end it, or choose"):
+        lock.write_bytes(b"process 7 on node3\xff")
+        with pytest.raises(UserError, match="tiny is being trained by process 7 on node3.; wait for its end, end it, or choose"):
             train(config)
         assert [path.name for path in (tmp_path / "tiny").iterdir()] == [".lock"]
     assert train(config).state.finished == ["pretrain"]

@@ -96,6 +96,10 @@ class AdversarialPhase:
         return {**means.values, "health/grad_norm/generator": generator_norm,
                 "health/grad_norm/discriminator": discriminator_norm, "health/skipped": self.safeguard.unsound}
 
+    def terms(self):
+        """Return the factor of every term of the generator's objective as it is now: {name: weight}."""
+        return self.config.terms() | {"adversarial": self.adversarial_weight()}
+
     def learning_rates(self):
         return {
             "lr/generator": learning_rate_of(self.generator_optimizer),

@@ -62,6 +62,10 @@ class PretrainPhase:
         self.step += 1
         return {**means.values, "health/grad_norm/generator": norm, "health/skipped": self.safeguard.unsound}
 
+    def terms(self):
+        """Return the factor of every term of the objective: {name: weight}."""
+        return self.config.terms()
+
     def learning_rates(self):
         return {"lr/generator": learning_rate_of(self.optimizer)}
 
