@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training leaves: networks on this rank's device, without wrappers, and where the run ended."""
+    """What a training leaves: networks on this rank's device, and where the run ended."""
 
     generator: torch.nn.Module
     discriminator: torch.nn.Module | None
@@ -80,7 +80,7 @@ def train(config, resume="auto"):
             raise
         finally:
             run.close(exit_code)
-    return Trained(run.networks.bare_generator, run.networks.bare_discriminator, run.state)
+    return Trained(run.networks.generator, run.networks.built.get("discriminator"), run.state)
 
 
 def start(config):
@@ -158,7 +158,7 @@ class Run:
         self.networks = Networks(config, accelerator)
         if self.checkpoint:
             self.say(f"continues from {self.checkpoint}")
-            load_checkpoint(self.checkpoint, {"generator": self.networks.bare_generator})
+            load_checkpoint(self.checkpoint, {"generator": self.networks.generator})
         self._open_directory()
         self.loader = TrainLoader(
             prepared.train, config.data.lr_crop, config.data.batch_size, config.seed, config.data.augment,
@@ -234,7 +234,7 @@ class Run:
     def take_weights(self, name, path):
         """Use finished generator weights instead of training a phase."""
         weights, _ = load_generator(path, self.accelerator.device)
-        self.networks.bare_generator.load_state_dict(weights.state_dict())
+        self.networks.generator.load_state_dict(weights.state_dict())
         self.say(f"{name} is skipped, its weights come from {path}")
         self.state.phase = name
         self._finish_phase(name, {})
@@ -410,7 +410,7 @@ class Run:
             self.tracker.sync()  # a checkpoint that outlives a loss of power has all records up to it
             with contextlib.nullcontext() if last else self._going_on("checkpoint"):
                 save_checkpoint(
-                    path.parent, path.name, {"generator": self.networks.bare_generator, **objects}, self.state.model_dump(),
+                    path.parent, path.name, {"generator": self.networks.generator, **objects}, self.state.model_dump(),
                     self.config.keep_checkpoints, self.state.landmarks(),
                 )
         self.accelerator.wait_for_everyone()
@@ -437,7 +437,7 @@ class Run:
         self.tracker.finish(best | self.summary, exit_code)
         if exit_code == STOPPED:
             self.accelerator.wait_for_everyone()  # a launcher ends the others when the first rank has gone
-        self.networks.unwrap()
+        self.accelerator.free_memory()
         self.accelerator.end_training()
 
 

@@ -150,15 +150,15 @@ def share_batch_norm_buffers(config, out):
     torch.manual_seed(accelerator.process_index)
     for _ in range(2):
         networks.discriminator(torch.randn(2, 1, config.hr_crop, config.hr_crop))
-    own = digest(networks.bare_discriminator)
+    own = digest(networks.discriminator)
     networks.share_buffers()
-    shared = digest(networks.bare_discriminator)
-    both = networks.bare_generator, networks.bare_discriminator
+    shared = digest(networks.discriminator)
+    both = networks.generator, networks.discriminator
     with torch.no_grad():
         for parameter in (parameter for network in both for parameter in network.parameters()):
             parameter.add_(accelerator.process_index)
     networks.share_weights()
-    networks.unwrap()
+    accelerator.free_memory()
     accelerator.end_training()
     return {"own": own, "shared": shared, "weights": [digest(network) for network in both]}, None
 

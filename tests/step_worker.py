@@ -70,7 +70,7 @@ def trained(accelerator, name, accumulation=1, fixed_statistics=False, config=No
         for update in range(UPDATES):
             collectives.append([])
             numbers.append(phase.update(batches_of(update, accelerator.process_index, accelerator.num_processes, accumulation)))
-    sizes = [sum(p.nbytes for p in network.parameters()) for network in (networks.bare_generator, networks.bare_discriminator) if network]
+    sizes = [sum(p.nbytes for p in network.parameters()) for network in networks.built.values()]
     return {"tensors": tensors_of(phase), "numbers": numbers, "collectives": collectives, "bytes": sizes}
 
 

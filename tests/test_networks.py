@@ -19,8 +19,8 @@ def build(monkeypatch, tmp_path):
 
     def build(**changes):
         networks = Networks(tiny_config("unused", tmp_path, **changes), accelerator)
-        assert networks.bare_discriminator is None  # until a phase asks for it
-        assert networks.discriminator is not None and networks.bare_discriminator is not None
+        assert list(networks.built) == ["generator"]  # until a phase asks for more
+        assert networks.built | {"discriminator": networks.discriminator} == networks.built
         return networks
 
     return build
@@ -36,14 +36,14 @@ def test_the_initial_weights_depend_on_the_seed_alone(build):
     torch.manual_seed(2)
     torch.rand(5)
     same, other = build(seed=7), build(seed=8)
-    for name in ("bare_generator", "bare_discriminator"):
+    for name in ("generator", "discriminator"):
         assert torch.equal(weights(getattr(same, name)), weights(getattr(one, name)))
         assert not torch.equal(weights(getattr(other, name)), weights(getattr(one, name)))
 
 
 def test_the_initial_weights_of_the_discriminator_are_no_copy_of_the_generators(build):
     networks = build(generator={"num_blocks": 1, "num_filters": 4, "init_std": None})
-    head, conv = networks.bare_generator.head.weight, networks.bare_discriminator.conv.weight
+    head, conv = networks.generator.head.weight, networks.discriminator.conv.weight
     assert head.shape == conv.shape and not torch.isclose(head, conv).any()
 
 
@@ -58,13 +58,13 @@ def test_building_leaves_the_global_random_state_alone(build):
 def test_networks_and_losses_are_laid_out_as_the_config_says(build, channels_last):
     networks = build(channels_last=channels_last)
     losses = build_losses(PretrainConfig(losses={"perceptual": VGG}), networks, torch.device("cpu"))
-    for conv in (networks.bare_generator.trunk, networks.bare_discriminator.blocks[1].conv, losses["perceptual"].features[2]):
+    for conv in (networks.generator.trunk, networks.discriminator.blocks[1].conv, losses["perceptual"].features[2]):
         assert conv.weight.is_contiguous(memory_format=torch.channels_last) == channels_last
         assert conv.weight.is_contiguous() != channels_last
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("name", ["bare_generator", "bare_discriminator"])
+@pytest.mark.parametrize("name", ["generator", "discriminator"])
 def test_a_single_weight_of_either_network_that_is_no_number_is_found(build, name, value):
     networks = build()
     assert networks.are_finite() is True
@@ -76,26 +76,26 @@ def test_a_single_weight_of_either_network_that_is_no_number_is_found(build, nam
 def test_the_weights_of_a_generator_alone_can_be_checked(monkeypatch, tmp_path):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
     networks = Networks(tiny_config("unused", tmp_path), Accelerator())
-    assert networks.are_finite() and networks.bare_discriminator is None
-    torch.nn.init.constant_(networks.bare_generator.tail.bias, float("nan"))
+    assert networks.are_finite() and list(networks.built) == ["generator"]
+    torch.nn.init.constant_(networks.generator.tail.bias, float("nan"))
     assert not networks.are_finite()
 
 
 def test_compiling_changes_no_name_and_no_weight(build):
     plain, compiled = build(), build(compile=True)
-    for name in ("bare_generator", "bare_discriminator"):
+    for name in ("generator", "discriminator"):
         assert getattr(compiled, name).state_dict().keys() == getattr(plain, name).state_dict().keys()
         assert torch.equal(weights(getattr(compiled, name)), weights(getattr(plain, name)))
 
 
 def test_what_is_shown_is_the_average_until_it_is_adopted(build):
     networks = build()
-    assert networks.shown is networks.bare_generator
+    assert networks.shown is networks.generator
     networks.average = Average(networks.generator, 0.5)
     with torch.no_grad():
-        networks.bare_generator.tail.bias += 1
+        networks.generator.tail.bias += 1
     networks.average.update(torch.zeros(()))
     shown = networks.shown.tail.bias.clone()
-    assert shown == networks.bare_generator.tail.bias - 0.5
+    assert shown == networks.generator.tail.bias - 0.5
     networks.adopt_average()
-    assert networks.shown is networks.bare_generator and networks.bare_generator.tail.bias == shown
+    assert networks.shown is networks.generator and networks.generator.tail.bias == shown
