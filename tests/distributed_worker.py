@@ -130,8 +130,8 @@ def train_and_die(config, out):
     died = sum((out / f"death{update}").exists() for update in DEATHS)
     save = Run._save
 
-    def save_and_die(self, objects):
-        save(self, objects)
+    def save_and_die(self, *arguments, **options):
+        save(self, *arguments, **options)
         if DEATHS[died : died + 1] == [self.state.updates] and int(os.environ["RANK"]) == died % 2:
             (out / f"death{self.state.updates}").touch()
             os.kill(os.getpid(), signal.SIGKILL)

@@ -191,8 +191,9 @@ def test_two_ranks_of_which_one_is_killed_again_and_again_end_as_if_they_had_bee
     out.mkdir()
     (out / "config.yaml").write_text(dump_config(config.model_copy(update={"output": str(tmp_path / "killed")})))
     for update in DEATHS:
-        assert launch(WORKER, "mortal", out / "config.yaml", out, ranks=2).returncode != 0
-        assert (out / f"death{update}").exists() and not (out / "rank0.json").exists()
+        done = launch(WORKER, "mortal", out / "config.yaml", out, ranks=2)
+        assert done.returncode != 0 and (out / f"death{update}").exists(), done.stderr[-3000:]
+        assert not (out / "rank0.json").exists()
     done = launch(WORKER, "mortal", out / "config.yaml", out, ranks=2)
     assert done.returncode == 0, done.stderr[-3000:]
     killed = [json.loads((out / f"rank{rank}.json").read_text()) for rank in range(2)]
