@@ -17,7 +17,7 @@ def test_both_phases_do_their_work_on_real_slices(rocks, tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
     build(rocks / "slices", tmp_path / "shards", BuildOptions())
     config = load_config(REPOSITORY / "configs" / "demo.yaml", [
-        f"data.path={tmp_path / 'shards'}", f"output={tmp_path}", "tracking.wandb=disabled",
+        "cpu_threads=1", f"data.path={tmp_path / 'shards'}", f"output={tmp_path}", "tracking.wandb=disabled",
         "pretrain.steps=350", "pretrain.max_seconds=null", "adversarial.steps=150", "adversarial.max_seconds=null",
     ])
     train(config)
