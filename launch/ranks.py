@@ -1,7 +1,7 @@
 """torchrun for trainings that may be stopped: python launch/ranks.py --nproc_per_node 8 launch/train.py CONFIG
 
 Takes torchrun's options. These things differ: SIGUSR1 is passed on too (torchrun would die of it) and SIGHUP is not (so
-that nohup helps); ranks have 150 s to save instead of 30 (--shutdown-timeout); where a signal stopped the training after
+that nohup helps); ranks have 150 s to save instead of 30 (--shutdown-timeout, where PyTorch knows it); where a signal stopped the training after
 saving the exit code is its own, 85 (torchrun's would be 1); and --max-restarts works: by default restarted ranks find the
 addresses of the dead ones in the store that all attempts share (pytorch issue 135712).
 """
@@ -17,7 +17,9 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from srgan_dist.errors import STOPPED, STOPPED_FILE
 
-DEFAULTS = ["--signals-to-handle=SIGTERM,SIGINT,SIGQUIT,SIGUSR1", "--shutdown-timeout=150"]
+DEFAULTS = ["--signals-to-handle=SIGTERM,SIGINT,SIGQUIT,SIGUSR1"]
+if "--shutdown-timeout" in run.get_args_parser().format_help():  # not in PyTorch 2.10
+    DEFAULTS.append("--shutdown-timeout=150")
 
 
 def main():
