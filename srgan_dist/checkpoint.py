@@ -147,6 +147,11 @@ def read_state(path):
         raise CheckpointError(f"{path} is not a whole checkpoint: {error}") from None
 
 
+def holds(path, label):
+    """Tell whether a verified checkpoint was saved with an object of this name."""
+    return (Path(path) / f"{label}.safetensors").exists()
+
+
 def load_checkpoint(path, objects):
     """Put the tensors of a verified checkpoint into `objects` (name -> module or optimiser).
 

@@ -111,7 +111,7 @@ class Config(Settings):
     )
     compile: bool = Field(False, description="compile networks and losses (torch.compile); needs a C++ compiler, or Triton on a GPU")
     max_skipped: int = Field(
-        20, ge=1, description="updates in a row that are skipped because a loss or a gradient is not finite, at which the training stops"
+        20, ge=1, description="updates in a row that are skipped (a loss or a gradient is not finite, or a spike), at which the training stops"
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="cuda: an error where there is no GPU; auto: the CPU there; cpu: even where there is one"

@@ -11,9 +11,9 @@ from srgan_dist.speed import Speed
 class Meter:
     """Means of named 0-d tensors over an interval and over ranks; tensors stay on the device until they are read."""
 
-    def __init__(self, accelerator):
+    def __init__(self, accelerator, skipped_in_row=0):
         self.accelerator, self.speed = accelerator, Speed(accelerator)
-        self.skipped_in_row = 0  # updates up to now
+        self.skipped_in_row = skipped_in_row  # updates up to the last reading
         self._restart()
 
     def _restart(self):
@@ -52,7 +52,7 @@ class Meter:
         skipped = torch.stack(self.values.pop("health/skipped", [torch.tensor(False)] * updates)).bool()
         self._count_skipped(skipped.tolist())
         means = {}
-        if self.sound:
+        if not skipped.all():
             means = torch.stack([torch.stack(values).float()[~skipped].mean() for values in self.values.values()])
             means = dict(zip(self.values, self.accelerator.reduce(means, "mean").tolist(), strict=True))
         seconds = time.monotonic() - self.since
@@ -61,8 +61,8 @@ class Meter:
         return means | {"health/skipped": sum(skipped.tolist())} | speed, seconds
 
     def _count_skipped(self, flags):
-        """Note whether any update was sound, and the longest row of skipped ones that ended since the last reading."""
-        self.sound, self.longest_skipped = not all(flags), 0
+        """Note the longest row of skipped updates that ended, or goes on, since the last reading."""
+        self.longest_skipped = 0
         for flag in flags:
             self.skipped_in_row = self.skipped_in_row + 1 if flag else 0
             self.longest_skipped = max(self.longest_skipped, self.skipped_in_row)

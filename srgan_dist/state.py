@@ -28,11 +28,16 @@ class State(BaseModel):
     updates: int = Field(0, ge=0, lt=2**48)  # of the whole run, so also the position in the data
     phase: str | None = None  # running; None between phases
     step: int = Field(0, ge=0)  # updates of that phase
+    skipped_in_row: int = Field(0, ge=0)  # updates of that phase, up to now
     phase_seconds: float = Field(0.0, ge=0)  # of training, without validations and checkpoints, up to the last report
     ends: dict[str, int] = {}  # finished phase -> updates at its end, in the order of the phases
     best: dict[str, Best] = {}  # phase -> its best validation
     wandb_id: str | None = None
     identity: dict = {}  # see `identity_of`
+
+    def begin(self, phase):
+        """Note that a phase begins, or with None that the one before it is over."""
+        self.phase, self.step, self.skipped_in_row, self.phase_seconds = phase, 0, 0, 0.0
 
     @property
     def finished(self):

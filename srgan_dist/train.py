@@ -17,7 +17,7 @@ import torch.distributed
 from accelerate import Accelerator, PartialState
 from accelerate.utils import gather_object
 
-from srgan_dist.checkpoint import CheckpointError, load_checkpoint, load_generator, save_checkpoint, save_generator
+from srgan_dist.checkpoint import CheckpointError, holds, load_checkpoint, load_generator, save_checkpoint, save_generator
 from srgan_dist.config import dump_config
 from srgan_dist.data.loader import TrainLoader
 from srgan_dist.data.verify import usable_or_stop
@@ -31,6 +31,7 @@ from srgan_dist.machine import (
 from srgan_dist.meter import Meter
 from srgan_dist.networks import Networks
 from srgan_dist.phases import build_phase
+from srgan_dist.phases.common import BEGINS_ANEW
 from srgan_dist.prepare import copies_plan, phase_plan, prepare
 from srgan_dist.progress import Progress
 from srgan_dist.signals import StopSignals
@@ -221,15 +222,22 @@ class Run:
         phase = build_phase(phase_config, self.networks, self.accelerator)
         self.watch = Watch()
         if self.state.phase == name:
-            load_checkpoint(self.checkpoint, phase.stateful())
+            self._restore(phase.stateful())
             phase.step = self.state.step
         else:
-            self.state.phase, self.state.step, self.state.phase_seconds = name, 0, 0.0
+            self.state.begin(name)
         self.networks.share_weights()
         self._loop(phase, name, phase_config)
         objects = phase.stateful()
         self.networks.adopt_average()
         self._finish_phase(name, objects)
+
+    def _restore(self, objects):
+        """Put what a checkpoint has of a phase into its objects; those of settings that were off then begin anew."""
+        new = [label for label in objects if label in BEGINS_ANEW and not holds(self.checkpoint, label)]
+        for label in new:
+            self.say(f"{self.checkpoint.name} holds no {label}, which begins anew")
+        load_checkpoint(self.checkpoint, {label: item for label, item in objects.items() if label not in new})
 
     def take_weights(self, name, path):
         """Use finished generator weights instead of training a phase."""
@@ -242,7 +250,7 @@ class Run:
     def _loop(self, phase, name, phase_config):
         config, state = self.config, self.state
         progress = Progress(name, phase.steps, phase.step, visible=self.is_main)
-        meter = Meter(self.accelerator)
+        meter = Meter(self.accelerator, state.skipped_in_row)
         batches = self.loader.batches(state.updates)
         time_share = self._time_share(phase_config)
         stop = False
@@ -260,7 +268,8 @@ class Run:
             text = total = None
             if phase.step % config.log_every == 0 or look or save or last or stop:
                 numbers, seconds = meter.read()
-                self._check_skipped(meter, name, last)
+                state.skipped_in_row = meter.skipped_in_row
+                self._check_skipped(meter.longest_skipped, config.max_skipped, phase_config)
                 self._check_finite(numbers, name)
                 numbers |= phase.learning_rates() | shares(numbers, phase.terms())
                 self.tracker.log(numbers, self.samples_seen)
@@ -286,6 +295,7 @@ class Run:
         self._tell_speed(name, meter.speed)
         if stop:
             self._stop(stop)
+        self._check_skipped(state.skipped_in_row, phase.step, phase_config)  # a phase without a single update
 
     def _text(self, numbers):
         """Say the numbers of a report, those first that a narrow terminal should still show."""
@@ -323,14 +333,12 @@ class Run:
             torch.distributed.broadcast(share, 0)
         return float(share)
 
-    def _check_skipped(self, meter, name, last):
-        """Raise UserError when too many updates in a row were skipped, or all those before the end of a phase."""
-        row = meter.longest_skipped
-        if row >= self.config.max_skipped or (last and not meter.sound):
-            max_spike = dict(self.config.phases())[name].max_spike
-            spiking = f" or a spike (max_spike={max_spike:g})" if max_spike else ""
-            self._stop_diverged(name, f"a loss or a gradient in {row} updates in a row (max_skipped={self.config.max_skipped})"
-                                      f" is not finite{spiking}")
+    def _check_skipped(self, row, most, phase_config):
+        """Raise UserError when as many updates in a row were skipped."""
+        if row >= most:
+            spiking = f" or a spike (max_spike={phase_config.max_spike:g})" if phase_config.max_spike else ""
+            self._stop_diverged(self.state.phase, f"a loss or a gradient in {row} updates in a row"
+                                                  f" (max_skipped={self.config.max_skipped}) is not finite{spiking}")
 
     def _check_finite(self, numbers, name):
         """Raise UserError when a score or a weight is not a number any more."""
@@ -351,7 +359,7 @@ class Run:
         """Validate, test, export the generator and save the state between two phases."""
         scores = self._validate(("valid", "test"), f"end of {name}", self.say)
         self.state.ends[name] = self.state.updates
-        self.state.phase, self.state.step, self.state.phase_seconds = None, 0, 0.0
+        self.state.begin(None)
         if self.is_main:
             self._export(self.weights_file(name), name, scores)
             self.say(f"{name} is finished, its generator is {self.weights_file(name)}")

@@ -99,7 +99,7 @@ def plain(accelerator):
 
 def faulty(accelerator, name, fault, accumulation=1):
     """Take an update, one with a fault on the last rank alone, and one more; returns what became of it after each."""
-    guarded = {"ema_decay": 0.5, "losses": PIXEL, "max_spike": 20.0}
+    guarded = {"ema_decay": 0.5, "losses": PIXEL, "max_spike": 1e3}
     config = config_of(adversarial=guarded, pretrain={"steps": 6, **guarded})
     _, phase = prepared(accelerator, config, name)
     states, skipped = [], []
@@ -123,7 +123,7 @@ def _magnify(factor):
 
 
 def _brighten(phase, batches):
-    batches[-1][1].mul_(1e4)
+    batches[-1][1].mul_(1e7)
 
 
 def _explode(phase, batches):
@@ -138,9 +138,9 @@ FAULTS = {
     "discriminator gradient": lambda phase, batches: phase.discriminator.dense1.weight.register_hook(_poison(float("nan"))),
     "discriminator loss": _explode,
     "pixel spike": _brighten,
-    "generator gradient spike": lambda phase, batches: phase.generator.head.weight.register_hook(_magnify(1e4)),
-    "discriminator gradient spike": lambda phase, batches: phase.discriminator.dense1.weight.register_hook(_magnify(1e4)),
-    "discriminator loss spike": lambda phase, batches: phase.discriminator.dense2.register_forward_hook(lambda m, i, logits: 1e4 * logits),
+    "generator gradient spike": lambda phase, batches: phase.generator.head.weight.register_hook(_magnify(1e7)),
+    "discriminator gradient spike": lambda phase, batches: phase.discriminator.dense1.weight.register_hook(_magnify(1e7)),
+    "discriminator loss spike": lambda phase, batches: phase.discriminator.dense2.register_forward_hook(lambda m, i, logits: 1e7 * logits),
 }
 PRETRAIN_FAULTS = [name for name in FAULTS if "discriminator" not in name]
 

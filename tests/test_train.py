@@ -27,7 +27,7 @@ from srgan_dist.phases import PHASES
 from srgan_dist.phases.pretrain import PretrainConfig, PretrainPhase
 from srgan_dist.prepare import dry_run_report, prepare
 from srgan_dist.settings import Settings
-from srgan_dist.train import train
+from srgan_dist.train import Run, train
 from srgan_dist.validation import spread_over_rocks
 
 
@@ -193,7 +193,7 @@ def test_updates_that_are_not_finite_are_skipped_and_counted(shards, tmp_path, m
 
 @pytest.mark.parametrize("updates, max_skipped, at, row", [
     (set(range(3, 9)), 3, 6, 3),  # three of pretrain are enough
-    (set(range(2, 6)), 20, 6, 4),  # a phase must not end amid them
+    (set(range(6)), 20, 6, 6),  # a phase must not end without a single update
     ({5, 6, 7, 8, 9}, 4, 10, 4),  # every phase counts for itself
 ])
 def test_too_many_skipped_updates_in_a_row_end_the_training(shards, tmp_path, monkeypatch, updates, max_skipped, at, row):
@@ -206,6 +206,54 @@ def test_too_many_skipped_updates_in_a_row_end_the_training(shards, tmp_path, mo
     path, state = newest_checkpoint(tmp_path / "tiny" / "checkpoints")
     assert state["updates"] == at - 2
     assert all(tensor.isfinite().all() for file in path.glob("*.safetensors") for tensor in load_file(file).values())
+
+
+def test_a_phase_that_ends_by_time_without_a_single_update_is_an_error(shards, tmp_path, monkeypatch):
+    poisoned(monkeypatch, set(range(10**6)))
+    config = with_steps(tiny_config(shards, tmp_path, log_every=1, max_skipped=10**6), pretrain={"steps": 10**6, "max_seconds": 0.05})
+    with pytest.raises(UserError, match="pretrain has diverged: a loss or a gradient in [0-9]+ updates in a row .max_skipped=1000000."):
+        train(config)
+    assert not (tmp_path / "tiny" / "weights" / "pretrain.safetensors").exists()
+
+
+@pytest.mark.parametrize("log_every", [1, 4, 50])
+def test_a_phase_may_end_with_a_skipped_update(shards, tmp_path, monkeypatch, log_every):
+    poisoned(monkeypatch, {4, 5, 9})
+    assert train(tiny_config(shards, tmp_path, log_every=log_every)).state.finished == ["pretrain", "adversarial"]
+
+
+@pytest.mark.parametrize("stopped_after", [3, 5])
+def test_skipped_updates_in_a_row_are_counted_across_a_stop(shards, tmp_path, monkeypatch, stopped_after):
+    class Died(BaseException):
+        pass
+
+    def die(self, *arguments, **options):
+        save(self, *arguments, **options)
+        if self.state.updates == stopped_after:
+            raise Died
+
+    save = Run._save
+    poisoned(monkeypatch, {2, 3, 4, 5})
+    config = tiny_config(shards, tmp_path, max_skipped=4, checkpoint_every=1)
+    with monkeypatch.context() as patch, pytest.raises(Died):
+        patch.setattr(Run, "_save", die)
+        train(config)
+    with pytest.raises(UserError, match="pretrain has diverged: a loss or a gradient in 4 updates in a row .max_skipped=4."):
+        train(config)
+
+
+def test_a_guard_that_was_off_when_a_checkpoint_was_saved_begins_anew(shards, tmp_path, capsys):
+    config = tiny_config(shards, tmp_path, checkpoint_every=3)
+    train(config)
+    guards = {"max_spike": 50.0, "ema_decay": 0.5}
+    other = with_steps(config.model_copy(update={"name": "other"}), adversarial=guards)
+    trained = train(other, resume=str(tmp_path / "tiny" / "checkpoints" / "step-00000009"))
+    assert trained.state.updates == 10
+    said = capsys.readouterr().out
+    for label in ("generator_average", "generator_usual", "discriminator_usual"):
+        assert f"step-00000009 holds no {label}, which begins anew" in said
+    saved = load_file(tmp_path / "other" / "checkpoints" / "step-00000010" / "discriminator_usual.safetensors")
+    assert saved["counts"].tolist() == [1, 1]
 
 
 def test_the_average_of_the_generator_is_validated_kept_and_continued_from(shards, tmp_path):

@@ -14,6 +14,8 @@ from srgan_dist.settings import Settings
 EPOCH = 1000  # updates; the official code's epoch, at whose end it lowers the learning rate
 TAKEN = {"adversarial", "generator", "discriminator"}  # panels loss/... that are not single losses
 
+BEGINS_ANEW = {"generator_average", "generator_usual", "discriminator_usual"}  # where a checkpoint was saved without: ema_decay, max_spike
+
 
 class PhaseConfig(Settings):
     """Settings that every phase has; a phase adds its `losses`: name -> settings."""
@@ -27,8 +29,8 @@ class PhaseConfig(Settings):
     anneal: bool = Field(False, description="let the learning rate fall to zero along a cosine until the phase ends")
     clip_gradient: float | None = Field(None, gt=0, description="norm to which the gradient of a network is shortened; null: never")
     max_spike: float | None = Field(
-        None, gt=1, description="skip updates in which a loss or the norm of a gradient is more than so many times its mean"
-        " over the last 100 updates, e.g. 20; null: only those in which one is not finite"
+        None, gt=1, description="skip updates in which the loss of a network or the norm of its gradient is more than so many"
+        " times its mean over the last 100 updates, e.g. 20; null: only those in which one is not finite"
     )
     ema_decay: float | None = Field(
         None, gt=0, lt=1, description="of a moving average of the generator's weights, which then is what is validated and"

@@ -1,9 +1,10 @@
 """Updates that happen wholly or not at all.
 
-An update of which any rank has a loss or a gradient that is not finite, or with `max_spike` far above the usual, is
-skipped by every rank: weights, optimisers and buffers of all networks stay as they were, bit for bit. No message is
-needed to agree on it. A loss of that kind makes its gradients NaN, NaN and infinity survive the sum over ranks, and from
-equal sums every rank draws the same conclusion.
+An update of which any rank has a loss or a gradient that is not finite is skipped by every rank: weights, optimisers
+and buffers of all networks stay as they were, bit for bit. No message is needed to agree on it. A loss that is not
+finite makes its gradients NaN, NaN and infinity survive the sum over ranks, and from equal sums every rank draws the
+same conclusion. With `max_spike` so is an update whose loss or norm of a gradient, over all ranks, is far above the
+usual (`spikes.py`); the loss travels with the gradients.
 
 The conclusion stays on the device: Adam's fused step takes it as `found_inf` and then writes nothing. What has been
 written by the time an update turns out unsound is remembered from before it and put back: batch-norm buffers, and
@@ -33,7 +34,7 @@ class Safeguard:
         self.unsound = torch.zeros((), device=device)  # 1 where the current update is skipped, as Adam wants it
         self.before = None  # copies of what is put back
         self.spikes = {name: Spikes(max_spike).to(device) for name in networks} if max_spike else {}
-        self.losses, self.to_learn = {}, []
+        self.losses = {}  # this rank's part of the mean loss of each network, where it is asked for
 
     def begin(self):
         """Settle the update before, and remember what this one may have to put back."""
@@ -50,14 +51,12 @@ class Safeguard:
         It is 1/parts, so that the gradients of all parts add up to that of their mean; or NaN, and so are then the
         gradients, whose sum tells all ranks that this update is skipped.
         """
-        sound = loss.detach().isfinite()
         if self.spikes:
-            sound &= ~self.spikes[name].is_spike("loss", loss)
             self.losses[name] = self.losses.get(name, 0) + loss.detach() / parts
-        return torch.full_like(loss, 1 / parts).where(sound, torch.nan)
+        return torch.full_like(loss, 1 / parts).where(loss.detach().isfinite(), torch.nan)
 
     def check(self, name, loss):
-        """Return the norm of a network's gradient; unless it is sound, this update is skipped from here on.
+        """Return the norm of a network's gradient; unless it is finite and no spike, this update is skipped from here on.
 
         loss: mean over all parts, as summed over ranks from what `losses` has by this name.
         """
@@ -65,8 +64,7 @@ class Safeguard:
         norm = get_total_norm([parameter.grad for parameter in parameters])
         wrong = ~norm.isfinite()
         if self.spikes:
-            wrong |= self.spikes[name].is_spike("norm", norm)
-            self.to_learn.append((self.spikes[name], loss, norm))
+            wrong |= self.spikes[name].judge(loss, norm)
         self.unsound = torch.maximum(self.unsound, wrong.float())
         if self.clip is not None:
             clip_grads_with_norm_(parameters, self.clip, norm)
@@ -79,9 +77,6 @@ class Safeguard:
 
     def settle(self):
         """Put back what an unsound update has changed. Waits for the device where there is anything to put back."""
-        for spikes, loss, norm in self.to_learn:
-            spikes.learn(loss, norm, self.unsound)
-        self.to_learn = []
         if self.before and self.unsound.item():
             _copy(self.before, self._tensors())
             self.unsound = torch.zeros_like(self.unsound)
