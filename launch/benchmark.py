@@ -27,10 +27,10 @@ def main():
         found = module.run(arguments)
         if found is None:  # on a rank that only helps
             return
+        print(module.format_table(found), flush=True)
         if arguments.json:
             with written_whole(arguments.json) as path:
                 path.write_text(json.dumps(found, indent=1) + "\n")
-        print(module.format_table(found))
 
 
 if __name__ == "__main__":

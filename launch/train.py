@@ -4,6 +4,11 @@ Exit codes: 0 done; 1 error, named on stderr; 2 wrong usage; 85 stopped by SIGTE
 same command continues; 130 interrupted before the first update, when there is nothing to save.
 """
 
+from srgan_dist.launched import end_if_stopped, end_with_launcher
+
+end_with_launcher()  # before imports that take seconds
+end_if_stopped()
+
 import argparse
 import os
 from pathlib import Path
@@ -12,9 +17,8 @@ import torch
 
 from srgan_dist.config import load_config
 from srgan_dist.errors import reported
-from srgan_dist.machine import check_device, cpu_wanted
+from srgan_dist.machine import check_device, cpu_wanted, launched_ranks
 from srgan_dist.prepare import dry_run_report, prepare
-from srgan_dist.signals import end_with_launcher
 from srgan_dist.train import train
 
 DEFAULT = Path(__file__).parent.parent / "configs" / "deeprock_x4.yaml"
@@ -33,8 +37,8 @@ def main():
     if stray:
         parser.error(f"unexpected {' '.join(stray)}; settings are given as --field=value")
 
-    world_size = int(os.environ.get("WORLD_SIZE", 1))
     with reported():
+        world_size = launched_ranks()
         config = load_config(arguments.config, [text.removeprefix("--") for text in overrides])
         if arguments.dry_run:
             if os.environ.get("RANK", "0") != "0":
@@ -43,7 +47,6 @@ def main():
             device_type = "cuda" if torch.cuda.is_available() and not cpu_wanted(config.device) else "cpu"
             print(dry_run_report(config, prepare(config, arguments.resume, world_size), device_type, world_size))
         else:
-            end_with_launcher()
             train(config, arguments.resume)
 
 

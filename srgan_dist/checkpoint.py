@@ -43,7 +43,8 @@ def save_checkpoint(directory, name, objects, state, keep, landmarks=()):
     with _writing(final):
         directory.mkdir(parents=True, exist_ok=True)
         for leftover in directory.glob("*.unfinished"):
-            shutil.rmtree(leftover)
+            with contextlib.suppress(OSError):  # it may not be ours
+                _delete(leftover)
         try:
             _write(unfinished, objects, state)
             if final.exists():  # saved twice at one update
@@ -88,7 +89,15 @@ def _remove(path):
     """Remove a checkpoint so that half of it is never taken for one."""
     leaving = path.with_name(f"{path.name}.old.unfinished")
     os.replace(path, leaving)
-    shutil.rmtree(leaving)
+    _delete(leaving)
+
+
+def _delete(path):
+    """Delete a folder with all that is in it, or a link to one without that."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink()
+    else:
+        shutil.rmtree(path)
 
 
 def list_checkpoints(directory):
@@ -103,8 +112,8 @@ def _updates(path):
 
 def _set_aside(path):
     target = path.with_name(f"{path.name}.damaged")
-    if target.exists():
-        shutil.rmtree(target)
+    if os.path.lexists(target):
+        _delete(target)
     os.replace(path, target)
 
 

@@ -22,7 +22,7 @@ from srgan_dist.settings import Settings
 from srgan_dist.tracking import TrackingConfig
 
 
-NOT_YAML = (YAMLError, ValueError, KeyError, RecursionError)  # what the parser raises, e.g. at "!!int foo" or 1000 brackets
+NOT_YAML = (YAMLError, ValueError, LookupError, RecursionError)  # what the parser raises, e.g. at "!!int foo" or 1000 brackets
 
 
 class ConfigError(UserError):

@@ -28,7 +28,7 @@ def reported():
     """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
-    rank = f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
+    rank = f"rank {os.environ['RANK']}: " if os.environ.get("WORLD_SIZE", "1") != "1" and "RANK" in os.environ else ""
     try:
         yield
         print(end="", flush=True)  # a full disk or closed pipe shows here, not after the last except
@@ -52,5 +52,10 @@ def _stdout_is_closed():
         print(flush=True)  # only a further byte tells: what could not be written is forgotten
         return False
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        forget_stdout()
         return True
+
+
+def forget_stdout():
+    """Send what is printed from here on, and what waits to be written, to nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -17,9 +17,23 @@ except ImportError:  # Windows
     resource = None
 
 
+def launched_ranks():
+    """Return how many processes the launcher started; raises UserError where its variables make no sense."""
+    told = {name: os.environ[name] for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name in os.environ}
+    count = told.get("WORLD_SIZE", "1")
+    if not count.isdecimal() or count != "1" and len(told) < 5:
+        said = " ".join(f"{name}={value}" for name, value in told.items())
+        raise UserError(f"{said}: a launcher sets WORLD_SIZE, RANK, LOCAL_RANK, MASTER_ADDR and MASTER_PORT; unset them, or use"
+                        " accelerate launch, torchrun or launch/ranks.py")
+    return int(count)
+
+
 def check_group(accelerator):
-    """Raise UserError unless all launched processes formed one group."""
+    """Raise UserError unless all launched processes formed one group, and none is to compile in a way of its own."""
     launched = int(os.environ.get("WORLD_SIZE", 1))
+    backend = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no")
+    if backend.lower() != "no":
+        raise UserError(f"ACCELERATE_DYNAMO_BACKEND={backend} (--dynamo_backend) is not used here; set compile: true in the config instead")
     if launched != accelerator.num_processes:
         raise UserError(f"{launched} processes were launched but each formed a group of {accelerator.num_processes};"
                         " without GPUs, set ACCELERATE_USE_CPU=1 and launch with torchrun")

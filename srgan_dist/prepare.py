@@ -25,7 +25,7 @@ UPDATES_APART = 6  # no rank is so far ahead of another, with what each reads ah
 # Settings that may change while a run is continued: none of them decides what is learnt.
 FREE = ("name:", "output", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints", "panels", "cpu_threads", "device",
         "group_timeout_minutes", "max_skipped", "tracking.", "data.cache", "data.block_shards",
-        "data.path")  # moved; what it holds, and in what blocks it is shuffled, is compared on its own
+        "data.path", "data.train")  # moved; what they hold, and in what blocks it is shuffled, is compared on its own
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ def _find_start(config, identity, run_directory, resume):
         _check_recorded(config, run_directory)
     if resume in ("auto", "never"):
         return None, State(identity=identity)
-    path = Path(resume)
+    path = Path(resume).resolve()
     if not (path / "manifest.json").is_file():
         raise ConfigError(f"--resume {resume} is none of auto, never and a checkpoint, e.g. runs/NAME/checkpoints/step-00001000")
     state = parse_state(read_state(path), path, config, identity)

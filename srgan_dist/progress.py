@@ -1,9 +1,14 @@
 """Progress for people: a bar on a terminal, plain lines at intervals anywhere else."""
 
+import logging
 import sys
 import time
 
 from tqdm import tqdm
+
+from srgan_dist.errors import forget_stdout
+
+log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 10
 
@@ -32,8 +37,7 @@ class Progress:
     def say(self, text):
         """Print a line without disturbing the bar."""
         if self.visible:
-            tqdm.write(text, file=sys.stdout)
-            sys.stdout.flush()
+            tell(text)
 
     def close(self):
         if self.bar is not None:
@@ -46,6 +50,18 @@ class Progress:
             each = (now - self.start) / max(1, self.done - self.start_done)
             left = tqdm.format_interval(each * max(0, self.total - self.done))
             self.say(f"{self.title} {self.done}/{self.total} [{left} left] {text}")
+
+
+def tell(text):
+    """Print a line. Where stdout has no room for it (a full disk), say so once on stderr and go on without stdout."""
+    try:
+        tqdm.write(text, file=sys.stdout)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        forget_stdout()
+        log.warning("stdout cannot be written (%s); what is said from here on is not seen", error)
 
 
 def tracked(items, title, unit, total=None):

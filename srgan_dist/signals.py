@@ -1,6 +1,5 @@
 """Signals that ask a training to stop: every rank saves after the same update, then ends with exit code 85."""
 
-import ctypes
 import os
 import signal
 import socket
@@ -14,14 +13,13 @@ import torch.distributed
 ASKING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name))
 UPDATES_BETWEEN = 10  # questions among the ranks on GPUs, which wait for each other's answers; on CPU it is every update
 ONE_EVENT_SECONDS = 2.0  # within them signals are one: torchrun passes on Ctrl-C, which its ranks have seen themselves
-PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 class StopSignals:
     """Notes, from `with` to its end, the signals that ask this process to stop.
 
     A second SIGTERM or SIGINT ends the process at once, with the exit code of a shell (128 and its number), even where
-    it waits for another rank. SIGUSR1 only ever asks: schedulers and `end_with_launcher` may send it after the others.
+    it waits for another rank. SIGUSR1 only ever asks: schedulers and the death of a launcher (`launched.py`) may send it after the others.
     Outside the main thread of a process nothing is noted: Python handles signals there only.
     """
 
@@ -77,13 +75,3 @@ class StopSignals:
                               " SIGTERM or Ctrl-C ends it at once", file=sys.stderr, flush=True)
                 elif number != getattr(signal, "SIGUSR1", None) and time.monotonic() - first >= ONE_EVENT_SECONDS:
                     os._exit(128 + number)
-
-
-def end_with_launcher():
-    """Have the system send SIGUSR1 when the launcher of this process dies, so that no rank is left alone (Linux).
-
-    accelerate launch and torchrun can be killed without a word to their ranks.
-    """
-    launched = "TORCHELASTIC_RUN_ID" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
-    if launched and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGUSR1)

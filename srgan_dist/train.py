@@ -33,7 +33,7 @@ from srgan_dist.networks import Networks
 from srgan_dist.phases import build_phase
 from srgan_dist.phases.common import BEGINS_ANEW
 from srgan_dist.prepare import copies_plan, phase_plan, prepare
-from srgan_dist.progress import Progress
+from srgan_dist.progress import Progress, tell
 from srgan_dist.signals import StopSignals
 from srgan_dist.speed import speed_line
 from srgan_dist.state import Best, State
@@ -173,6 +173,7 @@ class Run:
         settings, seen = self.config.model_dump(mode="json"), None
         if self.is_main:
             with _writing_to(self.directory):
+                (self.directory / "checkpoints").mkdir(exist_ok=True)
                 for folder in (".", "samples", "weights", "weights/best"):
                     for leftover in (self.directory / folder).glob(".*.unfinished"):  # of a process that was killed
                         leftover.unlink()
@@ -402,10 +403,10 @@ class Run:
         """Note the best validation of a phase, and export its generator beside the one that the phase ends with."""
         phase, state = self.state.phase, self.state
         if phase not in state.best or psnr > state.best[phase].psnr:
-            state.best[phase] = Best(psnr=psnr, step=state.step, updates=state.updates)
-            if self.is_main:
-                with self._going_on("best weights"):
+            with self._going_on("best weights"):  # what could not be kept is not the best that is known
+                if self.is_main:
                     self._export(self.best_file(phase), phase, {"valid": scores})
+                state.best[phase] = Best(psnr=psnr, step=state.step, updates=state.updates)
 
     def _save(self, objects, last=False):
         """Save a checkpoint; within a phase the training outlives a disk that is full, and the next save tries again.
@@ -437,7 +438,7 @@ class Run:
 
     def say(self, text):
         if self.is_main:
-            print(text, flush=True)
+            tell(text)
 
     def close(self, exit_code=0):
         """End the records and let go of the process group."""

@@ -208,6 +208,24 @@ def test_what_a_killed_save_left_is_no_checkpoint_and_is_cleared(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000001", "step-00000003"]
 
 
+def test_links_to_checkpoints_and_files_of_others_do_not_keep_the_next_from_being_saved(tmp_path):
+    directory, elsewhere = tmp_path / "checkpoints", tmp_path / "elsewhere"
+    for update in (1, 2):
+        save(directory, f"step-{update:08d}")
+    (directory / "step-00000009.damaged").write_text("a file")
+    shutil.move(directory, elsewhere)
+    directory.mkdir()
+    for path in elsewhere.glob("step-????????"):
+        (directory / path.name).symlink_to(path)
+    (directory / "notes.unfinished").write_text("a file")
+    (directory / "link.unfinished").symlink_to(elsewhere)
+    assert newest_checkpoint(directory)[0].name == "step-00000002"
+    for update in (2, 3, 4):
+        save(directory, f"step-{update:08d}", keep=2)
+    assert sorted(path.name for path in directory.iterdir()) == ["step-00000003", "step-00000004"]
+    assert sorted(path.name for path in elsewhere.glob("step-????????")) == ["step-00000001", "step-00000002"]
+
+
 def test_no_checkpoints(tmp_path):
     assert newest_checkpoint(tmp_path / "nowhere") is None
 

@@ -128,6 +128,7 @@ def test_all_faults_are_told_at_once():
     ("name: a\nname: b\n", 'found duplicate key "name"'),
     ("a: [1\n", "cannot be read"),
     ("seed: !!int foo\n", "cannot be read"),
+    ("seed: !!int \"\"\n", "cannot be read"),
     ("seed: !!bool foo\n", "cannot be read"),
     ("name: 2024-13-45\n", "cannot be read"),
     ("a: " + "[" * 1500 + "]" * 1500, "cannot be read"),

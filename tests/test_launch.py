@@ -146,6 +146,19 @@ def test_a_job_whose_time_is_up_queues_itself_again_and_ends(shards, tmp_path, s
     assert (tmp_path / "tiny" / "weights" / "pretrain.safetensors").exists() and not processes_of(config)
 
 
+def test_a_job_whose_time_is_up_before_its_training_has_begun_is_queued_again(shards, tmp_path, slurm):
+    config = write_config(tmp_path, tiny_config(shards, tmp_path))
+    python = tmp_path / "python"  # the first time it dies of the signal, as Python does before a launcher has its handlers
+    python.write_text(f'#!/usr/bin/env bash\nif [ "$SLURM_RESTART_COUNT" = 0 ]; then touch {tmp_path}/begun; exec sleep 600; fi\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    job = start("sbatch", LAUNCH / "slurm" / "one_node.sbatch", config, **slurm | {"PYTHON": str(python), "RANKS_PER_NODE": "1"})
+    wait_until((tmp_path / "begun").exists, job)
+    warn(slurm)
+    output, errors = job.communicate(timeout=240)
+    assert job.returncode == 0, errors
+    assert (tmp_path / "tiny" / "weights" / "adversarial.safetensors").exists()
+
+
 @pytest.mark.parametrize("script", ["one_node", "many_nodes"])
 def test_a_job_that_fails_is_not_queued_again(tmp_path, slurm, script):
     job = start("sbatch", LAUNCH / "slurm" / f"{script}.sbatch", tmp_path / "none.yaml", **slurm, SLURM_GPUS_ON_NODE="1",

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -36,6 +37,35 @@ def test_processes_that_formed_another_group_than_launched_are_refused(monkeypat
         monkeypatch.setenv("WORLD_SIZE", launched)
     with pytest.raises(UserError, match=f"{launched or 1} processes were launched but each formed a group of {formed}"):
         machine.check_group(SimpleNamespace(num_processes=formed))
+
+
+LAUNCHED = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
+
+@pytest.mark.parametrize("variables, expected", [({}, 1), ({"WORLD_SIZE": "1"}, 1), (LAUNCHED, 2)])
+def test_the_launcher_says_how_many_ranks_there_are(monkeypatch, variables, expected):
+    for name in LAUNCHED:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert machine.launched_ranks() == expected
+
+
+@pytest.mark.parametrize("variables, said", [
+    ({"WORLD_SIZE": "2"}, "WORLD_SIZE=2: a launcher sets"), ({"WORLD_SIZE": "abc"}, "WORLD_SIZE=abc: "),
+    ({"WORLD_SIZE": "2", "RANK": "0"}, "WORLD_SIZE=2 RANK=0: "),
+])
+def test_half_of_a_launchers_variables_are_refused_by_the_command(monkeypatch, variables, said):
+    environment = {name: value for name, value in os.environ.items() if name not in LAUNCHED} | variables
+    done = subprocess.run([sys.executable, "launch/train.py", "configs/demo.yaml"], cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and said in done.stderr and "launch/ranks.py" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("value", ["eager", "INDUCTOR"])
+def test_another_way_of_compiling_is_refused(monkeypatch, value):
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", value)
+    with pytest.raises(UserError, match=f"ACCELERATE_DYNAMO_BACKEND={value} .--dynamo_backend. is not used here; set compile: true"):
+        machine.check_group(SimpleNamespace(num_processes=1))
 
 
 @pytest.mark.parametrize("ranks_here, world_size, threads, expected", [

@@ -19,6 +19,7 @@ from srgan_dist.checkpoint import (
 from srgan_dist.config import dump_config
 from srgan_dist.data.loader import TrainLoader
 from srgan_dist.errors import UserError
+from srgan_dist import train as train_module
 from srgan_dist.train import Run, train
 from test_distributed import WORKER, launch, work
 from test_train import edit_state
@@ -337,6 +338,27 @@ def test_a_run_from_a_checkpoint_of_another_brings_the_best_weights_of_finished_
     ours, theirs = ({path.name: weights_of(path) for path in (run / "weights" / "best").iterdir()} for run in (tmp_path / "other", whole))
     assert ours["pretrain.safetensors"] == theirs["pretrain.safetensors"] and state.best["pretrain"].updates == 9
     assert state.best["adversarial"].updates == 15 and "adversarial.safetensors" in ours  # its only validation of that phase
+
+
+def test_best_weights_that_could_not_be_kept_are_not_the_best_that_is_known(shards, tmp_path, monkeypatch, caplog):
+    scores = iter([10.0, 30.0, 20.0])
+
+    def keep_best(self, psnr, means):
+        return keep(self, next(scores), means)
+
+    def refused(path, *arguments):
+        if path.parent.name == "best" and len(caplog.records) == 0 and path.exists():
+            raise CheckpointError("no room")
+        return save(path, *arguments)
+
+    keep, save = Run._keep_best, train_module.save_generator
+    monkeypatch.setattr(Run, "_keep_best", keep_best)
+    monkeypatch.setattr(train_module, "save_generator", refused)
+    trained = train(config_of(shards, tmp_path, adversarial=None))
+    assert "goes on without best weights: no room" in caplog.text
+    assert trained.state.best["pretrain"].psnr == 20.0 and trained.state.best["pretrain"].step == 9
+    _, facts = load_generator(tmp_path / "run" / "weights" / "best" / "pretrain.safetensors")
+    assert facts["samples_seen"] == 4 * 9
 
 
 @pytest.mark.parametrize("version", [0, 2, None])

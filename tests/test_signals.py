@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from commands import RANKS, long_config, processes_of, start, under_way, write_config
+from commands import RANKS, long_config, processes_of, start, under_way, wait_until, write_config
 from conftest import REPOSITORY, tiny_config
 from distributed_worker import digest, sending
 from srgan_dist import train as training
@@ -122,6 +122,36 @@ def test_a_launcher_that_is_sent_a_signal_leaves_a_saved_run_and_no_process(shar
     updates = newest_checkpoint(tmp_path / "tiny" / "checkpoints")[1]["updates"]
     assert f"after update {updates}, which is saved" in output
     assert [json.loads(line)["samples_seen"] for line in (tmp_path / "tiny" / "metrics.jsonl").read_text().splitlines()][-1] == 4 * updates
+
+
+def ranks_of(launcher, config):
+    return [number for number in processes_of(config) if number != launcher.pid]
+
+
+def test_a_launcher_that_is_killed_while_its_rank_starts_leaves_no_process(shards, tmp_path):
+    config = write_config(tmp_path, long_config(shards, tmp_path))
+    process = start(*RANKS, "--standalone", "--nproc_per_node=1", "launch/train.py", config)
+    wait_until(lambda: ranks_of(process, config), process)
+    rank, = ranks_of(process, config)
+    wait_until(lambda: b"libc" in Path(f"/proc/{rank}/maps").read_bytes() and b"_ctypes" in Path(f"/proc/{rank}/maps").read_bytes(), process)
+    time.sleep(0.3)  # PyTorch is being imported
+    end(process)
+    deadline = time.monotonic() + 60
+    while processes_of(config):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert not list((tmp_path / "tiny").glob("weights/*.safetensors"))
+
+
+def test_a_rank_that_is_stopped_by_hand_stops_all_in_spite_of_restarts(shards, tmp_path):
+    config = write_config(tmp_path, long_config(shards, tmp_path))
+    process = start(*RANKS, "--standalone", "--nproc_per_node=2", "--max-restarts=2", "launch/train.py", config)
+    under_way(tmp_path / "tiny", process)
+    os.kill(ranks_of(process, config)[-1], signal.SIGTERM)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 85 and f"continues from {tmp_path}" not in output, errors
+    updates = newest_checkpoint(tmp_path / "tiny" / "checkpoints")[1]["updates"]
+    assert f"stopped by SIGTERM after update {updates}, which is saved" in output
 
 
 def launch_two_by_hand(config):

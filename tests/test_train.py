@@ -242,6 +242,50 @@ def test_skipped_updates_in_a_row_are_counted_across_a_stop(shards, tmp_path, mo
         train(config)
 
 
+def test_a_set_of_data_train_may_be_moved(shards, tmp_path):
+    first = shutil.copytree(shards, tmp_path / "first")
+    data = {"path": str(shards), "lr_crop": 8, "batch_size": 4}
+    config = tiny_config(shards, tmp_path, data=data | {"train": [{"path": str(first)}]}, adversarial=None, checkpoint_every=3)
+    train(config)
+    second = first.rename(tmp_path / "second")
+    moved = tiny_config(shards, tmp_path, data=data | {"train": [{"path": str(second)}]}, adversarial=None, checkpoint_every=3)
+    assert train(moved).state.updates == 6
+
+
+def test_a_run_directory_whose_checkpoints_are_a_file_is_named_before_anything_is_trained(shards, tmp_path):
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "checkpoints").write_text("")
+    with pytest.raises(UserError, match="output=.*tiny cannot be written .*checkpoints"):
+        train(tiny_config(shards, tmp_path))
+    assert not (tmp_path / "tiny" / "metrics.jsonl").exists()
+
+
+def test_the_way_to_a_checkpoint_may_be_a_relative_one(shards, tmp_path, monkeypatch):
+    train(tiny_config(shards, tmp_path, checkpoint_every=3))
+    monkeypatch.chdir(tmp_path / "tiny" / "checkpoints" / "step-00000009")
+    train(tiny_config(shards, tmp_path, name="other"), resume=".")
+    assert (tmp_path / "other" / "weights" / "pretrain.safetensors").exists()
+
+
+def test_accelerates_own_accumulation_changes_nothing(shards, tmp_path, monkeypatch):
+    expected = train(tiny_config(shards, tmp_path / "one")).generator.state_dict()
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    train(tiny_config(shards, tmp_path / "two"))
+    one, two = ([{name: value for name, value in record.items() if name != "time" and not name.startswith("speed/")}
+                 for record in records(tmp_path / number / "tiny")] for number in ("one", "two"))
+    assert one == two and expected
+
+
+def test_a_full_disk_behind_stdout_does_not_end_a_training(shards, tmp_path):
+    (tmp_path / "config.yaml").write_text(dump_config(tiny_config(shards, tmp_path)))
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "launch/train.py", tmp_path / "config.yaml"], cwd=REPOSITORY, stdout=full,
+                              stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("stdout cannot be written ([Errno 28] No space left on device)") == 1
+    assert (tmp_path / "tiny" / "weights" / "adversarial.safetensors").exists()
+
+
 def test_a_guard_that_was_off_when_a_checkpoint_was_saved_begins_anew(shards, tmp_path, capsys):
     config = tiny_config(shards, tmp_path, checkpoint_every=3)
     train(config)
@@ -470,7 +514,7 @@ def test_sets_are_mixed_by_weight(shards, granite, tmp_path):
     mixed = load_generator(tmp_path / "tiny" / "weights" / "pretrain.safetensors")[0]
     assert not torch.equal(mixed.tail.weight, alone.generator.tail.weight)
     other = config.model_copy(update={"data": config.data.model_copy(update={"train": config.data.train[:1]})})
-    with pytest.raises(ConfigError, match="holds a run with another config"):
+    with pytest.raises(UserError, match="was saved with other settings .data.path .its content"):
         prepare(other)
 
 

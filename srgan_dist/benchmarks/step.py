@@ -39,7 +39,7 @@ from srgan_dist.benchmarks.loader import count
 from srgan_dist.config import load_config
 from srgan_dist.errors import UserError
 from srgan_dist.losses.perceptual import LAYERS, VGGLossConfig, vgg19_features
-from srgan_dist.machine import cpu_wanted, has_glibc, use_cpu_threads, use_exact_float32
+from srgan_dist.machine import cpu_wanted, has_glibc, launched_ranks, use_cpu_threads, use_exact_float32
 from srgan_dist.models.prelu import PReLU
 from srgan_dist.networks import Networks
 from srgan_dist.phases import build_phase
@@ -81,7 +81,7 @@ def add_arguments(parser):
 
 def run(arguments):
     """Measure what the arguments ask for; returns {"machine": facts, "rows": [dict]}, on ranks other than the first None."""
-    ranks = int(os.environ.get("WORLD_SIZE", 1))
+    ranks = launched_ranks()
     device_type = "cuda" if torch.cuda.is_available() and not cpu_wanted() else "cpu"
     plan = _plan(arguments, device_type, ranks)
     baseline = None

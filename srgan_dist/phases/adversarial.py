@@ -120,7 +120,7 @@ class AdversarialPhase:
         with self.accelerator.autocast():  # around both: the weights are turned into bfloat16 once
             real, fake = self.discriminator(hr), self.discriminator(sr)
         loss = discriminator_loss(real, fake)
-        self.accelerator.backward(loss, gradient=self.safeguard.share_of("discriminator", loss, parts))
+        loss.backward(gradient=self.safeguard.share_of("discriminator", loss, parts))
         return {
             "loss/discriminator": loss.detach(),
             "d/real": real.detach().sigmoid().mean(),
@@ -133,7 +133,7 @@ class AdversarialPhase:
         self.discriminator.requires_grad_(False)
         adversarial = adversarial_loss(self.discriminator(sr))
         total = content + self.adversarial_weight() * adversarial
-        self.accelerator.backward(total, gradient=self.safeguard.share_of("generator", total, parts))
+        total.backward(gradient=self.safeguard.share_of("generator", total, parts))
         self.discriminator.requires_grad_(True)
         return {"loss/adversarial": adversarial.detach(), "loss/generator": total.detach()}
 

@@ -51,7 +51,7 @@ class PretrainPhase:
             sr = self.generator(lr)
             terms, total = generator_terms(self.losses, self.config.losses, sr, hr, self.accelerator)
             parts = len(batches) * self.accelerator.num_processes
-            self.accelerator.backward(total, gradient=self.safeguard.share_of("generator", total, parts))
+            total.backward(gradient=self.safeguard.share_of("generator", total, parts))
             means.add({**terms, "loss/generator": total.detach(), "train/psnr": train_psnr(sr, hr)})
         self.gradients.start(self.safeguard.losses.get("generator"))
         norm = self.safeguard.check("generator", self.gradients.wait())
