@@ -1,9 +1,10 @@
 """torchrun for trainings that may be stopped: python launch/ranks.py --nproc_per_node 8 launch/train.py CONFIG
 
 Takes torchrun's options. These things differ: SIGUSR1 is passed on too (torchrun would die of it) and SIGHUP is not (so
-that nohup helps); ranks have 150 s to save instead of 30 (--shutdown-timeout, where PyTorch knows it); where a signal stopped the training after
-saving the exit code is its own, 85 (torchrun's would be 1); and --max-restarts works: by default restarted ranks find the
-addresses of the dead ones in the store that all attempts share (pytorch issue 135712).
+that nohup helps); ranks have 150 s to save instead of 30 (--shutdown-timeout, where PyTorch knows it); where a signal
+stopped the training after saving, it stays stopped and the exit code is its own, 85 (torchrun's would be 1); and
+--max-restarts works: by default restarted ranks find the addresses of the dead ones in the store that all attempts share
+(pytorch issue 135712).
 """
 
 import os

@@ -3,14 +3,14 @@
 The idea is that of the optimisers that skip steps in the training of language models (OLMo-core's SkipStepOptimizer),
 with a factor in place of standard deviations: the losses of small batches of rock are far from normally distributed.
 
-The means learn from a spike too, as if it were just the factor above them. A single one hardly moves them; of a loss
-that stays where it has risen, as a discriminator's may that had almost won, they take a fifth more each update (with the
-factor 20), until it is the usual.
+A spike makes its mean half as large again, so that a loss that stays where it has risen, as a discriminator's may that
+had almost won, becomes the usual: one that has risen to a thousand times its mean, with the factor 20, in ten updates.
 """
 
 import torch
 from torch import nn
 
+RISE = 1.5  # of a mean per spike
 SETTLED = 100  # updates before anything is far above the usual; from then on the means are of about the last so many
 
 
@@ -29,8 +29,9 @@ class Spikes(nn.Module):
     def judge(self, loss, norm):
         """Tell, by a 0-d tensor, whether one of two 0-d tensors is a spike, and learn from those that are finite."""
         values = torch.stack([loss, norm]).to(self.means)
-        limits = torch.where((self.counts >= SETTLED) & (self.means > 0), self.factor * self.means, torch.inf)
-        shares = values.isfinite() / (self.counts + 1).clamp(max=SETTLED)
-        self.means += shares * (values.nan_to_num(0, 0, 0).minimum(limits) - self.means)
-        self.counts += values.isfinite()
-        return (values > limits).any()
+        finite = values.isfinite()
+        spikes = finite & (self.counts >= SETTLED) & (self.means > 0) & (values > self.factor * self.means)
+        moved = self.means + (values - self.means) / (self.counts + 1).clamp(max=SETTLED)
+        self.means.copy_(torch.where(spikes, RISE * self.means, torch.where(finite, moved, self.means)))
+        self.counts += finite
+        return spikes.any()
