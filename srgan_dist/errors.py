@@ -17,6 +17,10 @@ class TrainingStopped(Exception):
     """A training that a signal ended after it had saved: the same command continues it."""
 
 
+class LauncherDied(TrainingStopped):
+    """The same, of which nobody asked it: the launchers of other nodes may restart it."""
+
+
 @contextlib.contextmanager
 def reported():
     """End the process with one line on stderr for what a user can mend (exit code 1) or has interrupted (130).
@@ -37,8 +41,8 @@ def reported():
             sys.exit(141)
         print(f"error: {rank}{str(error) or type(error).__name__}", file=sys.stderr, flush=True)
         sys.exit(1)
-    except TrainingStopped:
-        if path := os.environ.get(STOPPED_FILE):
+    except TrainingStopped as stop:
+        if (path := os.environ.get(STOPPED_FILE)) and not isinstance(stop, LauncherDied):
             Path(path).touch()
         sys.exit(STOPPED)
     except KeyboardInterrupt:

@@ -17,6 +17,7 @@ from distributed_worker import digest, sending
 from srgan_dist import train as training
 from srgan_dist.checkpoint import newest_checkpoint
 from srgan_dist.errors import TrainingStopped
+from srgan_dist.launched import LAUNCHER_DIES
 from srgan_dist.phases.adversarial import AdversarialPhase
 from srgan_dist.phases.pretrain import PretrainPhase
 from srgan_dist.train import train
@@ -52,6 +53,7 @@ def undisturbed(shards, tmp_path_factory):
 @pytest.mark.parametrize("owner, name, at, number, updates", [
     (PretrainPhase, "update", 1, signal.SIGTERM, 1),
     (PretrainPhase, "update", 3, signal.SIGUSR1, 3),
+    (PretrainPhase, "update", 4, LAUNCHER_DIES, 4),
     (PretrainPhase, "update", 6, signal.SIGINT, 6),  # the last of phase 1: its validation comes with the next start
     (AdversarialPhase, "update", 3, signal.SIGTERM, 9),
     (training.Validator, "validate", 1, signal.SIGTERM, 5),  # after update 5
@@ -152,6 +154,21 @@ def test_a_rank_that_is_stopped_by_hand_stops_all_in_spite_of_restarts(shards, t
     assert process.returncode == 85 and f"continues from {tmp_path}" not in output, errors
     updates = newest_checkpoint(tmp_path / "tiny" / "checkpoints")[1]["updates"]
     assert f"stopped by SIGTERM after update {updates}, which is saved" in output
+
+
+def test_a_rank_that_loses_its_launcher_is_not_a_stop_for_the_launchers_of_others(shards, tmp_path):
+    config = write_config(tmp_path, long_config(shards, tmp_path))
+    process = start(*RANKS, "--standalone", "--nproc_per_node=2", "--max-restarts=1", "launch/train.py", config)
+    under_way(tmp_path / "tiny", process)
+    first = ranks_of(process, config)
+    os.kill(first[-1], LAUNCHER_DIES)
+    wait_until(lambda: not set(first) & set(processes_of(config)) and len(ranks_of(process, config)) == 2, process)
+    lines = len((tmp_path / "tiny" / "metrics.jsonl").read_text().splitlines())
+    wait_until(lambda: len((tmp_path / "tiny" / "metrics.jsonl").read_text().splitlines()) > lines, process)
+    process.send_signal(signal.SIGUSR1)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 85, errors
+    assert "stopped by the death of a launcher" in output and f"continues from {tmp_path}" in output
 
 
 def launch_two_by_hand(config):
