@@ -1,10 +1,13 @@
 """torchrun for trainings that may be stopped: python launch/ranks.py --nproc_per_node 8 launch/train.py CONFIG
 
-Takes torchrun's options. These things differ: SIGUSR1 is passed on too (torchrun would die of it) and SIGHUP is not (so
-that nohup helps); ranks have 150 s to save instead of 30 (--shutdown-timeout, where PyTorch knows it); where a signal
-stopped the training after saving, it stays stopped and the exit code is its own, 85 (torchrun's would be 1); and
---max-restarts works: by default restarted ranks find the addresses of the dead ones in the store that all attempts share
-(pytorch issue 135712).
+Takes torchrun's options. These things differ:
+
+- SIGUSR1 is passed on too (torchrun would die of it), SIGHUP is not (so that nohup helps).
+- Ranks have 150 s to save instead of 30 (--shutdown-timeout, where PyTorch knows it).
+- Where all ranks saved and ended the exit code is their own, 85 (torchrun's would be 1). A training that was asked to stop
+  stays stopped.
+- --max-restarts works: by default restarted ranks find the addresses of the dead ones in the store that all attempts share
+  (pytorch issue 135712). Ranks that the launcher stops to restart them, e.g. because a node came back, save first.
 """
 
 import os
@@ -12,31 +15,62 @@ import sys
 import tempfile
 from pathlib import Path
 
+import torch.distributed
 from torch.distributed import run
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.rendezvous import RendezvousError
+from torch.distributed.launcher import api
 
 from srgan_dist.errors import STOPPED, STOPPED_FILE
+from srgan_dist.launched import FROM_LAUNCHER, LAUNCHER_PID
 
 DEFAULTS = ["--signals-to-handle=SIGTERM,SIGINT,SIGQUIT,SIGUSR1"]
 if "--shutdown-timeout" in run.get_args_parser().format_help():  # not in PyTorch 2.10
     DEFAULTS.append("--shutdown-timeout=150")
 
 
+class Stopped(Exception):
+    """The ranks were asked to stop, and did."""
+
+
+class Agent(LocalElasticAgent):
+    """Looks after the ranks of one node; they learn why they are stopped, and are not restarted after a stop."""
+
+    def _stop_workers(self, worker_group):
+        timeout = {"timeout": self._shutdown_timeout} if hasattr(self, "_shutdown_timeout") else {}
+        self._shutdown(FROM_LAUNCHER, **timeout)
+
+    def _restart_workers(self, worker_group):
+        if os.path.exists(os.environ[STOPPED_FILE]):
+            raise Stopped
+        super()._restart_workers(worker_group)
+
+
 def main():
     with tempfile.TemporaryDirectory(prefix="srgan_dist_ranks_") as folder:
         stopped = Path(folder) / "stopped"
-        os.environ[STOPPED_FILE] = str(stopped)
+        os.environ |= {STOPPED_FILE: str(stopped), LAUNCHER_PID: str(os.getpid())}
         os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+        api.LocalElasticAgent = Agent
+        arguments = run.parse_args([*DEFAULTS, *sys.argv[1:]])
         try:
-            run.run(run.parse_args([*DEFAULTS, *sys.argv[1:]]))
+            run.run(arguments)
             code = 0
+        except Stopped:
+            code = STOPPED
         except ChildFailedError as error:
-            code = 1
-            if not stopped.exists():
+            code = STOPPED if {failure.exitcode for failure in error.failures.values()} == {STOPPED} else 1
+            if code == 1 and not stopped.exists():
                 print(error, file=sys.stderr)
         except SignalException as ended:
             code = 128 + ended.sigval
+        except (RendezvousError, torch.distributed.DistError) as error:
+            code = 1
+            if not stopped.exists():
+                print(f"error: the launchers have lost each other: no answer at --rdzv_endpoint={arguments.rdzv_endpoint}"
+                      f" ({error}). Start them all again; the training continues from its last checkpoint", file=sys.stderr)
         sys.exit(STOPPED if code and stopped.exists() else code)
 
 

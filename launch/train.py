@@ -4,10 +4,9 @@ Exit codes: 0 done; 1 error, named on stderr; 2 wrong usage; 85 stopped by SIGTE
 same command continues; 130 interrupted before the first update, when there is nothing to save.
 """
 
-from srgan_dist.launched import end_if_stopped, end_with_launcher
+from srgan_dist.launched import end_with_launcher
 
 end_with_launcher()  # before imports that take seconds
-end_if_stopped()
 
 import argparse
 import os

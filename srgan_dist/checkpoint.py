@@ -1,7 +1,8 @@
 """Saving and loading: training state that appears whole or not at all, and generators that carry their own settings.
 
 A checkpoint is a directory of safetensors and JSON, nothing that could execute code. It is written under a
-temporary name; its manifest with the sha256 of every file comes last, then the directory gets its name.
+temporary name; its manifest with the sha256 of every file comes last, then the directory gets its name. One that is
+replaced at the same update is found as step-N.old until the new one has its name.
 """
 
 import contextlib
@@ -39,26 +40,39 @@ def save_checkpoint(directory, name, objects, state, keep, landmarks=()):
     get a name that ends in .damaged. Raises CheckpointError where it cannot be written; the others are left as they are.
     """
     directory = Path(directory)
-    final, unfinished = directory / name, directory / f"{name}.unfinished"
+    final, unfinished, replaced = directory / name, directory / f"{name}.unfinished", directory / f"{name}.old"
     with _writing(final):
         directory.mkdir(parents=True, exist_ok=True)
-        for leftover in directory.glob("*.unfinished"):
-            with contextlib.suppress(OSError):  # it may not be ours
-                _delete(leftover)
+        _tidy(directory)
         try:
             _write(unfinished, objects, state)
-            if final.exists():  # saved twice at one update
-                _remove(final)
+            if os.path.lexists(final):  # saved twice at one update
+                os.replace(final, replaced)
             os.replace(unfinished, final)
         except BaseException:
             shutil.rmtree(unfinished, ignore_errors=True)  # it may be what fills the disk
             raise
         sync(directory)
     try:
+        if os.path.lexists(replaced):
+            _remove(replaced)
         _prune(final, keep, landmarks)
     except OSError as error:
         log.warning("an older checkpoint stays: %s", error)
     return final
+
+
+def _tidy(directory):
+    """Take up what a process left that was killed while it saved."""
+    for leftover in directory.glob("*.unfinished"):
+        with contextlib.suppress(OSError):  # it may not be ours
+            _delete(leftover)
+    for replaced in directory.glob("step-*.old"):
+        with contextlib.suppress(OSError):
+            if os.path.lexists(replaced.with_suffix("")):
+                _remove(replaced)
+            else:
+                os.replace(replaced, replaced.with_suffix(""))
 
 
 def _write(folder, objects, state):
@@ -87,7 +101,7 @@ def _prune(newest, keep, landmarks):
 
 def _remove(path):
     """Remove a checkpoint so that half of it is never taken for one."""
-    leaving = path.with_name(f"{path.name}.old.unfinished")
+    leaving = path.with_name(f"{path.name}.leaving.unfinished")
     os.replace(path, leaving)
     _delete(leaving)
 
@@ -102,12 +116,12 @@ def _delete(path):
 
 def list_checkpoints(directory):
     """Return the checkpoint directories below `directory`, newest first."""
-    paths = [p for p in Path(directory).glob("step-*") if p.is_dir() and re.fullmatch(r"step-[0-9]+", p.name)]
-    return sorted(paths, key=_updates, reverse=True)
+    paths = [p for p in Path(directory).glob("step-*") if p.is_dir() and re.fullmatch(r"step-[0-9]+(\.old)?", p.name)]
+    return sorted(paths, key=lambda path: (_updates(path), path.suffix != ".old"), reverse=True)
 
 
 def _updates(path):
-    return int(path.name.removeprefix("step-"))
+    return int(path.name.removeprefix("step-").removesuffix(".old"))
 
 
 def _set_aside(path):

@@ -17,8 +17,8 @@ class TrainingStopped(Exception):
     """A training that a signal ended after it had saved: the same command continues it."""
 
 
-class LauncherDied(TrainingStopped):
-    """The same, of which nobody asked it: the launchers of other nodes may restart it."""
+class TrainingInterrupted(TrainingStopped):
+    """The same, of which nobody asked it: its launcher died or restarts it."""
 
 
 @contextlib.contextmanager
@@ -42,7 +42,7 @@ def reported():
         print(f"error: {rank}{str(error) or type(error).__name__}", file=sys.stderr, flush=True)
         sys.exit(1)
     except TrainingStopped as stop:
-        if (path := os.environ.get(STOPPED_FILE)) and not isinstance(stop, LauncherDied):
+        if (path := os.environ.get(STOPPED_FILE)) and not isinstance(stop, TrainingInterrupted):
             Path(path).touch()
         sys.exit(STOPPED)
     except KeyboardInterrupt:

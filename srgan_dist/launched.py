@@ -5,25 +5,27 @@ import os
 import signal
 import sys
 
-from srgan_dist.errors import STOPPED, STOPPED_FILE
-
 PR_SET_PDEATHSIG = 1  # of prctl(2)
-LAUNCHER_DIES = getattr(signal, "SIGRTMIN", None)  # a signal that nobody else sends
+FROM_LAUNCHER = getattr(signal, "SIGRTMIN", None)  # a signal that nobody else sends: the launcher died or restarts its ranks
+LAUNCHER_PID = "SRGAN_DIST_LAUNCHER_PID"  # environment variable of launch/ranks.py
 
 
 def end_with_launcher():
-    """Have the system send LAUNCHER_DIES when the launcher of this process dies, so that no rank is left alone (Linux).
+    """Have the system send FROM_LAUNCHER when the launcher of this process dies, so that no rank is left alone (Linux).
 
     accelerate launch and torchrun can be killed without a word to their ranks. Until the training has its handlers the
     signal ends the process.
     """
     launched = "TORCHELASTIC_RUN_ID" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
     if launched and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, LAUNCHER_DIES)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, FROM_LAUNCHER)
+        if LAUNCHER_PID in os.environ and _has_ended(os.environ[LAUNCHER_PID]):  # before it could be told
+            sys.exit("error: the launcher of this process has died")
 
 
-def end_if_stopped():
-    """End this process where launch/ranks.py restarts a training that was asked to stop, and did: it stays stopped."""
-    stopped = os.environ.get(STOPPED_FILE)
-    if stopped and os.path.exists(stopped):
-        sys.exit(STOPPED)
+def _has_ended(number):
+    try:
+        with open(f"/proc/{number}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] in "ZX"  # ended, but its parent has not asked how
+    except FileNotFoundError:
+        return True

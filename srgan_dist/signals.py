@@ -10,10 +10,10 @@ import time
 import torch
 import torch.distributed
 
-from srgan_dist.launched import LAUNCHER_DIES
+from srgan_dist.launched import FROM_LAUNCHER
 
 ASKING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name))
-LAUNCHER_DIED = 1  # in the place of a signal's number, and below those of ASKING: what somebody asked counts more
+INTERRUPTED = 1  # in the place of a signal's number, and below those of ASKING: what somebody asks counts more
 UPDATES_BETWEEN = 10  # questions among the ranks on GPUs, which wait for each other's answers; on CPU it is every update
 ONE_EVENT_SECONDS = 2.0  # within them signals are one: torchrun passes on Ctrl-C, which its ranks have seen themselves
 
@@ -22,8 +22,8 @@ class StopSignals:
     """Notes, from `with` to its end, the signals that ask this process to stop.
 
     A second SIGTERM or SIGINT ends the process at once, with the exit code of a shell (128 and its number), even where
-    it waits for another rank. SIGUSR1 only ever asks: schedulers may send it after the others. The signal that tells of a
-    launcher's death (`launched.py`) stops the training too, as LAUNCHER_DIED.
+    it waits for another rank. SIGUSR1 only ever asks: schedulers may send it after the others. FROM_LAUNCHER
+    (`launched.py`) stops the training too, as INTERRUPTED.
     Outside the main thread of a process nothing is noted: Python handles signals there only.
     """
 
@@ -37,7 +37,7 @@ class StopSignals:
             self.received, self.sent = socket.socketpair()
             self.sent.setblocking(False)
             self.wakeup = signal.set_wakeup_fd(self.sent.fileno(), warn_on_full_buffer=False)
-            self.handlers = {number: signal.signal(number, self._note) for number in (*ASKING, LAUNCHER_DIES) if number}
+            self.handlers = {number: signal.signal(number, self._note) for number in (*ASKING, FROM_LAUNCHER) if number}
             self.watcher = threading.Thread(target=self._end_at_the_second, name="signals", daemon=True)
             self.watcher.start()
         return self
@@ -52,7 +52,7 @@ class StopSignals:
             self.received.close()
 
     def agreed(self, step=0):
-        """Return the highest number of a signal that any rank was sent, the same on every rank; 0: none.
+        """Return the highest number of a signal that any rank was sent, or INTERRUPTED, the same on every rank; 0: none.
 
         Ranks on GPUs ask each other only where `step` is a multiple of UPDATES_BETWEEN; elsewhere it is 0.
         """
@@ -65,7 +65,7 @@ class StopSignals:
         return int(number)
 
     def _note(self, number, frame):
-        self.number = max(self.number, LAUNCHER_DIED if number == LAUNCHER_DIES else number)
+        self.number = max(self.number, INTERRUPTED if number == FROM_LAUNCHER else number)
 
     def _end_at_the_second(self):
         """Read what Python writes for each signal, also while the main thread waits for another rank."""

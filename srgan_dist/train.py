@@ -21,7 +21,7 @@ from srgan_dist.checkpoint import CheckpointError, holds, load_checkpoint, load_
 from srgan_dist.config import dump_config
 from srgan_dist.data.loader import TrainLoader
 from srgan_dist.data.verify import usable_or_stop
-from srgan_dist.errors import STOPPED, LauncherDied, TrainingStopped, UserError
+from srgan_dist.errors import STOPPED, TrainingInterrupted, TrainingStopped, UserError
 from srgan_dist.files import written_whole
 from srgan_dist.health import Watch, shares
 from srgan_dist.locks import exclusive
@@ -34,7 +34,7 @@ from srgan_dist.phases import build_phase
 from srgan_dist.phases.common import BEGINS_ANEW
 from srgan_dist.prepare import copies_plan, phase_plan, prepare
 from srgan_dist.progress import Progress, tell
-from srgan_dist.signals import LAUNCHER_DIED, StopSignals
+from srgan_dist.signals import INTERRUPTED, StopSignals
 from srgan_dist.speed import speed_line
 from srgan_dist.state import Best, State
 from srgan_dist.tracking import X_AXIS, Tracker
@@ -369,11 +369,10 @@ class Run:
             self._stop(stop)
 
     def _stop(self, number):
-        """End the training, which has been saved, because some rank was sent a signal of that number or lost its launcher."""
-        died = number == LAUNCHER_DIED
-        by = "the death of a launcher (torchrun or accelerate launch)" if died else signal.Signals(number).name
+        """End the training, which has been saved: some rank was sent the signal of that number, or INTERRUPTED."""
+        by = "its launcher, which died or restarts it," if number == INTERRUPTED else signal.Signals(number).name
         self.say(f"stopped by {by} after update {self.state.updates}, which is saved; the same command continues from there")
-        raise LauncherDied if died else TrainingStopped
+        raise TrainingInterrupted if number == INTERRUPTED else TrainingStopped
 
     def _export(self, path, phase, scores):
         """Write the generator as a file that can be used on its own."""

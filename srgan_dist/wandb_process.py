@@ -18,8 +18,9 @@ PRIVATE = {  # no command line, host name, source code or list of packages goes 
 
 
 def main():
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # they are meant for the training, which tells when it ends
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)  # meant for the training, which tells when it ends
     os.environ |= {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}
     try:
         record(map(json.loads, sys.stdin))

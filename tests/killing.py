@@ -46,20 +46,31 @@ def waited(child):
 # A save that is killed before each of its lines
 
 def kill_at_every_line(out):
-    """Save over two checkpoints, killed before the first, second, ... line of the code that saves; returns what was found."""
+    """Save a third checkpoint, then one in the place of the only one, killed before the first, second, ... line of the code
+    that saves; returns which was found each time.
+    """
     net = torch.nn.Linear(2, 3)
-    for update in (1, 2):
-        save_checkpoint(out / "before", f"step-{update}", {"network": net}, {"update": update}, 2)
+
+    def save(folder, number, keep, name=None):
+        save_checkpoint(folder, name or f"step-{number}", {"network": net}, {"number": number}, keep)
+
+    for number in (1, 2):
+        save(out / "before", number, keep=2)
+    save(out / "alone", 2, keep=1)
+    return [kills_at_every_line(out / "before", save, lambda folder: save(folder, 3, keep=2)),
+            kills_at_every_line(out / "alone", save, lambda folder: save(folder, 3, keep=1, name="step-2"))]
+
+
+def kills_at_every_line(before, save, act):
     found = []
     for line in count():
-        folder = shutil.copytree(out / "before", out / "killed")
-        ended = waited(forked(lambda: dying_before(line, lambda: save_checkpoint(folder, "step-3", {"network": net}, {"update": 3}, 2))))
-        path, state = newest_checkpoint(folder)
-        assert path.name == f"step-{state['update']}"
+        folder = shutil.copytree(before, before.with_name("killed"))
+        ended = waited(forked(lambda: dying_before(line, lambda: act(folder))))
+        _, state = newest_checkpoint(folder)
         for each in list_checkpoints(folder):  # none that is half there
             read_state(each)
-        found.append(state["update"])
-        save_checkpoint(folder, "step-4", {"network": net}, {"update": 4}, 1)
+        found.append(state["number"])
+        save(folder, 4, keep=1)
         assert [path.name for path in folder.iterdir()] == ["step-4"]
         shutil.rmtree(folder)
         if ended == 0:

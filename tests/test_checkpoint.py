@@ -100,7 +100,7 @@ def test_all_of_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, mon
     monkeypatch.setattr(os, "replace", noted_replace)
     save(tmp_path, "step-00000002", keep=1)
     assert acts == ["network.safetensors", "optimizer.safetensors", "state.json", "manifest.json", "step-00000002.unfinished",
-                    "step-00000002.unfinished -> step-00000002", tmp_path.name, "step-00000001 -> step-00000001.old.unfinished"]
+                    "step-00000002.unfinished -> step-00000002", tmp_path.name, "step-00000001 -> step-00000001.leaving.unfinished"]
 
 
 def test_landmarks_are_kept_beside_the_newest(tmp_path):

@@ -17,7 +17,7 @@ from distributed_worker import digest, sending
 from srgan_dist import train as training
 from srgan_dist.checkpoint import newest_checkpoint
 from srgan_dist.errors import TrainingStopped
-from srgan_dist.launched import LAUNCHER_DIES
+from srgan_dist.launched import FROM_LAUNCHER
 from srgan_dist.phases.adversarial import AdversarialPhase
 from srgan_dist.phases.pretrain import PretrainPhase
 from srgan_dist.train import train
@@ -53,7 +53,7 @@ def undisturbed(shards, tmp_path_factory):
 @pytest.mark.parametrize("owner, name, at, number, updates", [
     (PretrainPhase, "update", 1, signal.SIGTERM, 1),
     (PretrainPhase, "update", 3, signal.SIGUSR1, 3),
-    (PretrainPhase, "update", 4, LAUNCHER_DIES, 4),
+    (PretrainPhase, "update", 4, FROM_LAUNCHER, 4),
     (PretrainPhase, "update", 6, signal.SIGINT, 6),  # the last of phase 1: its validation comes with the next start
     (AdversarialPhase, "update", 3, signal.SIGTERM, 9),
     (training.Validator, "validate", 1, signal.SIGTERM, 5),  # after update 5
@@ -89,6 +89,9 @@ def test_ctrl_c_in_a_terminal_closes_the_record_of_wandb_too(shards, tmp_path):
     config = write_config(tmp_path, long_config(shards, tmp_path, tracking={"wandb": "offline"}))
     process = start(sys.executable, "launch/train.py", config)
     under_way(tmp_path / "tiny", process)
+    wait_until(lambda: list((tmp_path / "tiny" / "wandb").glob("offline-run-*")), process)
+    for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+        os.kill(int(child), signal.SIGUSR1)  # a scheduler may send it to all processes
     os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to all processes
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 85 and "Traceback" not in errors, errors
@@ -130,18 +133,22 @@ def ranks_of(launcher, config):
     return [number for number in processes_of(config) if number != launcher.pid]
 
 
-def test_a_launcher_that_is_killed_while_its_rank_starts_leaves_no_process(shards, tmp_path):
+@pytest.mark.parametrize("importing", [False, True], ids=["before Python", "while it imports"])
+def test_a_launcher_that_is_killed_while_its_rank_starts_leaves_no_process(shards, tmp_path, importing):
     config = write_config(tmp_path, long_config(shards, tmp_path))
-    process = start(*RANKS, "--standalone", "--nproc_per_node=1", "launch/train.py", config)
+    delay = [] if importing else ["bash", "-c", 'sleep 1; exec "$@"', "bash"]
+    process = start(*RANKS, "--standalone", "--nproc_per_node=1", "--no-python", *delay, sys.executable, "launch/train.py", config)
     wait_until(lambda: ranks_of(process, config), process)
     rank, = ranks_of(process, config)
-    wait_until(lambda: b"libc" in Path(f"/proc/{rank}/maps").read_bytes() and b"_ctypes" in Path(f"/proc/{rank}/maps").read_bytes(), process)
-    time.sleep(0.3)  # PyTorch is being imported
-    end(process)
-    deadline = time.monotonic() + 60
-    while processes_of(config):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    if importing:  # PyTorch
+        wait_until(lambda: b"_ctypes" in Path(f"/proc/{rank}/maps").read_bytes(), process)
+        time.sleep(0.3)
+    process.kill()
+    try:
+        process.communicate(timeout=60)  # the pipes are open until the rank has ended
+    finally:
+        for number in processes_of(config):
+            os.kill(number, signal.SIGKILL)
     assert not list((tmp_path / "tiny").glob("weights/*.safetensors"))
 
 
@@ -156,19 +163,69 @@ def test_a_rank_that_is_stopped_by_hand_stops_all_in_spite_of_restarts(shards, t
     assert f"stopped by SIGTERM after update {updates}, which is saved" in output
 
 
+def two_launchers(config, *options):
+    """Start launch/ranks.py for the first and for the second of two nodes, both on this machine, one rank each."""
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    command = [*RANKS, "--nproc_per_node=1", "--rdzv_backend=c10d", "--rdzv_id=7", f"--rdzv_endpoint=localhost:{port}", *options]
+    return [lambda host=host: start(*command, f"--rdzv_conf=is_host={host},join_timeout=100", "launch/train.py", config)
+            for host in ("true", "false")]
+
+
+def lines_of(run):
+    path = run / "metrics.jsonl"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def goes_on(run, process):
+    """Wait until a training has reported more than now."""
+    lines = lines_of(run)
+    wait_until(lambda: lines_of(run) > lines + 5, process)
+
+
+def test_a_node_that_joins_restarts_the_ranks_and_stopping_it_stops_all(shards, tmp_path):
+    config = write_config(tmp_path, long_config(shards, tmp_path))
+    first, second = two_launchers(config, "--nnodes=1:2", "--max-restarts=3")
+    one = first()
+    under_way(tmp_path / "tiny", one)
+    alone, = ranks_of(one, config)
+    two = second()
+    wait_until(lambda: alone not in processes_of(config), one)
+    goes_on(tmp_path / "tiny", two)
+    two.send_signal(signal.SIGTERM)
+    (output, errors), (_, second_errors) = one.communicate(timeout=60), two.communicate(timeout=60)
+    assert one.returncode == 85 and two.returncode == 85, errors + second_errors
+    assert "stopped by its launcher, which died or restarts it," in output and "stopped by SIGTERM" in output, output
+    assert f"continues from {tmp_path}" in output and "Traceback" not in errors + second_errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed, code, words", [(1, 85, "stopped by its launcher"), (0, 1, "the launchers have lost each other")])
+def test_a_launcher_that_is_killed_leaves_no_process_and_a_saved_run(shards, tmp_path, killed, code, words):
+    config = write_config(tmp_path, long_config(shards, tmp_path))
+    both = [launch() for launch in two_launchers(config, "--nnodes=2")]
+    under_way(tmp_path / "tiny", both[0])
+    ranks = [number for number in processes_of(config) if number not in (both[0].pid, both[1].pid)]
+    both[killed].kill()
+    output, errors = both[1 - killed].communicate(timeout=100)
+    assert both[1 - killed].returncode == code and words in output + errors and "Traceback" not in errors, errors
+    both[killed].communicate(timeout=60)  # its rank has its pipes
+    assert len(ranks) == 2 and not processes_of(config) and newest_checkpoint(tmp_path / "tiny" / "checkpoints")
+
+
 def test_a_rank_that_loses_its_launcher_is_not_a_stop_for_the_launchers_of_others(shards, tmp_path):
     config = write_config(tmp_path, long_config(shards, tmp_path))
     process = start(*RANKS, "--standalone", "--nproc_per_node=2", "--max-restarts=1", "launch/train.py", config)
     under_way(tmp_path / "tiny", process)
     first = ranks_of(process, config)
-    os.kill(first[-1], LAUNCHER_DIES)
+    os.kill(first[-1], FROM_LAUNCHER)
     wait_until(lambda: not set(first) & set(processes_of(config)) and len(ranks_of(process, config)) == 2, process)
     lines = len((tmp_path / "tiny" / "metrics.jsonl").read_text().splitlines())
     wait_until(lambda: len((tmp_path / "tiny" / "metrics.jsonl").read_text().splitlines()) > lines, process)
     process.send_signal(signal.SIGUSR1)
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 85, errors
-    assert "stopped by the death of a launcher" in output and f"continues from {tmp_path}" in output
+    assert "stopped by its launcher, which died or restarts it," in output and f"continues from {tmp_path}" in output
 
 
 def launch_two_by_hand(config):
