@@ -11,6 +11,7 @@ Takes torchrun's options. These things differ:
 """
 
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -23,7 +24,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.launcher import api
 
-from srgan_dist.errors import STOPPED, STOPPED_FILE
+from srgan_dist.errors import ENDED, STOPPED
 from srgan_dist.launched import FROM_LAUNCHER, LAUNCHER_PID
 
 DEFAULTS = ["--signals-to-handle=SIGTERM,SIGINT,SIGQUIT,SIGUSR1"]
@@ -36,42 +37,48 @@ class Stopped(Exception):
 
 
 class Agent(LocalElasticAgent):
-    """Looks after the ranks of one node; they learn why they are stopped, and are not restarted after a stop."""
+    """Looks after the ranks of one node; does not restart them after a stop."""
 
-    def _stop_workers(self, worker_group):
+    def _shutdown(self, death_sig=FROM_LAUNCHER, **_):
+        """Stop the ranks: with the signal that this process was sent, else so that they do not take it for a wish."""
         timeout = {"timeout": self._shutdown_timeout} if hasattr(self, "_shutdown_timeout") else {}
-        self._shutdown(FROM_LAUNCHER, **timeout)
+        super()._shutdown(death_sig or signal.SIGTERM, **timeout)
 
     def _restart_workers(self, worker_group):
-        if os.path.exists(os.environ[STOPPED_FILE]):
+        if ended_with(STOPPED):
             raise Stopped
         super()._restart_workers(worker_group)
 
 
+def ended_with(code):
+    return (Path(os.environ[ENDED]) / str(code)).exists()
+
+
 def main():
+    arguments = run.parse_args([*DEFAULTS, *sys.argv[1:]])
+    api.LocalElasticAgent = Agent
     with tempfile.TemporaryDirectory(prefix="srgan_dist_ranks_") as folder:
-        stopped = Path(folder) / "stopped"
-        os.environ |= {STOPPED_FILE: str(stopped), LAUNCHER_PID: str(os.getpid())}
+        os.environ |= {ENDED: folder, LAUNCHER_PID: str(os.getpid())}
         os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
-        api.LocalElasticAgent = Agent
-        arguments = run.parse_args([*DEFAULTS, *sys.argv[1:]])
+        code, message = 0, None
         try:
             run.run(arguments)
-            code = 0
         except Stopped:
             code = STOPPED
         except ChildFailedError as error:
             code = STOPPED if {failure.exitcode for failure in error.failures.values()} == {STOPPED} else 1
-            if code == 1 and not stopped.exists():
-                print(error, file=sys.stderr)
+            message = error if code == 1 else None
         except SignalException as ended:
-            code = 128 + ended.sigval
+            code = 0 if ended_with(0) else 128 + ended.sigval
         except (RendezvousError, torch.distributed.DistError) as error:
             code = 1
-            if not stopped.exists():
-                print(f"error: the launchers have lost each other: no answer at --rdzv_endpoint={arguments.rdzv_endpoint}"
-                      f" ({error}). Start them all again; the training continues from its last checkpoint", file=sys.stderr)
-        sys.exit(STOPPED if code and stopped.exists() else code)
+            message = (f"error: the launchers have lost each other: no answer at --rdzv_endpoint={arguments.rdzv_endpoint}"
+                       f" ({error}). Start them all again; the training continues from its last checkpoint")
+        if ended_with(STOPPED):
+            code, message = STOPPED, None
+        if message:
+            print(message, file=sys.stderr)
+        sys.exit(code)
 
 
 if __name__ == "__main__":

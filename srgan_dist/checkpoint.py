@@ -68,11 +68,14 @@ def _tidy(directory):
         with contextlib.suppress(OSError):  # it may not be ours
             _delete(leftover)
     for replaced in directory.glob("step-*.old"):
+        final = replaced.with_suffix("")
         with contextlib.suppress(OSError):
-            if os.path.lexists(replaced.with_suffix("")):
+            if _is_whole(final):
                 _remove(replaced)
             else:
-                os.replace(replaced, replaced.with_suffix(""))
+                if os.path.lexists(final):
+                    _set_aside(final)
+                os.replace(replaced, final)
 
 
 def _write(folder, objects, state):
@@ -168,6 +171,14 @@ def read_state(path):
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not a whole checkpoint: {error}") from None
+
+
+def _is_whole(path):
+    try:
+        read_state(path)
+        return True
+    except CheckpointError:
+        return False
 
 
 def holds(path, label):

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 STOPPED = 85  # exit code, as HTCondor's examples have it; else 0 done, 1 error
-STOPPED_FILE = "SRGAN_DIST_STOPPED"  # environment variable of launch/ranks.py: the file that tells it of a stop
+ENDED = "SRGAN_DIST_ENDED"  # environment variable of launch/ranks.py: the folder where ranks leave files named 0 or 85
 
 
 class UserError(ValueError):
@@ -36,18 +36,24 @@ def reported():
     try:
         yield
         print(end="", flush=True)  # a full disk or closed pipe shows here, not after the last except
+        _tell_launcher(0)
     except (UserError, OSError) as error:
         if isinstance(error, BrokenPipeError) and _stdout_is_closed():
             sys.exit(141)
         print(f"error: {rank}{str(error) or type(error).__name__}", file=sys.stderr, flush=True)
         sys.exit(1)
     except TrainingStopped as stop:
-        if (path := os.environ.get(STOPPED_FILE)) and not isinstance(stop, TrainingInterrupted):
-            Path(path).touch()
+        if not isinstance(stop, TrainingInterrupted):
+            _tell_launcher(STOPPED)
         sys.exit(STOPPED)
     except KeyboardInterrupt:
         print(f"{rank}interrupted", file=sys.stderr, flush=True)
         sys.exit(130)
+
+
+def _tell_launcher(code):
+    if folder := os.environ.get(ENDED):
+        (Path(folder) / str(code)).touch()
 
 
 def _stdout_is_closed():

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from unittest import mock
 
@@ -24,6 +25,7 @@ from srgan_dist.prepare import prepare
 from srgan_dist.scoring import methods_of, score_split
 from srgan_dist.speed import Speed
 from srgan_dist.train import Run, train
+from srgan_dist.validation import Validator
 
 
 def digest(module):
@@ -58,6 +60,21 @@ def train_disturbed(config, out):
     if os.environ["RANK"] == "1":
         phase.update = sending(phase.update, number, at)
     return train_both_phases(config, out)
+
+
+def train_and_be_stopped_late(config, out):
+    """Train; the launcher is sent a signal in the last validation."""
+    validate, left = Validator.validate, [3]
+
+    def late(*arguments):
+        left[0] -= 1
+        if not left[0] and os.environ["RANK"] == "0":
+            os.kill(os.getppid(), signal.SIGUSR1)
+            time.sleep(1)  # until it has passed it on
+        return validate(*arguments)
+
+    with mock.patch.object(Validator, "validate", late):
+        return train_both_phases(config, out)
 
 
 def train_both_phases(config, out):
@@ -178,7 +195,7 @@ def time_ranks(config, out):
 
 TASKS = {"train": train_both_phases, "batches": read_batches, "mortal": train_and_die, "apart": train_with_directories_of_their_own,
          "buffers": share_batch_norm_buffers, "exact": read_exactly, "seen": note_what_is_seen, "disturbed": train_disturbed,
-         "speed": time_ranks}
+         "late": train_and_be_stopped_late, "speed": time_ranks}
 
 if __name__ == "__main__":
     task, config, out = sys.argv[1:]

@@ -208,6 +208,16 @@ def test_what_a_killed_save_left_is_no_checkpoint_and_is_cleared(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000001", "step-00000003"]
 
 
+def test_one_that_was_being_replaced_stays_where_the_new_one_is_damaged(tmp_path):
+    save(tmp_path, "step-00000001")
+    shutil.copytree(tmp_path / "step-00000001", tmp_path / "step-00000001.old")
+    (tmp_path / "step-00000001" / "network.safetensors").write_bytes(b"")
+    assert newest_checkpoint(tmp_path)[0].name == "step-00000001.old"
+    save(tmp_path, "step-00000002")
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["step-00000001", "step-00000001.damaged", "step-00000002"]
+    read_state(tmp_path / "step-00000001")
+
+
 def test_links_to_checkpoints_and_files_of_others_do_not_keep_the_next_from_being_saved(tmp_path):
     directory, elsewhere = tmp_path / "checkpoints", tmp_path / "elsewhere"
     for update in (1, 2):

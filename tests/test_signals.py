@@ -202,14 +202,17 @@ def test_a_node_that_joins_restarts_the_ranks_and_stopping_it_stops_all(shards, 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed, code, words", [(1, 85, "stopped by its launcher"), (0, 1, "the launchers have lost each other")])
 def test_a_launcher_that_is_killed_leaves_no_process_and_a_saved_run(shards, tmp_path, killed, code, words):
-    config = write_config(tmp_path, long_config(shards, tmp_path))
+    slow = {"data": {"path": str(shards), "lr_crop": 8, "batch_size": 512},  # seconds per update, in which torchrun sees it first
+            "generator": {"name": "srresnet", "num_blocks": 8, "num_filters": 32}}
+    config = write_config(tmp_path, long_config(shards, tmp_path, **slow))
     both = [launch() for launch in two_launchers(config, "--nnodes=2")]
     under_way(tmp_path / "tiny", both[0])
     ranks = [number for number in processes_of(config) if number not in (both[0].pid, both[1].pid)]
     both[killed].kill()
     output, errors = both[1 - killed].communicate(timeout=100)
     assert both[1 - killed].returncode == code and words in output + errors and "Traceback" not in errors, errors
-    both[killed].communicate(timeout=60)  # its rank has its pipes
+    last, _ = both[killed].communicate(timeout=60)  # its rank has its pipes
+    assert "stopped by its launcher, which died or restarts it, after update" in output + last
     assert len(ranks) == 2 and not processes_of(config) and newest_checkpoint(tmp_path / "tiny" / "checkpoints")
 
 
@@ -271,6 +274,13 @@ def work(launcher, task, config, out):
     process = start(*launcher, "--standalone", "--nproc_per_node=2", WORKER, task, config, out)
     output, errors = process.communicate(timeout=300)
     return process.returncode, output, errors, [json.loads(path.read_text()) for path in sorted(out.glob("rank*.json"))]
+
+
+def test_a_signal_to_the_launcher_in_the_last_validation_lets_the_training_end(shards, tmp_path):
+    config = write_config(tmp_path, config_of(shards, tmp_path))
+    code, output, errors, reports = work(RANKS, "late", config, tmp_path / "out")
+    assert "SIGUSR1: the training saves" in errors and "adversarial is finished" in output, errors
+    assert code == 0 and reports[0] == reports[1]
 
 
 @pytest.mark.slow
