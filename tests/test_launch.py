@@ -1,11 +1,14 @@
 """The files of launch/slurm and launch/accelerate, with a SLURM that is four small scripts and two nodes that are two network namespaces."""
 
+import contextlib
 import json
 import os
+import random
 import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -63,7 +66,7 @@ def test_the_settings_for_cpu_train(shards, tmp_path):
 FAKES = {
     "sbatch": """
         while [[ "$1" == -* ]]; do shift; done
-        export SLURM_JOB_ID=7 SLURM_JOB_NODELIST=localhost SLURM_RESTART_COUNT=0 SLURM_CPUS_PER_TASK=2
+        export SLURM_JOB_NODELIST=localhost SLURM_RESTART_COUNT=0 SLURM_CPUS_PER_TASK=2
         while rm -f "$FAKE/requeue"
               bash "$@" &
               echo $! > "$FAKE/batch.new"; mv "$FAKE/batch.new" "$FAKE/batch"
@@ -87,14 +90,22 @@ FAKES = {
         rm "$FAKE/srun.pid"
         exit "$code" """,
     "scancel": """
-        [[ "$*" == "--signal=USR1 7" ]] && kill -USR1 "$(cat "$FAKE/srun.pid")" """,
+        [[ "$*" == "--signal=USR1 $SLURM_JOB_ID" ]] && kill -USR1 "$(cat "$FAKE/srun.pid")" """,
     "scontrol": """
         case "$*" in
-            "requeue 7") touch "$FAKE/requeue" ;;
+            "requeue $SLURM_JOB_ID") touch "$FAKE/requeue" ;;
             "show hostnames localhost") echo localhost; echo another ;;
             *) exit 1 ;;
         esac""",
 }
+
+
+def free_job():
+    """Return the number of a job whose port (many_nodes.sbatch) is free: other tests have jobs at the same time."""
+    while True:
+        job = random.randrange(10_000)
+        with contextlib.suppress(OSError), socket.create_server(("", 20_000 + job)):
+            return job
 
 
 @pytest.fixture
@@ -105,7 +116,7 @@ def slurm(tmp_path):
     for name, script in FAKES.items():
         (folder / name).write_text(f"#!/usr/bin/env bash\n{script}\n")
         (folder / name).chmod(0o755)
-    return {"PATH": f"{folder}:{os.environ['PATH']}", "FAKE": str(folder), "PYTHON": sys.executable, "DEVICE": "cpu",
+    return {"PATH": f"{folder}:{os.environ['PATH']}", "SLURM_JOB_ID": str(free_job()), "FAKE": str(folder), "PYTHON": sys.executable, "DEVICE": "cpu",
             "ACCELERATE_USE_CPU": "0"}
 
 
