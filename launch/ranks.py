@@ -11,7 +11,6 @@ Takes torchrun's options. These things differ:
 """
 
 import os
-import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -42,7 +41,7 @@ class Agent(LocalElasticAgent):
     def _shutdown(self, death_sig=FROM_LAUNCHER, **_):
         """Stop the ranks: with the signal that this process was sent, else so that they do not take it for a wish."""
         timeout = {"timeout": self._shutdown_timeout} if hasattr(self, "_shutdown_timeout") else {}
-        super()._shutdown(death_sig or signal.SIGTERM, **timeout)
+        super()._shutdown(death_sig, **timeout)
 
     def _restart_workers(self, worker_group):
         if ended_with(STOPPED):
@@ -67,7 +66,7 @@ def main():
             code = STOPPED
         except ChildFailedError as error:
             code = STOPPED if {failure.exitcode for failure in error.failures.values()} == {STOPPED} else 1
-            message = error if code == 1 else None
+            message = error
         except SignalException as ended:
             code = 0 if ended_with(0) else 128 + ended.sigval
         except (RendezvousError, torch.distributed.DistError) as error:
@@ -75,8 +74,8 @@ def main():
             message = (f"error: the launchers have lost each other: no answer at --rdzv_endpoint={arguments.rdzv_endpoint}"
                        f" ({error}). Start them all again; the training continues from its last checkpoint")
         if ended_with(STOPPED):
-            code, message = STOPPED, None
-        if message:
+            code = STOPPED
+        if message and code != STOPPED:
             print(message, file=sys.stderr)
         sys.exit(code)
 

@@ -42,9 +42,10 @@ def reported():
             sys.exit(141)
         print(f"error: {rank}{str(error) or type(error).__name__}", file=sys.stderr, flush=True)
         sys.exit(1)
-    except TrainingStopped as stop:
-        if not isinstance(stop, TrainingInterrupted):
-            _tell_launcher(STOPPED)
+    except TrainingInterrupted:
+        sys.exit(STOPPED)
+    except TrainingStopped:
+        _tell_launcher(STOPPED)
         sys.exit(STOPPED)
     except KeyboardInterrupt:
         print(f"{rank}interrupted", file=sys.stderr, flush=True)

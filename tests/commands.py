@@ -1,6 +1,7 @@
 """What the tests share that start a training as a user does, and then do something to its processes."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,11 @@ def start(*command, **environment):
     variables = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), **environment}
     return subprocess.Popen([*map(str, command)], cwd=REPOSITORY, env=variables, text=True, start_new_session=True,
                             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def free_port():
+    with socket.create_server(("localhost", 0)) as free:
+        return free.getsockname()[1]
 
 
 def write_config(folder, config):

@@ -49,28 +49,28 @@ def kill_at_every_line(out):
     """Save a third checkpoint, then one in the place of the only one, killed before the first, second, ... line of the code
     that saves; returns which was found each time.
     """
-    net = torch.nn.Linear(2, 3)
-
-    def save(folder, number, keep, name=None):
-        save_checkpoint(folder, name or f"step-{number}", {"network": net}, {"number": number}, keep)
-
     for number in (1, 2):
-        save(out / "before", number, keep=2)
-    save(out / "alone", 2, keep=1)
-    return [kills_at_every_line(out / "before", save, lambda folder: save(folder, 3, keep=2)),
-            kills_at_every_line(out / "alone", save, lambda folder: save(folder, 3, keep=1, name="step-2"))]
+        save(out / "before", f"step-{number}", number)
+    save(out / "alone", "step-2", 2)
+    return [kills_at_every_line(out / "before", "step-3"), kills_at_every_line(out / "alone", "step-2")]
 
 
-def kills_at_every_line(before, save, act):
-    found = []
+def save(folder, name, number, keep=2):
+    save_checkpoint(folder, name, {"network": torch.nn.Linear(2, 3)}, {"name": name, "number": number}, keep)
+
+
+def kills_at_every_line(before, name):
+    """Save checkpoint 3 under a name, again and again from the same start; returns the numbers of those that were found."""
+    replacing, found = (before / name).exists(), []
     for line in count():
         folder = shutil.copytree(before, before.with_name("killed"))
-        ended = waited(forked(lambda: dying_before(line, lambda: act(folder))))
-        _, state = newest_checkpoint(folder)
+        ended = waited(forked(lambda: dying_before(line, lambda: save(folder, name, 3))))
+        path, state = newest_checkpoint(folder)
+        assert path.name == state["name"] or (replacing and path.name == f"{name}.old")
         for each in list_checkpoints(folder):  # none that is half there
             read_state(each)
         found.append(state["number"])
-        save(folder, 4, keep=1)
+        save(folder, "step-4", 4, keep=1)
         assert [path.name for path in folder.iterdir()] == ["step-4"]
         shutil.rmtree(folder)
         if ended == 0:

@@ -116,8 +116,8 @@ def slurm(tmp_path):
     for name, script in FAKES.items():
         (folder / name).write_text(f"#!/usr/bin/env bash\n{script}\n")
         (folder / name).chmod(0o755)
-    return {"PATH": f"{folder}:{os.environ['PATH']}", "SLURM_JOB_ID": str(free_job()), "FAKE": str(folder), "PYTHON": sys.executable, "DEVICE": "cpu",
-            "ACCELERATE_USE_CPU": "0"}
+    return {"PATH": f"{folder}:{os.environ['PATH']}", "SLURM_JOB_ID": str(free_job()), "FAKE": str(folder),
+            "PYTHON": sys.executable, "DEVICE": "cpu", "ACCELERATE_USE_CPU": "0"}
 
 
 def warn(slurm):

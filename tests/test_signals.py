@@ -4,14 +4,13 @@ import json
 import os
 import shutil
 import signal
-import socket
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from commands import RANKS, long_config, processes_of, start, under_way, wait_until, write_config
+from commands import RANKS, free_port, long_config, processes_of, start, under_way, wait_until, write_config
 from conftest import REPOSITORY, tiny_config
 from distributed_worker import digest, sending
 from srgan_dist import train as training
@@ -165,22 +164,16 @@ def test_a_rank_that_is_stopped_by_hand_stops_all_in_spite_of_restarts(shards, t
 
 def two_launchers(config, *options):
     """Start launch/ranks.py for the first and for the second of two nodes, both on this machine, one rank each."""
-    with socket.create_server(("localhost", 0)) as free:
-        port = free.getsockname()[1]
-    command = [*RANKS, "--nproc_per_node=1", "--rdzv_backend=c10d", "--rdzv_id=7", f"--rdzv_endpoint=localhost:{port}", *options]
+    command = [*RANKS, "--nproc_per_node=1", "--rdzv_backend=c10d", "--rdzv_id=7", f"--rdzv_endpoint=localhost:{free_port()}", *options]
     return [lambda host=host: start(*command, f"--rdzv_conf=is_host={host},join_timeout=100", "launch/train.py", config)
             for host in ("true", "false")]
 
 
-def lines_of(run):
-    path = run / "metrics.jsonl"
-    return len(path.read_text().splitlines()) if path.exists() else 0
-
-
 def goes_on(run, process):
     """Wait until a training has reported more than now."""
-    lines = lines_of(run)
-    wait_until(lambda: lines_of(run) > lines + 5, process)
+    metrics = run / "metrics.jsonl"
+    lines = len(metrics.read_text().splitlines())
+    wait_until(lambda: len(metrics.read_text().splitlines()) > lines + 5, process)
 
 
 def test_a_node_that_joins_restarts_the_ranks_and_stopping_it_stops_all(shards, tmp_path):
@@ -223,8 +216,7 @@ def test_a_rank_that_loses_its_launcher_is_not_a_stop_for_the_launchers_of_other
     first = ranks_of(process, config)
     os.kill(first[-1], FROM_LAUNCHER)
     wait_until(lambda: not set(first) & set(processes_of(config)) and len(ranks_of(process, config)) == 2, process)
-    lines = len((tmp_path / "tiny" / "metrics.jsonl").read_text().splitlines())
-    wait_until(lambda: len((tmp_path / "tiny" / "metrics.jsonl").read_text().splitlines()) > lines, process)
+    goes_on(tmp_path / "tiny", process)
     process.send_signal(signal.SIGUSR1)
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 85, errors
@@ -233,8 +225,7 @@ def test_a_rank_that_loses_its_launcher_is_not_a_stop_for_the_launchers_of_other
 
 def launch_two_by_hand(config):
     """Start two ranks without a launcher, so that nobody looks after them."""
-    with socket.create_server(("localhost", 0)) as free:
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     return [start(sys.executable, "launch/train.py", config, MASTER_ADDR="localhost", MASTER_PORT=port, RANK=str(rank),
                   LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2") for rank in (0, 1)]
 
