@@ -17,7 +17,7 @@ class Meter:
         self._restart()
 
     def _restart(self):
-        self.values, self.samples, self.waited, self.since = {}, 0, 0.0, time.monotonic()
+        self.names, self.rows, self.samples, self.waited, self.since = [], [], 0, 0.0, time.monotonic()
         self.speed.begin()
 
     @contextlib.contextmanager
@@ -36,8 +36,9 @@ class Meter:
         self.speed.begin()
 
     def add(self, numbers, samples):
-        for name, value in numbers.items():
-            self.values.setdefault(name, []).append(value)
+        """Take in the numbers of an update, the same names for all, and its samples."""
+        self.names = list(numbers)
+        self.rows.append(torch.stack(list(numbers.values())))
         self.samples += samples
         self.speed.step()
 
@@ -48,17 +49,18 @@ class Meter:
         Updates that were skipped (as all ranks know) are left out of the means and counted as health/skipped; where
         there are no others, there are no means.
         """
-        updates = len(next(iter(self.values.values())))
-        skipped = torch.stack(self.values.pop("health/skipped", [torch.tensor(False)] * updates)).bool()
-        self._count_skipped(skipped.tolist())
-        means = {}
-        if not skipped.all():
-            means = torch.stack([torch.stack(values).float()[~skipped].mean() for values in self.values.values()])
-            means = dict(zip(self.values, self.accelerator.reduce(means, "mean").tolist(), strict=True))
+        values = torch.stack(self.rows).float()  # [updates, names]
+        skipped = values[:, self.names.index("health/skipped")] > 0
+        means = torch.where(skipped[:, None], 0, values).sum(0) / (~skipped).sum()
+        found = torch.cat([self.accelerator.reduce(means, "mean"), skipped]).tolist()  # the one time that the host waits
+        means, skipped = dict(zip(self.names, found)), [flag > 0 for flag in found[len(self.names):]]
+        self._count_skipped(skipped)
+        if all(skipped):
+            means = {}
         seconds = time.monotonic() - self.since
         speed = self.speed.read(self.samples, seconds, self.waited)
         self._restart()
-        return means | {"health/skipped": sum(skipped.tolist())} | speed, seconds
+        return means | {"health/skipped": sum(skipped)} | speed, seconds
 
     def _count_skipped(self, flags):
         """Note the longest row of skipped updates that ended, or goes on, since the last reading."""

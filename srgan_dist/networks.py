@@ -2,9 +2,10 @@
 
 import torch
 import torch.distributed
+from torch.nn.utils import get_total_norm
 
 from srgan_dist.models import build_generator
-from srgan_dist.models.batch_norm import synchronised
+from srgan_dist.models.batch_norm import synchronise
 from srgan_dist.models.discriminator import Discriminator
 
 
@@ -19,14 +20,14 @@ class Networks:
         self.compiled = config.compile
         self.generator = self._prepare(self._build(build_generator, config.generator, seed=config.seed))
         self._discriminator = None
-        self.average = None  # of the generator's weights, while a phase keeps one
+        self.ema = None  # of the generator's weights, while a phase keeps one
 
     @property
     def discriminator(self):
         if self._discriminator is None:
             network = self._build(Discriminator, self.config.discriminator, self.config.hr_crop, seed=self.config.seed + 1)
             if self.config.discriminator.sync_batchnorm and self.accelerator.num_processes > 1:
-                network = synchronised(network, self.accelerator.device)
+                synchronise(network)
             self._discriminator = self._prepare(network)
         return self._discriminator
 
@@ -37,14 +38,14 @@ class Networks:
 
     @property
     def shown(self):
-        """The generator that is validated and kept: the average if one is kept, else the trained one."""
-        return self.average.settled() if self.average else self.generator
+        """The generator that is validated and kept: the EMA if there is one, else the trained one."""
+        return self.ema.synchronised() if self.ema else self.generator
 
-    def adopt_average(self):
-        """Go on with the average of the generator, if there is one: the phase that kept it is over."""
-        if self.average:
+    def adopt_ema(self):
+        """Go on with the EMA of the generator, if there is one: the phase that kept it is over."""
+        if self.ema:
             self.generator.load_state_dict(self.shown.state_dict())
-            self.average = None
+            self.ema = None
 
     def _build(self, build, *arguments, seed):
         """Build a network with initial weights that depend on the seed alone, not on what was drawn before."""
@@ -55,7 +56,7 @@ class Networks:
 
     def _prepare(self, network):
         if self.compiled:
-            network.compile()  # what it computes; its name and those of its weights stay
+            network.compile(dynamic=False)  # what it computes; its name and those of its weights stay
         return self.accelerator.prepare_model(network, evaluation_mode=True)  # mixed precision, but no DDP around it
 
     def share_weights(self):
@@ -74,5 +75,5 @@ class Networks:
 
     def are_finite(self):
         """Tell whether every weight is a number."""
-        parameters = [parameter for network in self.built.values() for parameter in network.parameters()]
-        return bool(torch.stack([p.isfinite().all() for p in parameters]).all())
+        parameters = [parameter.detach() for network in self.built.values() for parameter in network.parameters()]
+        return bool(get_total_norm(parameters, foreach=True).isfinite())

@@ -230,7 +230,7 @@ class Run:
         self.networks.share_weights()
         self._loop(phase, name, phase_config)
         objects = phase.stateful()
-        self.networks.adopt_average()
+        self.networks.adopt_ema()
         self._finish_phase(name, objects)
 
     def _restore(self, objects):

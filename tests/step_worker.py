@@ -33,13 +33,14 @@ def batches_of(update, rank, world_size, accumulation):
     return list(zip(lr[own].chunk(accumulation), hr[own].chunk(accumulation), strict=True))
 
 
-def prepared(accelerator, config, name):
+def prepared(accelerator, config, name, fixed_statistics=False):
     networks = Networks(config, accelerator)
+    networks.generator.double()
+    if name == "adversarial":
+        networks.discriminator.double().train(not fixed_statistics)
     phase = build_phase(getattr(config, name), networks, accelerator)
-    for module in (phase.generator, *phase.losses.values(), *([phase.discriminator] if name == "adversarial" else [])):
-        module.double()
-    if networks.average:
-        networks.average.network.double()
+    for loss in phase.losses.values():
+        loss.double()
     return networks, phase
 
 
@@ -56,9 +57,7 @@ def tensors_of(phase):
 
 def trained(accelerator, name, accumulation=1, fixed_statistics=False, config=None):
     """Take some updates; returns what became of the networks, the numbers, and the bytes of every collective of each update."""
-    networks, phase = prepared(accelerator, config or config_of(), name)
-    if fixed_statistics:
-        phase.discriminator.eval()
+    networks, phase = prepared(accelerator, config or config_of(), name, fixed_statistics)
     numbers, collectives = [], []
     all_reduce = torch.distributed.all_reduce
 

@@ -5,8 +5,8 @@ from accelerate import Accelerator
 from conftest import tiny_config
 from srgan_dist.losses import VGGLossConfig
 from srgan_dist.networks import Networks
-from srgan_dist.phases.average import Average
 from srgan_dist.phases.common import build_losses
+from srgan_dist.phases.ema import EMA
 from srgan_dist.phases.pretrain import PretrainConfig
 
 VGG = VGGLossConfig(name="vgg19", weights="random", layer="relu2_2")
@@ -57,7 +57,7 @@ def test_building_leaves_the_global_random_state_alone(build):
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_networks_and_losses_are_laid_out_as_the_config_says(build, channels_last):
     networks = build(channels_last=channels_last)
-    losses = build_losses(PretrainConfig(losses={"perceptual": VGG}), networks, torch.device("cpu"))
+    losses = build_losses(PretrainConfig(losses={"perceptual": VGG}), networks, networks.accelerator)
     for conv in (networks.generator.trunk, networks.discriminator.blocks[1].conv, losses["perceptual"].features[2]):
         assert conv.weight.is_contiguous(memory_format=torch.channels_last) == channels_last
         assert conv.weight.is_contiguous() != channels_last
@@ -88,14 +88,14 @@ def test_compiling_changes_no_name_and_no_weight(build):
         assert torch.equal(weights(getattr(compiled, name)), weights(getattr(plain, name)))
 
 
-def test_what_is_shown_is_the_average_until_it_is_adopted(build):
+def test_what_is_shown_is_the_ema_until_it_is_adopted(build):
     networks = build()
     assert networks.shown is networks.generator
-    networks.average = Average(networks.generator, 0.5)
+    networks.ema = EMA(networks.generator, 0.5)
     with torch.no_grad():
         networks.generator.tail.bias += 1
-    networks.average.update(torch.zeros(()))
+    networks.ema.update(torch.zeros(()))
     shown = networks.shown.tail.bias.clone()
     assert shown == networks.generator.tail.bias - 0.5
-    networks.adopt_average()
+    networks.adopt_ema()
     assert networks.shown is networks.generator and networks.generator.tail.bias == shown

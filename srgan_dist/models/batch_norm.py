@@ -1,27 +1,37 @@
-"""Batch normalisation with the statistics of all ranks (Ioffe & Szegedy 2015, equations 1 to 4, over the global batch)."""
+"""Batch normalisation (Ioffe & Szegedy 2015, equations 1 to 4), of each rank by itself or with the statistics of all ranks."""
 
 import torch
 from torch import nn
 from torch.distributed.nn.functional import all_reduce
+from torch.nn import functional as F
 
 
-def synchronised(network, device):
-    """Return a network whose batch normalisations take their statistics over all ranks; names of weights stay.
+class BatchNorm2d(nn.BatchNorm2d):
+    """nn.BatchNorm2d without its own counting, which is a launch per layer: see `count_batch`."""
 
-    PyTorch's own module does so on a GPU and refuses a CPU, for which there is one here.
-    """
-    if device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    def forward(self, x):
+        if not self.training:
+            return super().forward(x)
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, True, self.momentum, self.eps)
+
+
+def count_batch(network):
+    """Add a batch to `num_batches_tracked` of all batch normalisations of a network, in one launch."""
+    torch._foreach_add_([module.num_batches_tracked for module in network.modules() if isinstance(module, BatchNorm2d)], 1)
+
+
+def synchronise(network):
+    """Let the batch normalisations of a network take their statistics over all ranks; names of weights stay."""
     for module in network.modules():
-        if type(module) is nn.BatchNorm2d:
+        if isinstance(module, BatchNorm2d):
             module.__class__ = SynchronisedBatchNorm2d
-    return network
 
 
-class SynchronisedBatchNorm2d(nn.BatchNorm2d):
-    """nn.BatchNorm2d over the batches of all ranks, which have one shape: x [B, C, H, W] -> the same.
+class SynchronisedBatchNorm2d(BatchNorm2d):
+    """Batch normalisation over the batches of all ranks, which have one shape: x [B, C, H, W] -> the same.
 
-    The sums travel over ranks forward and their gradients backward.
+    The sums travel over ranks forward and their gradients backward. PyTorch's nn.SyncBatchNorm needs a GPU, and there the
+    host waits in every layer for the counts of the ranks, which may differ; here they do not.
     """
 
     def forward(self, x):
@@ -32,12 +42,8 @@ class SynchronisedBatchNorm2d(nn.BatchNorm2d):
         mean = all_reduce(wide.sum((0, 2, 3))) / count
         centred = wide - mean.view(1, -1, 1, 1)
         variance = all_reduce(centred.square().sum((0, 2, 3))) / count
-        self._keep(mean.detach(), variance.detach() * count / (count - 1))
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
         factor = self.weight * (variance + self.eps).rsqrt()
         return (centred * factor.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)).to(x.dtype)
-
-    @torch.no_grad()
-    def _keep(self, mean, variance):
-        self.num_batches_tracked += 1
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(variance, self.momentum)

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 from torch import nn
 
+from srgan_dist.models.batch_norm import BatchNorm2d, count_batch
 from srgan_dist.settings import Settings
 
 _KERNEL = 3
@@ -33,7 +34,7 @@ class DiscriminatorBlock(nn.Module):
     def __init__(self, channels_in, channels_out, stride, padding):
         super().__init__()
         self.conv = nn.Conv2d(channels_in, channels_out, _KERNEL, stride, padding)
-        self.norm = nn.BatchNorm2d(channels_out)
+        self.norm = BatchNorm2d(channels_out)
         self.activation = nn.LeakyReLU(0.2)
 
     def forward(self, x):
@@ -65,6 +66,8 @@ class Discriminator(nn.Module):
             self.apply(self._initialise)
 
     def forward(self, image):
+        if self.training:
+            count_batch(self.blocks)
         x = self.flatten(self.blocks(self.activation(self.conv(image))))
         return self.dense2(self.dense_activation(self.dense1(x)))
 

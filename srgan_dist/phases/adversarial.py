@@ -10,11 +10,11 @@ from srgan_dist.losses import LossConfig
 from srgan_dist.losses.adversarial import adversarial_loss, discriminator_loss
 from srgan_dist.losses.perceptual import VGGLossConfig
 from srgan_dist.losses.pixel import L1LossConfig
-from srgan_dist.phases.common import (
-    Means, PhaseConfig, adam, averaged, build_losses, generator_terms, learning_rate_of, scheduled, set_learning_rate, train_psnr,
-)
+from srgan_dist.phases.common import MetricAverager, PhaseConfig, build_losses, ema_of, generator_terms, train_psnr
 from srgan_dist.phases.gradients import SharedGradients
-from srgan_dist.phases.safeguard import Safeguard
+from srgan_dist.phases.optimizer import adam, scheduled, set_learning_rate
+from srgan_dist.phases.update_guard import UpdateGuard
+from srgan_dist.phases.working_copy import WorkingCopy, working_dtype
 
 
 class AdversarialConfig(PhaseConfig):
@@ -45,16 +45,21 @@ class AdversarialPhase:
     def __init__(self, config, networks, accelerator):
         self.config, self.steps, self.accelerator = config, config.steps, accelerator
         self.generator, self.discriminator = networks.generator, networks.discriminator
-        self.losses = build_losses(config, networks, accelerator.device)
+        self.losses = build_losses(config, networks, accelerator)
+        dtype = working_dtype(accelerator)
+        self.working_generator = WorkingCopy(self.generator, dtype, compiled=networks.compiled)
+        self.working_discriminator = WorkingCopy(self.discriminator, dtype, looks_ahead=True, compiled=networks.compiled)
         self.generator_optimizer = adam(self.generator, config.learning_rate)
         self.discriminator_optimizer = adam(self.discriminator, config.learning_rate)
         self.generator_gradients = SharedGradients(self.generator, accelerator.num_processes)
         self.discriminator_gradients = SharedGradients(self.discriminator, accelerator.num_processes)
-        self.safeguard = Safeguard(
-            {"generator": self.generator, "discriminator": self.discriminator},
-            [(self.discriminator, self.discriminator_optimizer)], config.clip_gradient, config.max_spike, accelerator.device,
-        )
-        self.average = averaged(config, networks)
+        self.guard = UpdateGuard({"generator": self.generator, "discriminator": self.discriminator}, config.clip_gradient,
+                                 config.max_spike, accelerator.device)
+        self.ema = ema_of(config, networks)
+        self.base_rates = {"generator": config.learning_rate,
+                           "discriminator": config.discriminator_learning_rate or config.learning_rate}
+        self.rates = dict(self.base_rates)  # of the last update
+        self.adversarial_weight = torch.zeros((), device=accelerator.device)  # of the current update
         self.step = 0  # updates taken
         self.progress = 0.0  # share of the phase that is over; set by the training
 
@@ -62,97 +67,106 @@ class AdversarialPhase:
         """Take one step of both networks on micro-batches [(lr [B, 1, H, W], hr [B, 1, s*H, s*W])], all of one size.
 
         Returns named 0-d tensors on the device: means over the micro-batches.
+        """
+        optimizers = {"generator": self.generator_optimizer, "discriminator": self.discriminator_optimizer}
+        for name, optimizer in optimizers.items():
+            self.rates[name] = scheduled(self.config, self.base_rates[name], self.step, self.progress)
+            set_learning_rate(optimizer, self.rates[name])
+        self.adversarial_weight.fill_(self.terms()["adversarial"])
+        self.step += 1
+        return self.compute(batches)
 
-        The discriminator steps on all micro-batches before the generator's adversarial term sees any, as it does when
+    def compute(self, batches):
+        """Do the work of an update on the device: the host waits for none of it and decides nothing by its numbers.
+
+        The discriminator learns from all micro-batches before the generator's adversarial term sees any, as it does when
         they are one. The graph of a single micro-batch is kept from one network to the other; of several, one lives at
         a time, and the generator's forward is computed again.
         """
-        self._set_learning_rates()
-        self.safeguard.begin()
+        self.guard.begin()
         self.generator_optimizer.zero_grad()
         self.discriminator_optimizer.zero_grad()
-        parts, alone = len(batches) * self.accelerator.num_processes, len(batches) == 1
-        means = Means(len(batches))
+        self.working_generator.refresh()
+        self.working_discriminator.refresh()
+        alone, metrics = len(batches) == 1, MetricAverager(len(batches))
+        parts = len(batches) * self.accelerator.num_processes
 
+        # The discriminator's gradient on HR and SR; its sum over ranks begins
         with contextlib.nullcontext() if alone else unchanged_buffers(self.generator):
             for lr, hr in batches:
                 with torch.set_grad_enabled(alone):
-                    sr = self.generator(lr)
-                means.add(self._judge(sr.detach(), hr, parts))
-        self.discriminator_gradients.start(self.safeguard.losses.get("discriminator"))
+                    sr = self.working_generator.module(lr)
+                metrics.add(self._discriminator_backward(sr.detach(), hr, parts))
+        self.discriminator_gradients.start(self.guard.losses.get("discriminator"))
 
+        # The generator's gradient: at SR by the content losses, at SR by the next discriminator, and from there back
         for number, (lr, hr) in enumerate(batches):
-            sr = sr if alone else self.generator(lr)
-            terms, total = generator_terms(self.losses, self.config.losses, sr, hr, self.accelerator)
-            if number == 0:  # while the terms of the first were computed, the discriminator's gradients have come
-                discriminator_norm = self._step("discriminator", self.discriminator_gradients, self.discriminator_optimizer)
-            means.add(terms | self._persuade(sr, total, parts) | {"train/psnr": train_psnr(sr, hr)})
-        self.generator_gradients.start(self.safeguard.losses.get("generator"))
-        generator_norm = self._step("generator", self.generator_gradients, self.generator_optimizer)
-        if self.average:
-            self.average.update(self.safeguard.unsound)
+            sr = sr if alone else self.working_generator.module(lr)
+            at_sr = sr.detach().requires_grad_()
+            terms, content = self._content_backward(at_sr, hr, parts)
+            if number == 0:  # while the content losses were computed, the discriminator's gradients have come
+                discriminator_norm = self.guard.check("discriminator", self.discriminator_gradients.wait())
+                critic = self.working_discriminator.look_ahead(self.discriminator_optimizer)
+            terms |= self._adversarial_backward(critic, at_sr, content, parts)
+            sr.backward(at_sr.grad)
+            self.working_generator.collect_gradients()
+            metrics.add(terms | {"train/psnr": train_psnr(sr, hr)})
+        self.generator_gradients.start(self.guard.losses.get("generator"))
+        generator_norm = self.guard.check("generator", self.generator_gradients.wait())
 
-        self.step += 1
-        return {**means.values, "health/grad_norm/generator": generator_norm,
-                "health/grad_norm/discriminator": discriminator_norm, "health/skipped": self.safeguard.unsound}
+        # Both steps, or none
+        self.guard.commit(self.discriminator_optimizer, self.generator_optimizer)
+        if self.ema:
+            self.ema.update(self.guard.found_inf)
+        return {**metrics.metrics, "health/grad_norm/generator": generator_norm,
+                "health/grad_norm/discriminator": discriminator_norm, "health/skipped": self.guard.found_inf}
 
     def terms(self):
-        """Return the factor of every term of the generator's objective as it is now: {name: weight}."""
-        return self.config.terms() | {"adversarial": self.adversarial_weight()}
+        """Return the factor of every term of the generator's objective at the coming update: {name: weight}; that of the
+        adversarial term is full from the end of the warm-up on.
+        """
+        risen = min(1, (self.step + 1) / (self.config.adversarial_warmup + 1))
+        return self.config.terms() | {"adversarial": risen * self.config.adversarial_weight}
 
     def learning_rates(self):
-        return {
-            "lr/generator": learning_rate_of(self.generator_optimizer),
-            "lr/discriminator": learning_rate_of(self.discriminator_optimizer),
-        }
+        """Return the learning rates of the last update."""
+        return {f"lr/{name}": rate for name, rate in self.rates.items()}
 
-    def adversarial_weight(self):
-        """Return the factor of the adversarial term at the current update, full from the end of the warm-up on."""
-        return self.config.adversarial_weight * min(1, (self.step + 1) / (self.config.adversarial_warmup + 1))
-
-    def _set_learning_rates(self):
-        rates = self.config.learning_rate, self.config.discriminator_learning_rate or self.config.learning_rate
-        for optimizer, rate in zip((self.generator_optimizer, self.discriminator_optimizer), rates, strict=True):
-            set_learning_rate(optimizer, scheduled(self.config, rate, self.step, self.progress))
-
-    def _judge(self, sr, hr, parts):
-        """Add to the discriminator's gradient what one of the parts of an update contributes."""
-        with self.accelerator.autocast():  # around both: the weights are turned into bfloat16 once
-            real, fake = self.discriminator(hr), self.discriminator(sr)
+    def _discriminator_backward(self, sr, hr, parts):
+        """Add to the discriminator's gradient that of its loss on one of the parts of an update."""
+        discriminator = self.working_discriminator.module
+        real, fake = discriminator(hr), discriminator(sr)
         loss = discriminator_loss(real, fake)
-        loss.backward(gradient=self.safeguard.share_of("discriminator", loss, parts))
+        loss.backward(gradient=self.guard.backward_scale("discriminator", loss, parts))
+        self.working_discriminator.collect_gradients()
         return {
             "loss/discriminator": loss.detach(),
             "d/real": real.detach().sigmoid().mean(),
             "d/fake": fake.detach().sigmoid().mean(),
         }
 
-    def _persuade(self, sr, content, parts):
-        """Add to the generator's gradient what one of the parts contributes; content: the sum of its other terms."""
-        # Through the frozen discriminator: the gradient flows on to sr, and none is kept for the discriminator.
-        self.discriminator.requires_grad_(False)
-        adversarial = adversarial_loss(self.discriminator(sr))
-        total = content + self.adversarial_weight() * adversarial
-        total.backward(gradient=self.safeguard.share_of("generator", total, parts))
-        self.discriminator.requires_grad_(True)
-        return {"loss/adversarial": adversarial.detach(), "loss/generator": total.detach()}
+    def _content_backward(self, sr, hr, parts):
+        """Add to the gradient at sr that of the losses that compare it with hr; returns them by name, and their sum."""
+        terms, total = generator_terms(self.losses, self.config.losses, sr, hr, self.accelerator)
+        total.backward(gradient=self.guard.backward_scale("generator", total, parts))
+        return terms, total.detach()
 
-    def _step(self, name, gradients, optimizer):
-        """Step a network on the sum of its gradients over ranks, once it is there; returns its norm."""
-        norm = self.safeguard.check(name, gradients.wait())
-        self.safeguard.step(optimizer)
-        return norm
+    def _adversarial_backward(self, critic, sr, content, parts):
+        """Add to the gradient at sr that of the adversarial term; critic: the discriminator, frozen, whose answer counts."""
+        adversarial = adversarial_loss(critic(sr))
+        weighted = self.adversarial_weight * adversarial
+        weighted.backward(gradient=self.guard.backward_scale("generator", weighted, parts))
+        return {"loss/adversarial": adversarial.detach(), "loss/generator": content + weighted.detach()}
 
     def stateful(self):
-        """Return what a checkpoint must hold beside the generator, after a whole update: name -> module or optimiser."""
-        self.safeguard.settle()
-        average = {"generator_average": self.average.settled()} if self.average else {}
+        """Return what a checkpoint must hold beside the generator: name -> module or optimiser."""
+        average = {"generator_average": self.ema.synchronised()} if self.ema else {}
         return {
             "generator_optimizer": self.generator_optimizer,
             "discriminator": self.discriminator,
             "discriminator_optimizer": self.discriminator_optimizer,
             **average,
-            **self.safeguard.stateful(),
+            **self.guard.stateful(),
         }
 
 

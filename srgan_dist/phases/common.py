@@ -1,6 +1,5 @@
-"""What the phases share: settings, the optimiser, the learning rate, the sum of losses, means over micro-batches."""
+"""What the phases share: settings, the sum of losses, means over micro-batches."""
 
-import math
 from typing import ClassVar
 
 import torch
@@ -8,10 +7,10 @@ from pydantic import Field, field_validator
 from torch.nn import functional as F
 
 from srgan_dist.losses import build_loss
-from srgan_dist.phases.average import Average
+from srgan_dist.phases.ema import EMA
+from srgan_dist.phases.working_copy import to_working_precision, working_dtype
 from srgan_dist.settings import Settings
 
-EPOCH = 1000  # updates; the official code's epoch, at whose end it lowers the learning rate
 TAKEN = {"adversarial", "generator", "discriminator"}  # panels loss/... that are not single losses
 
 BEGINS_ANEW = {"generator_average", "generator_usual", "discriminator_usual"}  # where a checkpoint was saved without: ema_decay, max_spike
@@ -53,53 +52,22 @@ class PhaseConfig(Settings):
         return {name: loss.weight for name, loss in self.losses.items()}
 
 
-def adam(network, learning_rate):
-    """Return Adam with the paper's settings (betas 0.9 and 0.999, epsilon 1e-8)."""
-    return torch.optim.Adam(network.parameters(), lr=learning_rate, fused=True)
-
-
-def decayed(learning_rate, decay_every, step):
-    """Return the learning rate of an update: a tenth every `decay_every` updates, in stairs of one epoch each."""
-    if decay_every is None:
-        return learning_rate
-    return learning_rate * 0.1 ** (step // EPOCH * EPOCH / decay_every)
-
-
-def annealed(learning_rate, progress):
-    """Return the learning rate after a share `progress` of the phase (0 to 1) on half a cosine wave
-    (Loshchilov & Hutter 2017, "SGDR: stochastic gradient descent with warm restarts", without the restarts).
+def build_losses(config, networks, accelerator):
+    """Build the losses of a phase from its settings: {name: module}, laid out as the networks, their weights in the
+    precision that autocast would give them, and compiled where the networks are.
     """
-    return learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def scheduled(config, learning_rate, step, progress):
-    """Return the learning rate of an update under the schedule of its phase."""
-    learning_rate = decayed(learning_rate, config.decay_every, step)
-    return annealed(learning_rate, progress) if config.anneal else learning_rate
-
-
-def set_learning_rate(optimizer, learning_rate):
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
-
-
-def learning_rate_of(optimizer):
-    return optimizer.param_groups[0]["lr"]
-
-
-def build_losses(config, networks, device):
-    """Build the losses of a phase from its settings: {name: module}, laid out as the networks and compiled where they are."""
-    losses = {name: build_loss(loss).to(device, memory_format=networks.layout) for name, loss in config.losses.items()}
-    if networks.compiled:
-        for loss in losses.values():
-            loss.compile()
+    losses = {name: build_loss(loss).to(accelerator.device, memory_format=networks.layout) for name, loss in config.losses.items()}
+    for loss in losses.values():
+        to_working_precision(loss, working_dtype(accelerator))
+        if networks.compiled:
+            loss.compile(dynamic=False)
     return losses
 
 
-def averaged(config, networks):
-    """Let the networks keep the moving average that the settings of a phase ask for; returns it, or None."""
-    networks.average = Average(networks.generator, config.ema_decay) if config.ema_decay else None
-    return networks.average
+def ema_of(config, networks):
+    """Let the networks keep the EMA that the settings of a phase ask for; returns it, or None."""
+    networks.ema = EMA(networks.generator, config.ema_decay) if config.ema_decay else None
+    return networks.ema
 
 
 def generator_terms(losses, configs, sr, hr, accelerator):
@@ -113,15 +81,16 @@ def generator_terms(losses, configs, sr, hr, accelerator):
     return terms, total
 
 
-class Means:
+class MetricAverager:
     """Means of named 0-d tensors over the micro-batches of an update."""
 
     def __init__(self, count):
-        self.count, self.values = count, {}
+        self.count, self.metrics = count, {}
 
-    def add(self, numbers):
-        for name, value in numbers.items():
-            self.values[name] = self.values.get(name, 0) + value / self.count
+    def add(self, metrics):
+        if self.count > 1:
+            metrics = {name: self.metrics.get(name, 0) + value / self.count for name, value in metrics.items()}
+        self.metrics |= metrics
 
 
 def train_psnr(sr, hr):

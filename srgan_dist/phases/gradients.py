@@ -4,7 +4,8 @@ Every rank starts the backward of its losses from 1/parts instead of 1, where pa
 ranks: their gradients then only have to be summed. They are summed here, after the last micro-batch, and nowhere else:
 the networks are not wrapped in DistributedDataParallel, whose hooks would start an all-reduce per backward and do not
 let it run on beyond the backward. Here the sum of the discriminator's gradients starts when they are complete and is
-waited for after the perceptual loss of the generator, which hides it. In float64 both ways give the same bits.
+waited for after the backward of the content losses, the longest part of an update, which hides it. In float64 both ways
+train the same weights to 1e-12.
 """
 
 import torch

@@ -4,11 +4,11 @@ from pydantic import Field
 
 from srgan_dist.losses import LossConfig
 from srgan_dist.losses.pixel import L1LossConfig
-from srgan_dist.phases.common import (
-    Means, PhaseConfig, adam, averaged, build_losses, generator_terms, learning_rate_of, scheduled, set_learning_rate, train_psnr,
-)
+from srgan_dist.phases.common import MetricAverager, PhaseConfig, build_losses, ema_of, generator_terms, train_psnr
 from srgan_dist.phases.gradients import SharedGradients
-from srgan_dist.phases.safeguard import Safeguard
+from srgan_dist.phases.optimizer import adam, scheduled, set_learning_rate
+from srgan_dist.phases.update_guard import UpdateGuard
+from srgan_dist.phases.working_copy import WorkingCopy, working_dtype
 
 
 class PretrainConfig(PhaseConfig):
@@ -30,47 +30,55 @@ class PretrainPhase:
     def __init__(self, config, networks, accelerator):
         self.config, self.steps, self.accelerator = config, config.steps, accelerator
         self.generator = networks.generator
-        self.losses = build_losses(config, networks, accelerator.device)
+        self.losses = build_losses(config, networks, accelerator)
+        self.working = WorkingCopy(self.generator, working_dtype(accelerator), compiled=networks.compiled)
         self.optimizer = adam(self.generator, config.learning_rate)
         self.gradients = SharedGradients(self.generator, accelerator.num_processes)
-        self.safeguard = Safeguard({"generator": self.generator}, [], config.clip_gradient, config.max_spike, accelerator.device)
-        self.average = averaged(config, networks)
+        self.guard = UpdateGuard({"generator": self.generator}, config.clip_gradient, config.max_spike, accelerator.device)
+        self.ema = ema_of(config, networks)
         self.step = 0  # updates taken
         self.progress = 0.0  # share of the phase that is over; set by the training
+        self.learning_rate = config.learning_rate  # of the last update
 
     def update(self, batches):
         """Take one step on the mean over micro-batches [(lr [B, 1, H, W], hr [B, 1, s*H, s*W])], all of one size.
 
         Returns named 0-d tensors on the device: means over the micro-batches.
         """
-        set_learning_rate(self.optimizer, scheduled(self.config, self.config.learning_rate, self.step, self.progress))
-        self.safeguard.begin()
-        self.optimizer.zero_grad()
-        means = Means(len(batches))
-        for lr, hr in batches:
-            sr = self.generator(lr)
-            terms, total = generator_terms(self.losses, self.config.losses, sr, hr, self.accelerator)
-            parts = len(batches) * self.accelerator.num_processes
-            total.backward(gradient=self.safeguard.share_of("generator", total, parts))
-            means.add({**terms, "loss/generator": total.detach(), "train/psnr": train_psnr(sr, hr)})
-        self.gradients.start(self.safeguard.losses.get("generator"))
-        norm = self.safeguard.check("generator", self.gradients.wait())
-        self.safeguard.step(self.optimizer)
-        if self.average:
-            self.average.update(self.safeguard.unsound)
-
+        self.learning_rate = scheduled(self.config, self.config.learning_rate, self.step, self.progress)
+        set_learning_rate(self.optimizer, self.learning_rate)
         self.step += 1
-        return {**means.values, "health/grad_norm/generator": norm, "health/skipped": self.safeguard.unsound}
+        return self.compute(batches)
+
+    def compute(self, batches):
+        """Do the work of an update on the device: the host waits for none of it and decides nothing by its numbers."""
+        self.guard.begin()
+        self.optimizer.zero_grad()
+        self.working.refresh()
+        metrics = MetricAverager(len(batches))
+        parts = len(batches) * self.accelerator.num_processes
+        for lr, hr in batches:
+            sr = self.working.module(lr)
+            terms, total = generator_terms(self.losses, self.config.losses, sr, hr, self.accelerator)
+            total.backward(gradient=self.guard.backward_scale("generator", total, parts))
+            self.working.collect_gradients()
+            metrics.add({**terms, "loss/generator": total.detach(), "train/psnr": train_psnr(sr, hr)})
+        self.gradients.start(self.guard.losses.get("generator"))
+        norm = self.guard.check("generator", self.gradients.wait())
+        self.guard.commit(self.optimizer)
+        if self.ema:
+            self.ema.update(self.guard.found_inf)
+        return {**metrics.metrics, "health/grad_norm/generator": norm, "health/skipped": self.guard.found_inf}
 
     def terms(self):
         """Return the factor of every term of the objective: {name: weight}."""
         return self.config.terms()
 
     def learning_rates(self):
-        return {"lr/generator": learning_rate_of(self.optimizer)}
+        """Return the learning rate of the last update."""
+        return {"lr/generator": self.learning_rate}
 
     def stateful(self):
-        """Return what a checkpoint must hold beside the generator, after a whole update: name -> module or optimiser."""
-        self.safeguard.settle()
-        average = {"generator_average": self.average.settled()} if self.average else {}
-        return {"generator_optimizer": self.optimizer, **average, **self.safeguard.stateful()}
+        """Return what a checkpoint must hold beside the generator: name -> module or optimiser."""
+        average = {"generator_average": self.ema.synchronised()} if self.ema else {}
+        return {"generator_optimizer": self.optimizer, **average, **self.guard.stateful()}

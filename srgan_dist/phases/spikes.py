@@ -26,10 +26,13 @@ class Spikes(nn.Module):
         self.register_buffer("means", torch.zeros(2))
         self.register_buffer("counts", torch.zeros(2))
 
-    def judge(self, loss, norm):
-        """Tell, by a 0-d tensor, whether one of two 0-d tensors is a spike, and learn from those that are finite."""
+    def judge(self, loss, norm, learn=True):
+        """Tell, by a 0-d tensor, whether one of two 0-d tensors is a spike, and learn from those that are finite.
+
+        learn: 0-d tensor, False where they are of an update that is skipped anyway.
+        """
         values = torch.stack([loss, norm]).to(self.means)
-        finite = values.isfinite()
+        finite = values.isfinite() & learn
         spikes = finite & (self.counts >= SETTLED) & (self.means > 0) & (values > self.factor * self.means)
         moved = self.means + (values - self.means) / (self.counts + 1).clamp(max=SETTLED)
         self.means.copy_(torch.where(spikes, RISE * self.means, torch.where(finite, moved, self.means)))

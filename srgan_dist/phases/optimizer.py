@@ -1,0 +1,102 @@
+"""Adam with the paper's settings, its learning-rate schedule, and a look at its next step.
+
+Learning rates are 0-d tensors on the device, so that a schedule changes them without a new graph or a wait.
+"""
+
+import math
+
+import torch
+
+EPOCH = 1000  # updates; the official code's epoch, at whose end it lowers the learning rate
+BETAS, EPSILON = (0.9, 0.999), 1e-8
+# Elements of a tensor that are worked on at a time. A CPU keeps the intermediate results of so many in its second-level
+# cache: a third of the time of whole tensors. A GPU is given pieces of 64 MiB, to bound its memory.
+PIECE = {"cpu": 2**18, "cuda": 2**24}
+
+
+def adam(network, learning_rate):
+    """Return Adam with the paper's settings (betas 0.9 and 0.999, epsilon 1e-8), which can be captured on a GPU."""
+    device = next(network.parameters()).device
+    optimizer = torch.optim.Adam(network.parameters(), learning_rate, BETAS, EPSILON, fused=True, capturable=device.type == "cuda")
+    optimizer.param_groups[0]["lr"] = torch.full((), learning_rate, dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
+    return optimizer
+
+
+def decayed(learning_rate, decay_every, step):
+    """Return the learning rate of an update: a tenth every `decay_every` updates, in stairs of one epoch each."""
+    if decay_every is None:
+        return learning_rate
+    return learning_rate * 0.1 ** (step // EPOCH * EPOCH / decay_every)
+
+
+def annealed(learning_rate, progress):
+    """Return the learning rate after a share `progress` of the phase (0 to 1) on half a cosine wave
+    (Loshchilov & Hutter 2017, "SGDR: stochastic gradient descent with warm restarts", without the restarts).
+    """
+    return learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def scheduled(config, learning_rate, step, progress):
+    """Return the learning rate of an update under the schedule of its phase."""
+    learning_rate = decayed(learning_rate, config.decay_every, step)
+    return annealed(learning_rate, progress) if config.anneal else learning_rate
+
+
+def set_learning_rate(optimizer, learning_rate):
+    for group in optimizer.param_groups:
+        group["lr"].fill_(learning_rate)
+
+
+@torch.no_grad()
+def write_next_weights(optimizer, targets):
+    """Write into `targets` the weights that the next step of an Adam optimiser would give, and change nothing else.
+
+    targets: a tensor per parameter, of its shape and memory format, of any floating type. The formula is Kingma & Ba
+    (2015), algorithm 1, as `torch.optim.Adam` rounds it: step = lr / (1 - beta1^t), denominator = sqrt(v / (1 - beta2^t)) + eps.
+    """
+    group, = optimizer.param_groups
+    parameters = group["params"]
+    states = [_state(optimizer, parameter) for parameter in parameters]
+    (beta1, beta2), dtype = BETAS, parameters[0].dtype
+    t = (states[0]["step"] + 1).double()
+    step = group["lr"].double() / (1 - beta1**t)
+    root, per_step = (beta2 / (1 - beta2**t)).sqrt().to(dtype), (1 / step).to(dtype)
+    rows = [(parameter, parameter.grad, state["exp_avg"], state["exp_avg_sq"], target)
+            for parameter, state, target in zip(parameters, states, targets, strict=True)]
+    for weights, gradients, means, squares, written in _pieces(rows, PIECE[parameters[0].device.type]):
+        means = torch._foreach_lerp(means, gradients, 1 - beta1)
+        roots = torch._foreach_addcmul(squares, gradients, gradients, (1 - beta2) / beta2)
+        torch._foreach_sqrt_(roots)
+        torch._foreach_mul_(roots, root)
+        torch._foreach_add_(roots, EPSILON)
+        torch._foreach_mul_(roots, per_step)
+        torch._foreach_copy_(written, torch._foreach_addcdiv(weights, means, roots, -1.0))
+
+
+def _state(optimizer, parameter):
+    """Return Adam's state of a parameter, which before the first step is made as Adam would make it."""
+    state = optimizer.state[parameter]
+    if not state:
+        state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+        state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+    return state
+
+
+def _pieces(rows, size):
+    """Yield rows of tensors of one shape column by column, as lists; `size` elements or so at a time, larger ones in pieces."""
+    pieces, elements = [], 0
+    for row in rows:
+        for piece in [row] if row[0].numel() <= size else zip(*(_flat(tensor, row[0]).split(size) for tensor in row), strict=True):
+            if pieces and elements + piece[0].numel() > size:
+                yield [list(column) for column in zip(*pieces, strict=True)]
+                pieces, elements = [], 0
+            pieces.append(piece)
+            elements += piece[0].numel()
+    yield [list(column) for column in zip(*pieces, strict=True)]
+
+
+def _flat(tensor, like):
+    """Return a tensor as one dimension, in the order of `like`'s memory."""
+    if tensor.stride() != like.stride():
+        tensor = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
+    return tensor.as_strided((tensor.numel(),), (1,))
