@@ -8,7 +8,8 @@ from accelerate import Accelerator
 from srgan_dist.data.cache import DEFAULT_GIB, cache_at
 from srgan_dist.errors import reported
 from srgan_dist.evaluate import evaluate
-from srgan_dist.machine import check_group, use_cpu_threads, use_exact_float32
+from srgan_dist.group import ending_together, join
+from srgan_dist.machine import check_group, cpu_wanted, use_cpu_threads, use_exact_float32
 from srgan_dist.progress import tracked
 
 
@@ -25,13 +26,14 @@ def main():
 
     out = Path(arguments.out or Path(arguments.run) / "eval")
     with reported():
+        check_group(join(cpu_wanted(), timeout_minutes=30))
         accelerator = Accelerator()
-        check_group(accelerator)
         use_cpu_threads(accelerator)
         use_exact_float32()
-        table = evaluate(arguments.run, arguments.shards, out, arguments.splits, accelerator,
-                         lambda name: lambda images: tracked(images, name, "image"),
-                         cache_at(arguments.cache, arguments.cache_gib))
+        with ending_together():
+            table = evaluate(arguments.run, arguments.shards, out, arguments.splits, accelerator,
+                             lambda name: lambda images: tracked(images, name, "image"),
+                             cache_at(arguments.cache, arguments.cache_gib))
     if accelerator.is_main_process:
         print(f"{table}\n\nwritten to {out}: scores.json, scores.csv, figure2.png, figure3.png")
     accelerator.end_training()

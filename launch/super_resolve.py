@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from functools import partial
 
 import torch
 
@@ -10,18 +9,22 @@ from srgan_dist.checkpoint import load_generator
 from srgan_dist.errors import reported
 from srgan_dist.machine import use_exact_float32
 from srgan_dist.progress import tracked
-from srgan_dist.super_resolve import TILE, list_jobs, super_resolve_file
+from srgan_dist.super_resolve import TILE, list_jobs, super_resolve_files
 
 
 def work_through(jobs, generator, tile):
     """Super-resolve every image; if it ends early, say how many outputs there are."""
-    for written, (info, path) in enumerate(jobs):
-        try:
-            progress = partial(tracked, title=info.path.name, unit="slice", total=info.pages)
-            super_resolve_file(generator, info, path, tile, progress)
-        except BaseException:
-            print(f"{written} of {len(jobs)} outputs were written", file=sys.stderr)
-            raise
+    written = 0
+    try:
+        for _ in super_resolve_files(generator, jobs, tile, progress):
+            written += 1
+    except BaseException:
+        print(f"{written} of {len(jobs)} outputs were written", file=sys.stderr)
+        raise
+
+
+def progress(info, pages):
+    return tracked(pages, title=info.path.name, unit="slice", total=info.pages)
 
 
 def main():

@@ -34,7 +34,8 @@ class CheckpointError(UserError):
 # Training state
 
 def save_checkpoint(directory, name, objects, state, keep, landmarks=()):
-    """Write directory/name from `objects` (name -> module or optimiser) and `state` (JSON), whole or not at all.
+    """Write directory/name from `objects` (name -> module, optimiser or their named tensors) and `state` (JSON), whole or
+    not at all.
 
     Afterwards it and the newest before it are left, `keep` in all, and those of the updates in `landmarks`. Later ones
     get a name that ends in .damaged. Raises CheckpointError where it cannot be written; the others are left as they are.
@@ -82,7 +83,7 @@ def _write(folder, objects, state):
     """Write all files of a checkpoint to the disk, the manifest last."""
     folder.mkdir()
     for label, item in objects.items():
-        _save_tensors(_tensors_of(item), folder / f"{label}.safetensors")
+        _save_tensors(tensors_of(item), folder / f"{label}.safetensors")
     (folder / "state.json").write_text(json.dumps(state, indent=1))
     files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in sorted(folder.iterdir())}
     for name in files:
@@ -223,18 +224,20 @@ def _restore_optimizer(optimizer, tensors):
             entry[name] = torch.empty_like(parameter).copy_(entry[name])
 
 
-def _tensors_of(item):
-    """Name the tensors of a module or an optimiser."""
+def tensors_of(item):
+    """Name the tensors of a module or an optimiser: {name: tensor}; named ones are returned as they are."""
+    if isinstance(item, dict):
+        return item
     if isinstance(item, torch.nn.Module):
-        return {name: tensor.contiguous() for name, tensor in item.state_dict().items()}
+        return item.state_dict()
     entries = item.state_dict()["state"].items()
-    return {f"{number}.{name}": value.contiguous() for number, entry in entries for name, value in entry.items()}
+    return {f"{number}.{name}": value for number, entry in entries for name, value in entry.items()}
 
 
 def _save_tensors(tensors, path, metadata=None):
     path.touch()
     granted = path.stat().st_mode
-    save_file(tensors, path, metadata)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
     path.chmod(granted)  # to all whom the umask lets read: some versions of safetensors keep files to their owner
 
 
@@ -261,7 +264,7 @@ def save_generator(path, generator, facts):
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(path, durable=True) as unfinished:
-            _save_tensors(_tensors_of(generator), unfinished, metadata)
+            _save_tensors(tensors_of(generator), unfinished, metadata)
 
 
 def load_generator(path, device="cpu"):

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+import traceback
 from pathlib import Path
 
 STOPPED = 85  # exit code, as HTCondor's examples have it; else 0 done, 1 error
@@ -25,31 +26,42 @@ class TrainingInterrupted(TrainingStopped):
 def reported():
     """End the process with one line on stderr for what a user can mend (exit code 1) or has interrupted (130).
 
-    A training that a signal stopped has said so itself (85).
-
-    Under a launcher every rank reports, by its number: the fault may lie on one node only. When the reader of stdout
-    has gone (`| head`) the process ends silently, as others do (141).
+    A training that a signal stopped has said so itself (85). When the reader of stdout has gone (`| head`) the process
+    ends silently, as others do (141).
     """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
-    rank = f"rank {os.environ['RANK']}: " if os.environ.get("WORLD_SIZE", "1") != "1" and "RANK" in os.environ else ""
     try:
         yield
         print(end="", flush=True)  # a full disk or closed pipe shows here, not after the last except
         _tell_launcher(0)
-    except (UserError, OSError) as error:
-        if isinstance(error, BrokenPipeError) and _stdout_is_closed():
-            sys.exit(141)
-        print(f"error: {rank}{str(error) or type(error).__name__}", file=sys.stderr, flush=True)
-        sys.exit(1)
+    except (UserError, OSError, KeyboardInterrupt) as error:
+        sys.exit(report(error))
     except TrainingInterrupted:
         sys.exit(STOPPED)
     except TrainingStopped:
         _tell_launcher(STOPPED)
         sys.exit(STOPPED)
-    except KeyboardInterrupt:
-        print(f"{rank}interrupted", file=sys.stderr, flush=True)
-        sys.exit(130)
+
+
+def report(error):
+    """Say an error on stderr and return the exit code for it: one line for what a user can mend, with its traceback what is
+    a fault of ours, nothing where the reader of stdout has gone.
+
+    Under a launcher every rank reports, by its number: the fault may lie on one node only.
+    """
+    rank = f"rank {os.environ['RANK']}: " if os.environ.get("WORLD_SIZE", "1") != "1" and "RANK" in os.environ else ""
+    code = 1
+    if isinstance(error, BrokenPipeError) and _stdout_is_closed():
+        return 141
+    if isinstance(error, KeyboardInterrupt):
+        words, code = f"{rank}interrupted", 130
+    elif isinstance(error, (UserError, OSError)):
+        words = f"error: {rank}{str(error) or type(error).__name__}"
+    else:
+        words = f"{rank}{''.join(traceback.format_exception(error))}"
+    print(words, file=sys.stderr, flush=True)
+    return code
 
 
 def _tell_launcher(code):

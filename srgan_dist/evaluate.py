@@ -12,6 +12,7 @@ from srgan_dist.data.reader import Reader
 from srgan_dist.errors import UserError
 from srgan_dist.figures import figure_2, figure_3, title
 from srgan_dist.files import written_whole
+from srgan_dist.group import wait_for_all
 from srgan_dist.metrics import relative_error_reduction
 from srgan_dist.scoring import check_scorable, mean_of, mean_scores, methods_of, score_split
 
@@ -54,7 +55,7 @@ def evaluate(run, shards, out, splits, accelerator, progress=None, cache=None):
         for name, figure in figures.items():
             with written_whole(out / name) as path:
                 figure.savefig(path, format="png", dpi=120)
-    accelerator.wait_for_everyone()
+    wait_for_all()
     return format_table(rows)
 
 

@@ -4,6 +4,8 @@ import contextlib
 import ctypes
 import os
 import platform
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 from accelerate.utils import parse_flag_from_env
@@ -74,6 +76,36 @@ def use_cpu_threads(accelerator, threads=None):
         torch.set_num_threads(threads or max(1, usable_cores() // ranks_here))
 
 
+def one_thread_each(function, items, device):
+    """Yield function(item) of every item, in order; on a CPU as many at a time as PyTorch has threads, with one thread each.
+
+    Several threads on one item would meet after every operation, and beside another program wait there for the one that has
+    lost its core: up to ten times the time of one thread alone. An error of `items` is raised where its item would come.
+    """
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads == 1:
+        yield from map(function, items)
+        return
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads, "item") as pool:
+            waiting, source = deque(), iter(items)
+            while source or waiting:
+                while source and len(waiting) < 2 * threads:
+                    try:
+                        waiting.append(pool.submit(function, next(source)))
+                    except StopIteration:
+                        source = None
+                    except BaseException as error:
+                        source = None
+                        waiting.append(Future())
+                        waiting[-1].set_exception(error)
+                if waiting:
+                    yield waiting.popleft().result()
+    finally:
+        torch.set_num_threads(threads)
+
+
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt(3)
 
 
@@ -92,6 +124,21 @@ def keep_freed_memory(device_type):
 def has_glibc():
     """Tell whether this process has the GNU C library, whose allocator can be told what to do."""
     return platform.libc_ver()[0] == "glibc"
+
+
+def is_out_of_memory(error):
+    """Tell whether an error means that memory is lacking: of a GPU, of the libraries that compute on it, or of the machine."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return any(words in str(error) for words in ("DefaultCPUAllocator", "out of memory", "_ALLOC_FAILED"))
+
+
+def memory_of(device):
+    """Say whose memory a rank on that device uses, and how much there is."""
+    if device.type != "cuda":
+        return f"the memory of {platform.node()}"
+    facts = torch.cuda.get_device_properties(device)
+    return f"the memory of {device} on {platform.node()} ({facts.name}, {facts.total_memory / 2**30:.0f} GiB)"
 
 
 def allow_many_files():

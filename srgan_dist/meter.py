@@ -13,6 +13,7 @@ class Meter:
 
     def __init__(self, accelerator, skipped_in_row=0):
         self.accelerator, self.speed = accelerator, Speed(accelerator)
+        self.pauses, self.began = {"validation": 0.0, "checkpoints": 0.0}, time.monotonic()  # seconds by kind, of the phase
         self.skipped_in_row = skipped_in_row  # updates up to the last reading
         self._restart()
 
@@ -28,11 +29,13 @@ class Meter:
         self.waited += time.monotonic() - began
 
     @contextlib.contextmanager
-    def paused(self):
-        """Do not count the time inside at all."""
+    def paused(self, kind):
+        """Count the time inside as a pause for "validation" or for "checkpoints", and not as training."""
         began = time.monotonic()
         yield
-        self.since += time.monotonic() - began
+        seconds = time.monotonic() - began
+        self.since += seconds
+        self.pauses[kind] += seconds
         self.speed.begin()
 
     def add(self, numbers, samples):
@@ -61,6 +64,11 @@ class Meter:
         speed = self.speed.read(self.samples, seconds, self.waited)
         self._restart()
         return means | {"health/skipped": sum(skipped)} | speed, seconds
+
+    def of_phase(self):
+        """Return speed/* of all that has been read, with the share of the time that pauses of each kind have taken."""
+        whole = time.monotonic() - self.began
+        return self.speed.of_phase() | {f"speed/{kind}_share": seconds / whole for kind, seconds in self.pauses.items()}
 
     def _count_skipped(self, flags):
         """Note the longest row of skipped updates that ended, or goes on, since the last reading."""

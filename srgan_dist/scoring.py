@@ -1,28 +1,35 @@
 """Scores of methods on whole images, each image once over all ranks; for validation in a training and for evaluation."""
 
+import contextlib
 from collections import defaultdict
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
 
 from srgan_dist.data.degradation import upsample
 from srgan_dist.data.plan import images_of_rank
 from srgan_dist.data.reader import Reader
 from srgan_dist.data.values import to_signed, to_unit
 from srgan_dist.errors import UserError
-from srgan_dist.metrics import SMALLEST_IMAGE, histogram_distance, mean_shift, mse, psnr, spectrum_error, ssim
+from srgan_dist.group import gathered
+from srgan_dist.machine import is_out_of_memory, one_thread_each
+from srgan_dist.metrics import (
+    SMALLEST_IMAGE, histogram_distance, mean_shift, mse, psnr_of_mse, spectrum_error, ssim,
+)
 from srgan_dist.super_resolve import super_resolve
+
+METRICS = {"mse": mse, "ssim": ssim, "spectrum_error": spectrum_error, "mean_shift": mean_shift, "histogram_distance": histogram_distance}
+AT_ONCE = {"cuda": 16}  # images of one size; on a CPU, which gains nothing from more, one
 
 
 def bicubic(lr, scale, device="cpu"):
-    """Enlarge lr [H, W] uint8 or uint16 to [s*H, s*W] float32 in [0, 1], what overshoots clamped."""
+    """Enlarge lr [..., H, W] uint8 or uint16 to [..., s*H, s*W] float32 in [0, 1], what overshoots clamped."""
     unit = upsample(lr, scale) / np.iinfo(lr.dtype).max
     return torch.from_numpy(unit).float().clamp(0, 1).to(device)
 
 
 def methods_of(generators, scale, device):
-    """Return name -> function(lr) for bicubic and each of `generators` (name -> network in eval mode)."""
+    """Return name -> function(lr [N, H, W]) for bicubic and each of `generators` (name -> network in eval mode)."""
     methods = {"bicubic": lambda lr: bicubic(lr, scale, device)}
     for name, generator in generators.items():
         methods[name] = lambda lr, generator=generator: super_resolve(generator, lr)
@@ -38,26 +45,66 @@ def check_scorable(split):
 
 
 def score_split(split, methods, rank, world_size, device, progress=iter):
-    """Score every image of a split exactly once over all ranks.
+    """Score every image of a split exactly once over all ranks, images of one size together.
 
-    methods: name -> function(lr [H, W]) -> [s*H, s*W] on [0, 1]. Returns on every rank the same list of dictionaries
-    with index, split, rock, key, method, psnr, ssim, spectrum_error, mse, mean_shift and histogram_distance, in the order
-    of the split.
+    methods: name -> function(lr [N, H, W]) -> [N, s*H, s*W] on [0, 1]. progress wraps the work as tqdm does. Returns on
+    every rank the same list of dictionaries with index, split, rock, key, method, psnr, ssim, spectrum_error, mse,
+    mean_shift and histogram_distance, in the order of the split.
     """
-    reader, mine = Reader(split), []
-    for i in progress(images_of_rank(len(split), rank, world_size)):
-        lr, hr = reader.image(i)
-        hr = to_unit(to_signed(torch.from_numpy(hr).to(device)))
-        for name, method in methods.items():
-            sr = method(lr)
-            mine.append({
-                "index": i, "split": split.name, "rock": split.rock(i), "key": split.key(i), "method": name,
-                "psnr": psnr(sr, hr), "ssim": ssim(sr, hr), "spectrum_error": spectrum_error(sr, hr), "mse": mse(sr, hr),
-                "mean_shift": mean_shift(sr, hr), "histogram_distance": histogram_distance(sr, hr),
-            })
-    rows = sorted(gather_object(mine) if world_size > 1 else mine, key=lambda row: row["index"])
+    reader = Reader(split)
+    batches = _equal_sizes(split, images_of_rank(len(split), rank, world_size), AT_ONCE.get(device.type, 1))
+    pairs = ([np.stack(images) for images in zip(*map(reader.image, batch), strict=True)] for batch in progress(batches))
+    with _without_search():
+        scores = list(one_thread_each(lambda pair: _scores(*pair, methods, device), pairs, device))  # [metrics, methods, N] each
+    if scores:
+        scores = torch.cat(scores, -1).cpu().permute(2, 1, 0).tolist()  # the one time that the host waits
+    mine = []
+    for i, of_methods in zip([i for batch in batches for i in batch], scores, strict=True):
+        for name, values in zip(methods, of_methods, strict=True):
+            row = dict(zip(METRICS, values, strict=True))
+            mine.append({"index": i, "split": split.name, "rock": split.rock(i), "key": split.key(i), "method": name,
+                         "psnr": psnr_of_mse(row["mse"]), **row})
+    rows = sorted(gathered(mine), key=lambda row: row["index"])
     assert len(rows) == len(split) * len(methods), "every image is scored once"
     return rows
+
+
+def _equal_sizes(split, indices, most):
+    """Group images of one size: lists of at most so many indices."""
+    by_size = defaultdict(list)
+    for i in indices:
+        by_size[int(split.rows["lr_height"][i]), int(split.rows["lr_width"][i])].append(i)
+    return [found[k : k + most] for found in by_size.values() for k in range(0, len(found), most)]
+
+
+def _scores(lr, hr, methods, device):
+    """Return the metrics of all methods on images of one size: lr [N, H, W], hr [N, s*H, s*W] -> [metrics, methods, N]."""
+    hr = to_unit(to_signed(torch.from_numpy(hr).to(device)))
+    found = []
+    for method in methods.values():
+        sr = _in_halves(method, lr)
+        found.append(torch.stack([metric(sr, hr).double() for metric in METRICS.values()]))
+    return torch.stack(found, 1)
+
+
+def _in_halves(method, lr):
+    """Apply a method to a batch; where its memory does not suffice, to half of it at a time."""
+    try:
+        return method(lr)
+    except RuntimeError as error:
+        if len(lr) == 1 or not is_out_of_memory(error):
+            raise
+    return torch.cat([_in_halves(method, half) for half in np.array_split(lr, 2)])
+
+
+@contextlib.contextmanager
+def _without_search():
+    """Let cuDNN take algorithms by rule of thumb: a search for each size of image takes longer than it saves."""
+    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def mean_scores(rows):

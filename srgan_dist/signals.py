@@ -7,14 +7,10 @@ import sys
 import threading
 import time
 
-import torch
-import torch.distributed
-
 from srgan_dist.launched import FROM_LAUNCHER
 
 ASKING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name))
 INTERRUPTED = 1  # in the place of a signal's number, and below those of ASKING: what somebody asks counts more
-UPDATES_BETWEEN = 10  # questions among the ranks on GPUs, which wait for each other's answers; on CPU it is every update
 ONE_EVENT_SECONDS = 2.0  # within them signals are one: torchrun passes on Ctrl-C, which its ranks have seen themselves
 
 
@@ -29,7 +25,7 @@ class StopSignals:
 
     def __init__(self, accelerator):
         self.accelerator = accelerator
-        self.number = 0  # of the signal
+        self.number = 0  # the highest of a signal that this rank was sent, or INTERRUPTED; 0: none
 
     def __enter__(self):
         self.handles = threading.current_thread() is threading.main_thread()
@@ -50,19 +46,6 @@ class StopSignals:
             self.sent.close()
             self.watcher.join()
             self.received.close()
-
-    def agreed(self, step=0):
-        """Return the highest number of a signal that any rank was sent, or INTERRUPTED, the same on every rank; 0: none.
-
-        Ranks on GPUs ask each other only where `step` is a multiple of UPDATES_BETWEEN; elsewhere it is 0.
-        """
-        if self.accelerator.num_processes == 1:
-            return self.number
-        if self.accelerator.device.type != "cpu" and step % UPDATES_BETWEEN:
-            return 0
-        number = torch.tensor(self.number, device=self.accelerator.device)
-        torch.distributed.all_reduce(number, torch.distributed.ReduceOp.MAX)
-        return int(number)
 
     def _note(self, number, frame):
         self.number = max(self.number, INTERRUPTED if number == FROM_LAUNCHER else number)

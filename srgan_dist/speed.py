@@ -6,7 +6,8 @@ from array import array
 
 import numpy as np
 import torch
-import torch.distributed
+
+from srgan_dist.group import largest
 
 try:
     import resource
@@ -25,7 +26,7 @@ class Speed:
     """
 
     def __init__(self, accelerator):
-        self.device, self.alone = accelerator.device, accelerator.num_processes == 1
+        self.device = accelerator.device
         self.samples, self.seconds, self.waited, self.times = 0, 0.0, 0.0, array("d")  # of the phase
         self.steps = []  # (start, end) of those that are not read yet
         self.begin()
@@ -69,10 +70,7 @@ class Speed:
         """Return each number of the rank where it is worst: the others wait for it."""
         worst = {"seconds": seconds, "speed/data_wait": waited / seconds, **percentiles(times),
                  "speed/memory_mib": memory_mib(self.device)}
-        if not self.alone:
-            values = torch.tensor(list(worst.values()), dtype=torch.float32, device=self.device)
-            torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX)
-            worst = dict(zip(worst, values.tolist(), strict=True))
+        worst = dict(zip(worst, largest(worst.values()), strict=True))
         return {"speed/samples_per_second": samples / worst.pop("seconds"), **worst}
 
 
@@ -98,4 +96,5 @@ def speed_line(numbers):
     n = {name.removeprefix("speed/"): value for name, value in numbers.items()}
     return (f"{n['samples_per_second']:.1f} samples/s, an update {n['step_ms_p50']:.1f} ms (95 % within"
             f" {n['step_ms_p95']:.1f}, 99 % within {n['step_ms_p99']:.1f}, the slowest {n['step_ms_max']:.1f}),"
-            f" {n['data_wait']:.1%} of the time waiting for data, {n['memory_mib']:.0f} MiB")
+            f" {n['data_wait']:.1%} of the time waiting for data, {n['memory_mib']:.0f} MiB; validation took"
+            f" {n['validation_share']:.1%} of the phase, checkpoints {n['checkpoints_share']:.1%}")

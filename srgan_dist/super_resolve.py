@@ -1,5 +1,6 @@
 """Applying a generator to images of any size: tile by tile, with the same result as all at once."""
 
+import itertools
 import os
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from srgan_dist.data.images import (
 )
 from srgan_dist.data.values import to_grey, to_signed, to_unit
 from srgan_dist.errors import UserError
+from srgan_dist.machine import is_out_of_memory, memory_of, one_thread_each
 
 SHOWN = 20  # faults that an error lists
 
@@ -18,44 +20,63 @@ TILE = 192  # LR pixels; a 16-block network then needs about 1.5 GB of activatio
 
 
 def super_resolve(generator, lr, tile=TILE):
-    """Super-resolve one image: lr [H, W] numpy uint8 or uint16 -> float32 tensor [s*H, s*W] in [0, 1] on the device."""
-    scale = generator.config.scale
-    device = next(generator.parameters()).device
-    sr = torch.empty(lr.shape[0] * scale, lr.shape[1] * scale, device=device)
-    for rows, columns, pixels in _tiles(generator, lr, tile):
-        sr[rows, columns] = pixels
-    return sr
-
-
-def super_resolve_grey(generator, lr, tile=TILE):
-    """Super-resolve one image and keep its type: lr [H, W] uint8 or uint16 -> [s*H, s*W] numpy of the same dtype.
-
-    The network only ever sees a tile with its surroundings, so memory is bounded by the tile and the two images.
+    """Super-resolve images of one size: lr [..., H, W] numpy uint8 or uint16 -> float32 tensor [..., s*H, s*W] in [0, 1] on
+    the device.
     """
     scale = generator.config.scale
-    sr = np.empty((lr.shape[0] * scale, lr.shape[1] * scale), lr.dtype)
-    for rows, columns, pixels in _tiles(generator, lr, tile):
-        sr[rows, columns] = to_grey(pixels.cpu().numpy(), lr.dtype)
+    sr = torch.empty(*lr.shape[:-2], lr.shape[-2] * scale, lr.shape[-1] * scale, device=_device_of(generator))
+    for rows, columns in tiles_of(*lr.shape[-2:], tile):
+        sr[..., _scaled(rows, scale), _scaled(columns, scale)] = super_resolve_window(generator, lr, rows, columns)
     return sr
 
 
 @torch.inference_mode()
-def _tiles(generator, lr, tile):
-    """Yield (rows, columns, pixels) of the SR image; tiles overlap by what an output pixel can depend on."""
+def super_resolve_window(generator, lr, rows, columns):
+    """Super-resolve a window of images: lr [..., H, W] -> [..., s*h, s*w], as it is in the whole image; rows and columns are
+    slices in LR pixels. The network sees it with as much around it as its pixels can depend on.
+    """
     scale, margin = generator.config.scale, generator.receptive_radius
-    device = next(generator.parameters()).device
-    height, width = lr.shape
-    for top in range(0, height, tile):
-        for left in range(0, width, tile):
-            bottom, right = min(top + tile, height), min(left + tile, width)
-            first_row, first_column = max(top - margin, 0), max(left - margin, 0)
-            window = np.ascontiguousarray(lr[first_row : bottom + margin, first_column : right + margin])
-            output = generator(to_signed(torch.from_numpy(window).to(device))[None, None])[0, 0]
-            row, column = (top - first_row) * scale, (left - first_column) * scale
-            rows = slice(top * scale, bottom * scale)
-            columns = slice(left * scale, right * scale)
-            inner = output[row : row + rows.stop - rows.start, column : column + columns.stop - columns.start]
-            yield rows, columns, to_unit(inner.float())
+    first_row, first_column = max(rows.start - margin, 0), max(columns.start - margin, 0)
+    seen = np.ascontiguousarray(lr[..., first_row : rows.stop + margin, first_column : columns.stop + margin])
+    output = generator(to_signed(torch.from_numpy(seen).to(_device_of(generator))).view(-1, 1, *seen.shape[-2:])).squeeze(1)
+    top, left = (rows.start - first_row) * scale, (columns.start - first_column) * scale
+    height, width = (rows.stop - rows.start) * scale, (columns.stop - columns.start) * scale
+    return to_unit(output[:, top : top + height, left : left + width].float()).view(*lr.shape[:-2], height, width)
+
+
+def tiles_of(height, width, tile):
+    """Cut an image into tiles, row by row: [(rows, columns)], slices in pixels."""
+    return [(slice(top, min(top + tile, height)), slice(left, min(left + tile, width)))
+            for top in range(0, height, tile) for left in range(0, width, tile)]
+
+
+def super_resolve_pages(generator, pages, tile=TILE):
+    """Yield every page super-resolved in its own type: [H, W] numpy uint8 or uint16 -> [s*H, s*W] of the same dtype.
+
+    The network only ever sees a tile with its surroundings, so memory is bounded by some tiles and pages. On a CPU every
+    thread has a tile of its own, of this page or of the next.
+    """
+    scale = generator.config.scale
+
+    def compute(job):
+        page, rows, columns = job
+        return *job, to_grey(super_resolve_window(generator, page, rows, columns).cpu().numpy(), page.dtype)
+
+    jobs = ((page, *tile_of) for page in pages for tile_of in tiles_of(*page.shape, tile))
+    for page, rows, columns, pixels in one_thread_each(compute, jobs, _device_of(generator)):
+        if rows.start == columns.start == 0:
+            sr = np.empty((page.shape[0] * scale, page.shape[1] * scale), page.dtype)
+        sr[_scaled(rows, scale), _scaled(columns, scale)] = pixels
+        if (rows.stop, columns.stop) == page.shape:
+            yield sr
+
+
+def _scaled(pixels, scale):
+    return slice(pixels.start * scale, pixels.stop * scale)
+
+
+def _device_of(generator):
+    return next(generator.parameters()).device
 
 
 def list_jobs(source, target):
@@ -113,15 +134,33 @@ def _told(faults):
     return "\n  ".join([f"{len(faults)} faults found, nothing was written:", *faults[:SHOWN], *more])
 
 
-def super_resolve_file(generator, info, path, tile=TILE, progress=iter):
-    """Super-resolve every page of a file into `path`, page by page; progress wraps the pages as tqdm does."""
-    scale = generator.config.scale
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pages = (super_resolve_grey(generator, page, tile) for page in progress(read_pages(info.path)))
-    try:
-        write_pages(path, pages, info.pages, _finer(info.tags, scale))
-    except torch.OutOfMemoryError:
-        raise UserError(f"{info.path}: the GPU is out of memory at --tile {tile}; use a smaller --tile") from None
+def super_resolve_files(generator, jobs, tile=TILE, progress=lambda info, pages: pages):
+    """Super-resolve every page of every file, page by page; yields the jobs of `list_jobs` as they are done.
+
+    progress(info, pages) wraps the pages of a file as tqdm does.
+    """
+    results = super_resolve_pages(generator, _pages_of(jobs), tile)
+    for info, path in jobs:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pages = itertools.islice(results, info.pages)
+        try:
+            write_pages(path, progress(info, pages), info.pages, _finer(info.tags, generator.config.scale))
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise UserError(f"{info.path}: {memory_of(_device_of(generator))} is too small for --tile {tile}; use a smaller --tile") from None
+        yield info, path
+
+
+def _pages_of(jobs):
+    """Yield the pages of all files, one file after the other."""
+    for info, _ in jobs:
+        pages = 0
+        for page in read_pages(info.path):
+            yield page
+            pages += 1
+        if pages != info.pages:
+            raise UserError(f"{info.path} has {pages} pages by now, and had {info.pages}: it was changed while it was read")
 
 
 def _finer(tags, scale):

@@ -8,25 +8,26 @@ import os
 import platform
 import shutil
 import signal
+import time
 from collections import Counter
 from dataclasses import dataclass
-from datetime import timedelta
 
 import torch
-import torch.distributed
-from accelerate import Accelerator, PartialState
-from accelerate.utils import gather_object
+from accelerate import Accelerator
 
-from srgan_dist.checkpoint import CheckpointError, holds, load_checkpoint, load_generator, save_checkpoint, save_generator
+from srgan_dist.checkpoint import CheckpointError, holds, list_checkpoints, load_checkpoint, load_generator, save_generator
+from srgan_dist.checkpoint_writer import CheckpointWriter
 from srgan_dist.config import dump_config
 from srgan_dist.data.loader import TrainLoader
 from srgan_dist.data.verify import usable_or_stop
 from srgan_dist.errors import STOPPED, TrainingInterrupted, TrainingStopped, UserError
 from srgan_dist.files import written_whole
+from srgan_dist.group import ending_together, gathered, join, largest, of_first, wait_for_all
 from srgan_dist.health import Watch, shares
 from srgan_dist.locks import exclusive
 from srgan_dist.machine import (
-    allow_many_files, check_device, check_group, cpu_wanted, keep_freed_memory, precision_on, use_cpu_threads, use_exact_float32,
+    allow_many_files, check_device, check_group, cpu_wanted, is_out_of_memory, keep_freed_memory, memory_of, precision_on,
+    use_cpu_threads, use_exact_float32,
 )
 from srgan_dist.meter import Meter
 from srgan_dist.networks import Networks
@@ -41,6 +42,8 @@ from srgan_dist.tracking import X_AXIS, Tracker
 from srgan_dist.validation import Validator, sentence
 
 log = logging.getLogger(__name__)
+
+UPDATES_BETWEEN = 10  # updates after which ranks on GPUs ask each other whether to stop; on CPU it is every update
 
 
 @dataclass(frozen=True)
@@ -59,35 +62,33 @@ def train(config, resume="auto"):
     training diverges; TrainingStopped when a signal ended it after it had saved.
     """
     accelerator = start(config)
-    prepared = prepare(config, resume, accelerator.num_processes)
-    _agree_on_start(prepared, accelerator)
-    damage = _verify(config, prepared, accelerator)
-    with _alone_in(prepared.run_directory, accelerator), StopSignals(accelerator) as signals:
-        run = Run(config, prepared, accelerator, damage, signals)
-        for line in copies_plan(config, prepared):
-            run.say(f"data: {line}")
-        exit_code = 1
-        try:
-            for name, phase_config in config.phases():
-                if name in run.state.finished:
-                    run.say(f"{name} is finished already" + ("" if run.weights_file(name).exists() else ", its weights are not in this run"))
-                elif phase_config.weights is not None:
-                    run.take_weights(name, phase_config.weights)
-                else:
-                    run.run_phase(name, phase_config)
-            exit_code = 0
-        except TrainingStopped:
-            exit_code = STOPPED
-            raise
-        finally:
-            run.close(exit_code)
+    with ending_together() as ranks:
+        prepared = prepare(config, resume, accelerator.num_processes)
+        _agree_on_start(prepared)
+        damage = _verify(config, prepared, accelerator)
+        with _alone_in(prepared.run_directory, accelerator), StopSignals(accelerator) as signals:
+            run = Run(config, prepared, accelerator, damage, signals)
+            for line in copies_plan(config, prepared):
+                run.say(f"data: {line}")
+            exit_code = 1
+            try:
+                run.all_phases()
+                exit_code = 0
+            except TrainingStopped:
+                exit_code = STOPPED
+                raise
+            except BaseException as error:
+                ranks.failed(error)  # before anything waits for what the others no longer do
+                raise
+            finally:
+                run.close(exit_code)
     return Trained(run.networks.generator, run.networks.built.get("discriminator"), run.state)
 
 
 def start(config):
     """Join the process group and choose the device; raises UserError when the launch does not fit."""
     check_device(config.device)
-    here = PartialState(cpu=cpu_wanted(config.device), timeout=timedelta(minutes=config.group_timeout_minutes))
+    here = join(cpu_wanted(config.device), config.group_timeout_minutes)
     check_group(here)
     accelerator = Accelerator(cpu=cpu_wanted(config.device), mixed_precision=precision_on(here.device.type, config.mixed_precision))
     use_cpu_threads(accelerator, config.cpu_threads)
@@ -98,12 +99,9 @@ def start(config):
     return accelerator
 
 
-def _agree_on_start(prepared, accelerator):
+def _agree_on_start(prepared):
     """Raise UserError unless every rank found the same checkpoint."""
-    if accelerator.num_processes == 1:
-        return
-    found = (prepared.checkpoint and prepared.checkpoint.name, prepared.state.model_dump())
-    starts = gather_object([found])
+    starts = gathered([(prepared.checkpoint and prepared.checkpoint.name, prepared.state.model_dump())])
     if any(start != starts[0] for start in starts):
         names = ", ".join(f"rank {rank}: {name or 'none'}" for rank, (name, _) in enumerate(starts))
         raise UserError(f"output={prepared.run_directory.parent}: the ranks find different checkpoints there ({names});"
@@ -155,6 +153,7 @@ class Run:
         self.state = prepared.state
         self.gain = None  # of the last validation, in dB over bicubic
         self.watch, self.summary = Watch(), {}
+        self.writer, self.saved_at = CheckpointWriter(accelerator.device), time.monotonic()
 
         self.networks = Networks(config, accelerator)
         if self.checkpoint:
@@ -181,7 +180,7 @@ class Run:
                     path.write_text(dump_config(self.config))
                 self._bring_finished_weights()
                 seen = _forget_after(self.directory / "metrics.jsonl", self.samples_seen)
-        self.accelerator.wait_for_everyone()
+        wait_for_all()
         self.tracker = Tracker(
             self.config.tracking, self.directory, self.config.name, settings, self.state.wandb_id, self.is_main, seen
         )
@@ -217,10 +216,21 @@ class Run:
 
     # Phases
 
+    def all_phases(self):
+        """Run, or take the weights of, every phase that is not finished yet."""
+        for name, phase_config in self.config.phases():
+            if name in self.state.finished:
+                self.say(f"{name} is finished already" + ("" if self.weights_file(name).exists() else ", its weights are not in this run"))
+            elif phase_config.weights is not None:
+                self.take_weights(name, phase_config.weights)
+            else:
+                self.run_phase(name, phase_config)
+
     def run_phase(self, name, phase_config):
         """Train one phase from where the state says to its end."""
         self.say(f"{name}: {phase_plan(phase_config)}")
-        phase = build_phase(phase_config, self.networks, self.accelerator)
+        with self._naming_memory():
+            phase = build_phase(phase_config, self.networks, self.accelerator)
         self.watch = Watch()
         if self.state.phase == name:
             self._restore(phase.stateful())
@@ -257,15 +267,17 @@ class Run:
         stop = False
         while phase.step < phase.steps and time_share < 1 and not stop:
             phase.progress = max(phase.step / phase.steps, time_share)
-            with meter.waiting():
-                micro_batches = [next(batches) for _ in range(config.accumulation)]
-            meter.add(phase.update(micro_batches), samples=config.data.batch_size)
+            with self._naming_memory():
+                with meter.waiting():
+                    micro_batches = [next(batches) for _ in range(config.accumulation)]
+                meter.add(phase.update(micro_batches), samples=config.data.batch_size)
             state.updates, state.step = state.updates + 1, phase.step
 
             # Report, in any case before the generator is looked at or saved
             last = phase.step == phase.steps
-            look, save = (phase.step % every == 0 for every in (config.validate_every, config.checkpoint_every))
-            stop = self.signals.agreed(phase.step)
+            stop, save = self._agree(phase.step)
+            look, save_too = (every and phase.step % every == 0 for every in (config.validate_every, config.checkpoint_every))
+            save = save or save_too
             text = total = None
             if phase.step % config.log_every == 0 or look or save or last or stop:
                 numbers, seconds = meter.read()
@@ -275,6 +287,8 @@ class Run:
                 numbers |= phase.learning_rates() | shares(numbers, phase.terms())
                 self.tracker.log(numbers, self.samples_seen)
                 self._warn(numbers, progress.say)
+                with self._going_on("checkpoint"):
+                    self.writer.check()
                 state.phase_seconds += seconds
                 if phase_config.max_seconds:
                     time_share = self._time_share(phase_config)
@@ -284,19 +298,49 @@ class Run:
 
             # Look and save; the end of a phase does both in its own way
             going_on = not last and time_share < 1
-            with meter.paused():
-                objects = phase.stateful() if going_on and (look or save) or stop else {}
-                if going_on and look:
+            objects = phase.stateful() if going_on and (look or save) or stop else {}
+            if going_on and look:
+                with meter.paused("validation"):
                     self._validate(("valid",), f"update {state.updates}", progress.say)
-                    stop = stop or self.signals.agreed()
-                if going_on and save or stop:
+                    stop = stop or self._agree()[0]
+            if going_on and save or stop:
+                with meter.paused("checkpoints"):
                     self._save(objects, last=stop)
         batches.close()
         progress.close()
-        self._tell_speed(name, meter.speed)
+        self._tell_speed(name, meter)
         if stop:
             self._stop(stop)
         self._check_skipped(state.skipped_in_row, phase.step, phase_config)  # a phase without a single update
+
+    def _agree(self, step=0):
+        """Return, the same on every rank, the highest number of a signal that any was sent (or INTERRUPTED; 0: none), and
+        whether a checkpoint is due by the clock of rank 0.
+
+        Ranks on GPUs ask each other only where `step` is a multiple of UPDATES_BETWEEN: there a host runs ahead of its GPU.
+        """
+        if self.world_size > 1 and self.accelerator.device.type != "cpu" and step % UPDATES_BETWEEN:
+            return 0, False
+        minutes = self.config.checkpoint_minutes
+        due = self.is_main and minutes is not None and time.monotonic() - self.saved_at >= 60 * minutes
+        number, due = largest([self.signals.number, due])
+        return int(number), bool(due)
+
+    @contextlib.contextmanager
+    def _naming_memory(self):
+        """Raise UserError that names the settings where an update needs more memory than there is."""
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            data, cut = self.config.data, self.config.accumulation
+            share = data.batch_size // self.world_size
+            finer = next((f"accumulation={n}" for n in range(cut + 1, share + 1) if share % n == 0), f"a smaller data.lr_crop than {data.lr_crop}")
+            raise UserError(f"{memory_of(self.accelerator.device)} does not hold an update of data.batch_size={data.batch_size}:"
+                            f" {share // cut} crops of {self.config.hr_crop} HR pixels at a time on each of {self.world_size} rank(s)"
+                            f" (accumulation={cut}). Use {finer}, which trains the same but for batch normalisation, a smaller"
+                            f" data.batch_size, or more GPUs ({str(error).splitlines()[0]:.200})") from None
 
     def _text(self, numbers):
         """Say the numbers of a report, those first that a narrow terminal should still show."""
@@ -317,10 +361,10 @@ class Run:
         for line in self.watch.look(numbers, self.state.updates):
             say(line)
 
-    def _tell_speed(self, name, speed):
+    def _tell_speed(self, name, meter):
         """Say how fast a phase was, and keep it for the summary; where no update was left, there is nothing to say."""
-        if speed.samples:
-            numbers = speed.of_phase()
+        if meter.speed.samples:
+            numbers = meter.of_phase()
             self.say(f"{name}: {speed_line(numbers)}")
             self.summary |= {key.replace("speed/", f"speed/{name}/"): value for key, value in numbers.items()}
 
@@ -328,11 +372,7 @@ class Run:
         """Return the share of the phase's time that is over by rank 0's clock, the same on every rank."""
         if phase_config.max_seconds is None:
             return 0.0
-        share = torch.tensor(min(1.0, self.state.phase_seconds / phase_config.max_seconds))
-        if self.world_size > 1:
-            share = share.to(self.accelerator.device)
-            torch.distributed.broadcast(share, 0)
-        return float(share)
+        return of_first(min(1.0, self.state.phase_seconds / phase_config.max_seconds))
 
     def _check_skipped(self, row, most, phase_config):
         """Raise UserError when as many updates in a row were skipped."""
@@ -350,8 +390,8 @@ class Run:
             self._stop_diverged(name, f"{', '.join(wrong)} is not finite")
 
     def _stop_diverged(self, name, what):
-        start = (f"Start a run of another name from an earlier checkpoint (--resume {self.checkpoint}) or anew"
-                 if self.checkpoint else "Start again")
+        newest = next(iter(list_checkpoints(self.directory / "checkpoints")), self.checkpoint)
+        start = (f"Start a run of another name from an earlier checkpoint (--resume {newest}) or anew" if newest else "Start again")
         raise UserError(f"{name} has diverged: {what} at update {self.state.updates}."
                         f" {start}, with a smaller {name}.learning_rate, {name}.clip_gradient, smaller weights of its"
                         " losses, or mixed_precision=no")
@@ -365,7 +405,7 @@ class Run:
             self._export(self.weights_file(name), name, scores)
             self.say(f"{name} is finished, its generator is {self.weights_file(name)}")
         self._save(objects)
-        if len(self.state.finished) < len(self.config.phases()) and (stop := self.signals.agreed()):
+        if len(self.state.finished) < len(self.config.phases()) and (stop := self._agree()[0]):
             self._stop(stop)
 
     def _stop(self, number):
@@ -409,22 +449,24 @@ class Run:
                 state.best[phase] = Best(psnr=psnr, step=state.step, updates=state.updates)
 
     def _save(self, objects, last=False):
-        """Save a checkpoint; within a phase the training outlives a disk that is full, and the next save tries again.
+        """Save a checkpoint; within a phase the training goes on while it is written and outlives a disk that is full: the
+        next save tries again.
 
         last: none follows, so that this one has to be written.
         """
         self.networks.share_buffers()
-        path = self.directory / "checkpoints" / f"step-{self.state.updates:08d}"
         if self.is_main:
-            self.tracker.sync()  # a checkpoint that outlives a loss of power has all records up to it
             with contextlib.nullcontext() if last else self._going_on("checkpoint"):
-                save_checkpoint(
-                    path.parent, path.name, {"generator": self.networks.generator, **objects}, self.state.model_dump(),
-                    self.config.keep_checkpoints, self.state.landmarks(),
+                self.writer.start(
+                    self.directory / "checkpoints", f"step-{self.state.updates:08d}",
+                    {"generator": self.networks.generator, **objects}, self.state.model_dump(), self.config.keep_checkpoints,
+                    self.state.landmarks(), first=self.tracker.sync,  # a checkpoint that outlives a loss of power has all records up to it
                 )
-        self.accelerator.wait_for_everyone()
-        if path.exists():
-            self.checkpoint = path
+            if last or self.state.phase is None:
+                self.writer.wait()
+        if last or self.state.phase is None:
+            wait_for_all()
+        self.saved_at = time.monotonic()
 
     @contextlib.contextmanager
     def _going_on(self, what):
@@ -441,11 +483,15 @@ class Run:
             tell(text)
 
     def close(self, exit_code=0):
-        """End the records and let go of the process group."""
+        """End the records and, unless the training has failed, let go of the process group."""
+        with self._going_on("checkpoint"):
+            self.writer.wait()
         best = {f"best/{phase}/psnr": best.psnr for phase, best in self.state.best.items()}
         self.tracker.finish(best | self.summary, exit_code)
+        if exit_code == 1 and self.world_size > 1:
+            return  # the others are not there any more: see group.py
         if exit_code == STOPPED:
-            self.accelerator.wait_for_everyone()  # a launcher ends the others when the first rank has gone
+            wait_for_all()  # a launcher ends the others when the first rank has gone
         self.accelerator.free_memory()
         self.accelerator.end_training()
 

@@ -1,14 +1,22 @@
 """Looking at a generator while it trains: scores over whole splits, and panels of a few images."""
 
+import contextlib
+import hashlib
+import json
+import math
+
 import torch
 
+from srgan_dist.data.cache import cache_at
 from srgan_dist.data.reader import Reader
-from srgan_dist.figures import panel, stack
+from srgan_dist.figures import CROP, panel, stack
 from srgan_dist.files import written_whole
+from srgan_dist.group import gathered
 from srgan_dist.models import build_generator
-from srgan_dist.scoring import bicubic, mean_scores, methods_of, score_split
-from srgan_dist.super_resolve import super_resolve
+from srgan_dist.scoring import METRICS, bicubic, mean_scores, methods_of, score_split
+from srgan_dist.super_resolve import super_resolve, super_resolve_window
 
+PROTOCOL = 1  # of the metrics and of bicubic; a change of either makes kept scores void
 PREFIXES = {"valid": "val"}  # of the public names of numbers; other splits keep theirs
 
 
@@ -23,7 +31,7 @@ class Validator:
         self.panels = config.panels
         generator = build_generator(config.generator)
         self.generator = generator.to(accelerator.device, memory_format=torch.channels_last).eval()
-        self.bicubic_rows = {}
+        self.bicubic_rows, self.cache_folder = {}, cache_at(config.data.cache).folder
 
     def validate(self, generator, names):
         """Score `generator` on the splits `names`, as far as they exist.
@@ -50,8 +58,10 @@ class Validator:
         reader = Reader(split)
         for i in spread_over_rocks(split, self.panels):
             lr, hr = reader.image(i)
-            sr = super_resolve(self.generator, lr).cpu().numpy()
-            pictures.append(panel(lr / reader.peak, bicubic(lr, split.scale).numpy(), sr, hr / reader.peak))
+            rows, columns = (_middle(length, CROP // split.scale) for length in lr.shape)
+            of_hr = tuple(slice(split.scale * side.start, split.scale * side.stop) for side in (rows, columns))
+            sr = super_resolve_window(self.generator, lr, rows, columns).cpu().numpy()
+            pictures.append(panel(lr[rows, columns] / reader.peak, bicubic(lr, split.scale).numpy()[of_hr], sr, hr[of_hr] / reader.peak))
         path = self.directory / "samples" / f"step-{updates:08d}.png"
         path.parent.mkdir(exist_ok=True)
         with written_whole(path) as unfinished:
@@ -63,9 +73,45 @@ class Validator:
         return score_split(split, methods, a.process_index, a.num_processes, a.device)
 
     def _bicubic(self, split):
-        if split.name not in self.bicubic_rows:  # they do not change
-            self.bicubic_rows[split.name] = self._score(split, methods_of({}, split.scale, self.accelerator.device))
+        """Return the scores of bicubic, which do not change: computed once, and kept for later runs in the cache folder."""
+        if split.name not in self.bicubic_rows:
+            kept = KeptRows(split, self.cache_folder, self.accelerator.device)
+            rows, = gathered([kept.read()] if self.accelerator.is_main_process else [])
+            if rows is None:
+                rows = self._score(split, methods_of({}, split.scale, self.accelerator.device))
+                if self.accelerator.is_main_process:
+                    kept.write(rows)
+            self.bicubic_rows[split.name] = rows
         return self.bicubic_rows[split.name]
+
+
+class KeptRows:
+    """Scores of bicubic on a split, in a file that is named after all that decides them. It is a convenience: what cannot be
+    read, or is not what it should be, is computed again.
+    """
+
+    def __init__(self, split, folder, device):
+        self.split = split
+        decides = [PROTOCOL, split.set.sha256, split.name, device.type, torch.__version__]
+        self.path = folder / "bicubic" / f"{hashlib.sha256(json.dumps(decides).encode()).hexdigest()}.json"
+
+    def read(self):
+        """Return the rows as `score_split` does, or None."""
+        try:
+            rows = json.loads(self.path.read_bytes())
+            right = len(rows) == len(self.split) and all(
+                (row["index"], row["key"], row["rock"], row["method"]) == (i, self.split.key(i), self.split.rock(i), "bicubic")
+                and all(isinstance(row[name], float) and math.isfinite(row[name]) for name in ("psnr", *METRICS))
+                for i, row in enumerate(rows))
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            return None
+        return rows if right else None
+
+    def write(self, rows):
+        with contextlib.suppress(OSError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with written_whole(self.path) as unfinished:
+                unfinished.write_text(json.dumps(rows))
 
 
 def spread_over_rocks(split, count):
@@ -75,6 +121,12 @@ def spread_over_rocks(split, count):
         by_rock.setdefault(split.rock(i), []).append(i)
     turns = [queue[turn] for turn in range(min(count, len(split))) for queue in by_rock.values() if turn < len(queue)]
     return turns[:count]
+
+
+def _middle(length, side):
+    """Return the slice in the middle of `length` pixels that has `side` of them, or all."""
+    side = min(side, length)
+    return slice((length - side) // 2, (length - side) // 2 + side)
 
 
 def public_numbers(prefix, rows, scores):

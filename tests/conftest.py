@@ -23,6 +23,9 @@ from srgan_dist.data.index import open_split
 torch.set_num_threads(1)  # tiny networks gain nothing from more
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what shells run in the background ignores it, with all its children
 
+_cache = tempfile.TemporaryDirectory(prefix="srgan_dist_cache_")  # of this process and of those that it starts
+os.environ["XDG_CACHE_HOME"] = _cache.name
+
 REPOSITORY = Path(__file__).parent.parent
 
 

@@ -4,6 +4,8 @@ import contextlib
 import hashlib
 import json
 import os
+import resource
+import shutil
 import signal
 import sys
 import time
@@ -18,6 +20,7 @@ from srgan_dist.data.index import open_split
 from srgan_dist.data.loader import TrainLoader
 from srgan_dist.data.verify import usable_or_stop
 from srgan_dist.errors import UserError, reported
+from srgan_dist.group import wait_for_all
 from srgan_dist.networks import Networks
 from srgan_dist.phases.adversarial import AdversarialPhase
 from srgan_dist.phases.pretrain import PretrainPhase
@@ -149,6 +152,8 @@ def train_and_die(config, out):
 
     def save_and_die(self, *arguments, **options):
         save(self, *arguments, **options)
+        self.writer.wait()
+        wait_for_all()
         if DEATHS[died : died + 1] == [self.state.updates] and int(os.environ["RANK"]) == died % 2:
             (out / f"death{self.state.updates}").touch()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -193,7 +198,35 @@ def time_ranks(config, out):
     return numbers, None
 
 
-TASKS = {"train": train_both_phases, "batches": read_batches, "mortal": train_and_die, "apart": train_with_directories_of_their_own,
+FAULTY_UPDATE = 3
+
+
+def train_with_a_fault(config, out):
+    """Train, each rank on a set of its own; what FAULT names happens in the third update, on one rank only."""
+    fault, rank, update, done = os.environ["FAULT"], int(os.environ["RANK"]), PretrainPhase.update, [0]
+    shards = shutil.copytree(config.data.path, out / f"shards{rank}")
+
+    def faulty(phase, batches):
+        done[0] += 1
+        if done[0] == FAULTY_UPDATE:
+            if fault == "exception":
+                if rank == 0:
+                    time.sleep(1000)  # as over NCCL, where a rank waits for others in vain
+                raise RuntimeError("a fault of ours")
+            if fault == "disk" and rank == 0:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+            if fault == "shard" and rank == 1:
+                for path in shards.glob("train-*.tar"):
+                    os.truncate(path, 512)
+            if fault == "memory" and rank == 1:
+                torch.empty(2**42)
+        return update(phase, batches)
+
+    with mock.patch.object(PretrainPhase, "update", faulty):
+        train(config.model_copy(update={"data": config.data.model_copy(update={"path": str(shards)})}))
+
+
+TASKS = {"fault": train_with_a_fault, "train": train_both_phases, "batches": read_batches, "mortal": train_and_die, "apart": train_with_directories_of_their_own,
          "buffers": share_batch_norm_buffers, "exact": read_exactly, "seen": note_what_is_seen, "disturbed": train_disturbed,
          "late": train_and_be_stopped_late, "speed": time_ranks}
 

@@ -53,7 +53,7 @@ def test_generator_scores_are_those_of_its_output(shards):
     lr, hr = (torch.from_numpy(x).float() / 255 for x in Reader(split).image(0))
     with torch.no_grad():
         sr = ((generator(lr[None, None] * 2 - 1)[0, 0] + 1) / 2).clamp(0, 1)
-    assert row["psnr"] == pytest.approx(psnr(sr, hr), abs=1e-3) and row["ssim"] == pytest.approx(ssim(sr, hr), abs=1e-4)
+    assert row["psnr"] == pytest.approx(psnr(sr, hr).item(), abs=1e-3) and row["ssim"] == pytest.approx(ssim(sr, hr).item(), abs=1e-4)
 
 
 def test_means_are_over_images_of_a_rock_and_reduction_is_per_image():

@@ -416,7 +416,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
     ("Reader.damage", 4, 130, None),  # verification, before there is anything to save
     ("PretrainPhase.update", 1, 85, 1),  # the first batch
     ("score_split", 1, 85, 3),  # the validation after update 3
-    ("_save_tensors", 2, 85, 3),  # the middle of the first checkpoint, after update 2
+    ("CheckpointWriter.start", 1, 85, 3),  # while the first checkpoint is written, after update 2
     ("Validator.validate", 2, 0, 6),  # at the end of the last phase: the training is done
 ])
 def test_ctrl_c_at_any_moment_waits_for_a_checkpoint_and_the_run_continues(shards, tmp_path, moment, count, code, updates):

@@ -5,7 +5,16 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from srgan_dist.metrics import histogram_distance, mean_shift, mse, psnr, radial_log_power, relative_error_reduction, spectrum_error, ssim
+from srgan_dist import metrics
+from srgan_dist.metrics import radial_log_power, relative_error_reduction
+
+
+def of_one_image(metric):
+    return lambda sr, hr: metric(sr, hr).item()
+
+
+histogram_distance, mean_shift, mse, psnr, spectrum_error, ssim = map(of_one_image, (
+    metrics.histogram_distance, metrics.mean_shift, metrics.mse, metrics.psnr, metrics.spectrum_error, metrics.ssim))
 
 
 def pair(seed=0, height=64, width=80):
@@ -106,3 +115,13 @@ def test_histogram_distance_agrees_with_the_mean_distance_of_sorted_greys():
     sr = sr**1.3
     expected = 100 * (sr.flatten().sort().values - hr.flatten().sort().values).abs().mean()
     assert histogram_distance(sr, hr) == pytest.approx(float(expected), abs=2e-3)
+
+
+@pytest.mark.parametrize("name", ["mse", "psnr", "ssim", "spectrum_error", "mean_shift", "histogram_distance"])
+def test_images_of_a_batch_are_scored_each_by_itself(name):
+    sr, hr = (torch.stack(images) for images in zip(*(pair(seed) for seed in range(3))))
+    metric = getattr(metrics, name)
+    found = metric(sr, hr)
+    assert found.shape == (3,)
+    for one, *images in zip(found, sr, hr):
+        assert one.item() == pytest.approx(metric(*images).item(), rel=1e-5)

@@ -241,11 +241,11 @@ def test_a_disk_that_is_full_for_a_while_costs_checkpoints_but_not_the_training(
         with full_disk(HALF) if 10 <= int(name.removeprefix("step-")) <= 12 else contextlib.nullcontext():
             save_checkpoint(directory, name, *arguments)
 
-    monkeypatch.setattr("srgan_dist.train.save_checkpoint", save_with_little_room)
+    monkeypatch.setattr("srgan_dist.checkpoint_writer.save_checkpoint", save_with_little_room)
     train(config_of(shards, tmp_path))
     warnings = [record.getMessage() for record in caplog.records]
     assert len(warnings) == 3 and all(
-        f"update {update}: the training goes on without checkpoint: {tmp_path}/run/checkpoints/step-{update:08d} cannot be written"
+        f": the training goes on without checkpoint: {tmp_path}/run/checkpoints/step-{update:08d} cannot be written"
         in text for update, text in zip((10, 11, 12), warnings))
     left, expected = contents(tmp_path / "run"), contents(whole)
     for update in (10, 11, 12):

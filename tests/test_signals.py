@@ -13,6 +13,7 @@ import pytest
 from commands import RANKS, free_port, long_config, processes_of, start, under_way, wait_until, write_config
 from conftest import REPOSITORY, tiny_config
 from distributed_worker import digest, sending
+from srgan_dist import checkpoint_writer
 from srgan_dist import train as training
 from srgan_dist.checkpoint import newest_checkpoint
 from srgan_dist.errors import TrainingStopped
@@ -58,7 +59,7 @@ def undisturbed(shards, tmp_path_factory):
     (training.Validator, "validate", 1, signal.SIGTERM, 5),  # after update 5
     (training.Validator, "validate", 2, signal.SIGINT, 6),  # at the end of phase 1
     (training, "save_generator", 1, signal.SIGUSR1, 5),  # the best weights so far
-    (training, "save_checkpoint", 1, signal.SIGTERM, 6),
+    (checkpoint_writer, "save_checkpoint", 1, signal.SIGTERM, 6),
 ])
 def test_a_stopped_training_has_saved_and_continues_to_the_same_end(
         shards, tmp_path, monkeypatch, undisturbed, owner, name, at, number, updates):

@@ -78,5 +78,5 @@ def test_a_training_records_its_speed_and_says_it_once_a_phase(shards, tmp_path,
         # two updates of four crops each: their times lie within the interval
         assert 2 * record["speed/step_ms_p50"] <= 1000 * 8 / record["speed/samples_per_second"] and record["speed/memory_mib"] > 50
     lines = re.findall(r"^(\w+): [\d.]+ samples/s, an update [\d.]+ ms \(95 % within [\d.]+, 99 % within [\d.]+, the slowest [\d.]+\),"
-                       r" [\d.]+% of the time waiting for data, \d+ MiB$", capsys.readouterr().out, re.MULTILINE)
+                       r" [\d.]+% of the time waiting for data, \d+ MiB; validation took [\d.]+% of the phase, checkpoints [\d.]+%$", capsys.readouterr().out, re.MULTILINE)
     assert lines == ["pretrain", "adversarial"]

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from srgan_dist.data.images import read_image, read_info, read_pages
 from srgan_dist.data.values import to_grey
 from srgan_dist.errors import UserError
 from srgan_dist.models.srresnet import SRResNet, SRResNetConfig
-from srgan_dist.super_resolve import list_jobs, super_resolve, super_resolve_file, super_resolve_grey
+from srgan_dist.super_resolve import TILE, list_jobs, super_resolve, super_resolve_files, super_resolve_pages, super_resolve_window
 
 
 def network(scale=4, blocks=1):
@@ -22,6 +23,24 @@ def network(scale=4, blocks=1):
     generator = SRResNet(config).eval()
     torch.nn.init.constant_(generator.tail.weight, 0.4)
     return generator
+
+
+def super_resolve_grey(generator, lr, tile=TILE):
+    page, = super_resolve_pages(generator, [lr], tile)
+    return page
+
+
+def super_resolve_file(generator, info, path, tile=TILE):
+    assert list(super_resolve_files(generator, [(info, path)], tile)) == [(info, path)]
+
+
+@pytest.fixture(params=[1, 3], ids=["one thread", "three threads"])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    assert torch.get_num_threads() == request.param
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -33,6 +52,41 @@ def test_tiles_give_the_untiled_result(dtype, scale, blocks, tile):
     assert whole.shape == (41 * scale, 37 * scale) and whole.dtype == dtype and whole.std() > 3
     tiled = super_resolve_grey(generator, lr, tile)
     assert np.abs(tiled.astype(int) - whole).max() <= 1
+
+
+def test_a_window_is_a_part_of_the_whole():
+    generator, lr = network(blocks=2), np.stack([texture(seed, 41, 37) for seed in range(2)])
+    whole = super_resolve(generator, lr)
+    assert whole.shape == (2, 164, 148) and torch.allclose(whole[1], super_resolve(generator, lr[1]), atol=1e-6)
+    window = super_resolve_window(generator, lr, slice(5, 21), slice(0, 30))
+    assert torch.allclose(window, whole[:, 20:84, :120], atol=1e-6)
+
+
+def test_pages_of_several_files_are_computed_by_all_threads_and_written_in_order(tmp_path, threads):
+    volumes = {name: [texture(10 * number + page, 20 + number, 24) for page in range(pages)]
+               for number, (name, pages) in enumerate({"a": 3, "b": 1, "c": 4}.items())}
+    for name, pages in volumes.items():
+        np.save(tmp_path / f"{name}.npy", np.stack(pages))
+    generator, seen = network(), set()
+    generator.head.register_forward_hook(lambda *_: seen.add((threading.get_ident(), torch.get_num_threads())))
+    jobs = [(read_info(tmp_path / f"{name}.npy"), tmp_path / f"{name}_sr.npy") for name in volumes]
+    assert list(super_resolve_files(generator, jobs, tile=9)) == jobs
+    assert {count for _, count in seen} == {1} and len(seen) == threads
+    for name, pages in volumes.items():
+        for lr, sr in zip(pages, read_pages(tmp_path / f"{name}_sr.npy"), strict=True):
+            assert np.array_equal(sr, super_resolve_grey(generator, lr, tile=9))
+
+
+def test_a_file_that_cannot_be_read_is_named_after_those_before_it_are_written(tmp_path, threads):
+    for name in "ab":
+        tifffile.imwrite(tmp_path / f"{name}.tif", np.stack([texture(page, 20, 24) for page in range(2)]), photometric="minisblack")
+    jobs = [(read_info(tmp_path / f"{name}.tif"), tmp_path / f"{name}_sr.tif") for name in "ab"]
+    tifffile.imwrite(tmp_path / "b.tif", texture(0, 20, 24), photometric="minisblack")  # a page less than was seen
+    done = []
+    with pytest.raises(UserError, match=r"b.tif has 1 pages by now, and had 2"):
+        for job in super_resolve_files(network(), jobs):
+            done.append(job)
+    assert done == jobs[:1] and (tmp_path / "a_sr.tif").exists() and not (tmp_path / "b_sr.tif").exists()
 
 
 def test_the_float_and_the_grey_result_agree_with_the_network():
@@ -91,7 +145,7 @@ def test_a_full_gpu_is_told_with_the_way_out(tmp_path):
     Image.fromarray(texture(0, 20, 24)).save(tmp_path / "in.png")
     generator = network()
     generator.head.register_forward_hook(fill)
-    with pytest.raises(UserError, match="in.png: the GPU is out of memory at --tile 16; use a smaller --tile"):
+    with pytest.raises(UserError, match="in.png: the memory of .* is too small for --tile 16; use a smaller --tile"):
         super_resolve_file(generator, read_info(tmp_path / "in.png"), tmp_path / "out.png", tile=16)
     assert [path.name for path in tmp_path.iterdir()] == ["in.png"]
 

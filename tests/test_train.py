@@ -342,7 +342,7 @@ def test_compiled_networks_learn_the_same(shards, tmp_path):
 def test_a_generator_that_is_finite_but_scores_no_number_ends_the_training_too(shards, tmp_path, monkeypatch):
     from srgan_dist import scoring
 
-    monkeypatch.setattr(scoring, "psnr", lambda sr, hr: float("nan"))
+    monkeypatch.setitem(scoring.METRICS, "mse", lambda sr, hr: torch.full((len(sr),), float("nan")))
     with pytest.raises(UserError, match="pretrain has diverged: val/psnr, .* is not finite at update 6. Start again, with a smaller"):
         train(tiny_config(shards, tmp_path))
     assert not (tmp_path / "tiny" / "weights").exists() and "NaN" not in (tmp_path / "tiny" / "metrics.jsonl").read_text()

@@ -70,9 +70,9 @@ def _weights(size_in, size_out, kernel):
 
 
 def resize(image, height, width, kernel):
-    """Resize `image` [H, W] to float64 [height, width], neither rounded nor clipped."""
-    rows = _weights(image.shape[0], height, kernel)
-    columns = _weights(image.shape[1], width, kernel)
+    """Resize `image` [..., H, W] to float64 [..., height, width], neither rounded nor clipped."""
+    rows = _weights(image.shape[-2], height, kernel)
+    columns = _weights(image.shape[-1], width, kernel)
     return rows @ image.astype(np.float64) @ columns.T
 
 
@@ -89,8 +89,8 @@ def downsample(hr, scale, kernel="bicubic"):
 
 
 def upsample(lr, scale, kernel="bicubic"):
-    """Enlarge `lr` [H, W] to float64 [s*H, s*W] in the same grey levels: the interpolation that SR has to beat."""
-    height, width = lr.shape
+    """Enlarge `lr` [..., H, W] to float64 [..., s*H, s*W] in the same grey levels: the interpolation that SR has to beat."""
+    height, width = lr.shape[-2:]
     return resize(lr, height * scale, width * scale, kernel)
 
 

@@ -1,11 +1,10 @@
 """Whether shards are still as they were packed, found out together by all ranks before a training."""
 
-from accelerate.utils import gather_object
-
 from srgan_dist.data.plan import images_of_rank
 from srgan_dist.data.reader import Damage, Reader
 from srgan_dist.data.structure import structure_problems
 from srgan_dist.errors import UserError
+from srgan_dist.group import gathered
 
 
 def find_damage(split, rank=0, world_size=1):
@@ -16,7 +15,7 @@ def find_damage(split, rank=0, world_size=1):
         for number in images_of_rank(len(split.shards), rank, world_size):
             mine += [Damage(row, "tar", f"{split.shards[number]}: {text}") for row, text in structure_problems(split, number)]
     found = {}
-    for damage in sorted(gather_object(mine) if world_size > 1 else mine):
+    for damage in sorted(gathered(mine)):
         found.setdefault(damage.row, damage)
     return list(found.values())
 
