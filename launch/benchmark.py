@@ -1,5 +1,9 @@
 """Measure this machine: python launch/benchmark.py loader|step [--json FILE]"""
 
+from srgan_dist.launched import use_one_blas_thread
+
+use_one_blas_thread()  # before NumPy is imported
+
 import argparse
 import json
 from pathlib import Path

@@ -1,15 +1,20 @@
 """Score a run: accelerate launch launch/evaluate.py RUN SHARDS [--out DIR] [--splits valid test]"""
 
+from srgan_dist.launched import use_one_blas_thread
+
+use_one_blas_thread()  # before NumPy is imported
+
 import argparse
 from pathlib import Path
 
 from accelerate import Accelerator
 
+from srgan_dist.cpu import use_cpu_threads
 from srgan_dist.data.cache import DEFAULT_GIB, cache_at
 from srgan_dist.errors import reported
 from srgan_dist.evaluate import evaluate
 from srgan_dist.group import ending_together, join
-from srgan_dist.machine import check_group, cpu_wanted, use_cpu_threads, use_exact_float32
+from srgan_dist.machine import check_group, cpu_wanted, use_exact_float32
 from srgan_dist.progress import tracked
 
 

@@ -66,7 +66,7 @@ def main():
             code = STOPPED
         except ChildFailedError as error:
             code = STOPPED if {failure.exitcode for failure in error.failures.values()} == {STOPPED} else 1
-            message = error
+            message = error if any(failure.exitcode != 1 for failure in error.failures.values()) else None  # it has said why
         except SignalException as ended:
             code = 0 if ended_with(0) else 128 + ended.sigval
         except (RendezvousError, torch.distributed.DistError) as error:

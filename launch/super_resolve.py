@@ -1,5 +1,9 @@
 """Super-resolve images: python launch/super_resolve.py WEIGHTS INPUT OUTPUT"""
 
+from srgan_dist.launched import use_one_blas_thread
+
+use_one_blas_thread()  # before NumPy is imported
+
 import argparse
 import sys
 

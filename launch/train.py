@@ -4,19 +4,20 @@ Exit codes: 0 done; 1 error, named on stderr; 2 wrong usage; 85 stopped by SIGTE
 same command continues; 130 interrupted before the first update, when there is nothing to save.
 """
 
-from srgan_dist.launched import end_with_launcher
+from srgan_dist.launched import end_with_launcher, use_one_blas_thread
 
 end_with_launcher()  # before imports that take seconds
+use_one_blas_thread()
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
-import torch
-
 from srgan_dist.config import load_config
+from srgan_dist.cpu import on_cpu, ranks_on_cpu
 from srgan_dist.errors import reported
-from srgan_dist.machine import check_device, cpu_wanted, launched_ranks
+from srgan_dist.machine import check_device, launched, launched_ranks
 from srgan_dist.prepare import dry_run_report, prepare
 from srgan_dist.train import train
 
@@ -43,10 +44,22 @@ def main():
             if os.environ.get("RANK", "0") != "0":
                 return
             check_device(config.device)
-            device_type = "cuda" if torch.cuda.is_available() and not cpu_wanted(config.device) else "cpu"
-            print(dry_run_report(config, prepare(config, arguments.resume, world_size), device_type, world_size))
+            device_type = "cpu" if on_cpu(config.device) else "cuda"
+            ranks = world_size if device_type == "cuda" or launched() else ranks_on_cpu(config)
+            print(dry_run_report(config, prepare(config, arguments.resume, ranks), device_type, ranks))
         else:
+            if not launched() and on_cpu(config.device) and (ranks := ranks_on_cpu(config)) > 1:
+                prepare(config, arguments.resume, ranks)  # says once what is wrong, not on every rank
+                become_launcher(ranks)
             train(config, arguments.resume)
+
+
+def become_launcher(ranks):
+    """Go on as launch/ranks.py, which runs this command with so many ranks."""
+    print(f"on CPU: {ranks} ranks of one core each (cpu_ranks)", flush=True)
+    os.environ["ACCELERATE_USE_CPU"] = "1"
+    launcher = Path(__file__).with_name("ranks.py")
+    os.execv(sys.executable, [sys.executable, str(launcher), "--standalone", "--nproc_per_node", str(ranks), *sys.argv])
 
 
 if __name__ == "__main__":

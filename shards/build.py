@@ -1,5 +1,9 @@
 """Pack rock images into WebDataset tar shards: python shards/build.py SOURCE OUT [options]"""
 
+from srgan_dist.launched import use_one_blas_thread
+
+use_one_blas_thread()  # before NumPy is imported
+
 import argparse
 import time
 from pathlib import Path

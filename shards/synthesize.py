@@ -1,5 +1,9 @@
 """Write synthetic rocks in DeepRock-SR's layout: python shards/synthesize.py OUT [options]"""
 
+from srgan_dist.launched import use_one_blas_thread
+
+use_one_blas_thread()  # before NumPy is imported
+
 import argparse
 import json
 import time

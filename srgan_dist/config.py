@@ -121,8 +121,12 @@ class Config(Settings):
         " they may be apart, e.g. in reading data or in validation"
     )
     channels_last: bool = Field(True, description="memory format of the networks; faster on recent CPUs and GPUs")
+    cpu_ranks: int | None = Field(
+        None, ge=1, le=1024, description="processes of a training on CPU that no launcher has started; null: one per core, as far"
+        " as they share the batch equally and have two crops each"
+    )
     cpu_threads: int | None = Field(
-        None, ge=1, le=1024, description="threads of a rank that runs on CPU; null: the machine's cores over its ranks"
+        None, ge=1, le=1024, description="threads of a rank on CPU; null: as many of its share of the cores as pay, which is tried"
     )
     log_every: int = Field(50, ge=1, description="updates between two records of losses")
     validate_every: int = Field(1000, ge=1, description="updates between two validations")

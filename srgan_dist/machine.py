@@ -1,22 +1,23 @@
 """What a training may use of its machine, and whether it was launched to fit it."""
 
 import contextlib
-import ctypes
 import os
 import platform
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 from accelerate.utils import parse_flag_from_env
 
 from srgan_dist.errors import UserError
-from srgan_dist.executors import usable_cores
 
 try:
     import resource
 except ImportError:  # Windows
     resource = None
+
+
+def launched():
+    """Tell whether a launcher has started this process as one of its ranks."""
+    return any(name in os.environ for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE"))
 
 
 def launched_ranks():
@@ -67,63 +68,6 @@ def parse_cpu_flag():
         return parse_flag_from_env("ACCELERATE_USE_CPU")
     except ValueError:
         raise UserError(f"ACCELERATE_USE_CPU={os.environ['ACCELERATE_USE_CPU']} must be 1 or 0") from None
-
-
-def use_cpu_threads(accelerator, threads=None):
-    """Let a rank that runs on CPU use `threads`, or its share of the cores; launchers leave it one by default."""
-    if accelerator.device.type == "cpu":
-        ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
-        torch.set_num_threads(threads or max(1, usable_cores() // ranks_here))
-
-
-def one_thread_each(function, items, device):
-    """Yield function(item) of every item, in order; on a CPU as many at a time as PyTorch has threads, with one thread each.
-
-    Several threads on one item would meet after every operation, and beside another program wait there for the one that has
-    lost its core: up to ten times the time of one thread alone. An error of `items` is raised where its item would come.
-    """
-    threads = torch.get_num_threads()
-    if device.type != "cpu" or threads == 1:
-        yield from map(function, items)
-        return
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(threads, "item") as pool:
-            waiting, source = deque(), iter(items)
-            while source or waiting:
-                while source and len(waiting) < 2 * threads:
-                    try:
-                        waiting.append(pool.submit(function, next(source)))
-                    except StopIteration:
-                        source = None
-                    except BaseException as error:
-                        source = None
-                        waiting.append(Future())
-                        waiting[-1].set_exception(error)
-                if waiting:
-                    yield waiting.popleft().result()
-    finally:
-        torch.set_num_threads(threads)
-
-
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt(3)
-
-
-def keep_freed_memory(device_type):
-    """On a CPU under Linux, let what an update frees stay with this process for the next one.
-
-    By default the C library gives large arrays back to the system at once, which has to clear every page of them when the
-    next update asks again: 0.7 GB of pages per update of phase 2 at full size, a tenth of its time.
-    """
-    if device_type == "cpu" and has_glibc():
-        library = ctypes.CDLL(None)
-        library.mallopt(M_MMAP_MAX, 0)
-        library.mallopt(M_TRIM_THRESHOLD, -1)  # never
-
-
-def has_glibc():
-    """Tell whether this process has the GNU C library, whose allocator can be told what to do."""
-    return platform.libc_ver()[0] == "glibc"
 
 
 def is_out_of_memory(error):

@@ -6,13 +6,14 @@ from collections import defaultdict
 import numpy as np
 import torch
 
+from srgan_dist.cpu import one_thread_each
 from srgan_dist.data.degradation import upsample
 from srgan_dist.data.plan import images_of_rank
 from srgan_dist.data.reader import Reader
 from srgan_dist.data.values import to_signed, to_unit
 from srgan_dist.errors import UserError
 from srgan_dist.group import gathered
-from srgan_dist.machine import is_out_of_memory, one_thread_each
+from srgan_dist.machine import is_out_of_memory
 from srgan_dist.metrics import (
     SMALLEST_IMAGE, histogram_distance, mean_shift, mse, psnr_of_mse, spectrum_error, ssim,
 )

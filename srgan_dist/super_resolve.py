@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from srgan_dist.cpu import one_thread_each
 from srgan_dist.data.images import (
     BROKEN_LINK, check_writable, find_images, is_image, left_out, read_info, read_pages, write_pages,
 )
 from srgan_dist.data.values import to_grey, to_signed, to_unit
 from srgan_dist.errors import UserError
-from srgan_dist.machine import is_out_of_memory, memory_of, one_thread_each
+from srgan_dist.machine import is_out_of_memory, memory_of
 
 SHOWN = 20  # faults that an error lists
 

@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from srgan_dist.checkpoint import CheckpointError, holds, list_checkpoints, load_checkpoint, load_generator, save_generator
 from srgan_dist.checkpoint_writer import CheckpointWriter
 from srgan_dist.config import dump_config
+from srgan_dist.cpu import keep_freed_memory, share_of_cores, threads_that_pay, use_cpu_threads
 from srgan_dist.data.loader import TrainLoader
 from srgan_dist.data.verify import usable_or_stop
 from srgan_dist.errors import STOPPED, TrainingInterrupted, TrainingStopped, UserError
@@ -26,8 +27,7 @@ from srgan_dist.group import ending_together, gathered, join, largest, of_first,
 from srgan_dist.health import Watch, shares
 from srgan_dist.locks import exclusive
 from srgan_dist.machine import (
-    allow_many_files, check_device, check_group, cpu_wanted, is_out_of_memory, keep_freed_memory, memory_of, precision_on,
-    use_cpu_threads, use_exact_float32,
+    allow_many_files, check_device, check_group, cpu_wanted, is_out_of_memory, memory_of, precision_on, use_exact_float32,
 )
 from srgan_dist.meter import Meter
 from srgan_dist.networks import Networks
@@ -156,6 +156,8 @@ class Run:
         self.writer, self.saved_at = CheckpointWriter(accelerator.device), time.monotonic()
 
         self.networks = Networks(config, accelerator)
+        self.say(f"device: {self._choose_threads() if accelerator.device.type == 'cpu' else memory_of(accelerator.device)}"
+                 f", {self.world_size} rank(s)")
         if self.checkpoint:
             self.say(f"continues from {self.checkpoint}")
             load_checkpoint(self.checkpoint, {"generator": self.networks.generator})
@@ -167,6 +169,25 @@ class Run:
         )
         self._record_damage([one for damages in damage for one in damages])
         self.validator = Validator(config, prepared.held_out, self.directory, self.tracker, accelerator)
+
+    def _choose_threads(self):
+        """Take as many threads on CPU as pay, up to this rank's share of the cores, or as many as the run has taken before:
+        with another number the last bits differ. Returns what to say of it.
+        """
+        most, tried = share_of_cores(self.accelerator), ""
+        threads = self.config.cpu_threads or self.state.cpu_threads
+        if threads is None and most == 1:
+            threads = 1
+        elif threads is None:
+            data = self.config.data
+            crops = data.batch_size // (self.world_size * self.config.accumulation)
+            lr, hr = (torch.rand(crops, 1, side, side) * 2 - 1 for side in (data.lr_crop, self.config.hr_crop))
+            seconds, threads = threads_that_pay(self.networks.generator, lr, hr, most)
+            threads = int(of_first(threads))
+            tried = " (tried: " + ", ".join(f"{count}: {1000 * found:.0f} ms" for count, found in seconds.items()) + ")"
+        self.state.cpu_threads = threads
+        torch.set_num_threads(threads)
+        return f"cpu, {threads} thread(s) a rank{tried}"
 
     def _open_directory(self):
         settings, seen = self.config.model_dump(mode="json"), None

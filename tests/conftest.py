@@ -138,6 +138,7 @@ def tiny_config(shards, output, **changes):
         "log_every": 2,
         "validate_every": 100,
         "checkpoint_every": 100,
+        "cpu_ranks": 1,
         "cpu_threads": 1,
         "panels": 1,
         "data": {"path": str(shards), "lr_crop": 8, "batch_size": 4, "augment": True},

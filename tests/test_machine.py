@@ -10,17 +10,14 @@ from conftest import REPOSITORY
 from srgan_dist import machine
 from srgan_dist.errors import UserError
 
-CPU = torch.device("cpu")
-
 
 @pytest.fixture(autouse=True)
 def untouched(monkeypatch):
     """Forget a launcher's variables, and put PyTorch's settings back."""
     for name in ("WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "ACCELERATE_USE_CPU"):
         monkeypatch.delenv(name, raising=False)
-    threads, tf32 = torch.get_num_threads(), torch.backends.cudnn.allow_tf32
+    tf32 = torch.backends.cudnn.allow_tf32
     yield
-    torch.set_num_threads(threads)
     torch.backends.cudnn.allow_tf32 = tf32
 
 
@@ -66,25 +63,6 @@ def test_another_way_of_compiling_is_refused(monkeypatch, value):
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", value)
     with pytest.raises(UserError, match=f"ACCELERATE_DYNAMO_BACKEND={value} .--dynamo_backend. is not used here; set compile: true"):
         machine.check_group(SimpleNamespace(num_processes=1))
-
-
-@pytest.mark.parametrize("ranks_here, world_size, threads, expected", [
-    ("2", 4, None, 3), ("6", 6, None, 1), ("4", 4, None, 1), ("7", 7, None, 1),  # a share of six cores, one at least
-    (None, 3, None, 2), ("2", 4, 5, 5),  # without a launcher all ranks are here; a number that is asked for counts
-])
-def test_a_rank_on_cpu_takes_its_share_of_the_cores(monkeypatch, ranks_here, world_size, threads, expected):
-    if ranks_here:
-        monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks_here)
-    monkeypatch.setattr(machine, "usable_cores", lambda: 6)
-    torch.set_num_threads(4)
-    machine.use_cpu_threads(SimpleNamespace(device=CPU, num_processes=world_size), threads)
-    assert torch.get_num_threads() == expected
-
-
-def test_a_rank_on_another_device_leaves_the_threads_alone():
-    torch.set_num_threads(3)
-    machine.use_cpu_threads(SimpleNamespace(device=torch.device("meta"), num_processes=1), 2)
-    assert torch.get_num_threads() == 3
 
 
 @pytest.mark.parametrize("value, wanted", [("1", True), ("true", True), ("0", False), (None, False)])
@@ -166,20 +144,16 @@ def test_a_gpu_that_cannot_do_bf16_is_named(monkeypatch):
         machine.precision_on("cuda", "bf16")
 
 
-@pytest.mark.skipif(not machine.has_glibc(), reason="other C libraries are left alone")
-@pytest.mark.parametrize("device, kept", [("cpu", True), ("cuda", False)])
-def test_freed_memory_is_kept_for_the_next_update_on_cpu(device, kept):
-    program = f"""
-import resource, torch
-from srgan_dist.machine import keep_freed_memory
-keep_freed_memory({device!r})
-faults = []
-for _ in range(30):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(2**25)
-    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-print(sum(faults[-10:]))  # the first ones may each take another place
-"""
-    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert (int(done.stdout) < 1000) == kept  # of ten times 128 MiB in pages of 4 KiB
+@pytest.mark.parametrize("error, lacking", [
+    (MemoryError(), True), (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+    (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True), (RuntimeError("CUDA error: out of memory"), True),
+    (RuntimeError("The size of tensor a must match"), False), (ValueError("no"), False),
+])
+def test_a_lack_of_memory_is_told_from_other_errors(error, lacking):
+    assert machine.is_out_of_memory(error) is lacking
+
+
+def test_what_the_allocator_of_the_cpu_raises_is_a_lack_of_memory():
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(2**45)
+    assert machine.is_out_of_memory(raised.value)

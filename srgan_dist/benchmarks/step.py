@@ -37,9 +37,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from srgan_dist.benchmarks.loader import count
 from srgan_dist.config import load_config
+from srgan_dist.cpu import has_glibc, use_cpu_threads
 from srgan_dist.errors import UserError
 from srgan_dist.losses.perceptual import LAYERS, VGGLossConfig, vgg19_features
-from srgan_dist.machine import cpu_wanted, has_glibc, launched_ranks, use_cpu_threads, use_exact_float32
+from srgan_dist.machine import cpu_wanted, launched_ranks, use_exact_float32
 from srgan_dist.models.prelu import PReLU
 from srgan_dist.networks import Networks
 from srgan_dist.phases import build_phase
