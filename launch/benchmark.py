@@ -1,4 +1,4 @@
-"""Measure this machine: python launch/benchmark.py loader|step [--json FILE]"""
+"""Measure this machine: python launch/benchmark.py loader|step|gpu [--json FILE], and print the tables of such files: tables FILE..."""
 
 from srgan_dist.launched import use_one_blas_thread
 
@@ -8,13 +8,15 @@ import argparse
 import json
 from pathlib import Path
 
-from srgan_dist.benchmarks import loader, step
+from srgan_dist.benchmarks import gpu, loader, step, tables
 from srgan_dist.errors import reported
 from srgan_dist.files import written_whole
 
 PARTS = {
     "loader": (loader, "pairs per second per core, LR 48 to HR 192, batches of 16"),
-    "step": (step, "one update of each phase against a plain training loop; under torchrun how it scales"),
+    "step": (step, "one update of each phase against other loops; under torchrun how it scales"),
+    "gpu": (gpu, "all that a day with a GPU should tell, the most important first"),
+    "tables": (tables, "print the tables of files that the others wrote with --json, as Markdown"),
 }
 
 
@@ -23,18 +25,18 @@ def main():
     parts = parser.add_subparsers(dest="part", required=True, metavar="|".join(PARTS))
     for name, (module, text) in PARTS.items():
         part = parts.add_parser(name, help=text, description=text)
-        part.add_argument("--json", metavar="FILE", type=Path, help="write the numbers to a file too")
+        if name != "tables":
+            part.add_argument("--json", metavar="FILE", type=Path, help="write the numbers to a file too, as they come")
         module.add_arguments(part)
     arguments = parser.parse_args()
-    module, _ = PARTS[arguments.part]
-    with reported():
-        found = module.run(arguments)
-        if found is None:  # on a rank that only helps
-            return
-        print(module.format_table(found), flush=True)
+
+    def save(found):
         if arguments.json:
             with written_whole(arguments.json) as path:
                 path.write_text(json.dumps(found, indent=1) + "\n")
+
+    with reported():
+        PARTS[arguments.part][0].run(arguments, save)
 
 
 if __name__ == "__main__":

@@ -40,10 +40,10 @@ def main():
     with reported():
         world_size = launched_ranks()
         config = load_config(arguments.config, [text.removeprefix("--") for text in overrides])
+        check_device(config.device)
         if arguments.dry_run:
             if os.environ.get("RANK", "0") != "0":
                 return
-            check_device(config.device)
             device_type = "cpu" if on_cpu(config.device) else "cuda"
             ranks = world_size if device_type == "cuda" or launched() else ranks_on_cpu(config)
             print(dry_run_report(config, prepare(config, arguments.resume, ranks), device_type, ranks))

@@ -1,13 +1,18 @@
 """What a training may use of its machine, and whether it was launched to fit it."""
 
 import contextlib
+import logging
 import os
 import platform
+import re
+import warnings
 
 import torch
 from accelerate.utils import parse_flag_from_env
 
 from srgan_dist.errors import UserError
+
+log = logging.getLogger(__name__)
 
 try:
     import resource
@@ -48,6 +53,11 @@ def check_device(wanted):
         raise UserError("device=cuda, but the launcher or the environment asks for the CPU (ACCELERATE_USE_CPU=1); use"
                         " one or the other")
     gpus = torch.cuda.device_count()
+    if not cpu_wanted(wanted) and (fault := driver_fault()):
+        if wanted == "cuda":
+            raise UserError(f"device=cuda, but PyTorch cannot use the GPU of {platform.node()}: {fault}, or use device=cpu")
+        log.warning("the training runs on the CPU, for PyTorch cannot use the GPU of %s: %s", platform.node(), fault)
+        return
     if wanted == "cuda" and not gpus:
         raise UserError(f"device=cuda, but PyTorch finds no GPU on {platform.node()}; ask the scheduler for one, look at"
                         " nvidia-smi and CUDA_VISIBLE_DEVICES, or use device=cpu")
@@ -55,6 +65,22 @@ def check_device(wanted):
     if gpus and not cpu_wanted(wanted) and local_rank >= gpus:
         raise UserError(f"{os.environ.get('LOCAL_WORLD_SIZE', local_rank + 1)} processes were launched on {platform.node()},"
                         f" where PyTorch finds {gpus} GPU(s); launch one process per GPU (--num_processes, --nproc_per_node)")
+
+
+def driver_fault():
+    """Say why PyTorch cannot use the NVIDIA driver of this machine where that is too old; None where it can or there is none."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what PyTorch says here is said below
+        if torch.cuda.is_available():
+            return None
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:  # the latter from a PyTorch without CUDA
+        if found := re.search(r"driver .*too old \(found version (\d+)\)", str(error)):
+            version = int(found[1])
+            return (f"its driver supports CUDA {version // 1000}.{version % 1000 // 10}, this PyTorch needs CUDA {torch.version.cuda}."
+                    " Update the driver, or install a PyTorch for that CUDA (https://pytorch.org)")
+    return None
 
 
 def cpu_wanted(device="auto"):

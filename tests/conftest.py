@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed
 import webdataset
 from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
@@ -30,18 +31,28 @@ REPOSITORY = Path(__file__).parent.parent
 
 
 def pytest_collection_modifyitems(items):
-    if "SRGAN_DIST_ROCKS" in os.environ:
-        return
-    skip = pytest.mark.skip(reason="real rock images: set SRGAN_DIST_ROCKS to their folder")
+    skips = {}
+    if "SRGAN_DIST_ROCKS" not in os.environ:
+        skips["rocks"] = pytest.mark.skip(reason="real rock images: set SRGAN_DIST_ROCKS to their folder")
+    if not torch.cuda.is_available():
+        skips["gpu"] = pytest.mark.skip(reason="needs a GPU")
     for item in items:
-        if "rocks" in item.keywords:
-            item.add_marker(skip)
+        for marker in skips.keys() & item.keywords.keys():
+            item.add_marker(skips[marker])
+
+
+@pytest.fixture(autouse=True)
+def on_cpu_unless_marked(request, monkeypatch):
+    """On a machine with a GPU, too, tests compute on the CPU, but for those that are marked gpu."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", str(int("gpu" not in request.keywords)))
 
 
 @pytest.fixture(autouse=True)
 def fresh_accelerate():
-    """Accelerate keeps its settings for the life of a process; tests want their own."""
+    """Accelerate keeps its settings for the life of a process, and so does PyTorch its group; tests want their own."""
     yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
 

@@ -3,19 +3,17 @@ would make the host wait for one (`.item()`, `if tensor`, a boolean mask) raises
 """
 
 import collections
-from types import MethodType, SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed
-from accelerate.utils import convert_outputs_to_fp32
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode, unset_fake_temporarily
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from accelerators import accelerator_on
 from conftest import tiny_config
 from srgan_dist import networks as networks_module
-from srgan_dist.meter import Meter
 from srgan_dist.networks import Networks
 from srgan_dist.phases import build_phase, common
 
@@ -77,17 +75,6 @@ def fake_gpu(monkeypatch):
     library._destroy()
 
 
-def accelerator_of(precision, ranks=1):
-    """What the phases use of an Accelerator, for a GPU."""
-    def autocast():
-        return torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16")
-
-    def prepare_model(network, evaluation_mode):
-        network.forward = MethodType(convert_outputs_to_fp32(autocast()(type(network).forward)), network)
-        return network
-    return SimpleNamespace(device=GPU, num_processes=ranks, autocast=autocast, prepare_model=prepare_model)
-
-
 def prepared(name, accelerator, max_spike=None, **networks):
     """Return update() of a phase that has taken one, which makes what is made once."""
     options = {"steps": 9, "losses": LOSSES, "clip_gradient": 1.0, "ema_decay": 0.9, "max_spike": max_spike}
@@ -109,7 +96,7 @@ def prepared(name, accelerator, max_spike=None, **networks):
 @pytest.mark.parametrize("spikes", [None, 20.0])
 def test_an_update_stays_on_the_gpu_in_the_types_of_mixed_precision_and_the_host_waits_for_nothing(
         fake_gpu, name, precision, micro_batches, spikes):
-    update = prepared(name, accelerator_of(precision), max_spike=spikes)
+    update = prepared(name, accelerator_on(GPU, precision), max_spike=spikes)
     with Operations() as seen:
         metrics = update(micro_batches)
     assert seen.devices == {GPU}
@@ -132,7 +119,7 @@ def test_a_wait_would_be_seen(fake_gpu):
 def test_weights_are_turned_into_bf16_and_averaged_by_one_launch_for_all(fake_gpu, name):
     counts = []
     for num_blocks in (1, 3):
-        update = prepared(name, accelerator_of("bf16"), generator={"num_blocks": num_blocks, "num_filters": 8, "init_std": None})
+        update = prepared(name, accelerator_on(GPU, "bf16"), generator={"num_blocks": num_blocks, "num_filters": 8, "init_std": None})
         with Operations() as seen:
             update()
         counts.append({kind: n for kind, n in seen.count.items() if kind in ("_to_copy", "copy_", "lerp_") or kind.startswith("_foreach")})
@@ -173,7 +160,7 @@ def test_the_collectives_of_an_update_of_512_ranks(fake_gpu, rank_3_of_512, monk
     goes as it is, while the content losses go backward.
     """
     monkeypatch.setattr("srgan_dist.phases.gradients.ALONE", 4 * 128 * 128)
-    update = prepared(name, accelerator_of(precision, ranks=512), discriminator={"num_filters": 4, "num_dense": 128, "init_std": None})
+    update = prepared(name, accelerator_on(GPU, precision, ranks=512), discriminator={"num_filters": 4, "num_dense": 128, "init_std": None})
 
     def backward(tensor, gradient=None):
         rank_3_of_512.append("backward" if tensor.shape == () else "backward from SR")

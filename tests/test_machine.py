@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -6,8 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from conftest import REPOSITORY
+from conftest import REPOSITORY, tiny_config
 from srgan_dist import machine
+from srgan_dist.config import dump_config
 from srgan_dist.errors import UserError
 
 
@@ -157,3 +159,28 @@ def test_what_the_allocator_of_the_cpu_raises_is_a_lack_of_memory():
     with pytest.raises(RuntimeError) as raised:
         torch.empty(2**45)
     assert machine.is_out_of_memory(raised.value)
+
+
+DRIVER = """
+int cuInit(unsigned flags) { return 0; }
+int cuDriverGetVersion(int *version) { *version = 11040; return 0; }
+int cuGetProcAddress(const char *name, void **function, int version, unsigned long flags) { *function = 0; return 500; }
+"""
+
+
+@pytest.mark.skipif(not shutil.which("cc") or not torch.version.cuda, reason="needs a C compiler and a PyTorch for CUDA")
+@pytest.mark.parametrize("device, code", [("cuda", 1), ("auto", 0), ("cpu", 0)])
+def test_a_driver_that_is_too_old_is_named(tmp_path, shards, device, code):
+    """With a library that answers as a driver of CUDA 11.4 does, and can do nothing else."""
+    (tmp_path / "driver.c").write_text(DRIVER)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", tmp_path / "libcuda.so.1", tmp_path / "driver.c"], check=True)
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(tiny_config(shards, tmp_path, device=device, adversarial=None)))
+    environment = {name: value for name, value in os.environ.items() if name not in LAUNCHED} | {
+        "LD_LIBRARY_PATH": str(tmp_path), "ACCELERATE_USE_CPU": "0"}
+    done = subprocess.run([sys.executable, "launch/train.py", path], cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    words = f"its driver supports CUDA 11.4, this PyTorch needs CUDA {torch.version.cuda}. Update the driver, or install a PyTorch for that CUDA"
+    assert (words in done.stderr) == (device != "cpu") and "Traceback" not in done.stderr
+    assert ("device=cuda, but PyTorch cannot use the GPU" in done.stderr) == (device == "cuda")
+    assert ("the training runs on the CPU, for PyTorch cannot use the GPU" in done.stderr) == (device == "auto")

@@ -47,7 +47,7 @@ def test_memory_is_that_of_the_process():
     assert block.nbytes / 2**20 < memory_mib(torch.device("cpu")) < 4 * block.nbytes / 2**20
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_on_a_gpu_the_times_are_those_of_the_device():
     timed = Speed(SimpleNamespace(device=torch.device("cuda"), num_processes=1))
     a = torch.rand(4096, 4096, device="cuda")

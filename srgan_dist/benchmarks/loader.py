@@ -18,6 +18,7 @@ import torch
 import webdataset
 from PIL import Image
 
+from srgan_dist.benchmarks.facts import count, machine_facts
 from srgan_dist.data.build import BuildOptions, build
 from srgan_dist.data.degradation import downsample
 from srgan_dist.data.index import open_split
@@ -46,26 +47,22 @@ def add_arguments(parser):
     parser.add_argument("--passes", type=count, default=5, metavar="N", help="the median of so many (default: %(default)s)")
 
 
-def count(text):
-    """Return the positive whole number that an option gives."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be 1 or more")
-    return int(text)
-
-
-def run(arguments):
-    """Measure on the device of this machine; returns what `measure` does, and the device."""
+def run(arguments, save):
+    """Measure on the device of this machine; returns what `measure` does, and the machine, and saves it."""
     device = torch.device("cuda" if torch.cuda.is_available() and not cpu_wanted() else "cpu")
     with tempfile.TemporaryDirectory(prefix="srgan_dist_benchmark_") as folder:
         found = measure(folder, device, arguments.passes, progress=lambda passes: tracked(passes, "measure", "pass"))
-    return found | {"device": str(device)}
+    found |= {"machine": machine_facts(device), "passes": arguments.passes}
+    print(format_table(found), flush=True)
+    save(found)
+    return found
 
 
 def format_table(found):
     """Return the figures as text, each way beside its share of our reader's."""
     lines = [f"{'pairs per second per core':<44}{'':>12}{'ours is x':>12}"]
     for name, text in LINES.items():
-        text = text.replace("the device", found["device"])
+        text = text.replace("the device", found["machine"]["device"])
         lines.append(f"{text:<44}{found[name]:>12,.0f}{found['srgan_dist'] / found[name]:>12.1f}")
     for update, milliseconds in zip(UPDATES, found["first_batch_ms"], strict=True):
         lines.append(f"first batch of {RESUMED:,} pairs, entered at update {update:,}: {milliseconds:.1f} ms")

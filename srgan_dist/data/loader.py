@@ -28,7 +28,7 @@ class Buffer:
     lr: torch.Tensor  # [B, 1, c, c] of the set's dtype
     hr: torch.Tensor  # [B, 1, s*c, s*c]
     orientations: torch.Tensor  # [B]
-    copied: torch.cuda.Event | None = None  # when the device has taken what lies here
+    copied: torch.cuda.Event | None  # on a GPU: when it has taken what is here
 
 
 class TrainLoader:
@@ -65,15 +65,15 @@ class TrainLoader:
         with contextlib.ExitStack() as stack:
             self.fetchers = [stack.enter_context(_FetchAhead(reader, plan.blocks(slot), self.accumulation + READ_AHEAD + 2, stop))
                              for reader, plan, slot in zip(self.readers, self.plans, reached, strict=True)]
-            ahead = stack.enter_context(_ReadAhead(self._fill, buffers, first_update * self.accumulation))
+            ahead = stack.enter_context(_ReadAhead(self._fill, buffers, first_update * self.accumulation, self.device))
             stack.callback(stop.set)  # first of all, for the thread may be waiting for a shard
             while True:
                 buffer = ahead.next()
                 lr, hr, orientations = (
                     x.to(self.device, non_blocking=True) for x in (buffer.lr, buffer.hr, buffer.orientations)
                 )
-                if self.device.type == "cuda":
-                    buffer.copied = torch.cuda.current_stream().record_event()
+                if buffer.copied:
+                    buffer.copied.record()
                 if self.augment:
                     lr, hr = orient(lr, orientations), orient(hr, orientations)
                 batch = to_signed(lr), to_signed(hr)
@@ -84,11 +84,13 @@ class TrainLoader:
         pinned = self.device.type == "cuda"
         count = self.batch_size // (self.world_size * self.accumulation)
         lr, hr = self.readers[0].empty_batch(count, self.lr_crop, pinned)
-        return Buffer(lr, hr, torch.empty(count, dtype=torch.int64, pin_memory=pinned))
+        # blocking: the thread that waits for it sleeps
+        copied = torch.cuda.Event(blocking=True) if pinned else None
+        return Buffer(lr, hr, torch.empty(count, dtype=torch.int64, pin_memory=pinned), copied)
 
     def _fill(self, buffer, number):
-        if buffer.copied is not None:
-            buffer.copied.synchronize()
+        if buffer.copied:
+            buffer.copied.synchronize()  # returns at once where nothing was recorded yet
         update, micro_batch = divmod(number, self.accumulation)
         slots = slots_of(update, self.rank, self.world_size, self.batch_size, self.accumulation, micro_batch)
         orientations = buffer.orientations.numpy()
@@ -119,10 +121,13 @@ def orient(images, orientations):
 
 
 class _ReadAhead:
-    """Calls fill(buffer, n), fill(buffer, n + 1), ... in a thread, ahead of `next`; a failure is raised by `next`."""
+    """Calls fill(buffer, n), fill(buffer, n + 1), ... in a thread, ahead of `next`; a failure is raised by `next`.
 
-    def __init__(self, fill, buffers, first):
-        self.fill, self.first = fill, first
+    device: whose buffers these are. A thread that touches CUDA without a choice takes GPU 0, and memory of it.
+    """
+
+    def __init__(self, fill, buffers, first, device):
+        self.fill, self.first, self.device = fill, first, device
         self.stopped = False
         self.free, self.ready = queue.SimpleQueue(), queue.SimpleQueue()
         for buffer in buffers:
@@ -156,6 +161,8 @@ class _ReadAhead:
     def _run(self):
         number = self.first
         try:
+            if self.device.type == "cuda":
+                torch.cuda.set_device(self.device)
             while (buffer := self.free.get()) is not None and not self.stopped:
                 self.fill(buffer, number)
                 self.ready.put((buffer, None))

@@ -61,7 +61,7 @@ def write_next_weights(optimizer, targets):
     t = (states[0]["step"] + 1).double()
     step = group["lr"].double() / (1 - beta1**t)
     root, per_step = (beta2 / (1 - beta2**t)).sqrt().to(dtype), (1 / step).to(dtype)
-    rows = [(parameter, parameter.grad, state["exp_avg"], state["exp_avg_sq"], target)
+    rows = [(parameter, laid_out_as(parameter.grad, parameter), state["exp_avg"], state["exp_avg_sq"], target)
             for parameter, state, target in zip(parameters, states, targets, strict=True)]
     for weights, gradients, means, squares, written in _pieces(rows, PIECE[parameters[0].device.type]):
         means = torch._foreach_lerp(means, gradients, 1 - beta1)
@@ -97,6 +97,15 @@ def _pieces(rows, size):
 
 def _flat(tensor, like):
     """Return a tensor as one dimension, in the order of `like`'s memory."""
-    if tensor.stride() != like.stride():
-        tensor = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
-    return tensor.as_strided((tensor.numel(),), (1,))
+    return laid_out_as(tensor, like).as_strided((tensor.numel(),), (1,))
+
+
+def laid_out_as(tensor, like):
+    """Return a tensor with the strides of another of its shape, without a copy where only dimensions of size 1 differ in
+    them: what computes many tensors at once takes them one by one where strides differ.
+    """
+    if tensor.stride() == like.stride():
+        return tensor
+    if all(size == 1 or one == other for size, one, other in zip(like.shape, tensor.stride(), like.stride(), strict=True)):
+        return tensor.as_strided(like.shape, like.stride())
+    return torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)

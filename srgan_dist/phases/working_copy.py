@@ -13,7 +13,7 @@ import copy
 import torch
 from torch import nn
 
-from srgan_dist.phases.optimizer import write_next_weights
+from srgan_dist.phases.optimizer import laid_out_as, write_next_weights
 
 
 class WorkingCopy:
@@ -43,7 +43,7 @@ class WorkingCopy:
         """Add the gradients of the copy to those of the network, in the network's precision, and clear them."""
         if self.module is not self.copy:
             return
-        found = [parameter.grad for parameter in self.copied]
+        found = [laid_out_as(parameter.grad, parameter) for parameter in self.copied]
         if self.parameters[0].grad is None:
             torch._foreach_copy_(self.gradients, found)
             for parameter, gradient in zip(self.parameters, self.gradients, strict=True):

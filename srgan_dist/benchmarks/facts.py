@@ -1,0 +1,71 @@
+"""What figures need beside them: the machine, its ceilings, and clocks."""
+
+import argparse
+import platform
+import time
+from pathlib import Path
+
+import torch
+
+LARGEST_SIDE = {"cpu": 2048, "cuda": 8192}  # of the matrices whose product is taken for the fastest that a device can do
+LONG_ENOUGH = 0.2  # seconds of one product
+
+
+def count(text):
+    """Return the positive whole number that an option gives."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be 1 or more")
+    return int(text)
+
+
+def machine_facts(device):
+    """Return facts of the machine and versions; none that names it."""
+    gpu = device.type == "cuda"
+    facts = {"cpu": _cpu_model(), "device": torch.cuda.get_device_name(device) if gpu else "cpu", "torch": torch.__version__,
+             "python": platform.python_version()}
+    if gpu:
+        facts |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), "nccl": ".".join(map(str, torch.cuda.nccl.version()))}
+    return facts
+
+
+def _cpu_model():
+    """Return what the system calls its processor, with family and model where it tells them."""
+    try:
+        fields = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines())
+    except OSError:
+        return platform.processor()
+    known = {name.strip(): value.strip() for name, value in fields.items()}
+    return ", ".join(f"{label}{known[name]}" for name, label in (("model name", ""), ("cpu family", "family "), ("model", "model "))
+                     if name in known)
+
+
+def matmul_flops(dtype, device, clock):
+    """Return the floating-point operations per second of a large matrix product, the fastest of some."""
+    side = 128
+    while True:  # larger and larger, for some processors take minutes for what others do at once
+        one, other = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+        fastest = min(seconds(lambda: one @ other, clock)[0] for _ in range(6))
+        if side == LARGEST_SIDE[device.type] or fastest > LONG_ENOUGH / 6:
+            return 2 * side**3 / fastest
+        side *= 2
+
+
+def seconds(work, clock):
+    """Return how long a call takes, (by the clock, by the host's until the call returns): the clock is cpu (CPU time of this
+    process), wall, or cuda (events of the device, which may be at it longer than the host).
+    """
+    if clock == "cuda":
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        begin.record()
+        work()
+        end.record()
+        host = time.perf_counter() - began
+        end.synchronize()
+        return begin.elapsed_time(end) / 1000, host
+    now = time.process_time if clock == "cpu" else time.perf_counter
+    began = now()
+    work()
+    took = now() - began
+    return took, took

@@ -1,0 +1,187 @@
+"""The updates that the step benchmark compares: ours, the report's loop, and the textbook loop in DistributedDataParallel.
+
+Ours is what `phases` computes, on networks built from a config as `train` builds them, in every combination of precision,
+memory format and compilation. All train the same networks from the same weights; VGG has random weights, which cost as
+much as trained ones.
+"""
+
+import inspect
+import itertools
+import math
+
+import torch
+import torch.distributed
+from accelerate import Accelerator
+from accelerate.utils import AutocastKwargs
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from srgan_dist.losses.adversarial import adversarial_loss, discriminator_loss
+from srgan_dist.losses.perceptual import LAYERS, VGGLossConfig, vgg19_features
+from srgan_dist.models.prelu import PReLU
+from srgan_dist.networks import Networks
+from srgan_dist.phases import build_phase
+from srgan_dist.phases.common import build_losses, generator_terms, train_psnr
+from srgan_dist.phases.optimizer import adam
+
+PLAIN = "plain"  # the loop of the report
+VARIANTS = {  # name -> settings; those that begin with ddp- are the textbook loop, the others ours
+    f"{loop}{precision}{'-channels_last' * channels_last}{'-compiled' * compiled}":
+        {"mixed_precision": "bf16" if precision == "bf16" else "no", "channels_last": channels_last, "compile": compiled}
+    for loop, compiled, precision, channels_last in itertools.product(
+        ("", "ddp-"), (False, True), ("fp32", "bf16"), (False, True)) if not (loop and compiled)
+}
+
+
+def precision_of(variant):
+    """Return "fp32" or "bf16"."""
+    return "bf16" if "bf16" in variant else "fp32"
+
+
+def with_random_vgg(config):
+    """Return the config with untrained VGG networks, which need no file."""
+    changes = {}
+    for name, phase in config.phases():
+        losses = {key: loss.model_copy(update={"weights": "random"}) if isinstance(loss, VGGLossConfig) else loss
+                  for key, loss in phase.losses.items()}
+        changes[name] = phase.model_copy(update={"losses": losses})
+    return config.model_copy(update=changes)
+
+
+def build(variant, config, name):
+    """Return update([(lr, hr)]) of a variant: of phase `name` of a config, which gives all else."""
+    config = config.model_copy(update=VARIANTS["fp32"] if variant == PLAIN else VARIANTS[variant])
+    networks = Networks(config, _accelerator(config.mixed_precision))
+    phase_config = dict(config.phases())[name]
+    if config.compile:  # rows that are compiled in part only would be slow for a reason that nobody sees
+        torch._dynamo.reset()
+        torch._dynamo.config.fail_on_recompile_limit_hit = True
+    if variant == PLAIN:
+        return PlainLoop(phase_config, networks).update
+    networks.share_weights()
+    return (DDPLoop if variant.startswith("ddp-") else build_phase)(phase_config, networks, networks.accelerator).update
+
+
+def _accelerator(precision):
+    """Return an accelerator of this precision beside others of another: Accelerate has one for all, which can be turned off."""
+    return Accelerator(kwargs_handlers=[] if precision == "bf16" else [AutocastKwargs(enabled=False)])
+
+
+def crops_of(config, batch, device):
+    """Return one micro-batch of noise: [(lr [B, 1, c, c], hr [B, 1, s*c, s*c])] in [-1, 1]."""
+    generator = torch.Generator().manual_seed(0)
+    return [tuple((torch.rand(batch, 1, side, side, generator=generator) * 2 - 1).to(device)
+                  for side in (config.data.lr_crop, config.hr_crop))]
+
+
+class DDPLoop:
+    """The textbook loop on several ranks: both networks in DistributedDataParallel, two steps, VGG and in the generator's pass
+    the discriminator frozen. Without what ours does besides: no guard, no norms of gradients.
+    """
+
+    def __init__(self, config, networks, accelerator):
+        self.config, self.accelerator = config, accelerator
+        self.losses = build_losses(config, networks, accelerator)
+        if not torch.distributed.is_initialized():  # one process: a group of its own
+            backend = "nccl" if accelerator.device.type == "cuda" else "gloo"
+            torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
+        self.generator = _parallel(networks.generator, accelerator.device)
+        self.generator_optimizer = adam(networks.generator, config.learning_rate)
+        self.discriminator = None
+        if config.needs_discriminator:
+            self.discriminator = _parallel(networks.discriminator, accelerator.device)
+            self.discriminator_optimizer = adam(networks.discriminator, config.learning_rate)
+
+    def update(self, batches):
+        """Take one step of the networks of the phase on one micro-batch, as a phase does; returns 0-d tensors."""
+        (lr, hr), = batches
+        sr = self.generator(lr)
+        metrics = self._discriminator_step(sr.detach(), hr) if self.discriminator else {}
+        terms, total = generator_terms(self.losses, self.config.losses, sr, hr, self.accelerator)
+        if self.discriminator:
+            critic = self.discriminator.module.requires_grad_(False)
+            terms["loss/adversarial"] = adversarial_loss(critic(sr))
+            total = total + self.config.adversarial_weight * terms["loss/adversarial"]
+            critic.requires_grad_(True)
+        self.generator_optimizer.zero_grad()
+        total.backward()
+        self.generator_optimizer.step()
+        return metrics | terms | {"loss/generator": total.detach(), "train/psnr": train_psnr(sr, hr)}
+
+    def _discriminator_step(self, sr, hr):
+        with self.accelerator.autocast():
+            real, fake = self.discriminator(hr), self.discriminator(sr)
+        loss = discriminator_loss(real, fake)
+        self.discriminator_optimizer.zero_grad()
+        loss.backward()
+        self.discriminator_optimizer.step()
+        return {"loss/discriminator": loss.detach(), "d/real": real.detach().sigmoid().mean(), "d/fake": fake.detach().sigmoid().mean()}
+
+
+def _parallel(network, device):
+    known = inspect.signature(DistributedDataParallel).parameters  # of newer versions of PyTorch the first name
+    sync_buffers = next(name for name in ("forward_sync_buffers", "broadcast_buffers") if name in known)
+    return DistributedDataParallel(network, [device] if device.type == "cuda" else None, **{sync_buffers: False})
+
+
+class PlainLoop:
+    """The training loop of the reproduction report, one process in float32, as it is written there.
+
+    VGG computes gradients for its weights, and for HR too; the discriminator does so in the generator's pass; the
+    losses take sigmoids; Adam goes from tensor to tensor; losses are looked at after every update; PReLU is PyTorch's. In
+    one point it is not what the report ran: there p(SR) was detached and the adversarial term did not reach the generator.
+    """
+
+    def __init__(self, config, networks):
+        self.config, self.discriminator, self.vgg = config, None, None
+        self.generator = _with_pytorchs_prelu(networks.generator)
+        self.generator_optimizer = self._adam(self.generator)
+        if config.needs_discriminator:
+            self.discriminator = networks.discriminator
+            self.discriminator_optimizer = self._adam(self.discriminator)
+        for loss in config.losses.values():
+            if isinstance(loss, VGGLossConfig):
+                self.perceptual, self.vgg = loss, vgg19_features(loss)[: LAYERS[loss.layer]].to(networks.accelerator.device)
+
+    def update(self, batches):
+        """Take one step of the networks of the phase on one micro-batch, as a phase does; returns floats."""
+        (lr, hr), = batches
+        self.generator_optimizer.zero_grad()
+        sr = self.generator(lr)
+        loss, l2 = F.l1_loss(sr, hr), F.mse_loss(sr, hr)
+        if self.discriminator:
+            self._discriminator_step(sr.detach(), hr)
+            probability = self.discriminator(sr).sigmoid()
+            loss = loss + self.config.adversarial_weight * F.binary_cross_entropy(probability, torch.ones_like(probability))
+        if self.vgg:
+            loss = loss + self.perceptual.weight * F.mse_loss(self._features(sr), self._features(hr))
+        loss.backward()
+        self.generator_optimizer.step()
+        return {"loss": loss.item(), "l2": l2.item(), "psnr": 10 * math.log10(4 / l2.item())}
+
+    def _discriminator_step(self, sr, hr):
+        self.discriminator_optimizer.zero_grad()
+        real, fake = self.discriminator(hr).sigmoid(), self.discriminator(sr).sigmoid()
+        loss = F.binary_cross_entropy(real, torch.ones_like(real)) + F.binary_cross_entropy(fake, torch.zeros_like(fake))
+        loss.backward()
+        self.discriminator_optimizer.step()
+
+    def _features(self, image):
+        mean, std = (torch.tensor(values, device=image.device).view(1, 3, 1, 1)
+                     for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+        return self.vgg(((image + 1) / 2 - mean) / std)
+
+    def _adam(self, network):
+        return torch.optim.Adam(network.parameters(), lr=self.config.learning_rate, foreach=False)
+
+
+def _with_pytorchs_prelu(network):
+    """Put PyTorch's PReLU into the place of ours, with the same slopes; returns the network."""
+    for parent in list(network.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, PReLU):
+                plain = nn.PReLU(child.num_parameters)
+                plain.weight = child.weight
+                setattr(parent, name, plain)
+    return network
