@@ -206,9 +206,9 @@ def test_updates_of_phase_2_are_the_textbook_alternation(accelerator, losses, cl
             torch.testing.assert_close(ours.state_dict()[name], value, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-15), (torch.float32, 3e-8), (torch.bfloat16, 2e-3)])
-@pytest.mark.parametrize("piece", [7, 100, 2**18])
-def test_the_next_weights_are_those_that_the_next_step_gives(monkeypatch, dtype, tolerance, piece):
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("piece", [64, 2**18])
+def test_the_next_weights_are_those_that_the_next_step_gives(monkeypatch, dtype, piece):
     monkeypatch.setitem(optimizer_module.PIECE, "cpu", piece)
     torch.manual_seed(0)
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 3), torch.nn.Conv2d(5, 1, 3)).to(
@@ -224,7 +224,7 @@ def test_the_next_weights_are_those_that_the_next_step_gives(monkeypatch, dtype,
             torch.equal(optimizer.state_dict()["state"][key][name], value) for key, entry in before[1].items() for name, value in entry.items())
         optimizer.step()
         for parameter, target in zip(network.parameters(), targets, strict=True):
-            torch.testing.assert_close(target, parameter.detach(), rtol=0, atol=tolerance, check_dtype=False)
+            assert torch.equal(target, parameter.detach().to(dtype))
 
 
 def test_phase_2_names_its_numbers(accelerator, batch):
