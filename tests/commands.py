@@ -39,11 +39,13 @@ def long_config(shards, output, steps=10**6, **changes):
 
 
 def wait_until(condition, process, seconds=120):
+    """Wait until a condition holds, and return what it gave, while a process is alive."""
     end = time.monotonic() + seconds
-    while not condition():
+    while not (found := condition()):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end, "nothing happened"
         time.sleep(0.05)
+    return found
 
 
 def under_way(run, process):

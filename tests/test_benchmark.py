@@ -206,6 +206,18 @@ def test_options_that_do_not_go_together_are_refused(options, ranks, message):
         step.plan_of(parser.parse_args(options), "cpu", ranks)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # PyTorch's own, of its compiler
+def test_a_variant_that_would_be_compiled_in_part_only_is_an_error(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
+    Accelerator()
+    update = build("fp32-compiled", with_random_vgg(step_config()), "pretrain")
+    update(crops_of(step_config(), 2, torch.device("cpu")))
+    with pytest.raises(torch._dynamo.exc.FailOnRecompileLimitHit):
+        update(crops_of(step_config(), 3, torch.device("cpu")))
+
+
 # A day with a GPU
 
 def on_cpu(tmp_path, *stages, seconds=300):

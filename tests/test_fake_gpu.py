@@ -177,3 +177,12 @@ def test_the_collectives_of_an_update_of_512_ranks(fake_gpu, rank_3_of_512, monk
         per_part = ["backward", "backward", "backward from SR"]
         assert rank_3_of_512 == ["backward"] * micro_batches + [dense, rest] + ["backward", "wait", "wait", "backward", "backward from SR"] + (
             per_part * (micro_batches - 1)) + of_generator
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+def test_the_host_does_not_wait_for_the_statistics_of_other_ranks_either(fake_gpu, rank_3_of_512):
+    update = prepared("adversarial", accelerator_on(GPU, "bf16", ranks=512), discriminator={
+        "num_filters": 4, "num_dense": 16, "init_std": None, "sync_batchnorm": True})
+    with Operations() as seen:
+        update()
+    assert seen.devices == {GPU} and "native_batch_norm" not in seen.types

@@ -231,6 +231,12 @@ def test_fifty_kills_half_of_them_inside_a_save_never_lose_a_checkpoint_or_chang
         assert not [path for path in run.rglob("*.unfinished") if path.parent.name != "checkpoints"]
 
 
+@pytest.mark.parametrize("every, minutes, updates", [(None, None, [6]), (None, 1e-9, range(1, 7)), (2, None, [2, 4, 6]), (4, 1e9, [4, 6]), (4, 1e-9, range(1, 7))])
+def test_checkpoints_come_by_updates_by_the_clock_or_by_both(shards, tmp_path, every, minutes, updates):
+    train(tiny_config(shards, tmp_path, adversarial=None, checkpoint_every=every, checkpoint_minutes=minutes, keep_checkpoints=99))
+    assert [path.name for path in sorted((tmp_path / "tiny" / "checkpoints").iterdir())] == [f"step-{update:08d}" for update in updates]
+
+
 # Disks that are full or read-only, files that are damaged
 
 HALF = 65_000  # bytes: less than the discriminator has, more than all else

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from conftest import tiny_config
-from srgan_dist.phases.common import annealed, scheduled
+from srgan_dist.phases.optimizer import annealed, scheduled
 from srgan_dist.phases.pretrain import PretrainConfig
 from srgan_dist.train import train
 
@@ -71,7 +71,7 @@ def test_a_run_that_ends_by_time_anneals_by_the_time_that_is_over(shards, tmp_pa
 
 
 def test_the_logged_rates_fall_tenfold_every_decay_every_updates_of_a_phase(shards, tmp_path, monkeypatch):
-    monkeypatch.setattr("srgan_dist.phases.common.EPOCH", 2)
+    monkeypatch.setattr("srgan_dist.phases.optimizer.EPOCH", 2)
     one, two = logged(
         shards, tmp_path, {"steps": 5, "learning_rate": 1e-3, "decay_every": 4},
         {"steps": 3, "learning_rate": 1e-3, "discriminator_learning_rate": 5e-3, "decay_every": 2},

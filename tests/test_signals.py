@@ -138,8 +138,7 @@ def test_a_launcher_that_is_killed_while_its_rank_starts_leaves_no_process(shard
     config = write_config(tmp_path, long_config(shards, tmp_path))
     delay = [] if importing else ["bash", "-c", 'sleep 1; exec "$@"', "bash"]
     process = start(*RANKS, "--standalone", "--nproc_per_node=1", "--no-python", *delay, sys.executable, "launch/train.py", config)
-    wait_until(lambda: ranks_of(process, config), process)
-    rank, = ranks_of(process, config)
+    rank = wait_until(lambda: ranks_of(process, config), process)[0]
     if importing:  # PyTorch
         wait_until(lambda: b"_ctypes" in Path(f"/proc/{rank}/maps").read_bytes(), process)
         time.sleep(0.3)

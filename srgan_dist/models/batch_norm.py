@@ -2,7 +2,6 @@
 
 import torch
 from torch import nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional as F
 
 
@@ -27,6 +26,20 @@ def synchronise(network):
             module.__class__ = SynchronisedBatchNorm2d
 
 
+class SumOverRanks(torch.autograd.Function):
+    """The sum of a tensor over all ranks; so is its gradient, for every rank's loss depends on every rank's term."""
+
+    @staticmethod
+    def forward(ctx, x):
+        total = x.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return SumOverRanks.apply(gradient)
+
+
 class SynchronisedBatchNorm2d(BatchNorm2d):
     """Batch normalisation over the batches of all ranks, which have one shape: x [B, C, H, W] -> the same.
 
@@ -39,9 +52,9 @@ class SynchronisedBatchNorm2d(BatchNorm2d):
             return super().forward(x)
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         count = x.numel() // x.shape[1] * torch.distributed.get_world_size()
-        mean = all_reduce(wide.sum((0, 2, 3))) / count
+        mean = SumOverRanks.apply(wide.sum((0, 2, 3))) / count
         centred = wide - mean.view(1, -1, 1, 1)
-        variance = all_reduce(centred.square().sum((0, 2, 3))) / count
+        variance = SumOverRanks.apply(centred.square().sum((0, 2, 3))) / count
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
