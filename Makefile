@@ -9,7 +9,6 @@ DEMO_SECONDS ?= 240
 DEMO := demo/$(if $(ROCKS),own-$(shell basename "$$(cd "$(ROCKS)" && pwd)"),synthetic)
 SOURCE := $(or $(ROCKS),$(DEMO)/rocks)
 BIN := .venv/bin
-ACCELERATE := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 
 .PHONY: demo test test-all
 
@@ -20,9 +19,9 @@ demo: .venv/installed
 	@mkdir -p "$(DEMO)"
 	$(if $(ROCKS),,$(BIN)/python shards/synthesize.py "$(DEMO)/rocks")
 	$(BIN)/python shards/build.py "$(SOURCE)" "$(DEMO)/shards"
-	$(ACCELERATE) launch/train.py configs/demo.yaml --name=run --output="$(DEMO)" --data.path="$(DEMO)/shards" \
+	$(BIN)/python launch/train.py configs/demo.yaml --name=run --output="$(DEMO)" --data.path="$(DEMO)/shards" \
 		--pretrain.max_seconds=$$(( $(DEMO_SECONDS) * 13 / 24 )) --adversarial.max_seconds=$$(( $(DEMO_SECONDS) * 11 / 24 ))
-	$(ACCELERATE) launch/evaluate.py "$(DEMO)/run" "$(DEMO)/shards"
+	$(BIN)/python launch/evaluate.py "$(DEMO)/run" "$(DEMO)/shards"
 	@echo
 	@echo "Look at"
 	@echo "  $(DEMO)/run/eval/figure2.png   crops of every method, and their errors"

@@ -1,5 +1,7 @@
 """Train an experiment: accelerate launch launch/train.py [CONFIG] [--dry-run] [--resume auto|never|PATH] [--any.field=value]
 
+On a CPU, where no launcher has started several ranks, it starts one per core by itself (setting cpu_ranks).
+
 Exit codes: 0 done; 1 error, named on stderr; 2 wrong usage; 85 stopped by SIGTERM, SIGUSR1 or Ctrl-C after saving: the
 same command continues; 130 interrupted before the first update, when there is nothing to save.
 """

@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 
 from conftest import REPOSITORY, tiny_config
-from srgan_dist.benchmarks import gpu, loader, step
+from srgan_dist.benchmarks import gpu, loader, step, tables
 from srgan_dist.benchmarks.facts import matmul_flops
 from srgan_dist.benchmarks.variants import build, crops_of, with_random_vgg
 from srgan_dist.config import dump_config, load_config
@@ -138,10 +138,10 @@ def test_the_command_measures_every_variant_in_every_case(tmp_path):
     assert platform.node() not in json.dumps(found)
     lines = done.stdout.splitlines()
     assert len(lines) == 2 + 4 * len(DEFAULTS) and len({len(line) for line in lines[1:]}) == 1 and "weak scaling" not in lines[1]
-    tables = subprocess.run([sys.executable, "launch/benchmark.py", "tables", tmp_path / "1.json"], cwd=REPOSITORY, capture_output=True, text=True)
-    assert tables.returncode == 0 and tables.stdout.count("| pretrain |") == 2 * len(DEFAULTS)
+    printed = subprocess.run([sys.executable, "launch/benchmark.py", "tables", tmp_path / "1.json"], cwd=REPOSITORY, capture_output=True, text=True)
+    assert printed.returncode == 0 and printed.stdout.count("| pretrain |") == 2 * len(DEFAULTS)
     for row in found["rows"]:
-        assert f"| {row['variant']} | {row['step_ms']:,.1f} | {row['samples_per_second']:,.2f} |" in tables.stdout
+        assert f"| {row['variant']} | {row['step_ms']:,.1f} | {row['samples_per_second']:,.2f} |" in printed.stdout
 
 
 def test_a_case_that_fails_is_a_row_and_what_there_is_no_time_for_is_said(tmp_path, monkeypatch, capsys):
@@ -218,6 +218,12 @@ def test_a_variant_that_would_be_compiled_in_part_only_is_an_error(monkeypatch):
         update(crops_of(step_config(), 3, torch.device("cpu")))
 
 
+@pytest.mark.parametrize("name", ["step", "step_two_ranks", "loader"])
+def test_the_tables_of_speed_in_the_readme_are_those_of_the_measurements(name):
+    found = json.loads((REPOSITORY / "docs" / "speed" / f"{name}.json").read_text())
+    assert tables.table_of(found) in (REPOSITORY / "README.md").read_text()
+
+
 # A day with a GPU
 
 def on_cpu(tmp_path, *stages, seconds=300):
@@ -236,8 +242,8 @@ def test_the_stages_of_the_gpu_benchmark_run_on_a_cpu(tmp_path):
     assert [row["phase"] for row in stages["step"]["rows"]] == ["pretrain", "adversarial"] and stages["step"]["rows"][0]["step_ms"] > 0
     assert stages["tests"]["exit_code"] == 0 and "skipped" in stages["tests"]["summary"]
     assert "CUDA graphs need a GPU" in stages["graph"]["left_out"]
-    tables = subprocess.run([sys.executable, "launch/benchmark.py", "tables", tmp_path / "gpu.json"], cwd=REPOSITORY, capture_output=True, text=True)
-    assert tables.returncode == 0 and tables.stdout.strip() == said.strip()
+    printed = subprocess.run([sys.executable, "launch/benchmark.py", "tables", tmp_path / "gpu.json"], cwd=REPOSITORY, capture_output=True, text=True)
+    assert printed.returncode == 0 and printed.stdout.strip() == said.strip()
 
 
 @pytest.mark.slow
