@@ -6,6 +6,7 @@ Ledig et al. (2017), figure 4. It returns logits; the losses never see a rounded
 from typing import Literal
 
 from pydantic import Field
+import torch
 from torch import nn
 
 from srgan_dist.models.batch_norm import BatchNorm2d, count_batch
@@ -44,6 +45,8 @@ class DiscriminatorBlock(nn.Module):
 class Discriminator(nn.Module):
     """Critic of HR crops: image [B, 1, crop, crop] in [-1, 1] -> logits [B, 1], positive for "real".
 
+    Of several batches it returns the logits of each. Batch normalisation takes statistics of each batch by itself; the dense
+    layers, whose weights are most of the network, take all together, so that these are read once and have one gradient.
     crop: side of the HR crops in pixels, which fixes the size of the first dense layer.
     """
 
@@ -65,11 +68,15 @@ class Discriminator(nn.Module):
         if config.init_std is not None:
             self.apply(self._initialise)
 
-    def forward(self, image):
+    def forward(self, *images):
+        features = [self._features(image) for image in images]
+        logits = self.dense2(self.dense_activation(self.dense1(torch.cat(features))))
+        return logits if len(images) == 1 else logits.split([len(image) for image in images])
+
+    def _features(self, image):
         if self.training:
             count_batch(self.blocks)
-        x = self.flatten(self.blocks(self.activation(self.conv(image))))
-        return self.dense2(self.dense_activation(self.dense1(x)))
+        return self.flatten(self.blocks(self.activation(self.conv(image))))
 
     def probabilities(self, image):
         """Return the probability [B, 1] that each image is real; for people, the losses take logits."""

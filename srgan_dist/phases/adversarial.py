@@ -59,7 +59,7 @@ class AdversarialPhase:
         self.base_rates = {"generator": config.learning_rate,
                            "discriminator": config.discriminator_learning_rate or config.learning_rate}
         self.rates = dict(self.base_rates)  # of the last update
-        self.adversarial_weight = torch.zeros((), device=accelerator.device)  # of the current update
+        self.adversarial_weight = torch.zeros((), device=accelerator.device)  # of the last update
         self.step = 0  # updates taken
         self.progress = 0.0  # share of the phase that is over; set by the training
 
@@ -72,8 +72,8 @@ class AdversarialPhase:
         for name, optimizer in optimizers.items():
             self.rates[name] = scheduled(self.config, self.base_rates[name], self.step, self.progress)
             set_learning_rate(optimizer, self.rates[name])
-        self.adversarial_weight.fill_(self.terms()["adversarial"])
         self.step += 1
+        self.adversarial_weight.fill_(self.terms()["adversarial"])
         return self.compute(batches)
 
     def compute(self, batches):
@@ -122,10 +122,10 @@ class AdversarialPhase:
                 "health/grad_norm/discriminator": discriminator_norm, "health/skipped": self.guard.found_inf}
 
     def terms(self):
-        """Return the factor of every term of the generator's objective at the coming update: {name: weight}; that of the
+        """Return the factor of every term of the generator's objective at the last update: {name: weight}; that of the
         adversarial term is full from the end of the warm-up on.
         """
-        risen = min(1, (self.step + 1) / (self.config.adversarial_warmup + 1))
+        risen = min(1, self.step / (self.config.adversarial_warmup + 1))
         return self.config.terms() | {"adversarial": risen * self.config.adversarial_weight}
 
     def learning_rates(self):
@@ -135,7 +135,7 @@ class AdversarialPhase:
     def _discriminator_backward(self, sr, hr, parts):
         """Add to the discriminator's gradient that of its loss on one of the parts of an update."""
         discriminator = self.working_discriminator.module
-        real, fake = discriminator(hr), discriminator(sr)
+        real, fake = discriminator(hr, sr)
         loss = discriminator_loss(real, fake)
         loss.backward(gradient=self.guard.backward_scale("discriminator", loss, parts))
         self.working_discriminator.collect_gradients()

@@ -60,11 +60,15 @@ def write_next_weights(optimizer, targets):
     rows = [(parameter, laid_out_as(parameter.grad, parameter), state["exp_avg"], state["exp_avg_sq"], target)
             for parameter, state, target in zip(group["params"], states, targets, strict=True)]
     for weights, gradients, means, squares, written in _pieces(rows, PIECE[step.device.type]):
-        copies = torch._foreach_mul([*weights, *means, *squares], 1)  # in one launch
-        weights, means, squares = (copies[k * len(written):(k + 1) * len(written)] for k in range(3))
-        torch._fused_adam_(weights, gradients, means, squares, [], [step] * len(written), lr=group["lr"], beta1=BETAS[0], beta2=BETAS[1],
+        copies = torch._foreach_mul([*means, *squares], 1)  # in one launch
+        means, squares = copies[:len(written)], copies[len(written):]
+        if same_type := written[0].dtype == weights[0].dtype:
+            torch._foreach_copy_(written, weights)
+        stepped = written if same_type else torch._foreach_mul(weights, 1)
+        torch._fused_adam_(stepped, gradients, means, squares, [], [step] * len(written), lr=group["lr"], beta1=BETAS[0], beta2=BETAS[1],
                            weight_decay=0.0, eps=EPSILON, amsgrad=False, maximize=False)
-        torch._foreach_copy_(written, weights)
+        if not same_type:
+            torch._foreach_copy_(written, stepped)
 
 
 def _state(optimizer, parameter):
