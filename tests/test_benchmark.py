@@ -218,7 +218,7 @@ def test_a_variant_that_would_be_compiled_in_part_only_is_an_error(monkeypatch):
         update(crops_of(step_config(), 3, torch.device("cpu")))
 
 
-@pytest.mark.parametrize("name", ["step", "step_two_ranks", "loader"])
+@pytest.mark.parametrize("name", ["step", "step_two_ranks_pretrain", "step_two_ranks_adversarial", "loader"])
 def test_the_tables_of_speed_in_the_readme_are_those_of_the_measurements(name):
     found = json.loads((REPOSITORY / "docs" / "speed" / f"{name}.json").read_text())
     assert tables.table_of(found) in (REPOSITORY / "README.md").read_text()
@@ -290,7 +290,22 @@ def test_without_a_gpu_it_says_so(tmp_path):
     assert done.returncode == 2 and done.stderr == "no GPU: PyTorch finds none here. On a CPU, --device cpu tries the stages with tiny networks\n"
 
 
-def test_a_file_that_is_none_of_a_benchmark_is_named(tmp_path):
-    (tmp_path / "x.json").write_text("[1]")
-    done = subprocess.run([sys.executable, "launch/benchmark.py", "tables", tmp_path / "x.json"], cwd=REPOSITORY, capture_output=True, text=True)
-    assert done.returncode == 1 and "x.json is no file of benchmark.py loader, step or gpu" in done.stderr and "Traceback" not in done.stderr
+@pytest.mark.parametrize("text", ["[1]", "x", "[" * 100_000, '{"stages": [1]}', '{"rows": 3}', '{"machine": {"device": 0}, "srgan_dist": 1, "webdataset": 0}'],
+                         ids=["list", "no json", "deep", "stages", "rows", "zero"])
+def test_a_file_that_is_none_of_a_benchmark_is_named(tmp_path, text):
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    arguments = argparse.Namespace(files=[path], baseline=path)
+    with pytest.raises(UserError, match="x.json is no file of benchmark.py loader, step or gpu"):
+        tables.run(arguments, None)
+    with pytest.raises(UserError, match="^--baseline .*x.json is no file that benchmark.py step has written"):
+        step.read_baseline(path)
+
+
+@pytest.mark.parametrize("options, message", [
+    (["loader", "--json", "no/such/x.json"], "--json no/such/x.json: there is no folder "),
+    (["gpu", "--device", "cpu", "--rocks", "no/such"], "--rocks no/such is no folder with sub-folders, one per rock"),
+])
+def test_what_is_wrong_is_said_before_anything_is_measured(options, message):
+    done = subprocess.run([sys.executable, "launch/benchmark.py", *options], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode in (1, 2) and message in done.stderr and "Traceback" not in done.stderr and not done.stdout
