@@ -29,6 +29,8 @@ def main():
             part.add_argument("--json", metavar="FILE", type=Path, help="write the numbers to a file too, as they come")
         module.add_arguments(part)
     arguments = parser.parse_args()
+    if arguments.part != "tables" and arguments.json and not arguments.json.absolute().parent.is_dir():
+        parser.error(f"--json {arguments.json}: there is no folder {arguments.json.absolute().parent}")
 
     def save(found):
         if arguments.json:

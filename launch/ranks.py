@@ -38,8 +38,13 @@ class Stopped(Exception):
 class Agent(LocalElasticAgent):
     """Looks after the ranks of one node; does not restart them after a stop."""
 
-    def _shutdown(self, death_sig=FROM_LAUNCHER, **_):
-        """Stop the ranks: with the signal that this process was sent, else so that they do not take it for a wish."""
+    def _shutdown(self, death_sig=None, **_):
+        """Stop the ranks: with the signal that this process was sent, the first or another that came while it waited for them,
+        else so that they do not take it for a wish.
+        """
+        if death_sig is None:
+            asked = sys.exc_info()[1]
+            death_sig = asked.sigval if isinstance(asked, SignalException) else FROM_LAUNCHER
         timeout = {"timeout": self._shutdown_timeout} if hasattr(self, "_shutdown_timeout") else {}
         super()._shutdown(death_sig, **timeout)
 

@@ -43,17 +43,18 @@ def main():
         world_size = launched_ranks()
         config = load_config(arguments.config, [text.removeprefix("--") for text in overrides])
         check_device(config.device)
+        device_type, ranks = "cpu" if on_cpu(config.device) else "cuda", world_size
+        if device_type == "cpu" and not launched():
+            before = prepare(config, arguments.resume).state.cpu_ranks
+            ranks = ranks_on_cpu(config, before)
         if arguments.dry_run:
-            if os.environ.get("RANK", "0") != "0":
-                return
-            device_type = "cpu" if on_cpu(config.device) else "cuda"
-            ranks = world_size if device_type == "cuda" or launched() else ranks_on_cpu(config)
-            print(dry_run_report(config, prepare(config, arguments.resume, ranks), device_type, ranks))
-        else:
-            if not launched() and on_cpu(config.device) and (ranks := ranks_on_cpu(config)) > 1:
-                prepare(config, arguments.resume, ranks)  # says once what is wrong, not on every rank
-                become_launcher(ranks)
-            train(config, arguments.resume)
+            if os.environ.get("RANK", "0") == "0":
+                print(dry_run_report(config, prepare(config, arguments.resume, ranks), device_type, ranks))
+            return
+        if ranks > world_size:
+            prepare(config, arguments.resume, ranks)  # says once what is wrong, not on every rank
+            become_launcher(ranks)
+        train(config, arguments.resume)
 
 
 def become_launcher(ranks):

@@ -19,11 +19,11 @@ class CheckpointWriter:
         self.thread, self.error = None, None
 
     def start(self, directory, name, objects, state, keep, landmarks, first):
-        """Begin to write what `save_checkpoint` writes, once the checkpoint before is there; raises as `wait` does.
+        """Begin to write what `save_checkpoint` writes; the checkpoint before has been waited for.
 
         first: function that the thread calls before it writes.
         """
-        self.wait()
+        assert not self.thread, "one at a time"
         tensors = {label: self._copied(label, item) for label, item in objects.items()}
         copied = torch.cuda.current_stream().record_event() if self.device.type == "cuda" else None
 
@@ -45,6 +45,10 @@ class CheckpointWriter:
             self.thread.join()
             self.thread = None
         self.check()
+
+    def is_writing(self):
+        """Tell whether a checkpoint is being written."""
+        return self.thread is not None and self.thread.is_alive()
 
     def check(self):
         """Raise, once, what kept a checkpoint from being written."""

@@ -25,6 +25,11 @@ from srgan_dist.models.discriminator import Discriminator
 CROPS_OF_A_RANK = 2  # at least: batch normalisation takes its statistics of them
 RANK_BYTES = 1.5 * 2**30  # beside what grows with the weights: PyTorch, VGG, activations of some crops
 BYTES_PER_WEIGHT = 24  # weight, gradient, two moments of Adam, next weight, and one for work
+ROOT = Path("/")
+LIMITS = {  # controllers of a control group, "" for those of version 2 -> where its files are, and their names
+    "": ("", "memory.max", "memory.current", "inactive_file"),
+    "memory": ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
 TRIAL_SECONDS = 1.0  # for each number of threads
 WORTH = 0.9  # of the time of fewer threads: what more of them must bring
 
@@ -34,12 +39,16 @@ def on_cpu(device="auto"):
     return cpu_wanted(device) or not (torch.cuda.is_available() or torch.backends.mps.is_available())
 
 
-def ranks_on_cpu(config):
+def ranks_on_cpu(config, before=None):
     """Return how many ranks a training on CPU takes where no launcher has decided: one per core, as far as they share the
     batch equally, have CROPS_OF_A_RANK crops at a time, and fit into the memory that is free.
+
+    before: as many as the run has had so far, which it keeps, for with another number the last bits differ; None: it begins.
     """
     if config.cpu_ranks:
         return config.cpu_ranks
+    if before and config.data.batch_size % (before * config.accumulation) == 0:
+        return before
     crops = config.data.batch_size // config.accumulation
     most = min(usable_cores(), crops // CROPS_OF_A_RANK, int(_free_memory() / _bytes_of_a_rank(config)))
     possible = [n for n in range(2, most + 1) if config.data.batch_size % (n * config.accumulation) == 0]
@@ -55,12 +64,33 @@ def _bytes_of_a_rank(config):
 
 
 def _free_memory():
-    """Return the bytes that are free on this machine; infinity where the system does not tell."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return 2**10 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
-    except (OSError, StopIteration, ValueError):
-        return float("inf")
+    """Return the bytes that this process can still take: those that are free on the machine, and below the limits of its
+    control groups, which containers and schedulers set; infinity where the system does not tell.
+    """
+    frees = [float("inf")]
+    with contextlib.suppress(OSError, StopIteration, ValueError):
+        lines = (ROOT / "proc/meminfo").read_text().splitlines()
+        frees.append(2**10 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]))
+    with contextlib.suppress(OSError, ValueError):
+        for line in (ROOT / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers in LIMITS:
+                frees += _free_in_groups(path, *LIMITS[controllers])
+    return min(frees)
+
+
+def _free_in_groups(path, mount, limit, usage, cache):
+    """Return what is free in a control group and in those around it, where they have a limit. Of what they use, the part that
+    is only a cache of files (a line of memory.stat) counts as free.
+    """
+    frees, top = [], ROOT / "sys/fs/cgroup" / mount
+    group = top / path.lstrip("/")
+    for folder in [group, *group.parents]:
+        if folder.is_relative_to(top):
+            with contextlib.suppress(OSError, ValueError):  # no limit: the file is not there or says "max"
+                stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                frees.append(int((folder / limit).read_text()) - int((folder / usage).read_text()) + int(stat.get(cache, 0)))
+    return frees
 
 
 def share_of_cores(accelerator):

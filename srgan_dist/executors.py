@@ -10,10 +10,12 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections import deque
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, ProcessPoolExecutor
 
 from srgan_dist.errors import UserError
 
+LOOK_SECONDS = 5.0  # after which a result that does not come makes one look at the others
 MANY = 200  # items; below that, starting processes takes longer than they save
 
 
@@ -111,8 +113,21 @@ def _in_order(pool, message, *lost):
     def results(function, *items):
         try:
             with _interrupts_held():  # processes are started here; Ctrl-C is not theirs, not even before they can say so
-                found = Executor.map(pool, function, *items)  # of all executors: Dask's own sends every item in one message
-            yield from found
+                futures = deque(pool.submit(function, *each) for each in zip(*items))
+            try:
+                while futures:
+                    try:
+                        result = futures[0].result(LOOK_SECONDS)
+                    except TimeoutError:
+                        if futures[0].done():
+                            raise
+                        _raise_if_lost(futures, (BrokenExecutor, *lost))  # no worker is left that could ever finish it
+                        continue
+                    futures.popleft()
+                    yield result
+            finally:
+                for future in futures:
+                    future.cancel()
         except (BrokenExecutor, CancelledError, *lost):
             raise WorkersLost(message) from None
 
@@ -125,6 +140,12 @@ def _in_order(pool, message, *lost):
     finally:
         for each in opened:
             each.close()
+
+
+def _raise_if_lost(futures, lost):
+    for future in futures:
+        if future.done() and isinstance(error := future.exception(), lost):
+            raise error
 
 
 # Engines: each yields an executor and what this raises when it has lost its workers

@@ -18,6 +18,7 @@ from srgan_dist.errors import TrainingStopped, UserError, report
 
 POLL_SECONDS = 2.0  # between two looks whether another rank has failed
 GRACE_SECONDS = 5.0  # in which a rank may end by an error of its own, as over gloo it meets one; then it is ended
+CLOSING_SECONDS = 40.0  # in which a rank that ends so may close its records, and any write the checkpoint that it has begun
 
 
 def join(cpu, timeout_minutes):
@@ -67,6 +68,8 @@ def wait_for_all():
 class _Alone:
     """The group of a process that has no others."""
 
+    busy = None
+
     def failed(self, error):
         """Nobody else has to know; the command reports the error."""
 
@@ -80,7 +83,9 @@ class _Peers:
 
     def __init__(self):
         self.rank, self.code = torch.distributed.get_rank(), None
+        self.busy = lambda: False  # whether this rank is writing a checkpoint
         self.elsewhere = None  # what failed on another rank
+        self.store_of_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         # a connection of its own to the store of the group, which a launcher may keep over restarts
         self.store = torch.distributed.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=30))
@@ -106,15 +111,18 @@ class _Peers:
             try:
                 if self.store.check([self.key]):
                     self.elsewhere = self.store.get(self.key).decode(errors="replace")
-            except RuntimeError:
-                self.elsewhere = "rank 0 or its launcher is gone"
+            except RuntimeError:  # the store is gone; that of a launcher says nothing of the ranks, which save and end (launched.py)
+                self.elsewhere = None if self.store_of_launcher else "rank 0 is gone"
         return self.elsewhere
 
     def _watch(self):
         while not self.over.wait(POLL_SECONDS):
             if words := self._failure_elsewhere():
-                if not self.over.wait(GRACE_SECONDS):
-                    leave(self.code or report(UserError(f"ended, because {words}")))
+                began = time.monotonic()
+                while time.monotonic() - began < (CLOSING_SECONDS if self.code is not None or self.busy() else GRACE_SECONDS):
+                    if self.over.wait(0.1):
+                        return
+                leave(self.code or report(UserError(f"ended, because {words}")))
 
 
 @contextlib.contextmanager

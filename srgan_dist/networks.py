@@ -69,7 +69,7 @@ class Networks:
 
     def _share(self, tensors_of):
         if self.accelerator.num_processes > 1:
-            for network in self.built.values():
+            for network in [*self.built.values(), *([self.ema.network] if self.ema else [])]:
                 for tensor in tensors_of(network):
                     torch.distributed.broadcast(tensor, 0)
 

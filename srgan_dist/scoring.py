@@ -55,8 +55,12 @@ def score_split(split, methods, rank, world_size, device, progress=iter):
     reader = Reader(split)
     batches = _equal_sizes(split, images_of_rank(len(split), rank, world_size), AT_ONCE.get(device.type, 1))
     pairs = ([np.stack(images) for images in zip(*map(reader.image, batch), strict=True)] for batch in progress(batches))
+
+    def scored(pair):
+        return _in_halves(lambda lr, hr: _scores(lr, hr, methods, device), *pair, where=f"the {split.name} split of {split.place}")
+
     with _without_search():
-        scores = list(one_thread_each(lambda pair: _scores(*pair, methods, device), pairs, device))  # [metrics, methods, N] each
+        scores = list(one_thread_each(scored, pairs, device))  # [metrics, methods, N] each
     if scores:
         scores = torch.cat(scores, -1).cpu().permute(2, 1, 0).tolist()  # the one time that the host waits
     mine = []
@@ -83,19 +87,23 @@ def _scores(lr, hr, methods, device):
     hr = to_unit(to_signed(torch.from_numpy(hr).to(device)))
     found = []
     for method in methods.values():
-        sr = _in_halves(method, lr)
+        sr = method(lr)
         found.append(torch.stack([metric(sr, hr).double() for metric in METRICS.values()]))
     return torch.stack(found, 1)
 
 
-def _in_halves(method, lr):
-    """Apply a method to a batch; where its memory does not suffice, to half of it at a time."""
+def _in_halves(score, lr, hr, where):
+    """Score a batch, [..., N]; where memory does not suffice, half of it at a time. Raises UserError where one image is too large."""
     try:
-        return method(lr)
-    except RuntimeError as error:
-        if len(lr) == 1 or not is_out_of_memory(error):
+        return score(lr, hr)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
             raise
-    return torch.cat([_in_halves(method, half) for half in np.array_split(lr, 2)])
+        if len(lr) == 1:
+            raise UserError(f"the scores of an image of {hr.shape[-2]}x{hr.shape[-1]} HR pixels in {where} need more memory than there"
+                            " is; pack the set with smaller tiles (shards/build.py --tile)") from None
+    halves = zip(np.array_split(lr, 2), np.array_split(hr, 2), strict=True)
+    return torch.cat([_in_halves(score, *half, where) for half in halves], -1)
 
 
 @contextlib.contextmanager

@@ -33,7 +33,8 @@ class State(BaseModel):
     ends: dict[str, int] = {}  # finished phase -> updates at its end, in the order of the phases
     best: dict[str, Best] = {}  # phase -> its best validation
     wandb_id: str | None = None
-    cpu_threads: int | None = Field(None, ge=1)  # of a rank that trained on CPU
+    cpu_threads: int | None = Field(None, ge=1)  # of a rank, where it has trained on CPU
+    cpu_ranks: int | None = Field(None, ge=1)
     identity: dict = {}  # see `identity_of`
 
     def begin(self, phase):

@@ -56,6 +56,7 @@ class Tracker:
         if is_main:
             self.metrics = open(self.directory / "metrics.jsonl", "ab", buffering=0)
             self.unwritten = b""  # records that wait for room on the disk
+            self.writing = threading.Lock()  # the thread that writes checkpoints calls `sync`
             if config.wandb != "disabled":
                 self.run_id = run_id or secrets.token_hex(4)
                 self._start(run_name, settings)
@@ -85,14 +86,15 @@ class Tracker:
 
     def _append(self, line):
         """Append to metrics.jsonl; what a full disk refuses, part of a line too, goes there with a later record."""
-        waits, self.unwritten = bool(self.unwritten), self.unwritten + line.encode()
-        try:
-            while self.unwritten:
-                self.unwritten = self.unwritten[self.metrics.write(self.unwritten):]
-        except OSError as error:
-            if not waits:
-                log.warning("%s cannot be written (%s); the training goes on, and its records follow when there is room",
-                            self.metrics.name, error)
+        with self.writing:
+            waits, self.unwritten = bool(self.unwritten), self.unwritten + line.encode()
+            try:
+                while self.unwritten:
+                    self.unwritten = self.unwritten[self.metrics.write(self.unwritten):]
+            except OSError as error:
+                if not waits:
+                    log.warning("%s cannot be written (%s); the training goes on, and its records follow when there is room",
+                                self.metrics.name, error)
 
     def sync(self):
         """Wait until the records are on the disk, as far as it takes them."""

@@ -68,6 +68,7 @@ def train(config, resume="auto"):
         damage = _verify(config, prepared, accelerator)
         with _alone_in(prepared.run_directory, accelerator), StopSignals(accelerator) as signals:
             run = Run(config, prepared, accelerator, damage, signals)
+            ranks.busy = run.writer.is_writing
             for line in copies_plan(config, prepared):
                 run.say(f"data: {line}")
             exit_code = 1
@@ -174,7 +175,7 @@ class Run:
         """Take as many threads on CPU as pay, up to this rank's share of the cores, or as many as the run has taken before:
         with another number the last bits differ. Returns what to say of it.
         """
-        most, tried = share_of_cores(self.accelerator), ""
+        most, tried = -int(largest([-share_of_cores(self.accelerator)])[0]), ""  # the smallest share of any rank
         threads = self.config.cpu_threads or self.state.cpu_threads
         if threads is None and most == 1:
             threads = 1
@@ -185,7 +186,7 @@ class Run:
             seconds, threads = threads_that_pay(self.networks.generator, lr, hr, most)
             threads = int(of_first(threads))
             tried = " (tried: " + ", ".join(f"{count}: {1000 * found:.0f} ms" for count, found in seconds.items()) + ")"
-        self.state.cpu_threads = threads
+        self.state.cpu_threads, self.state.cpu_ranks = threads, self.world_size
         torch.set_num_threads(threads)
         return f"cpu, {threads} thread(s) a rank{tried}"
 
@@ -308,8 +309,7 @@ class Run:
                 numbers |= phase.learning_rates() | shares(numbers, phase.terms())
                 self.tracker.log(numbers, self.samples_seen)
                 self._warn(numbers, progress.say)
-                with self._going_on("checkpoint"):
-                    self.writer.check()
+                self._look_after_checkpoint(self.writer.check)
                 state.phase_seconds += seconds
                 if phase_config.max_seconds:
                     time_share = self._time_share(phase_config)
@@ -477,6 +477,7 @@ class Run:
         """
         self.networks.share_buffers()
         if self.is_main:
+            self._look_after_checkpoint(self.writer.wait)
             with contextlib.nullcontext() if last else self._going_on("checkpoint"):
                 self.writer.start(
                     self.directory / "checkpoints", f"step-{self.state.updates:08d}",
@@ -499,14 +500,20 @@ class Run:
                 raise
             log.warning("update %d: the training goes on without %s: %s", self.state.updates, what, error)
 
+    def _look_after_checkpoint(self, look):
+        """Warn of a checkpoint of before that could not be written, if `look` raises so: the next one tries again."""
+        try:
+            look()
+        except (CheckpointError, OSError) as error:
+            log.warning("update %d: the training goes on without checkpoint: %s", self.state.updates, error)
+
     def say(self, text):
         if self.is_main:
             tell(text)
 
     def close(self, exit_code=0):
         """End the records and, unless the training has failed, let go of the process group."""
-        with self._going_on("checkpoint"):
-            self.writer.wait()
+        self._look_after_checkpoint(self.writer.wait)
         best = {f"best/{phase}/psnr": best.psnr for phase, best in self.state.best.items()}
         self.tracker.finish(best | self.summary, exit_code)
         if exit_code == 1 and self.world_size > 1:

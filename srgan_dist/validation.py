@@ -98,7 +98,10 @@ class KeptRows:
     def read(self):
         """Return the rows as `score_split` does, or None."""
         try:
-            rows = json.loads(self.path.read_bytes())
+            digest, _, text = self.path.read_bytes().partition(b"\n")
+            if digest.decode() != hashlib.sha256(text).hexdigest():
+                return None
+            rows = json.loads(text)
             right = len(rows) == len(self.split) and all(
                 (row["index"], row["key"], row["rock"], row["method"]) == (i, self.split.key(i), self.split.rock(i), "bicubic")
                 and all(isinstance(row[name], float) and math.isfinite(row[name]) for name in ("psnr", *METRICS))
@@ -111,7 +114,8 @@ class KeptRows:
         with contextlib.suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with written_whole(self.path) as unfinished:
-                unfinished.write_text(json.dumps(rows))
+                text = json.dumps(rows)
+                unfinished.write_text(f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
 
 
 def spread_over_rocks(split, count):

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from commands import free_port, start, write_config
 from conftest import REPOSITORY, tiny_config
 from srgan_dist import cpu
 from srgan_dist.config import dump_config
@@ -56,7 +57,41 @@ def test_trainings_on_cpu_take_a_rank_per_core_as_far_as_batch_and_memory_reach(
     data = {"path": "unused", "lr_crop": 8, "batch_size": batch}
     config = tiny_config("unused", tmp_path, cpu_ranks=None, data=data, accumulation=accumulation)
     assert cpu.ranks_on_cpu(config) == expected
+    assert cpu.ranks_on_cpu(config, before=batch // accumulation) == batch // accumulation  # as many as the run has had
+    assert cpu.ranks_on_cpu(config, before=5) == expected  # which no longer share the batch
     assert cpu.ranks_on_cpu(config.model_copy(update={"cpu_ranks": 3})) == 3
+
+
+V1, V2 = "9:cpu:/jobs\n4:memory:/jobs/7\n", "0::/jobs/7\n"
+
+
+@pytest.mark.parametrize("groups, files, free", [
+    (V2, {}, 8 * 2**20),
+    (V2, {"jobs/7/memory.max": "max", "jobs/7/memory.current": "5", "jobs/7/memory.stat": "anon 5\ninactive_file 0"}, 8 * 2**20),
+    (V2, {"jobs/7/memory.max": "3000", "jobs/7/memory.current": "1500", "jobs/7/memory.stat": "anon 1\ninactive_file 200"}, 1700),
+    (V2, {"jobs/memory.max": "3000", "jobs/memory.current": "1500", "jobs/memory.stat": "inactive_file 200"}, 1700),  # the one around it
+    (V2, {"memory.max": "3000", "memory.current": "1500", "memory.stat": "inactive_file 200"}, 1700),  # a container shows its own as the top
+    (V1, {"memory/jobs/7/memory.limit_in_bytes": "3000", "memory/jobs/7/memory.usage_in_bytes": "1500",
+          "memory/jobs/7/memory.stat": "cache 9\ntotal_inactive_file 200"}, 1700),
+    (V1, {"memory/memory.limit_in_bytes": "garbage", "memory/memory.usage_in_bytes": "1", "memory/memory.stat": ""}, 8 * 2**20),
+    (None, {}, 8 * 2**20),
+])
+def test_free_memory_is_what_machine_and_control_groups_leave(monkeypatch, tmp_path, groups, files, free):
+    monkeypatch.setattr(cpu, "ROOT", tmp_path)
+    (tmp_path / "proc" / "self").mkdir(parents=True)
+    (tmp_path / "proc" / "meminfo").write_text("MemTotal: 9999 kB\nMemAvailable:    8192 kB\n")
+    if groups:
+        (tmp_path / "proc" / "self" / "cgroup").write_text(groups)
+    for name, text in files.items():
+        path = tmp_path / "sys" / "fs" / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert cpu._free_memory() == free
+
+
+def test_free_memory_is_unlimited_where_the_system_does_not_tell(monkeypatch, tmp_path):
+    monkeypatch.setattr(cpu, "ROOT", tmp_path)
+    assert cpu._free_memory() == float("inf")
 
 
 def test_a_rank_of_the_full_recipe_is_known_to_take_gigabytes(monkeypatch):
@@ -134,6 +169,12 @@ def test_a_training_on_cpu_starts_its_own_ranks(shards, tmp_path):
     assert "batch_size_per_gpu 2" in planned
 
 
+def test_a_run_keeps_its_number_of_ranks(shards, tmp_path):
+    assert command(tmp_path, tiny_config(shards, tmp_path, cpu_ranks=1, adversarial=None)).returncode == 0
+    again = command(tmp_path, tiny_config(shards, tmp_path, cpu_ranks=None, adversarial=None))
+    assert again.returncode == 0 and "1 rank(s)" in again.stdout and "on CPU: " not in again.stdout, again.stderr
+
+
 def test_what_is_wrong_with_a_training_on_cpu_is_said_once(shards, tmp_path):
     done = command(tmp_path, tiny_config(shards, tmp_path, cpu_ranks=2), "--data.lr_crop=30")
     assert done.returncode == 1 and "on CPU" not in done.stdout
@@ -151,6 +192,17 @@ def test_a_training_takes_the_threads_that_it_has_tried_before(shards, tmp_path,
     assert train(config).state.cpu_threads == 2 and torch.get_num_threads() == 2 and len(tried) == 1
     torch.set_num_threads(1)
     assert train(config).state.cpu_threads == 2 and torch.get_num_threads() == 2 and len(tried) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_ranks_that_see_different_numbers_of_cores_agree_on_their_threads(shards, tmp_path):
+    path, port = write_config(tmp_path, tiny_config(shards, tmp_path, cpu_threads=None, adversarial=None)), str(free_port())
+    several, one = ",".join(map(str, os.sched_getaffinity(0))), str(min(os.sched_getaffinity(0)))
+    ranks = [start("taskset", "-c", cores, sys.executable, "launch/train.py", path, MASTER_ADDR="localhost", MASTER_PORT=port, RANK=str(rank),
+                   LOCAL_RANK="0", WORLD_SIZE="2", LOCAL_WORLD_SIZE="1") for rank, cores in enumerate((several, one))]
+    said = [rank.communicate(timeout=120) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], said
+    assert "device: cpu, 1 thread(s) a rank, 2 rank(s)" in said[0][0]
 
 
 @pytest.mark.skipif(not cpu.has_glibc(), reason="other C libraries are left alone")

@@ -1,12 +1,16 @@
 """An error of one rank of several, which nobody else looks after: it is said, and all ranks end."""
 
 import sys
+import time
 
 import pytest
+import torch.distributed
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from commands import free_port, long_config, start, write_config
 from conftest import REPOSITORY
 from distributed_worker import FAULTY_UPDATE
+from srgan_dist import group
 
 WORKER = REPOSITORY / "tests" / "distributed_worker.py"
 
@@ -67,3 +71,46 @@ def test_under_a_launcher_the_error_is_printed_and_the_exit_code_is_1(shards, tm
     process = start(sys.executable, *command, "--standalone", "--nproc_per_node=2", WORKER, "fault", path, tmp_path / "out", FAULT="exception")
     code, errors = _ended(process)
     assert code == 1 and "RuntimeError: a fault of ours" in errors
+
+
+@pytest.fixture
+def rank_1_of_2(monkeypatch):
+    """A group whose rank 0 is not there, with the store of its launcher; yields the store, and where exits are noted."""
+    monkeypatch.setattr(group, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(group, "GRACE_SECONDS", 0.5)
+    store, left = torch.distributed.TCPStore("localhost", 0, is_master=True), []
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    monkeypatch.setenv("MASTER_PORT", str(store.port))
+    monkeypatch.setattr(group, "leave", left.append)
+    torch.distributed.init_process_group("fake", rank=1, world_size=2, store=FakeStore())
+    stores = [store]
+    del store
+    yield stores, left
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("keeper, expected", [("True", []), ("False", [1]), (None, [1])])
+def test_a_store_that_is_gone_with_its_launcher_is_no_failure_of_a_rank(rank_1_of_2, monkeypatch, capsys, keeper, expected):
+    """The ranks of a launcher that has died save and end; without one, it is rank 0 that keeps the store."""
+    stores, left = rank_1_of_2
+    monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
+    if keeper:
+        monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", keeper)
+    with group.ending_together():
+        stores.clear()
+        time.sleep(1.5)
+        assert left[:1] == expected
+    assert ("rank 0 is gone" in capsys.readouterr().err) == bool(expected)
+
+
+def test_a_rank_that_has_begun_a_checkpoint_writes_it_before_it_ends_with_the_others(rank_1_of_2):
+    (store,), left = rank_1_of_2
+    with group.ending_together() as ranks:
+        busy = [True]
+        ranks.busy = lambda: busy[0]
+        store.set("srgan_dist/failed/0", "rank 0 failed: no room")
+        time.sleep(1.5)
+        assert left == []
+        busy[0] = False
+        time.sleep(0.5)
+        assert left[:1] == [1]

@@ -90,6 +90,7 @@ def test_orientations_are_the_eight_symmetries_of_the_square(dtype):
     by_hand = {tuple(torch.rot90(x, k, (-2, -1)).flatten().tolist()) for x in (image.int(), image.int().flip(-1)) for k in range(4)}
     assert turned == by_hand and len(turned) == 8
     assert torch.equal(orient(image, torch.tensor([0])), image)
+    assert [orient(image[..., 1:2, :1], torch.tensor([o])).item() for o in (0, 5)] == [3, 3]  # one pixel
 
 
 BY_HAND = [  # orientation -> what it makes of an image

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -257,6 +258,20 @@ def test_a_disk_that_is_full_for_a_while_costs_checkpoints_but_not_the_training(
     for update in (10, 11, 12):
         del expected["checkpoints"][f"step-{update:08d}"], expected["states"][f"step-{update:08d}"]
     assert left == expected
+
+
+def test_a_checkpoint_that_fails_while_a_phase_ends_does_not_cost_that_of_its_end(shards, whole, tmp_path, monkeypatch, caplog):
+    def fails_late(directory, name, *arguments):
+        if name == "step-00000008":
+            time.sleep(1)
+            raise CheckpointError(f"{directory / name} cannot be written")
+        save_checkpoint(directory, name, *arguments)
+
+    monkeypatch.setattr("srgan_dist.checkpoint_writer.save_checkpoint", fails_late)
+    train(config_of(shards, tmp_path))
+    assert [record.getMessage() for record in caplog.records] == [
+        f"update 9: the training goes on without checkpoint: {tmp_path}/run/checkpoints/step-00000008 cannot be written"]
+    assert contents(tmp_path / "run")["checkpoints"].keys() == contents(whole)["checkpoints"].keys() - {"step-00000008"}
 
 
 def test_a_disk_that_is_full_at_the_end_of_a_phase_is_an_error_and_the_run_goes_on_later(shards, whole, tmp_path, caplog):

@@ -151,6 +151,34 @@ def test_a_launcher_that_is_killed_while_its_rank_starts_leaves_no_process(shard
     assert not list((tmp_path / "tiny").glob("weights/*.safetensors"))
 
 
+NOTES_SIGNALS = """
+import os, signal, sys, time
+def note(number, frame):
+    with open(sys.argv[1], "a") as file:
+        file.write(f"{signal.Signals(number).name} ")
+for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+    signal.signal(number, note)
+note(signal.SIGALRM, None)
+while open(sys.argv[1]).read().split()[-1] != sys.argv[2] or len(open(sys.argv[1]).read().split()) < 3:
+    time.sleep(0.05)
+os._exit(7)
+"""
+
+
+@pytest.mark.parametrize("first, second", [(signal.SIGTERM, signal.SIGTERM), (signal.SIGUSR1, signal.SIGTERM), (signal.SIGINT, signal.SIGINT),
+                                           (signal.SIGTERM, signal.SIGUSR1)])
+def test_a_second_signal_to_the_launcher_reaches_ranks_that_have_not_ended_by_the_first(tmp_path, first, second):
+    (tmp_path / "rank.py").write_text(NOTES_SIGNALS)
+    noted = tmp_path / "noted"
+    process = start(*RANKS, "--standalone", "--nproc_per_node=1", tmp_path / "rank.py", noted, second.name)
+    for number, words in ((first, 1), (second, 2)):
+        wait_until(lambda: noted.exists() and len(noted.read_text().split()) == words, process)
+        process.send_signal(number)
+    process.communicate(timeout=60)
+    assert noted.read_text().split() == ["SIGALRM", first.name, second.name]
+    assert process.returncode == 128 + second
+
+
 def test_a_rank_that_is_stopped_by_hand_stops_all_in_spite_of_restarts(shards, tmp_path):
     config = write_config(tmp_path, long_config(shards, tmp_path))
     process = start(*RANKS, "--standalone", "--nproc_per_node=2", "--max-restarts=2", "launch/train.py", config)

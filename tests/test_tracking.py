@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import pytest
@@ -93,6 +94,23 @@ def test_records_that_a_full_disk_refuses_follow_when_there_is_room(tmp_path, ca
         tracked.log({"loss/pixel": 1.0}, 80)
         tracked.finish()
     assert "bytes of records are not in" in caplog.messages[-1] and len(records(tmp_path)) == 4
+
+
+def test_records_are_written_once_also_while_a_checkpoint_syncs_them(tmp_path):
+    under_test, over = tracker(tmp_path), threading.Event()
+
+    def sync():
+        while not over.is_set():
+            under_test.sync()
+
+    thread = threading.Thread(target=sync)
+    thread.start()
+    for number in range(2000):
+        under_test.log({"loss": 1.0}, number)
+    over.set()
+    thread.join()
+    under_test.finish()
+    assert [record["samples_seen"] for record in records(tmp_path)] == [*range(2000)]
 
 
 def test_records_that_waited_are_written_at_the_end(tmp_path, caplog):

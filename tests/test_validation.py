@@ -1,14 +1,19 @@
 """Validation in a training: what it keeps between runs, and what it draws."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from conftest import tiny_config
+from srgan_dist import scoring
+from srgan_dist.data.index import open_split
+from srgan_dist.errors import UserError
 from srgan_dist.train import train
 
 
@@ -25,6 +30,10 @@ def gains(config):
     return [record["val/psnr_gain"] for record in records if "val/psnr_gain" in record]
 
 
+def write(path, rows):
+    path.write_text(f"{hashlib.sha256(rows.encode()).hexdigest()}\n{rows}")
+
+
 def config_of(shards, output, name):
     return tiny_config(shards, output, name=name, adversarial=None, validate_every=3)
 
@@ -34,7 +43,8 @@ def test_the_scores_of_bicubic_are_computed_once_for_all_runs_on_a_set(shards, t
     kept = sorted(cache.iterdir())
     assert len(kept) == 2  # of the valid and the test split
     for path in kept:
-        path.write_text(json.dumps([row | {"psnr": row["psnr"] + 1} for row in json.loads(path.read_text())]))
+        rows = json.loads(path.read_text().partition("\n")[2])
+        write(path, json.dumps([row | {"psnr": row["psnr"] + 1} for row in rows]))
     assert gains(config_of(shards, tmp_path, "second")) == pytest.approx([gain - 1 for gain in first], abs=1e-6)  # so they are read
 
 
@@ -47,9 +57,40 @@ def test_scores_of_bicubic_that_are_not_what_they_should_be_are_computed_again(s
     first = gains(config_of(shards, tmp_path, "first"))
     right = {path: path.read_text() for path in cache.iterdir()}
     for path, text in right.items():
-        path.write_text(damage(text))
+        write(path, damage(text.partition("\n")[2]))
     assert gains(config_of(shards, tmp_path, "second")) == first
     assert {path: path.read_text() for path in cache.iterdir()} == right
+
+
+@pytest.mark.parametrize("damage", [
+    lambda text: text.replace('"psnr": ', '"psnr": 1', 1), lambda text: text[:-9], lambda text: "", lambda text: "\xff" + text, lambda text: "\n" + text,
+], ids=["a digit", "cut", "empty", "no text", "a line"])
+def test_a_file_of_scores_that_has_changed_is_not_believed(shards, tmp_path, cache, damage):
+    first = gains(config_of(shards, tmp_path, "first"))
+    for path in cache.iterdir():
+        path.write_text(damage(path.read_text()), encoding="latin-1")
+    assert gains(config_of(shards, tmp_path, "second")) == first
+
+
+@pytest.mark.parametrize("most, fails", [(3, False), (1, False), (0, True)])
+def test_images_whose_scores_do_not_fit_into_memory_are_scored_in_parts(shards, monkeypatch, most, fails):
+    split = open_split(shards, "valid")
+    monkeypatch.setitem(scoring.AT_ONCE, "cpu", 16)
+    ssim = scoring.METRICS["ssim"]
+    device, methods = torch.device("cpu"), scoring.methods_of({}, split.scale, torch.device("cpu"))
+    whole = scoring.score_split(split, methods, 0, 1, device)
+
+    def with_little_memory(sr, hr):
+        if len(sr) > most:
+            raise torch.OutOfMemoryError("out of memory")
+        return ssim(sr, hr)
+
+    monkeypatch.setitem(scoring.METRICS, "ssim", with_little_memory)
+    if fails:
+        with pytest.raises(UserError, match="^the scores of an image of .* HR pixels in the valid split of .* smaller tiles"):
+            scoring.score_split(split, methods, 0, 1, device)
+    else:
+        assert scoring.score_split(split, methods, 0, 1, device) == whole
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -27,6 +27,7 @@ from srgan_dist.benchmarks.step import DEFAULT_CONFIG, Plan, case
 from srgan_dist.benchmarks.tables import of_stage
 from srgan_dist.benchmarks.variants import build, crops_of, with_random_vgg
 from srgan_dist.config import load_config
+from srgan_dist.errors import UserError
 from srgan_dist.files import written_whole
 from srgan_dist.machine import cpu_wanted
 from srgan_dist.networks import Networks
@@ -260,6 +261,8 @@ def run(arguments, save):
     if arguments.device == "cuda" and (cpu_wanted() or not torch.cuda.is_available()):
         print("no GPU: PyTorch finds none here. On a CPU, --device cpu tries the stages with tiny networks", file=sys.stderr)
         sys.exit(2)
+    if arguments.rocks and not any(path.is_dir() for path in Path(arguments.rocks).glob("*")):
+        raise UserError(f"--rocks {arguments.rocks} is no folder with sub-folders, one per rock")
     found, end = {"stages": {}}, time.monotonic() + arguments.seconds
     with TemporaryDirectory(prefix="srgan_dist_benchmark_") as folder:
         worker = None

@@ -74,7 +74,7 @@ def run(arguments, save):
     plan = plan_of(arguments, "cuda" if torch.cuda.is_available() and not cpu_wanted() else "cpu", ranks)
     baseline = None
     if ranks > 1 and os.environ["RANK"] == "0":
-        baseline = json.loads(arguments.baseline.read_text()) if arguments.baseline else _measured_alone(plan)
+        baseline = read_baseline(arguments.baseline) if arguments.baseline else _measured_alone(plan)
     return measure(load_config(arguments.config), plan, save, baseline)
 
 
@@ -113,6 +113,15 @@ def _defaults(device_type, ranks):
     ours = ["fp32-channels_last"] + ["bf16-channels_last"] * has_fast_bf16(device_type)
     compiled = [f"{ours[-1]}-compiled"] * (device_type == "cuda" and ranks == 1)
     return [PLAIN] * (ranks == 1) + ours + [f"ddp-{ours[-1]}"] + compiled
+
+
+def read_baseline(path):
+    """Return what one rank has found before, from the file that --json wrote."""
+    try:
+        found = json.loads(path.read_text())
+        return {"machine": {name: found["machine"][name] for name in ("ranks", "clock")}, "rows": list(found["rows"])}
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise UserError(f"--baseline {path} is no file that benchmark.py step has written ({type(error).__name__}: {error})") from None
 
 
 def _measured_alone(plan):

@@ -18,7 +18,7 @@ def run(arguments, save):
         try:
             with open(path) as file:
                 print(table_of(json.load(file)) + "\n")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, ArithmeticError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{path} is no file of benchmark.py loader, step or gpu ({type(error).__name__}: {error})") from None
 
 
