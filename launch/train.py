@@ -58,7 +58,7 @@ def main():
 
 
 def become_launcher(ranks):
-    """Go on as launch/ranks.py, which runs this command with so many ranks."""
+    """Go on as launch/ranks.py, which runs this command with that many ranks."""
     print(f"on CPU: {ranks} ranks of one core each (cpu_ranks)", flush=True)
     os.environ["ACCELERATE_USE_CPU"] = "1"
     launcher = Path(__file__).with_name("ranks.py")

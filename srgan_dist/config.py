@@ -130,8 +130,12 @@ class Config(Settings):
     )
     log_every: int = Field(50, ge=1, description="updates between two records of losses")
     validate_every: int = Field(1000, ge=1, description="updates between two validations")
-    checkpoint_every: int | None = Field(1000, ge=1, description="updates between two checkpoints; null: by the clock alone, or none within a phase")
-    checkpoint_minutes: float | None = Field(None, gt=0, description="minutes after which a checkpoint is due whatever checkpoint_every says; null: never")
+    checkpoint_every: int | None = Field(
+        1000, ge=1, description="updates between two checkpoints; null: by the clock alone, or none within a phase"
+    )
+    checkpoint_minutes: float | None = Field(
+        None, gt=0, description="minutes after which a checkpoint is due whatever checkpoint_every says; null: never"
+    )
     keep_checkpoints: int = Field(
         3, ge=1, description="newest checkpoints that are kept, beside those of the end and of the best validation of each phase"
     )

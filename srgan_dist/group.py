@@ -68,8 +68,6 @@ def wait_for_all():
 class _Alone:
     """The group of a process that has no others."""
 
-    busy = None
-
     def failed(self, error):
         """Nobody else has to know; the command reports the error."""
 

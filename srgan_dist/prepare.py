@@ -23,9 +23,9 @@ from srgan_dist.state import State, identity_of, parse_state
 UPDATES_APART = 6  # no rank is so far ahead of another, with what each reads ahead
 
 # Settings that may change while a run is continued: none of them decides what is learnt.
-FREE = ("name:", "output", "log_every", "validate_every", "checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "panels", "cpu_ranks", "cpu_threads", "device",
-        "group_timeout_minutes", "max_skipped", "tracking.", "data.cache", "data.block_shards",
-        "data.path", "data.train")  # moved; what they hold, and in what blocks it is shuffled, is compared on its own
+FREE = ("name:", "output", "log_every", "validate_every", "checkpoint_every", "checkpoint_minutes", "keep_checkpoints",
+        "panels", "cpu_ranks", "cpu_threads", "device", "group_timeout_minutes", "max_skipped", "tracking.",
+        "data.cache", "data.block_shards", "data.path", "data.train")  # moved; what they hold, and in what blocks it is shuffled, is compared on its own
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def score_split(split, methods, rank, world_size, device, progress=iter):
 
 
 def _equal_sizes(split, indices, most):
-    """Group images of one size: lists of at most so many indices."""
+    """Group images of one size: lists of at most `most` indices."""
     by_size = defaultdict(list)
     for i in indices:
         by_size[int(split.rows["lr_height"][i]), int(split.rows["lr_width"][i])].append(i)

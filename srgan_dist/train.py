@@ -309,7 +309,8 @@ class Run:
                 numbers |= phase.learning_rates() | shares(numbers, phase.terms())
                 self.tracker.log(numbers, self.samples_seen)
                 self._warn(numbers, progress.say)
-                self._look_after_checkpoint(self.writer.check)
+                with self._going_on("checkpoint", required=False):
+                    self.writer.check()
                 state.phase_seconds += seconds
                 if phase_config.max_seconds:
                     time_share = self._time_share(phase_config)
@@ -477,8 +478,9 @@ class Run:
         """
         self.networks.share_buffers()
         if self.is_main:
-            self._look_after_checkpoint(self.writer.wait)
-            with contextlib.nullcontext() if last else self._going_on("checkpoint"):
+            with self._going_on("checkpoint", required=False):
+                self.writer.wait()
+            with self._going_on("checkpoint", required=last or self.state.phase is None):
                 self.writer.start(
                     self.directory / "checkpoints", f"step-{self.state.updates:08d}",
                     {"generator": self.networks.generator, **objects}, self.state.model_dump(), self.config.keep_checkpoints,
@@ -491,21 +493,14 @@ class Run:
         self.saved_at = time.monotonic()
 
     @contextlib.contextmanager
-    def _going_on(self, what):
-        """While a phase runs, warn about a file that cannot be written; what a phase ends with has to be written."""
+    def _going_on(self, what, required=None):
+        """Warn about a file that cannot be written, unless it is required: by default what a phase ends with is."""
         try:
             yield
         except (CheckpointError, OSError) as error:
-            if self.state.phase is None:
+            if self.state.phase is None if required is None else required:
                 raise
             log.warning("update %d: the training goes on without %s: %s", self.state.updates, what, error)
-
-    def _look_after_checkpoint(self, look):
-        """Warn of a checkpoint of before that could not be written, if `look` raises so: the next one tries again."""
-        try:
-            look()
-        except (CheckpointError, OSError) as error:
-            log.warning("update %d: the training goes on without checkpoint: %s", self.state.updates, error)
 
     def say(self, text):
         if self.is_main:
@@ -513,7 +508,8 @@ class Run:
 
     def close(self, exit_code=0):
         """End the records and, unless the training has failed, let go of the process group."""
-        self._look_after_checkpoint(self.writer.wait)
+        with self._going_on("checkpoint", required=False):
+            self.writer.wait()
         best = {f"best/{phase}/psnr": best.psnr for phase, best in self.state.best.items()}
         self.tracker.finish(best | self.summary, exit_code)
         if exit_code == 1 and self.world_size > 1:

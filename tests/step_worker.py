@@ -9,6 +9,7 @@ import torch.distributed
 from accelerate import Accelerator
 from torch.nn.parallel import DistributedDataParallel
 
+from accelerators import state_of
 from conftest import tiny_config
 from srgan_dist.losses.adversarial import adversarial_loss, discriminator_loss
 from srgan_dist.networks import Networks
@@ -44,17 +45,6 @@ def prepared(accelerator, config, name, fixed_statistics=False):
     return networks, phase
 
 
-def tensors_of(phase):
-    """Return copies of all that an update changes: {name: tensor}."""
-    found = {f"generator.{name}": value for name, value in phase.generator.state_dict().items()}
-    for label, item in phase.stateful().items():
-        tensors = item.state_dict()
-        if "state" in tensors:
-            tensors = {f"{number}.{name}": value for number, entry in tensors["state"].items() for name, value in entry.items()}
-        found |= {f"{label}.{name}": value for name, value in tensors.items()}
-    return {name: value.clone() for name, value in found.items()}
-
-
 def trained(accelerator, name, accumulation=1, fixed_statistics=False, config=None):
     """Take some updates; returns what became of the networks, the numbers, and the bytes of every collective of each update."""
     networks, phase = prepared(accelerator, config or config_of(), name, fixed_statistics)
@@ -70,7 +60,7 @@ def trained(accelerator, name, accumulation=1, fixed_statistics=False, config=No
             collectives.append([])
             numbers.append(phase.update(batches_of(update, accelerator.process_index, accelerator.num_processes, accumulation)))
     sizes = [sum(p.nbytes for p in network.parameters()) for network in networks.built.values()]
-    return {"tensors": tensors_of(phase), "numbers": numbers, "collectives": collectives, "bytes": sizes}
+    return {"tensors": state_of(phase), "numbers": numbers, "collectives": collectives, "bytes": sizes}
 
 
 def plain(accelerator):
@@ -93,7 +83,7 @@ def plain(accelerator):
         total.backward()
         critic.requires_grad_(True)
         phase.generator_optimizer.step()
-    return {"tensors": tensors_of(phase)}
+    return {"tensors": state_of(phase)}
 
 
 def faulty(accelerator, name, fault, accumulation=1):
@@ -109,7 +99,7 @@ def faulty(accelerator, name, fault, accumulation=1):
         skipped.append(phase.update(batches)["health/skipped"].item())
         for hook in filter(None, hooks):
             hook.remove()
-        states.append(tensors_of(phase))
+        states.append(state_of(phase))
     return {"states": states, "skipped": skipped}
 
 

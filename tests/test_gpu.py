@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from accelerators import accelerator_on
+from accelerators import accelerator_on, state_of
 from commands import free_port, write_config
 from conftest import REPOSITORY, tiny_config
 from srgan_dist.checkpoint import load_checkpoint, read_state
@@ -40,29 +40,18 @@ def phase_on(device, name="adversarial", precision="no"):
     return phase, networks, update
 
 
-def everything(phase):
-    """Return copies on the host of all that an update changes: {name: tensor}."""
-    found = {f"generator.{name}": value for name, value in phase.generator.state_dict().items()}
-    for label, item in phase.stateful().items():
-        tensors = item.state_dict()
-        if "state" in tensors:
-            tensors = {f"{number}.{name}": value for number, entry in tensors["state"].items() for name, value in entry.items()}
-        found |= {f"{label}.{name}": value for name, value in tensors.items()}
-    return {name: value.detach().cpu().clone() for name, value in found.items()}
-
-
 @BOTH
 @pytest.mark.parametrize("name", ["pretrain", "adversarial"])
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_a_skipped_update_changes_no_bit(device, name, precision):
     phase, _, update = phase_on(device, name, precision)
     assert update(0)["health/skipped"] == 0
-    before = everything(phase)
+    before = state_of(phase)
     assert update(1, hr_factor=float("nan"))["health/skipped"] == 1
-    after = everything(phase)
+    after = state_of(phase)
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     assert update(2)["health/skipped"] == 0
-    moved = everything(phase)
+    moved = state_of(phase)
     assert all(value.isfinite().all() for value in moved.values())
     assert not any(torch.equal(value, moved[name]) for name, value in before.items() if value.is_floating_point())
 
@@ -85,17 +74,17 @@ def test_a_checkpoint_goes_from_the_cpu_to_the_device_and_back(tmp_path, device)
 
     first, _, update = phase_on("cpu")
     update(0)
-    state = everything(first)
+    state = state_of(first)
     there, update_there = loaded(saved(first, "step-1"), device)
     assert {name: value.device.type for name, value in there.generator.state_dict().items()} == dict.fromkeys(there.generator.state_dict(), device)
-    assert all(torch.equal(value, everything(there)[name]) for name, value in state.items())
+    assert all(torch.equal(value, state_of(there)[name]) for name, value in state.items())
     back, update_back = loaded(saved(there, "step-2"), "cpu")
-    assert all(torch.equal(value, everything(back)[name]) for name, value in state.items())
+    assert all(torch.equal(value, state_of(back)[name]) for name, value in state.items())
     there.generator.tail.bias.data.sub_(1)
     update_there(1), update_back(1)  # and both go on alike
-    for name, value in everything(back).items():
+    for name, value in state_of(back).items():
         if not name.startswith("discriminator.blocks") or not name.endswith(("conv.bias", "running_mean")):
-            torch.testing.assert_close(everything(there)[name].float(), value.float(), rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(state_of(there)[name].float(), value.float(), rtol=1e-3, atol=1e-4)
 
 
 @BOTH

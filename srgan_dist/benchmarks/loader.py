@@ -44,7 +44,7 @@ LINES = {
 
 def add_arguments(parser):
     """Add the options of `benchmark.py loader`."""
-    parser.add_argument("--passes", type=count, default=5, metavar="N", help="the median of so many (default: %(default)s)")
+    parser.add_argument("--passes", type=count, default=5, metavar="N", help="passes, whose median is taken (default: %(default)s)")
 
 
 def run(arguments, save):

@@ -54,7 +54,7 @@ def add_arguments(parser):
                         help=f"{', '.join([PLAIN, *VARIANTS])} (default: plain, those in channels_last that the device computes"
                         " by hardware, the textbook loop in DistributedDataParallel for the last of them; on a GPU it compiled too)")
     parser.add_argument("--threads", type=count, default=1, metavar="N", help="of a rank on CPU (default: %(default)s)")
-    parser.add_argument("--passes", type=count, default=3, metavar="N", help="the median of so many (default: %(default)s)")
+    parser.add_argument("--passes", type=count, default=3, metavar="N", help="passes, whose median is taken (default: %(default)s)")
     parser.add_argument("--steps", type=count, metavar="N", help="updates per pass (default: 1 on CPU, 10 on a GPU)")
     parser.add_argument("--minutes", type=float, default=8, metavar="N",
                         help="time after which no further case or pass is begun (default: %(default)s)")

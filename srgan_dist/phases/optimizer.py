@@ -9,8 +9,8 @@ import torch
 
 EPOCH = 1000  # updates; the official code's epoch, at whose end it lowers the learning rate
 BETAS, EPSILON = (0.9, 0.999), 1e-8
-# Elements of a tensor whose next step is computed at a time. A CPU keeps the copies of so many in its second-level cache: a
-# quarter of the time of whole tensors. On a GPU the copies take so many times 8 bytes.
+# Elements of a tensor whose next step is computed at a time. A CPU keeps the copies of a piece in its caches: a
+# quarter of the time of whole tensors. On a GPU the copies take 8 bytes per element of a piece.
 PIECE = {"cpu": 2**18, "cuda": 2**24}
 
 
