@@ -1,6 +1,6 @@
 """Measure this machine: python launch/benchmark.py loader|step|gpu [--json FILE], and print the tables of such files: tables FILE..."""
 
-from srgan_dist.launched import use_one_blas_thread
+from srgan_dist.runtime.parent_death import use_one_blas_thread
 
 use_one_blas_thread()  # before NumPy is imported
 
@@ -9,8 +9,8 @@ import json
 from pathlib import Path
 
 from srgan_dist.benchmarks import gpu, loader, step, tables
-from srgan_dist.errors import reported
-from srgan_dist.files import written_whole
+from srgan_dist.utils.errors import cli_errors
+from srgan_dist.utils.files import atomic_write
 
 PARTS = {
     "loader": (loader, "pairs per second per core, LR 48 to HR 192, batches of 16"),
@@ -21,12 +21,16 @@ PARTS = {
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Measure how fast this machine runs the parts of a training.")
+    parser = argparse.ArgumentParser(
+        description="Measure how fast this machine runs the parts of a training."
+    )
     parts = parser.add_subparsers(dest="part", required=True, metavar="|".join(PARTS))
     for name, (module, text) in PARTS.items():
         part = parts.add_parser(name, help=text, description=text)
         if name != "tables":
-            part.add_argument("--json", metavar="FILE", type=Path, help="write the numbers to a file too, as they come")
+            part.add_argument(
+                "--json", metavar="FILE", type=Path, help="write the numbers to a file too, as they come"
+            )
         module.add_arguments(part)
     arguments = parser.parse_args()
     if arguments.part != "tables" and arguments.json and not arguments.json.absolute().parent.is_dir():
@@ -34,10 +38,10 @@ def main():
 
     def save(found):
         if arguments.json:
-            with written_whole(arguments.json) as path:
+            with atomic_write(arguments.json) as path:
                 path.write_text(json.dumps(found, indent=1) + "\n")
 
-    with reported():
+    with cli_errors():
         PARTS[arguments.part][0].run(arguments, save)
 
 

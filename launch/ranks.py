@@ -23,8 +23,8 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.launcher import api
 
-from srgan_dist.errors import ENDED, STOPPED
-from srgan_dist.launched import FROM_LAUNCHER, LAUNCHER_PID
+from srgan_dist.runtime.parent_death import FROM_LAUNCHER, LAUNCHER_PID
+from srgan_dist.utils.errors import ENDED, STOPPED
 
 DEFAULTS = ["--signals-to-handle=SIGTERM,SIGINT,SIGQUIT,SIGUSR1"]
 if "--shutdown-timeout" in run.get_args_parser().format_help():  # not in PyTorch 2.10
@@ -71,13 +71,17 @@ def main():
             code = STOPPED
         except ChildFailedError as error:
             code = STOPPED if {failure.exitcode for failure in error.failures.values()} == {STOPPED} else 1
-            message = error if any(failure.exitcode != 1 for failure in error.failures.values()) else None  # it has said why
+            message = (
+                error if any(failure.exitcode != 1 for failure in error.failures.values()) else None
+            )  # it has said why
         except SignalException as ended:
             code = 0 if ended_with(0) else 128 + ended.sigval
         except (RendezvousError, torch.distributed.DistError) as error:
             code = 1
-            message = (f"error: the launchers have lost each other: no answer at --rdzv_endpoint={arguments.rdzv_endpoint}"
-                       f" ({error}). Start them all again; the training continues from its last checkpoint")
+            message = (
+                f"error: the launchers have lost each other: no answer at --rdzv_endpoint={arguments.rdzv_endpoint}"
+                f" ({error}). Start them all again; the training continues from its last checkpoint"
+            )
         if ended_with(STOPPED):
             code = STOPPED
         if message and code != STOPPED:

@@ -1,6 +1,6 @@
 """Super-resolve images: python launch/super_resolve.py WEIGHTS INPUT OUTPUT"""
 
-from srgan_dist.launched import use_one_blas_thread
+from srgan_dist.runtime.parent_death import use_one_blas_thread
 
 use_one_blas_thread()  # before NumPy is imported
 
@@ -9,11 +9,11 @@ import sys
 
 import torch
 
-from srgan_dist.checkpoint import load_generator
-from srgan_dist.errors import reported
-from srgan_dist.machine import use_exact_float32
-from srgan_dist.progress import tracked
-from srgan_dist.super_resolve import TILE, list_jobs, super_resolve_files
+from srgan_dist.evaluation.super_resolve import TILE, list_jobs, super_resolve_files
+from srgan_dist.run.checkpoint import load_generator
+from srgan_dist.runtime.device import use_exact_float32
+from srgan_dist.utils.errors import cli_errors
+from srgan_dist.utils.progress import tracked
 
 
 def work_through(jobs, generator, tile):
@@ -32,18 +32,30 @@ def progress(info, pages):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Super-resolve PNG, TIFF and NPY images, volumes slice by slice.")
-    parser.add_argument("weights", metavar="WEIGHTS", help="generator, e.g. runs/demo/weights/adversarial.safetensors")
-    parser.add_argument("input", metavar="INPUT", help="an image, a multi-page TIFF, an NPY volume, or a folder of them")
+    parser = argparse.ArgumentParser(
+        description="Super-resolve PNG, TIFF and NPY images, volumes slice by slice."
+    )
+    parser.add_argument(
+        "weights", metavar="WEIGHTS", help="generator, e.g. runs/demo/weights/adversarial.safetensors"
+    )
+    parser.add_argument(
+        "input", metavar="INPUT", help="an image, a multi-page TIFF, an NPY volume, or a folder of them"
+    )
     parser.add_argument("output", metavar="OUTPUT", help="file of any of these formats, or a folder")
-    parser.add_argument("--tile", type=int, default=TILE,
-                        help="height and width of a tile in LR pixels; bounds the memory (default: %(default)s)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
+    parser.add_argument(
+        "--tile",
+        type=int,
+        default=TILE,
+        help="height and width of a tile in LR pixels; bounds the memory (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s"
+    )
     arguments = parser.parse_args()
     if arguments.tile < 1:
         parser.error(f"--tile {arguments.tile} must be 1 or more")
 
-    with reported():
+    with cli_errors():
         use_exact_float32()
         generator, _ = load_generator(arguments.weights, arguments.device)
         jobs, notes = list_jobs(arguments.input, arguments.output)

@@ -1,6 +1,6 @@
 """Pack rock images into WebDataset tar shards: python shards/build.py SOURCE OUT [options]"""
 
-from srgan_dist.launched import use_one_blas_thread
+from srgan_dist.runtime.parent_death import use_one_blas_thread
 
 use_one_blas_thread()  # before NumPy is imported
 
@@ -8,12 +8,12 @@ import argparse
 import time
 from pathlib import Path
 
-from srgan_dist.data.build import BuildOptions, build
-from srgan_dist.data.payload import PAYLOADS
-from srgan_dist.data.summary import format_counts
-from srgan_dist.errors import reported
-from srgan_dist.executors import MANY, usable_cores, workers
-from srgan_dist.progress import tracked
+from srgan_dist.packing.build import BuildOptions, build
+from srgan_dist.packing.summary import format_counts
+from srgan_dist.storage.encoding import ENCODINGS
+from srgan_dist.utils.errors import cli_errors
+from srgan_dist.utils.executors import MANY, usable_cores, workers
+from srgan_dist.utils.progress import tracked
 
 LAYOUTS = """\
 Pack images into WebDataset tar shards. SOURCE is one of
@@ -43,31 +43,67 @@ The bytes are the same, whoever packs."""
 def main():
     defaults = BuildOptions()
     parser = argparse.ArgumentParser(
-        formatter_class=argparse.RawDescriptionHelpFormatter, description=LAYOUTS)
+        formatter_class=argparse.RawDescriptionHelpFormatter, description=LAYOUTS
+    )
     parser.add_argument("source", metavar="SOURCE")
     parser.add_argument("out", metavar="OUT", help="new folder")
-    parser.add_argument("--kind", default=defaults.kind, choices=["default", "unknown"],
-                        help="LR side: default is bicubic, unknown one kernel per image (default: %(default)s)")
-    parser.add_argument("--scale", type=int, default=defaults.scale,
-                        help="HR size over LR size: 2, 4 or 8 (default: %(default)s)")
-    parser.add_argument("--tile", type=int, default=defaults.tile,
-                        help="HR pixels of the tiles cut from a folder's images (default: %(default)s)")
-    parser.add_argument("--crop", type=int, default=defaults.crop,
-                        help="HR pixels of the crops that training will cut; smaller images are refused"
-                             " (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=defaults.seed, help="of kernels and shuffling (default: %(default)s)")
-    parser.add_argument("--samples-per-shard", type=int, default=defaults.samples_per_shard, metavar="N",
-                        help="default: %(default)s")
-    parser.add_argument("--jobs", type=int, metavar="N",
-                        help=f"processes; the bytes are the same for any number (default: one per core, {usable_cores()},"
-                             f" for {MANY} images and more, else one)")
-    parser.add_argument("--executor", default="processes", metavar="NAME",
-                        help="who packs: processes of this machine (default), dask (a cluster made here), dask:ADDRESS, mpi, or"
-                             " MODULE:FACTORY for any other Executor of concurrent.futures; see above")
+    parser.add_argument(
+        "--kind",
+        default=defaults.kind,
+        choices=["default", "unknown"],
+        help="LR side: default is bicubic, unknown one kernel per image (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--scale",
+        type=int,
+        default=defaults.scale,
+        help="HR size over LR size: 2, 4 or 8 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--tile",
+        type=int,
+        default=defaults.tile,
+        help="HR pixels of the tiles cut from a folder's images (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--crop",
+        type=int,
+        default=defaults.crop,
+        help="HR pixels of the crops that training will cut; smaller images are refused"
+        " (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=defaults.seed, help="of kernels and shuffling (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--samples-per-shard",
+        type=int,
+        default=defaults.samples_per_shard,
+        metavar="N",
+        help="default: %(default)s",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help=f"processes; the bytes are the same for any number (default: one per core, {usable_cores()},"
+        f" for {MANY} images and more, else one)",
+    )
+    parser.add_argument(
+        "--executor",
+        default="processes",
+        metavar="NAME",
+        help="who packs: processes of this machine (default), dask (a cluster made here), dask:ADDRESS, mpi, or"
+        " MODULE:FACTORY for any other Executor of concurrent.futures; see above",
+    )
     parser.add_argument("--dtype", choices=["uint16"], help="store 8-bit images as 16 bit, times 257")
-    parser.add_argument("--payload", default=defaults.payload, choices=PAYLOADS,
-                        help="store pixels as they are (npy, fastest to read) or compressed (png, for sets that are read over"
-                             " slow links) (default: %(default)s)")
+    parser.add_argument(
+        "--encoding",
+        default=defaults.encoding,
+        choices=ENCODINGS,
+        help="store pixels as they are (npy, fastest to read) or compressed (png, for sets that are read over"
+        " slow links) (default: %(default)s)",
+    )
     options = vars(parser.parse_args())
     source, out = options.pop("source"), Path(options.pop("out"))
     executor, jobs = options.pop("executor"), options.pop("jobs")
@@ -75,12 +111,17 @@ def main():
         parser.error(f"--jobs {jobs} must be 1 or more")
 
     began = time.monotonic()
-    with reported():
+    with cli_errors():
         with workers(executor, jobs) as run:
             if run is None:  # this process has packed for another one
                 return
-            result = build(source, out, BuildOptions(**options),
-                           lambda results, count: tracked(results, "pack", "image", count), run)
+            result = build(
+                source,
+                out,
+                BuildOptions(**options),
+                lambda results, count: tracked(results, "pack", "image", count),
+                run,
+            )
         for note in result.notes:
             print(f"note: {note}")
         print(format_counts(result.manifest))

@@ -1,6 +1,6 @@
 """Write synthetic rocks in DeepRock-SR's layout: python shards/synthesize.py OUT [options]"""
 
-from srgan_dist.launched import use_one_blas_thread
+from srgan_dist.runtime.parent_death import use_one_blas_thread
 
 use_one_blas_thread()  # before NumPy is imported
 
@@ -10,11 +10,11 @@ import time
 from functools import partial
 from pathlib import Path
 
-from srgan_dist.data.rocks import ROCKS, slice_files, write_slice
-from srgan_dist.errors import UserError, reported
-from srgan_dist.executors import process_pool, usable_cores
-from srgan_dist.locks import exclusive_out
-from srgan_dist.progress import tracked
+from srgan_dist.datasets.synthetic import ROCKS, slice_files, write_slice
+from srgan_dist.utils.errors import UserError, cli_errors
+from srgan_dist.utils.executors import process_pool, usable_cores
+from srgan_dist.utils.locks import output_lock
+from srgan_dist.utils.progress import tracked
 
 RECORD = "synthesis.json"  # the options of a set; its name is UNFINISHED until every image is there
 UNFINISHED = f".{RECORD}.unfinished"
@@ -24,8 +24,9 @@ def parse_arguments():
     parser = argparse.ArgumentParser(
         usage="python shards/synthesize.py OUT [options]",
         description="Write synthetic rocks with the layout and names of DeepRock-SR-2D."
-                    " The same options give the same bytes.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        " The same options give the same bytes.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     parser.add_argument("out", metavar="OUT", type=Path, help="new folder")
     parser.add_argument("--rocks", nargs="+", choices=ROCKS, default=list(ROCKS), help="one or more")
     parser.add_argument("--train", type=int, default=24, metavar="N", help="training slices per rock")
@@ -58,7 +59,11 @@ def is_finished(out, options):
     if record is None:
         if out.exists() and not out.is_dir():
             raise UserError(f"OUT={out} is a file; name a new folder")
-        foreign = sorted(path.name for path in out.iterdir() if not path.name.startswith(".")) if out.exists() else []
+        foreign = (
+            sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
+            if out.exists()
+            else []
+        )
         if foreign:
             raise UserError(f"OUT={out} holds {foreign[0]} from elsewhere; name a new folder")
         return False
@@ -66,8 +71,10 @@ def is_finished(out, options):
     for name, value in options.items():
         old = made_with.get(name)
         if old != value:
-            raise UserError(f"{out} was made with {name}={old}, and {name}={value} is asked for;"
-                             f" go back to the old --{name}, name another folder, or delete this one")
+            raise UserError(
+                f"{out} was made with {name}={old}, and {name}={value} is asked for;"
+                f" go back to the old --{name}, name another folder, or delete this one"
+            )
     return record.name == RECORD
 
 
@@ -86,7 +93,9 @@ def write_slices(out, slices, options, jobs):
     """Write all slices in `jobs` processes; returns the bytes written."""
     write = partial(write_slice, out, seed=options["seed"], size=options["size"])
     with process_pool(jobs) as mapped:
-        return sum(tracked(mapped(write, *zip(*slices, strict=True)), "synthesize", "slice", total=len(slices)))
+        return sum(
+            tracked(mapped(write, *zip(*slices, strict=True)), "synthesize", "slice", total=len(slices))
+        )
 
 
 def main():
@@ -100,12 +109,12 @@ def main():
     counts = f"{len(slices)} slices of {', '.join(options['rocks'])} ({len(files)} files)"
 
     began = time.monotonic()
-    with reported():
+    with cli_errors():
         if is_finished(out, options) and all(file.exists() for file in files):
             print(f"{out} holds exactly this set already, {counts}; nothing was written")
             return
         out.mkdir(parents=True, exist_ok=True)
-        with exclusive_out(out / UNFINISHED, out):
+        with output_lock(out / UNFINISHED, out):
             (out / UNFINISHED).write_text(json.dumps(options) + "\n")
             written = write_slices(out, slices, options, arguments.jobs)
             (out / UNFINISHED).replace(out / RECORD)

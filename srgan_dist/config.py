@@ -9,20 +9,24 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Validati
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from srgan_dist.data.cache import DEFAULT_GIB
-from srgan_dist.errors import UserError
 from srgan_dist.losses import VGGLossConfig
 from srgan_dist.models import GeneratorConfig
 from srgan_dist.models.discriminator import DiscriminatorConfig, final_side
 from srgan_dist.models.srresnet import SRResNetConfig
 from srgan_dist.phases.adversarial import AdversarialConfig
-from srgan_dist.phases.common import PhaseConfig
+from srgan_dist.phases.phase import PhaseConfig
 from srgan_dist.phases.pretrain import PretrainConfig
-from srgan_dist.settings import Settings
-from srgan_dist.tracking import TrackingConfig
+from srgan_dist.storage.cache import DEFAULT_GIB
+from srgan_dist.tracking.tracker import TrackingConfig
+from srgan_dist.utils.errors import UserError
+from srgan_dist.utils.settings import Settings
 
-
-NOT_YAML = (YAMLError, ValueError, LookupError, RecursionError)  # what the parser raises, e.g. at "!!int foo" or 1000 brackets
+NOT_YAML = (
+    YAMLError,
+    ValueError,
+    LookupError,
+    RecursionError,
+)  # what the parser raises, e.g. at "!!int foo" or 1000 brackets
 
 
 class ConfigError(UserError):
@@ -39,7 +43,12 @@ def _no_fp16(value):
 
 
 def _file_name(name):
-    usable = name.isprintable() and name == name.strip() and not name.startswith(".") and not set(name) & set('/\\:*?"<>|')
+    usable = (
+        name.isprintable()
+        and name == name.strip()
+        and not name.startswith(".")
+        and not set(name) & set('/\\:*?"<>|')
+    )
     if not name or not usable or len(name.encode()) > 200:
         raise ValueError("must be usable as the name of a folder, e.g. deeprock_x4")
     return name
@@ -58,37 +67,63 @@ class TrainSet(Settings):
     """One of several sets that are trained on together."""
 
     path: Path = Field(description="folder or URL of a packed data set; its train split is used")
-    weight: float = Field(1.0, gt=0, le=1e6, description="its share of the crops, in proportion to the others'")
+    weight: float = Field(
+        1.0, gt=0, le=1e6, description="its share of the crops, in proportion to the others'"
+    )
 
 
 class DataConfig(Settings):
     """What is trained on, and how it is cut."""
 
-    path: Path = Field(description="folder of a packed data set (shards/build.py), or its URL: https://, s3://, hf://, any of fsspec")
-    train: list[TrainSet] | None = Field(
-        None, min_length=1, description="train on these sets, mixed by weight; null: on that of path, which in any case validates"
+    path: Path = Field(
+        description="folder of a packed data set (shards/build.py), or its URL: https://, s3://, hf://, any of fsspec"
     )
-    lr_crop: int = Field(48, ge=1, le=2**14, description="side of the LR crops in pixels; HR crops are generator.scale times that")
-    batch_size: int = Field(16, ge=1, le=2**20, description="crops per update over all GPUs; each takes an equal share")
-    augment: bool = Field(False, description="draw one of eight flips and rotations per crop (the paper's code: none)")
+    train: list[TrainSet] | None = Field(
+        None,
+        min_length=1,
+        description="train on these sets, mixed by weight; null: on that of path, which in any case validates",
+    )
+    lr_crop: int = Field(
+        48,
+        ge=1,
+        le=2**14,
+        description="side of the LR crops in pixels; HR crops are generator.scale times that",
+    )
+    batch_size: int = Field(
+        16, ge=1, le=2**20, description="crops per update over all GPUs; each takes an equal share"
+    )
+    augment: bool = Field(
+        False, description="draw one of eight flips and rotations per crop (the paper's code: none)"
+    )
     verify: Literal["full", "size", "none"] = Field(
-        "size", description="before the training compare the shards with what was packed: every pixel and tar header, only sizes, nothing"
+        "size",
+        description="before the training compare the shards with what was packed: every pixel and tar header, only sizes, nothing",
     )
     max_bad_samples: int = Field(
-        0, ge=0, description="damaged training samples, found by verify: full, that others may stand in for; more stop the training"
+        0,
+        ge=0,
+        description="damaged training samples, found by verify: full, that others may stand in for; more stop the training",
     )
 
-    cache: Path | None = Field(None, description="folder for copies of remote shards; null: in the user's cache folder")
-    cache_gib: float = Field(DEFAULT_GIB, gt=0, le=2**20, description="what the copies may take; the least recently used go first")
+    cache: Path | None = Field(
+        None, description="folder for copies of remote shards; null: in the user's cache folder"
+    )
+    cache_gib: float = Field(
+        DEFAULT_GIB, gt=0, le=2**20, description="what the copies may take; the least recently used go first"
+    )
     block_shards: int | None = Field(
-        None, ge=1, description="shuffle blocks of so many shards, one block after the other; null: all samples,"
-        " or as many shards as cache_gib has room for where it is less than the set"
+        None,
+        ge=1,
+        description="shuffle blocks of so many shards, one block after the other; null: all samples,"
+        " or as many shards as cache_gib has room for where it is less than the set",
     )
 
     @model_validator(mode="after")
     def _check_verify(self):
         if self.max_bad_samples and self.verify != "full":
-            raise ValueError(f"max_bad_samples={self.max_bad_samples} needs verify=full, not {self.verify}: only that finds them")
+            raise ValueError(
+                f"max_bad_samples={self.max_bad_samples} needs verify=full, not {self.verify}: only that finds them"
+            )
         return self
 
     def train_sets(self):
@@ -99,47 +134,78 @@ class DataConfig(Settings):
 class Config(Settings):
     """One experiment."""
 
-    name: Annotated[str, AfterValidator(_file_name)] = Field(description="of the run; its directory is output/name")
+    name: Annotated[str, AfterValidator(_file_name)] = Field(
+        description="of the run; its directory is output/name"
+    )
     output: Path = Field("runs", description="folder of the run directories")
     seed: int = Field(0, ge=0, lt=2**63, description="decides initial weights, order of samples, crops")
     mixed_precision: Annotated[Literal["no", "bf16", "auto"], BeforeValidator(_no_fp16)] = Field(
-        "bf16", description="no: float32; bf16: convolutions in bfloat16, weights and losses in float32;"
-        " auto: bf16 where the device computes it by hardware"
+        "bf16",
+        description="no: float32; bf16: convolutions in bfloat16, weights and losses in float32;"
+        " auto: bf16 where the device computes it by hardware",
     )
-    accumulation: int = Field(
-        1, ge=1, le=2**20, description="micro-batches in which each rank computes its share of an update, for memory's sake"
+    gradient_accumulation_steps: int = Field(
+        1,
+        ge=1,
+        le=2**20,
+        description="micro-batches in which each rank computes its share of an update, for memory's sake",
     )
-    compile: bool = Field(False, description="compile networks and losses (torch.compile); needs a C++ compiler, or Triton on a GPU")
-    max_skipped: int = Field(
-        20, ge=1, description="updates in a row that are skipped (a loss or a gradient is not finite, or a spike), at which the training stops"
+    compile: bool = Field(
+        False,
+        description="compile networks and losses (torch.compile); needs a C++ compiler, or Triton on a GPU",
+    )
+    max_consecutive_skips: int = Field(
+        20,
+        ge=1,
+        description="updates in a row that are skipped (a loss or a gradient is not finite, or a spike), at which the training stops",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="cuda: an error where there is no GPU; auto: the CPU there; cpu: even where there is one"
+        "auto",
+        description="cuda: an error where there is no GPU; auto: the CPU there; cpu: even where there is one",
     )
     group_timeout_minutes: float = Field(
-        30, gt=0, le=10_000, description="a rank that has waited so long for the others ends with an error; more than"
-        " they may be apart, e.g. in reading data or in validation"
+        30,
+        gt=0,
+        le=10_000,
+        description="a rank that has waited so long for the others ends with an error; more than"
+        " they may be apart, e.g. in reading data or in validation",
     )
-    channels_last: bool = Field(True, description="memory format of the networks; faster on recent CPUs and GPUs")
+    channels_last: bool = Field(
+        True, description="memory format of the networks; faster on recent CPUs and GPUs"
+    )
     cpu_ranks: int | None = Field(
-        None, ge=1, le=1024, description="processes of a training on CPU that no launcher has started; null: one per core, as far"
-        " as they share the batch equally and have two crops each"
+        None,
+        ge=1,
+        le=1024,
+        description="processes of a training on CPU that no launcher has started; null: one per core, as far"
+        " as they share the batch equally and have two crops each",
     )
     cpu_threads: int | None = Field(
-        None, ge=1, le=1024, description="threads of a rank on CPU; null: as many of its share of the cores as pay, which is tried"
+        None,
+        ge=1,
+        le=1024,
+        description="threads of a rank on CPU; null: as many of its share of the cores as pay, which is tried",
     )
     log_every: int = Field(50, ge=1, description="updates between two records of losses")
     validate_every: int = Field(1000, ge=1, description="updates between two validations")
     checkpoint_every: int | None = Field(
-        1000, ge=1, description="updates between two checkpoints; null: by the clock alone, or none within a phase"
+        1000,
+        ge=1,
+        description="updates between two checkpoints; null: by the clock alone, or none within a phase",
     )
     checkpoint_minutes: float | None = Field(
-        None, gt=0, description="minutes after which a checkpoint is due whatever checkpoint_every says; null: never"
+        None,
+        gt=0,
+        description="minutes after which a checkpoint is due whatever checkpoint_every says; null: never",
     )
     keep_checkpoints: int = Field(
-        3, ge=1, description="newest checkpoints that are kept, beside those of the end and of the best validation of each phase"
+        3,
+        ge=1,
+        description="newest checkpoints that are kept, beside those of the end and of the best validation of each phase",
     )
-    panels: int = Field(4, ge=0, le=1000, description="validation images shown as panels, spread over the rocks")
+    num_sample_images: int = Field(
+        4, ge=0, le=1000, description="validation images shown as panels, spread over the rocks"
+    )
     data: DataConfig
     generator: GeneratorConfig = SRResNetConfig()
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
@@ -155,7 +221,9 @@ class Config(Settings):
             try:
                 final_side(self.hr_crop, self.discriminator.padding)
             except ValueError as error:
-                raise ValueError(f"data.lr_crop={self.data.lr_crop} times generator.scale={self.generator.scale}: {error}") from None
+                raise ValueError(
+                    f"data.lr_crop={self.data.lr_crop} times generator.scale={self.generator.scale}: {error}"
+                ) from None
         return self
 
     @property
@@ -164,18 +232,28 @@ class Config(Settings):
 
     def phases(self):
         """Return [(name, settings)] of the phases of this experiment, in the order of the fields."""
-        return [(name, value) for name in type(self).model_fields if isinstance(value := getattr(self, name), PhaseConfig)]
+        return [
+            (name, value)
+            for name in type(self).model_fields
+            if isinstance(value := getattr(self, name), PhaseConfig)
+        ]
 
     def needs_discriminator(self):
         return any(phase.needs_discriminator and phase.weights is None for _, phase in self.phases())
 
     def vgg_losses(self):
         """Return {field: settings} of every VGG loss that will be used: their weights are files that may be missing."""
-        return {f"{name}.losses.{key}": loss for name, phase in self.phases() if phase.weights is None
-                for key, loss in phase.losses.items() if isinstance(loss, VGGLossConfig)}
+        return {
+            f"{name}.losses.{key}": loss
+            for name, phase in self.phases()
+            if phase.weights is None
+            for key, loss in phase.losses.items()
+            if isinstance(loss, VGGLossConfig)
+        }
 
 
 # Reading
+
 
 def load_config(path, overrides=()):
     """Read a YAML file and apply overrides ("adversarial.learning_rate=5e-5"); raises ConfigError with all faults."""
@@ -199,8 +277,14 @@ def parse_config(raw, origin="config"):
         return Config.model_validate(raw)
     except ValidationError as error:
         faults = [_explain(fault, raw) for fault in error.errors()]
-        raise ConfigError("\n".join([f"{origin}: {len(faults)} settings are wrong" if len(faults) > 1 else f"{origin}:",
-                                     *(f"  {fault}" for fault in faults)])) from None
+        raise ConfigError(
+            "\n".join(
+                [
+                    f"{origin}: {len(faults)} settings are wrong" if len(faults) > 1 else f"{origin}:",
+                    *(f"  {fault}" for fault in faults),
+                ]
+            )
+        ) from None
 
 
 def dump_config(config):
@@ -216,8 +300,11 @@ def dump_config(config):
 def differences(one, other):
     """Return "field: value -> value" for every setting in which two configs differ."""
     one, other = (flat(config.model_dump(mode="json")) for config in (one, other))
-    return [f"{key}: {one.get(key, 'absent')} -> {other.get(key, 'absent')}"
-            for key in dict.fromkeys([*one, *other]) if one.get(key, "absent") != other.get(key, "absent")]
+    return [
+        f"{key}: {one.get(key, 'absent')} -> {other.get(key, 'absent')}"
+        for key in dict.fromkeys([*one, *other])
+        if one.get(key, "absent") != other.get(key, "absent")
+    ]
 
 
 def flat(table, prefix=""):
@@ -244,18 +331,23 @@ def _override(raw, text):
         here = ".".join(parents[: depth + 1])
         raw = raw.setdefault(parent, _default_losses(here))
         if not isinstance(raw, dict):
-            raise ConfigError(f"--{text}: {here} is the value {'null' if raw is None else repr(raw)}, it has no fields")
+            raise ConfigError(
+                f"--{text}: {here} is the value {'null' if raw is None else repr(raw)}, it has no fields"
+            )
     raw[last] = value
 
 
 def _default_losses(path):
     """Return what an override starts from where the file says nothing: the default losses of a phase, else an empty table."""
     phase, _, rest = path.partition(".")
-    default = Config.model_fields[phase].default if phase in Config.model_fields and rest == "losses" else None
+    default = (
+        Config.model_fields[phase].default if phase in Config.model_fields and rest == "losses" else None
+    )
     return default.model_dump(mode="json")["losses"] if isinstance(default, PhaseConfig) else {}
 
 
 # Explaining
+
 
 def _explain(fault, raw):
     path = _real_path(fault["loc"], raw)
@@ -310,8 +402,14 @@ def _tables_at(parents, raw):
     for parent in parents:
         here = here.get(parent) if isinstance(here, dict) else None
         fields = [model.model_fields[parent].annotation for model in models if parent in model.model_fields]
-        models = [m for annotation in fields for m in _models_in(annotation)] if fields else models  # a key of a dictionary
-    chosen = [m for m in models if isinstance(here, dict) and "name" in m.model_fields and here.get("name") in _names(m)]
+        models = (
+            [m for annotation in fields for m in _models_in(annotation)] if fields else models
+        )  # a key of a dictionary
+    chosen = [
+        m
+        for m in models
+        if isinstance(here, dict) and "name" in m.model_fields and here.get("name") in _names(m)
+    ]
     return chosen or models
 
 
@@ -321,7 +419,9 @@ def _keys(model, prefix=""):
     for field, info in model.model_fields.items():
         keys.append(prefix + field)
         if typing.get_origin(info.annotation) is not dict:
-            keys += [key for member in _models_in(info.annotation) for key in _keys(member, f"{prefix}{field}.")]
+            keys += [
+                key for member in _models_in(info.annotation) for key in _keys(member, f"{prefix}{field}.")
+            ]
     return list(dict.fromkeys(keys))
 
 

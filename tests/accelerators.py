@@ -5,7 +5,7 @@ from types import MethodType, SimpleNamespace
 import torch
 from accelerate.utils import convert_outputs_to_fp32
 
-from srgan_dist.checkpoint import tensors_of
+from srgan_dist.run.checkpoint import tensors_of
 
 
 def accelerator_on(device, precision="no", ranks=1):
@@ -23,5 +23,8 @@ def accelerator_on(device, precision="no", ranks=1):
 
 def state_of(phase):
     """Return copies on the host of all that an update of a phase changes: {name: tensor}."""
-    return {f"{label}.{name}": tensor.detach().cpu().clone() for label, item in {"generator": phase.generator, **phase.stateful()}.items()
-            for name, tensor in tensors_of(item).items()}
+    return {
+        f"{label}.{name}": tensor.detach().cpu().clone()
+        for label, item in {"generator": phase.generator, **phase.stateful()}.items()
+        for name, tensor in tensors_of(item).items()
+    }

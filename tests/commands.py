@@ -8,16 +8,30 @@ import time
 from pathlib import Path
 
 from conftest import REPOSITORY, tiny_config
-from srgan_dist.config import dump_config
 
+from srgan_dist.config import dump_config
 
 RANKS = [sys.executable, "launch/ranks.py"]
 
 
 def start(*command, **environment):
-    variables = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), **environment}
-    return subprocess.Popen([*map(str, command)], cwd=REPOSITORY, env=variables, text=True, start_new_session=True,
-                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    variables = {
+        **os.environ,
+        "ACCELERATE_USE_CPU": "1",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(REPOSITORY),
+        **environment,
+    }
+    return subprocess.Popen(
+        [*map(str, command)],
+        cwd=REPOSITORY,
+        env=variables,
+        text=True,
+        start_new_session=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def free_port():
@@ -33,9 +47,24 @@ def write_config(folder, config):
 
 def long_config(shards, output, steps=10**6, **changes):
     """A training of phase 1 that only a signal ends unless `steps` do; it reports every update."""
-    pretrain = {"steps": steps, "learning_rate": 1e-3, "decay_every": None, "losses": {"pixel": {"name": "l1"}}}
-    return tiny_config(shards, output, **{"pretrain": pretrain, "adversarial": None, "log_every": 1, "validate_every": 10**6,
-                                          "checkpoint_every": 10**6} | changes)
+    pretrain = {
+        "steps": steps,
+        "learning_rate": 1e-3,
+        "decay_every": None,
+        "losses": {"pixel": {"name": "l1"}},
+    }
+    return tiny_config(
+        shards,
+        output,
+        **{
+            "pretrain": pretrain,
+            "adversarial": None,
+            "log_every": 1,
+            "validate_every": 10**6,
+            "checkpoint_every": 10**6,
+        }
+        | changes,
+    )
 
 
 def wait_until(condition, process, seconds=120):

@@ -18,13 +18,17 @@ from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 
 from srgan_dist.config import parse_config
-from srgan_dist.data.build import BuildOptions, build
 from srgan_dist.data.index import open_split
+from srgan_dist.packing.build import BuildOptions, build
 
 torch.set_num_threads(1)  # tiny networks gain nothing from more
-signal.signal(signal.SIGINT, signal.default_int_handler)  # what shells run in the background ignores it, with all its children
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # what shells run in the background ignores it, with all its children
 
-_cache = tempfile.TemporaryDirectory(prefix="srgan_dist_cache_")  # of this process and of those that it starts
+_cache = tempfile.TemporaryDirectory(
+    prefix="srgan_dist_cache_"
+)  # of this process and of those that it starts
 os.environ["XDG_CACHE_HOME"] = _cache.name
 
 REPOSITORY = Path(__file__).parent.parent
@@ -151,12 +155,22 @@ def tiny_config(shards, output, **changes):
         "checkpoint_every": 100,
         "cpu_ranks": 1,
         "cpu_threads": 1,
-        "panels": 1,
+        "num_sample_images": 1,
         "data": {"path": str(shards), "lr_crop": 8, "batch_size": 4, "augment": True},
         "generator": {"name": "srresnet", "num_blocks": 1, "num_filters": 8, "tanh": False, "init_std": None},
         "discriminator": {"name": "discriminator", "num_filters": 4, "num_dense": 16, "init_std": None},
-        "pretrain": {"steps": 6, "learning_rate": 1e-3, "decay_every": None, "losses": {"pixel": {"name": "l1"}}},
-        "adversarial": {"steps": 4, "learning_rate": 1e-3, "decay_every": None, "losses": {"pixel": {"name": "l1"}}},
+        "pretrain": {
+            "steps": 6,
+            "learning_rate": 1e-3,
+            "decay_every": None,
+            "losses": {"pixel": {"name": "l1"}},
+        },
+        "adversarial": {
+            "steps": 4,
+            "learning_rate": 1e-3,
+            "decay_every": None,
+            "losses": {"pixel": {"name": "l1"}},
+        },
         "tracking": {"wandb": "disabled"},
     }
     return parse_config(raw | changes)

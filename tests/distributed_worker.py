@@ -18,17 +18,17 @@ from accelerate import Accelerator
 from srgan_dist.config import load_config
 from srgan_dist.data.index import open_split
 from srgan_dist.data.loader import TrainLoader
-from srgan_dist.data.verify import usable_or_stop
-from srgan_dist.errors import UserError, reported
-from srgan_dist.group import wait_for_all
-from srgan_dist.networks import Networks
+from srgan_dist.evaluation.scoring import methods_of, score_split
+from srgan_dist.evaluation.validation import Validator
+from srgan_dist.integrity.find_corruption import check_corruption_limit
+from srgan_dist.models.networks import Networks
 from srgan_dist.phases.adversarial import AdversarialPhase
 from srgan_dist.phases.pretrain import PretrainPhase
-from srgan_dist.prepare import prepare
-from srgan_dist.scoring import methods_of, score_split
-from srgan_dist.speed import Speed
-from srgan_dist.train import Run, train
-from srgan_dist.validation import Validator
+from srgan_dist.run.preflight import prepare
+from srgan_dist.run.step_timer import Speed
+from srgan_dist.runtime.process_group import barrier
+from srgan_dist.training import Run, train
+from srgan_dist.utils.errors import UserError, cli_errors
 
 
 def digest(module):
@@ -59,7 +59,8 @@ def sending(call, number, at):
 def train_disturbed(config, out):
     """Train; rank 1 is killed in update 5, and once it is restarted it is asked to stop after update 8, 2 of phase 2."""
     phase, number, at = [(PretrainPhase, signal.SIGKILL, 5), (AdversarialPhase, signal.SIGTERM, 2)][
-        int(os.environ["TORCHELASTIC_RESTART_COUNT"])]
+        int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+    ]
     if os.environ["RANK"] == "1":
         phase.update = sending(phase.update, number, at)
     return train_both_phases(config, out)
@@ -89,8 +90,14 @@ def train_both_phases(config, out):
 def read_batches(config, out):
     accelerator = Accelerator()
     loader = TrainLoader(
-        [(open_split(config.data.path, "train"), 1.0)], config.data.lr_crop, config.data.batch_size, config.seed,
-        config.data.augment, accelerator.process_index, accelerator.num_processes, accelerator.device,
+        [(open_split(config.data.path, "train"), 1.0)],
+        config.data.lr_crop,
+        config.data.batch_size,
+        config.seed,
+        config.data.augment,
+        accelerator.process_index,
+        accelerator.num_processes,
+        accelerator.device,
     )
     batches = loader.batches(0)
     hashes = []
@@ -108,20 +115,29 @@ def read_exactly(config, out):
     train_sets = prepare(config, world_size=layout[1]).train
     report = {"batches": []}
     try:
-        usable_or_stop(train_sets, [], 0, *layout)
+        check_corruption_limit(train_sets, [], 0, *layout)
     except UserError as error:
         report["refused"] = str(error)
-    report["damage"] = usable_or_stop(train_sets, [], config.data.max_bad_samples, *layout)
+    report["damage"] = check_corruption_limit(train_sets, [], config.data.max_bad_samples, *layout)
     loader = TrainLoader(
-        train_sets, config.data.lr_crop, config.data.batch_size, config.seed, config.data.augment, *layout, accelerator.device,
-        [[one.row for one in damages] for damages in report["damage"]], accumulation=2,
+        train_sets,
+        config.data.lr_crop,
+        config.data.batch_size,
+        config.seed,
+        config.data.augment,
+        *layout,
+        accelerator.device,
+        [[one.row for one in damages] for damages in report["damage"]],
+        gradient_accumulation_steps=2,
     )
     batches = loader.batches(0)
     for _ in range(4 * 2):
         report["batches"].append(list(map(digest_of, *next(batches))))
     batches.close()
     split = train_sets[0][0]
-    report["scores"] = score_split(split, methods_of({}, split.scale, accelerator.device), *layout, accelerator.device)
+    report["scores"] = score_split(
+        split, methods_of({}, split.scale, accelerator.device), *layout, accelerator.device
+    )
     accelerator.end_training()
     return report, None
 
@@ -137,7 +153,7 @@ def note_what_is_seen(config, out):
                     seen.append(list(map(digest_of, lr, hr)))
                     yield lr, hr
 
-    with mock.patch("srgan_dist.train.TrainLoader", Noting):
+    with mock.patch("srgan_dist.training.TrainLoader", Noting):
         train(config)
     return {"seen": seen}, None
 
@@ -153,7 +169,7 @@ def train_and_die(config, out):
     def save_and_die(self, *arguments, **options):
         save(self, *arguments, **options)
         self.writer.wait()
-        wait_for_all()
+        barrier()
         if DEATHS[died : died + 1] == [self.state.updates] and int(os.environ["RANK"]) == died % 2:
             (out / f"death{self.state.updates}").touch()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -190,7 +206,7 @@ def time_ranks(config, out):
     accelerator = Accelerator()
     slowness = 1 + accelerator.process_index
     clock = iter([0.0, 0.010 * slowness])
-    with mock.patch("srgan_dist.speed.time.perf_counter", lambda: next(clock, 1.0)):
+    with mock.patch("srgan_dist.run.step_timer.time.perf_counter", lambda: next(clock, 1.0)):
         timed = Speed(accelerator)
         timed.step()
         numbers = timed.read(samples=8, seconds=1.0 * slowness, waited=0.5 * slowness)
@@ -226,16 +242,26 @@ def train_with_a_fault(config, out):
         train(config.model_copy(update={"data": config.data.model_copy(update={"path": str(shards)})}))
 
 
-TASKS = {"fault": train_with_a_fault, "train": train_both_phases, "batches": read_batches, "mortal": train_and_die, "apart": train_with_directories_of_their_own,
-         "buffers": share_batch_norm_buffers, "exact": read_exactly, "seen": note_what_is_seen, "disturbed": train_disturbed,
-         "late": train_and_be_stopped_late, "speed": time_ranks}
+TASKS = {
+    "fault": train_with_a_fault,
+    "train": train_both_phases,
+    "batches": read_batches,
+    "mortal": train_and_die,
+    "apart": train_with_directories_of_their_own,
+    "buffers": share_batch_norm_buffers,
+    "exact": read_exactly,
+    "seen": note_what_is_seen,
+    "disturbed": train_disturbed,
+    "late": train_and_be_stopped_late,
+    "speed": time_ranks,
+}
 
 if __name__ == "__main__":
     task, config, out = sys.argv[1:]
     os.fsync = lambda descriptor: None  # quicker; only a loss of power would show it
     out = Path(out)
     rank = int(os.environ.get("RANK", 0))
-    with reported():
+    with cli_errors():
         report, tensors = TASKS[task](load_config(config), out)
     (out / f"rank{rank}.json").write_text(json.dumps(report))
     if tensors and rank == 0:

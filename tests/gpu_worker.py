@@ -7,16 +7,16 @@ from pathlib import Path
 from unittest import mock
 
 import torch
-
 from accelerators import accelerator_on
 from distributed_worker import digest, sending
+
 from srgan_dist.config import load_config
-from srgan_dist.errors import TrainingStopped
-from srgan_dist.networks import Networks
+from srgan_dist.models.networks import Networks
 from srgan_dist.phases import build_phase
 from srgan_dist.phases.adversarial import AdversarialPhase
 from srgan_dist.phases.pretrain import PretrainPhase
-from srgan_dist.train import train
+from srgan_dist.training import train
+from srgan_dist.utils.errors import TrainingStopped
 
 
 def resume(config, out, device):
@@ -29,7 +29,10 @@ def resume(config, out, device):
     whole = digests(train(config.model_copy(update={"name": "whole", "device": device})))
     stopped = config.model_copy(update={"name": "stopped", "device": device})
     for phase, at in ((PretrainPhase, 3), (AdversarialPhase, 2)):
-        with mock.patch.object(phase, "update", sending(phase.update, 15, at)), contextlib.suppress(TrainingStopped):
+        with (
+            mock.patch.object(phase, "update", sending(phase.update, 15, at)),
+            contextlib.suppress(TrainingStopped),
+        ):
             train(stopped)
             raise AssertionError("it was not stopped")
     return {"whole": whole, "stopped": digests(train(stopped))}
@@ -44,10 +47,16 @@ def updates(config, out, device):
     phase = build_phase(config.adversarial, networks, accelerator)
     for update in range(3):
         generator = torch.Generator().manual_seed(update)
-        crops = [(torch.rand(4, 1, side, side, generator=generator) * 2 - 1).chunk(ranks)[rank].to(device)
-                 for side in (config.data.lr_crop, config.hr_crop)]
+        crops = [
+            (torch.rand(4, 1, side, side, generator=generator) * 2 - 1).chunk(ranks)[rank].to(device)
+            for side in (config.data.lr_crop, config.hr_crop)
+        ]
         phase.update([crops])
-    return {f"{name}.{key}": value.cpu() for name, network in networks.built.items() for key, value in network.state_dict().items()}
+    return {
+        f"{name}.{key}": value.cpu()
+        for name, network in networks.built.items()
+        for key, value in network.state_dict().items()
+    }
 
 
 def in_group(config, out, device):

@@ -16,9 +16,16 @@ from pathlib import Path
 
 import torch
 
-from srgan_dist import checkpoint, files
-from srgan_dist.checkpoint import list_checkpoints, load_generator, newest_checkpoint, read_state, save_checkpoint
 from srgan_dist.config import load_config
+from srgan_dist.run import checkpoint
+from srgan_dist.run.checkpoint import (
+    list_checkpoints,
+    load_generator,
+    newest_checkpoint,
+    read_state,
+    save_checkpoint,
+)
+from srgan_dist.utils import files
 
 
 def forked(act):
@@ -44,6 +51,7 @@ def waited(child):
 
 
 # A save that is killed before each of its lines
+
 
 def kill_at_every_line(out):
     """Save a third checkpoint, then one in the place of the only one, killed before the first, second, ... line of the code
@@ -95,12 +103,13 @@ def dying_before(line, act):
 
 # Trainings that are killed
 
+
 def kill_trainings(config, kills, seed=0):
     """Train `config` again and again under names of their own until so many processes were killed, half of them while they
     saved; every run goes on until it is finished. Returns how many were killed in a save, the names of the runs, and how
     many updates lay before each kill.
     """
-    from srgan_dist.train import train  # here, since it makes every fork slower
+    from srgan_dist.training import train  # here, since it makes every fork slower
 
     torch.set_num_threads(1)
     rng = random.Random(seed)
@@ -112,7 +121,9 @@ def kill_trainings(config, kills, seed=0):
         newest = 0
         while True:
             child = forked(lambda: train(config.model_copy(update={"name": name})))
-            killed = report["kills"] < kills and kill_somewhere(child, run / "checkpoints", rng, inside=report["kills"] % 2 == 0)
+            killed = report["kills"] < kills and kill_somewhere(
+                child, run / "checkpoints", rng, inside=report["kills"] % 2 == 0
+            )
             ended = waited(child)
             if ended == 0:
                 break

@@ -7,13 +7,14 @@ from unittest import mock
 import torch
 import torch.distributed
 from accelerate import Accelerator
-from torch.nn.parallel import DistributedDataParallel
-
 from accelerators import state_of
 from conftest import tiny_config
-from srgan_dist.losses.adversarial import adversarial_loss, discriminator_loss
-from srgan_dist.networks import Networks
-from srgan_dist.phases import build_phase, spikes
+from torch.nn.parallel import DistributedDataParallel
+
+from srgan_dist.losses.gan import adversarial_loss, discriminator_loss
+from srgan_dist.models.networks import Networks
+from srgan_dist.optim import spike_detector
+from srgan_dist.phases import build_phase
 
 BATCH, UPDATES = 12, 3
 VGG = {"name": "vgg19", "weights": "random", "layer": "relu2_2", "weight": 1.0}
@@ -23,13 +24,17 @@ LOSSES = PIXEL | {"perceptual": VGG}
 
 def config_of(**changes):
     phase = {"learning_rate": 1e-3, "decay_every": None, "adversarial_weight": 0.5, "losses": LOSSES}
-    return tiny_config("unused", "unused", **{**changes, "adversarial": phase | changes.get("adversarial", {})})
+    return tiny_config(
+        "unused", "unused", **{**changes, "adversarial": phase | changes.get("adversarial", {})}
+    )
 
 
 def batches_of(update, rank, world_size, accumulation):
     """Return the micro-batches of a rank: its slots of the global batch of an update, in order."""
     generator = torch.Generator().manual_seed(update)
-    lr, hr = (torch.rand(BATCH, 1, side, side, generator=generator, dtype=torch.float64) * 2 - 1 for side in (8, 32))
+    lr, hr = (
+        torch.rand(BATCH, 1, side, side, generator=generator, dtype=torch.float64) * 2 - 1 for side in (8, 32)
+    )
     own = slice(rank * BATCH // world_size, (rank + 1) * BATCH // world_size)
     return list(zip(lr[own].chunk(accumulation), hr[own].chunk(accumulation), strict=True))
 
@@ -58,7 +63,11 @@ def trained(accelerator, name, accumulation=1, fixed_statistics=False, config=No
     with mock.patch("torch.distributed.all_reduce", counted):
         for update in range(UPDATES):
             collectives.append([])
-            numbers.append(phase.update(batches_of(update, accelerator.process_index, accelerator.num_processes, accumulation)))
+            numbers.append(
+                phase.update(
+                    batches_of(update, accelerator.process_index, accelerator.num_processes, accumulation)
+                )
+            )
     sizes = [sum(p.nbytes for p in network.parameters()) for network in networks.built.values()]
     return {"tensors": state_of(phase), "numbers": numbers, "collectives": collectives, "bytes": sizes}
 
@@ -69,14 +78,19 @@ def plain(accelerator):
     _, phase = prepared(accelerator, config, "adversarial")
     generator, critic = phase.generator, phase.discriminator
     parallel = {"broadcast_buffers": False}
-    shared_generator, shared_critic = DistributedDataParallel(generator, **parallel), DistributedDataParallel(critic, **parallel)
+    shared_generator, shared_critic = (
+        DistributedDataParallel(generator, **parallel),
+        DistributedDataParallel(critic, **parallel),
+    )
     for update in range(UPDATES):
-        (lr, hr), = batches_of(update, accelerator.process_index, accelerator.num_processes, 1)
+        ((lr, hr),) = batches_of(update, accelerator.process_index, accelerator.num_processes, 1)
         sr = shared_generator(lr)
         phase.discriminator_optimizer.zero_grad()
         discriminator_loss(shared_critic(hr), shared_critic(sr.detach())).backward()
         phase.discriminator_optimizer.step()
-        total = sum(config.adversarial.losses[name].weight * loss(sr, hr) for name, loss in phase.losses.items())
+        total = sum(
+            config.adversarial.losses[name].weight * loss(sr, hr) for name, loss in phase.losses.items()
+        )
         critic.requires_grad_(False)
         total = total + 0.5 * adversarial_loss(critic(sr))
         phase.generator_optimizer.zero_grad()
@@ -117,35 +131,65 @@ def _brighten(phase, batches):
 
 def _explode(phase, batches):
     """Let the discriminator's loss be infinite, where its own gradient is not."""
-    return phase.discriminator.dense2.register_forward_hook(lambda module, inputs, logits: logits - float("inf"))
+    return phase.discriminator.dense2.register_forward_hook(
+        lambda module, inputs, logits: logits - float("inf")
+    )
 
 
 FAULTS = {
     "pixel": lambda phase, batches: batches[-1][1].view(-1)[0].fill_(float("nan")) and None,
-    "generator gradient": lambda phase, batches: phase.generator.head.weight.register_hook(_poison(float("nan"))),
-    "infinite generator gradient": lambda phase, batches: phase.generator.tail.bias.register_hook(_poison(float("inf"))),
-    "discriminator gradient": lambda phase, batches: phase.discriminator.dense1.weight.register_hook(_poison(float("nan"))),
+    "generator gradient": lambda phase, batches: phase.generator.head.weight.register_hook(
+        _poison(float("nan"))
+    ),
+    "infinite generator gradient": lambda phase, batches: phase.generator.tail.bias.register_hook(
+        _poison(float("inf"))
+    ),
+    "discriminator gradient": lambda phase, batches: phase.discriminator.dense1.weight.register_hook(
+        _poison(float("nan"))
+    ),
     "discriminator loss": _explode,
     "pixel spike": _brighten,
-    "generator gradient spike": lambda phase, batches: phase.generator.head.weight.register_hook(_magnify(1e7)),
-    "discriminator gradient spike": lambda phase, batches: phase.discriminator.dense1.weight.register_hook(_magnify(1e7)),
-    "discriminator loss spike": lambda phase, batches: phase.discriminator.dense2.register_forward_hook(lambda m, i, logits: 1e7 * logits),
+    "generator gradient spike": lambda phase, batches: phase.generator.head.weight.register_hook(
+        _magnify(1e7)
+    ),
+    "discriminator gradient spike": lambda phase, batches: phase.discriminator.dense1.weight.register_hook(
+        _magnify(1e7)
+    ),
+    "discriminator loss spike": lambda phase, batches: phase.discriminator.dense2.register_forward_hook(
+        lambda m, i, logits: 1e7 * logits
+    ),
 }
 PRETRAIN_FAULTS = [name for name in FAULTS if "discriminator" not in name]
 
 if __name__ == "__main__":
-    spikes.SETTLED = 1  # so that the second update can be one
+    spike_detector.SETTLED = 1  # so that the second update can be one
     accelerator = Accelerator()
     results = {
         "pretrain": [trained(accelerator, "pretrain", k) for k in (1, 2, 3)],
         "adversarial": [trained(accelerator, "adversarial", k, fixed_statistics=True) for k in (1, 2, 3)],
         "own statistics": trained(accelerator, "adversarial"),
-        "synchronised": trained(accelerator, "adversarial", config=config_of(discriminator={
-            "num_filters": 4, "num_dense": 16, "init_std": None, "sync_batchnorm": True})),
-        "guarded": {name: trained(accelerator, name, 2, config=config_of(**{name: {"steps": 6, "losses": LOSSES, "max_spike": 1e6}}))
-                    for name in ("pretrain", "adversarial")},
-        "faults": {(name, fault, k): faulty(accelerator, name, fault, k) for name, faults in (
-            ("pretrain", PRETRAIN_FAULTS), ("adversarial", FAULTS)) for fault in faults for k in (1, 2)},
+        "synchronised": trained(
+            accelerator,
+            "adversarial",
+            config=config_of(
+                discriminator={"num_filters": 4, "num_dense": 16, "init_std": None, "sync_batchnorm": True}
+            ),
+        ),
+        "guarded": {
+            name: trained(
+                accelerator,
+                name,
+                2,
+                config=config_of(**{name: {"steps": 6, "losses": LOSSES, "max_spike": 1e6}}),
+            )
+            for name in ("pretrain", "adversarial")
+        },
+        "faults": {
+            (name, fault, k): faulty(accelerator, name, fault, k)
+            for name, faults in (("pretrain", PRETRAIN_FAULTS), ("adversarial", FAULTS))
+            for fault in faults
+            for k in (1, 2)
+        },
     }
     if accelerator.num_processes > 1:
         results["plain"] = plain(accelerator)

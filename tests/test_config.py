@@ -1,12 +1,12 @@
 from typing import Annotated, Literal
 
 import pytest
+from conftest import REPOSITORY
 from pydantic import Field, create_model
 
-from conftest import REPOSITORY
 from srgan_dist.config import Config, ConfigError, differences, dump_config, load_config, parse_config
 from srgan_dist.models.srresnet import SRResNetConfig
-from srgan_dist.settings import Settings
+from srgan_dist.utils.settings import Settings
 
 MINIMAL = {"name": "a", "data": {"path": "shards"}}
 
@@ -35,28 +35,54 @@ def test_shipped_recipes_are_the_papers():
     config = load_config(REPOSITORY / "configs" / "deeprock_x4.yaml")
     assert (config.data.lr_crop, config.data.batch_size, config.hr_crop) == (48, 16, 192)
     assert (config.pretrain.steps, config.adversarial.steps) == (100_000, 150_000)
-    assert (config.pretrain.learning_rate, config.pretrain.decay_every, config.adversarial.decay_every) == (1e-4, 50_000, 100_000)
-    assert config.adversarial.losses["perceptual"].weight == 1e-5 and config.adversarial.adversarial_weight == 5e-3
+    assert (config.pretrain.learning_rate, config.pretrain.decay_every, config.adversarial.decay_every) == (
+        1e-4,
+        50_000,
+        100_000,
+    )
+    assert (
+        config.adversarial.losses["perceptual"].weight == 1e-5
+        and config.adversarial.adversarial_weight == 5e-3
+    )
     assert config.adversarial.losses["perceptual"].layer == "relu5_4" and config.discriminator.padding == 1
     assert load_config(REPOSITORY / "configs" / "deeprock_x2.yaml").generator.scale == 2
 
 
 def test_a_dumped_config_reads_back_equal(tmp_path):
-    config = parse_config(MINIMAL | {"mixed_precision": "no", "pretrain": {"learning_rate": 1e-3, "max_seconds": 3}})
+    config = parse_config(
+        MINIMAL | {"mixed_precision": "no", "pretrain": {"learning_rate": 1e-3, "max_seconds": 3}}
+    )
     assert load_config(write(tmp_path, dump_config(config))) == config
 
 
 def test_yaml_words_and_numbers_mean_what_they_say(tmp_path):
-    config = load_config(write(tmp_path, "name: on\nmixed_precision: no\ndata: {path: p}\npretrain: {learning_rate: 1e-4}\n"))
+    config = load_config(
+        write(tmp_path, "name: on\nmixed_precision: no\ndata: {path: p}\npretrain: {learning_rate: 1e-4}\n")
+    )
     assert (config.name, config.mixed_precision, config.pretrain.learning_rate) == ("on", "no", 1e-4)
 
 
 def test_overrides(tmp_path):
-    path = write(tmp_path, "name: a\ndata: {path: p}\nadversarial: {losses: {pixel: {name: l1}, perceptual: {name: vgg19}}}\n")
-    config = load_config(path, ["adversarial.learning_rate=5e-5", "pretrain.decay_every=null", "generator.num_blocks=3",
-                                "adversarial.losses.perceptual=null", "data.augment=true"])
+    path = write(
+        tmp_path,
+        "name: a\ndata: {path: p}\nadversarial: {losses: {pixel: {name: l1}, perceptual: {name: vgg19}}}\n",
+    )
+    config = load_config(
+        path,
+        [
+            "adversarial.learning_rate=5e-5",
+            "pretrain.decay_every=null",
+            "generator.num_blocks=3",
+            "adversarial.losses.perceptual=null",
+            "data.augment=true",
+        ],
+    )
     assert config.adversarial.learning_rate == 5e-5 and config.pretrain.decay_every is None
-    assert config.generator.num_blocks == 3 and set(config.adversarial.losses) == {"pixel"} and config.data.augment
+    assert (
+        config.generator.num_blocks == 3
+        and set(config.adversarial.losses) == {"pixel"}
+        and config.data.augment
+    )
     with pytest.raises(ConfigError, match="--steps is not of the form --field=value"):
         load_config(path, ["steps"])
     for empty in ("data..path=1", ".data=1", "=1"):
@@ -68,7 +94,10 @@ def test_overrides(tmp_path):
         load_config(path, ["adversarial=null", "adversarial.steps=5"])
     with pytest.raises(ConfigError, match="name is the value 'a', it has no fields"):
         load_config(path, ["name.first=b"])
-    with pytest.raises(ConfigError, match="adversarial.learning_rat = 1: is not a setting; the nearest is adversarial.learning_rate"):
+    with pytest.raises(
+        ConfigError,
+        match="adversarial.learning_rat = 1: is not a setting; the nearest is adversarial.learning_rate",
+    ):
         load_config(path, ["adversarial.learning_rat=1"])
 
 
@@ -79,40 +108,81 @@ def test_overrides_of_losses_start_from_the_default_ones_where_the_file_names_no
     assert losses["perceptual"].weights == "random" and set(losses) == {"pixel", "perceptual"}
 
 
-@pytest.mark.parametrize("change, expected", [
-    ({"data": {"path": "p", "foo": 1}}, "data.foo = 1: is not a setting; data has path, train, lr_crop, batch_size, augment, verify, max_bad_samples"),
-    ({"adversarial": {"losses": {"v": {"name": "l1", "layer": "x"}}}},
-     "adversarial.losses.v.layer = 'x': is not a setting; adversarial.losses.v has name, weight"),
-    ({"adversarial": {"losses": {"v": {"weight": 1.0}}}}, "adversarial.losses.v: needs a name, one of l1, mse, vgg19"),
-    ({"adversarial": {"losses": {"v": {"name": "gan"}}}}, "adversarial.losses.v.name = 'gan': is not known; use one of l1, mse, vgg19"),
-    ({"data": [1]}, "data = [1]: is not a table of settings"),
-    ({"name": 1}, "name = 1: input should be a valid string; quote it: '\"1\"'"),
-    ({"name": "a\nb"}, "must be usable as the name of a folder"),
-    ({"name": "x" * 201}, "must be usable as the name of a folder"),
-    ({"output": "a\0b"}, "output = 'a\\x00b': holds a character that no path should have"),
-    ({"panels": 10**12}, "panels = 1000000000000: input should be less than or equal to 1000"),
-    ({"learning_rate": 1e-4}, "learning_rate = 0.0001: is not a setting; the nearest is pretrain.learning_rate"),
-    ({"generator": {"num_block": 3}}, "generator.num_block = 3: is not a setting; the nearest is generator.num_blocks"),
-    ({"adversarial": {"losses": {"perceptual": {"name": "vgg19", "layr": "x"}}}},
-     "adversarial.losses.perceptual.layr = 'x': is not a setting; the nearest is adversarial.losses.perceptual.layer"),
-    ({"pretrain": {"steps": "many"}}, "pretrain.steps = 'many': input should be a valid integer"),
-    ({"pretrain": {"steps": True}}, "pretrain.steps = True: input should be a valid integer"),
-    ({"pretrain": {"learning_rate": float("nan")}}, "pretrain.learning_rate = nan: input should be a finite number"),
-    ({"pretrain": {"learning_rate": -1.0}}, "pretrain.learning_rate = -1.0: input should be greater than 0"),
-    ({"generator": {"scale": 3}}, "generator.scale = 3: must be a power of two, each stage doubles the size; use 2, 4 or 8"),
-    ({"mixed_precision": "fp16"}, "mixed_precision = 'fp16': fp16 needs a loss scaler per network"),
-    ({"mixed_precision": "bf8"}, "mixed_precision = 'bf8': input should be 'no', 'bf16' or 'auto'"),
-    ({"name": "a/b"}, "name = 'a/b': must be usable as the name of a folder"),
-    ({"seed": -1}, "seed = -1: input should be greater than or equal to 0"),
-    ({"adversarial": {"losses": {"perceptual": {"name": "vgg19", "layer": "conv9"}}}},
-     "adversarial.losses.perceptual.layer = 'conv9': input should be 'relu2_2'"),
-    ({"adversarial": {"losses": {"generator": {"name": "l1"}}}}, "adversarial.losses: generator is a panel of its own"),
-    ({"adversarial": {"losses": {}}}, "adversarial.losses: dictionary should have at least 1 item"),
-    ({"pretrain": None, "adversarial": None}, "every phase is null: there is nothing to train"),
-    ({"data": {"path": "p", "lr_crop": 15}, "discriminator": {"padding": 0}},
-     "data.lr_crop=15 times generator.scale=4: an HR crop of 60 pixels vanishes"),
-    ({"data": {}}, "data.path: is missing and has no default"),
-])
+@pytest.mark.parametrize(
+    "change, expected",
+    [
+        (
+            {"data": {"path": "p", "foo": 1}},
+            "data.foo = 1: is not a setting; data has path, train, lr_crop, batch_size, augment, verify, max_bad_samples",
+        ),
+        (
+            {"adversarial": {"losses": {"v": {"name": "l1", "layer": "x"}}}},
+            "adversarial.losses.v.layer = 'x': is not a setting; adversarial.losses.v has name, weight",
+        ),
+        (
+            {"adversarial": {"losses": {"v": {"weight": 1.0}}}},
+            "adversarial.losses.v: needs a name, one of l1, mse, vgg19",
+        ),
+        (
+            {"adversarial": {"losses": {"v": {"name": "gan"}}}},
+            "adversarial.losses.v.name = 'gan': is not known; use one of l1, mse, vgg19",
+        ),
+        ({"data": [1]}, "data = [1]: is not a table of settings"),
+        ({"name": 1}, "name = 1: input should be a valid string; quote it: '\"1\"'"),
+        ({"name": "a\nb"}, "must be usable as the name of a folder"),
+        ({"name": "x" * 201}, "must be usable as the name of a folder"),
+        ({"output": "a\0b"}, "output = 'a\\x00b': holds a character that no path should have"),
+        (
+            {"num_sample_images": 10**12},
+            "num_sample_images = 1000000000000: input should be less than or equal to 1000",
+        ),
+        (
+            {"learning_rate": 1e-4},
+            "learning_rate = 0.0001: is not a setting; the nearest is pretrain.learning_rate",
+        ),
+        (
+            {"generator": {"num_block": 3}},
+            "generator.num_block = 3: is not a setting; the nearest is generator.num_blocks",
+        ),
+        (
+            {"adversarial": {"losses": {"perceptual": {"name": "vgg19", "layr": "x"}}}},
+            "adversarial.losses.perceptual.layr = 'x': is not a setting; the nearest is adversarial.losses.perceptual.layer",
+        ),
+        ({"pretrain": {"steps": "many"}}, "pretrain.steps = 'many': input should be a valid integer"),
+        ({"pretrain": {"steps": True}}, "pretrain.steps = True: input should be a valid integer"),
+        (
+            {"pretrain": {"learning_rate": float("nan")}},
+            "pretrain.learning_rate = nan: input should be a finite number",
+        ),
+        (
+            {"pretrain": {"learning_rate": -1.0}},
+            "pretrain.learning_rate = -1.0: input should be greater than 0",
+        ),
+        (
+            {"generator": {"scale": 3}},
+            "generator.scale = 3: must be a power of two, each stage doubles the size; use 2, 4 or 8",
+        ),
+        ({"mixed_precision": "fp16"}, "mixed_precision = 'fp16': fp16 needs a loss scaler per network"),
+        ({"mixed_precision": "bf8"}, "mixed_precision = 'bf8': input should be 'no', 'bf16' or 'auto'"),
+        ({"name": "a/b"}, "name = 'a/b': must be usable as the name of a folder"),
+        ({"seed": -1}, "seed = -1: input should be greater than or equal to 0"),
+        (
+            {"adversarial": {"losses": {"perceptual": {"name": "vgg19", "layer": "conv9"}}}},
+            "adversarial.losses.perceptual.layer = 'conv9': input should be 'relu2_2'",
+        ),
+        (
+            {"adversarial": {"losses": {"generator": {"name": "l1"}}}},
+            "adversarial.losses: generator is a panel of its own",
+        ),
+        ({"adversarial": {"losses": {}}}, "adversarial.losses: dictionary should have at least 1 item"),
+        ({"pretrain": None, "adversarial": None}, "every phase is null: there is nothing to train"),
+        (
+            {"data": {"path": "p", "lr_crop": 15}, "discriminator": {"padding": 0}},
+            "data.lr_crop=15 times generator.scale=4: an HR crop of 60 pixels vanishes",
+        ),
+        ({"data": {}}, "data.path: is missing and has no default"),
+    ],
+)
 def test_errors_name_field_value_and_rule(change, expected):
     assert expected in error_of(MINIMAL | change)
 
@@ -120,22 +190,33 @@ def test_errors_name_field_value_and_rule(change, expected):
 def test_all_faults_are_told_at_once():
     text = error_of({"data": {"path": "p", "lr_crop": "48"}, "pretrain": {"steps": 0}, "sede": 3})
     assert "4 settings are wrong" in text
-    for part in ("name: is missing", "data.lr_crop = '48'", "pretrain.steps = 0", "sede = 3: is not a setting; the nearest is seed"):
+    for part in (
+        "name: is missing",
+        "data.lr_crop = '48'",
+        "pretrain.steps = 0",
+        "sede = 3: is not a setting; the nearest is seed",
+    ):
         assert part in text
 
 
-@pytest.mark.parametrize("text, words", [
-    ("name: a\nname: b\n", 'found duplicate key "name"'),
-    ("a: [1\n", "cannot be read"),
-    ("seed: !!int foo\n", "cannot be read"),
-    ("seed: !!int \"\"\n", "cannot be read"),
-    ("seed: !!bool foo\n", "cannot be read"),
-    ("name: 2024-13-45\n", "cannot be read"),
-    ("a: " + "[" * 1500 + "]" * 1500, "cannot be read"),
-    ("- a\n", "is not a table of settings"),
-    ("", "is not a table of settings"),
-    ("a: !!python/object/apply:os.system ['true']\n", "cannot be read: could not determine a constructor"),
-])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("name: a\nname: b\n", 'found duplicate key "name"'),
+        ("a: [1\n", "cannot be read"),
+        ("seed: !!int foo\n", "cannot be read"),
+        ('seed: !!int ""\n', "cannot be read"),
+        ("seed: !!bool foo\n", "cannot be read"),
+        ("name: 2024-13-45\n", "cannot be read"),
+        ("a: " + "[" * 1500 + "]" * 1500, "cannot be read"),
+        ("- a\n", "is not a table of settings"),
+        ("", "is not a table of settings"),
+        (
+            "a: !!python/object/apply:os.system ['true']\n",
+            "cannot be read: could not determine a constructor",
+        ),
+    ],
+)
 def test_files_that_are_no_configs(tmp_path, text, words):
     with pytest.raises(ConfigError, match=words):
         load_config(write(tmp_path, text))
@@ -167,6 +248,8 @@ def test_a_second_generator_has_its_own_settings_and_nearest_keys():
 
 def test_phases_and_their_perceptual_losses():
     config = parse_config(MINIMAL)
-    assert [name for name, _ in config.phases()] == ["pretrain", "adversarial"] and set(config.vgg_losses()) == {"adversarial.losses.perceptual"}
+    assert [name for name, _ in config.phases()] == ["pretrain", "adversarial"] and set(
+        config.vgg_losses()
+    ) == {"adversarial.losses.perceptual"}
     config = parse_config(MINIMAL | {"pretrain": None, "adversarial": {"weights": "w.safetensors"}})
     assert [name for name, _ in config.phases()] == ["adversarial"] and config.vgg_losses() == {}

@@ -45,11 +45,21 @@ class Handler(BaseHTTPRequestHandler):
         if "upsertBucket" in query:
             self.server.opened.set()
             project = {"id": "p", "name": variables["project"], "entity": {"id": "e", "name": "lab"}}
-            bucket = {"id": "b", "name": variables["name"], "displayName": "", "description": "", "config": "{}", "sweepName": None,
-                      "project": project, "historyLineCount": 0}
+            bucket = {
+                "id": "b",
+                "name": variables["name"],
+                "displayName": "",
+                "description": "",
+                "config": "{}",
+                "sweepName": None,
+                "project": project,
+                "historyLineCount": 0,
+            }
             self._answer({"data": {"upsertBucket": {"bucket": bucket, "inserted": True}}})
         elif "createRunFiles" in query:
-            files = [{"name": name, "uploadUrl": f"{self.server.address}/{name}"} for name in variables["files"]]
+            files = [
+                {"name": name, "uploadUrl": f"{self.server.address}/{name}"} for name in variables["files"]
+            ]
             self._answer({"data": {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": files}}})
         elif self.path.endswith("file_stream"):
             files = body.get("files") or {}
@@ -119,7 +129,10 @@ def history(records):
     rows = []
     for record in records:
         if record.WhichOneof("record_type") == "history":
-            row = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+            row = {
+                item.key or "/".join(item.nested_key): json.loads(item.value_json)
+                for item in record.history.item
+            }
             rows.append(own_columns(row))
     return rows
 

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import torch
 
-LARGEST_SIDE = {"cpu": 2048, "cuda": 8192}  # of the matrices whose product is taken for the fastest that a device can do
+LARGEST_SIDE = {
+    "cpu": 2048,
+    "cuda": 8192,
+}  # of the matrices whose product is taken for the fastest that a device can do
 LONG_ENOUGH = 0.2  # seconds of one product
 
 
@@ -21,22 +24,35 @@ def count(text):
 def machine_facts(device):
     """Return facts of the machine and versions; none that names it."""
     gpu = device.type == "cuda"
-    facts = {"cpu": _cpu_model(), "device": torch.cuda.get_device_name(device) if gpu else "cpu", "torch": torch.__version__,
-             "python": platform.python_version()}
+    facts = {
+        "cpu": _cpu_model(),
+        "device": torch.cuda.get_device_name(device) if gpu else "cpu",
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
     if gpu:
-        facts |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), "nccl": ".".join(map(str, torch.cuda.nccl.version()))}
+        facts |= {
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+            "nccl": ".".join(map(str, torch.cuda.nccl.version())),
+        }
     return facts
 
 
 def _cpu_model():
     """Return what the system calls its processor, with family and model where it tells them."""
     try:
-        fields = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines())
+        fields = dict(
+            line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+        )
     except OSError:
         return platform.processor()
     known = {name.strip(): value.strip() for name, value in fields.items()}
-    return ", ".join(f"{label}{known[name]}" for name, label in (("model name", ""), ("cpu family", "family "), ("model", "model "))
-                     if name in known)
+    return ", ".join(
+        f"{label}{known[name]}"
+        for name, label in (("model name", ""), ("cpu family", "family "), ("model", "model "))
+        if name in known
+    )
 
 
 def matmul_flops(dtype, device, clock):

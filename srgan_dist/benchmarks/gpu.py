@@ -27,18 +27,26 @@ from srgan_dist.benchmarks.step import DEFAULT_CONFIG, Plan, case
 from srgan_dist.benchmarks.tables import of_stage
 from srgan_dist.benchmarks.variants import build, crops_of, with_random_vgg
 from srgan_dist.config import load_config
-from srgan_dist.errors import UserError
-from srgan_dist.files import written_whole
-from srgan_dist.machine import cpu_wanted
-from srgan_dist.networks import Networks
+from srgan_dist.models.networks import Networks
 from srgan_dist.phases import build_phase
-from srgan_dist.train import start
+from srgan_dist.runtime.device import cpu_wanted
+from srgan_dist.training import start
+from srgan_dist.utils.errors import UserError
+from srgan_dist.utils.files import atomic_write
 
 REPOSITORY = Path(__file__).parents[2]
 PHASES = "pretrain", "adversarial"
-PATIENCE = 1.5  # times its estimate that a stage may take
-TINY = ["generator.num_filters=8", "generator.num_blocks=1", "discriminator.num_filters=4", "discriminator.num_dense=16",
-        "discriminator.padding=1", "data.lr_crop=8", "data.batch_size=4", "adversarial.losses.perceptual.layer=relu2_2"]
+RETRY_POLICY = 1.5  # times its estimate that a stage may take
+TINY = [
+    "generator.num_filters=8",
+    "generator.num_blocks=1",
+    "discriminator.num_filters=4",
+    "discriminator.num_dense=16",
+    "discriminator.padding=1",
+    "data.lr_crop=8",
+    "data.batch_size=4",
+    "adversarial.losses.perceptual.layer=relu2_2",
+]
 
 
 @dataclass(frozen=True)
@@ -54,11 +62,12 @@ class Context:
         """Keep what a stage has found so far."""
         path = Path(self.folder) / "found.json"
         found = json.loads(path.read_text()) if path.exists() else {}
-        with written_whole(path) as unfinished:
+        with atomic_write(path) as unfinished:
             unfinished.write_text(json.dumps(found | {name: facts}))
 
 
 # The stages
+
 
 def machine(context):
     """Versions and ceilings: copies, matrix products, transfers, the launch of a kernel that does next to nothing."""
@@ -71,8 +80,18 @@ def machine(context):
         context.note(f"matmul_gflops_{name}", matmul_flops(dtype, device, clock) / 1e9)
     if device.type == "cuda":
         host = torch.empty(2**26, pin_memory=True)
-        context.note("host_to_device_gb_per_s", 4e-9 * host.numel() / _fastest(lambda: target[: host.numel()].copy_(host, non_blocking=True), clock))
-        context.note("device_to_host_gb_per_s", 4e-9 * host.numel() / _fastest(lambda: host.copy_(target[: host.numel()], non_blocking=True), clock))
+        context.note(
+            "host_to_device_gb_per_s",
+            4e-9
+            * host.numel()
+            / _fastest(lambda: target[: host.numel()].copy_(host, non_blocking=True), clock),
+        )
+        context.note(
+            "device_to_host_gb_per_s",
+            4e-9
+            * host.numel()
+            / _fastest(lambda: host.copy_(target[: host.numel()], non_blocking=True), clock),
+        )
     tiny = torch.zeros((), device=device)
     _, host_seconds = seconds(lambda: [tiny.add_(1) for _ in range(1000)], clock)
     context.note("launch_us", 1000 * host_seconds)
@@ -83,7 +102,10 @@ def agreement(context):
     config = _config(context, tiny=True)
     for name in PHASES:
         cpu, device = (_three_updates(config, name, torch.device(where)) for where in ("cpu", context.device))
-        apart = {kind: max(_apart(one, other) for one, other in zip(cpu[kind], device[kind], strict=True)) for kind in cpu}
+        apart = {
+            kind: max(_apart(one, other) for one, other in zip(cpu[kind], device[kind], strict=True))
+            for kind in cpu
+        }
         context.note(name, {f"largest_relative_difference_of_{kind}": value for kind, value in apart.items()})
 
 
@@ -94,8 +116,12 @@ def step_rows(context):
 
 def tests(context):
     """The tests that need a GPU."""
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu", "tests/test_gpu.py"],
-                          cwd=REPOSITORY, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu", "tests/test_gpu.py"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
     lines = done.stdout.splitlines() or done.stderr.splitlines()
     context.note("summary", lines[-1] if lines else "")
     context.note("exit_code", done.returncode)
@@ -107,18 +133,53 @@ def rocks(context):
     folder = Path(context.folder)
     source = context.rocks or folder / "rocks"
     if not context.rocks:
-        _command("shards/synthesize.py", source, *(["--train", "3", "--valid", "1", "--test", "1", "--size", "160"] if context.small else []))
-    _command("shards/build.py", source, folder / "shards", *(["--crop", "64", "--tile", "160"] if context.small else []))
+        _command(
+            "shards/synthesize.py",
+            source,
+            *(["--train", "3", "--valid", "1", "--test", "1", "--size", "160"] if context.small else []),
+        )
+    _command(
+        "shards/build.py",
+        source,
+        folder / "shards",
+        *(["--crop", "64", "--tile", "160"] if context.small else []),
+    )
     short, config = (2, "demo") if context.small else (35, "deeprock_x4")
-    options = [f"--{name}" for name in TINY if "losses" not in name] if context.small else [
-        "--adversarial.losses.perceptual=null", "--pretrain.learning_rate=5e-4", "--adversarial.learning_rate=2e-4"]
+    options = (
+        [f"--{name}" for name in TINY if "losses" not in name]
+        if context.small
+        else [
+            "--adversarial.losses.perceptual=null",
+            "--pretrain.learning_rate=5e-4",
+            "--adversarial.learning_rate=2e-4",
+        ]
+    )
     said = _command(
-        "launch/train.py", REPOSITORY / "configs" / f"{config}.yaml", "--name=run", f"--output={folder}", f"--data.path={folder / 'shards'}",
-        f"--device={context.device}", "--pretrain.anneal=true", "--adversarial.anneal=true", "--pretrain.decay_every=null",
-        "--adversarial.decay_every=null", f"--pretrain.max_seconds={short}", f"--adversarial.max_seconds={short}", "--log_every=20",
-        "--validate_every=1000", "--tracking.wandb=disabled", "--cpu_ranks=1", *options)
+        "launch/train.py",
+        REPOSITORY / "configs" / f"{config}.yaml",
+        "--name=run",
+        f"--output={folder}",
+        f"--data.path={folder / 'shards'}",
+        f"--device={context.device}",
+        "--pretrain.anneal=true",
+        "--adversarial.anneal=true",
+        "--pretrain.decay_every=null",
+        "--adversarial.decay_every=null",
+        f"--pretrain.max_seconds={short}",
+        f"--adversarial.max_seconds={short}",
+        "--log_every=20",
+        "--validate_every=1000",
+        "--tracking.wandb=disabled",
+        "--cpu_ranks=1",
+        *options,
+    )
     context.note("speed", [line for line in said.splitlines() if "samples/s, an update" in line])
-    _command("launch/evaluate.py", folder / "run", folder / "shards", ACCELERATE_USE_CPU=str(int(context.device == "cpu")))
+    _command(
+        "launch/evaluate.py",
+        folder / "run",
+        folder / "shards",
+        ACCELERATE_USE_CPU=str(int(context.device == "cpu")),
+    )
     context.note("scores", json.loads((folder / "run" / "eval" / "scores.json").read_text()))
 
 
@@ -139,33 +200,53 @@ def graph(context):
 
 def compiled(context):
     """The same update compiled."""
-    _rows(context, blocks=(16,), batches=(16,), variants=("bf16-channels_last", "bf16-channels_last-compiled"))  # minutes on a CPU
+    _rows(
+        context, blocks=(16,), batches=(16,), variants=("bf16-channels_last", "bf16-channels_last-compiled")
+    )  # minutes on a CPU
 
 
 def others(context):
     """Other precisions and loops, and which kernels take the time."""
-    _rows(context, blocks=(16,), batches=(16,), variants=("plain", "fp32", "fp32-channels_last", "bf16-channels_last", "ddp-bf16-channels_last"))
+    _rows(
+        context,
+        blocks=(16,),
+        batches=(16,),
+        variants=("plain", "fp32", "fp32-channels_last", "bf16-channels_last", "ddp-bf16-channels_last"),
+    )
     config = _config(context)
     start(config.model_copy(update={"device": context.device, "mixed_precision": "bf16"}))
     update = build("bf16-channels_last", config, "adversarial")
     crops = crops_of(config, 2 if context.small else 16, torch.device(context.device))
     update(crops)
     activity = torch.profiler.ProfilerActivity
-    with torch.profiler.profile(activities=[activity.CUDA if context.device == "cuda" else activity.CPU]) as profiler:
+    with torch.profiler.profile(
+        activities=[activity.CUDA if context.device == "cuda" else activity.CPU]
+    ) as profiler:
         update(crops)
         torch.cuda.synchronize() if context.device == "cuda" else None
     key = "self_device_time_total" if context.device == "cuda" else "self_cpu_time_total"
     top = sorted(profiler.key_averages(), key=lambda event: -getattr(event, key))[:15]
-    context.note("kernels", [{"name": event.key[:80], "us": getattr(event, key), "calls": event.count} for event in top])
+    context.note(
+        "kernels",
+        [{"name": event.key[:80], "us": getattr(event, key), "calls": event.count} for event in top],
+    )
 
 
 STAGES = {  # by priority: name -> (function, seconds on a GPU)
-    "machine": (machine, 15), "agreement": (agreement, 25), "step": (step_rows, 40), "tests": (tests, 75), "rocks": (rocks, 130),
-    "batches": (batches, 40), "graph": (graph, 20), "compiled": (compiled, 70), "others": (others, 45),
+    "machine": (machine, 15),
+    "agreement": (agreement, 25),
+    "step": (step_rows, 40),
+    "tests": (tests, 75),
+    "rocks": (rocks, 130),
+    "batches": (batches, 40),
+    "graph": (graph, 20),
+    "compiled": (compiled, 70),
+    "others": (others, 45),
 }
 
 
 # Their parts
+
 
 def _config(context, tiny=False):
     """Return the config whose networks are measured; tiny: those that a CPU computes at once too."""
@@ -180,25 +261,46 @@ def _rows(context, blocks, batches, variants):
     """Note a row of the step benchmark for each case and variant, as they come."""
     if context.small:
         blocks, batches = (1,), (2, 4)[: len(batches)]
-    plan = Plan(PHASES, blocks, batches, variants, threads=1, passes=1 if context.small else 5, steps=1 if context.small else 10,
-                clock="cuda" if context.device == "cuda" else "wall", minutes=10)
+    plan = Plan(
+        PHASES,
+        blocks,
+        batches,
+        variants,
+        threads=1,
+        passes=1 if context.small else 5,
+        steps=1 if context.small else 10,
+        clock="cuda" if context.device == "cuda" else "wall",
+        minutes=10,
+    )
     config = _config(context)
     accelerator = start(config.model_copy(update={"device": context.device, "mixed_precision": "bf16"}))
-    peaks = {name: matmul_flops(dtype, accelerator.device, plan.clock) for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))}
+    peaks = {
+        name: matmul_flops(dtype, accelerator.device, plan.clock)
+        for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))
+    }
     rows = []
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as elsewhere:
         for batch in batches:
             for name in PHASES:
                 for number in blocks:
-                    sized = config.model_copy(update={"generator": config.generator.model_copy(update={"num_blocks": number})})
-                    rows += [{"phase": name, "blocks": number, "batch": batch, **row}
-                             for row in case(sized, name, batch, plan, accelerator, peaks, elsewhere)]
+                    sized = config.model_copy(
+                        update={"generator": config.generator.model_copy(update={"num_blocks": number})}
+                    )
+                    rows += [
+                        {"phase": name, "blocks": number, "batch": batch, **row}
+                        for row in case(sized, name, batch, plan, accelerator, peaks, elsewhere)
+                    ]
                     context.note("rows", rows)
 
 
 def _float32_on(device):
     """Return what Networks and phases use of an Accelerator: Accelerate itself knows one device per process."""
-    return SimpleNamespace(device=device, num_processes=1, autocast=nullcontext, prepare_model=lambda network, evaluation_mode: network)
+    return SimpleNamespace(
+        device=device,
+        num_processes=1,
+        autocast=nullcontext,
+        prepare_model=lambda network, evaluation_mode: network,
+    )
 
 
 def _three_updates(config, name, device):
@@ -207,7 +309,11 @@ def _three_updates(config, name, device):
     metrics = []
     for _ in range(3):
         metrics += [value.double().cpu() for value in phase.update(crops_of(config, 4, device)).values()]
-    weights = [weight.detach().double().cpu() for network in networks.built.values() for weight in network.parameters()]
+    weights = [
+        weight.detach().double().cpu()
+        for network in networks.built.values()
+        for weight in network.parameters()
+    ]
     return {"metrics": metrics, "weights": weights}
 
 
@@ -233,14 +339,25 @@ def _captured(config, name, crops):
     eager = {key: value.item() for key, value in phase.update(crops).items()}
     device, host = seconds(lambda: [captured.replay() for _ in range(10)], "cuda")
     of_eager, host_of_eager = seconds(lambda: [phase.update(crops) for _ in range(10)], "cuda")
-    return {"replay_ms": 100 * device, "replay_host_ms": 100 * host, "eager_ms": 100 * of_eager, "eager_host_ms": 100 * host_of_eager,
-            "metrics_of_a_replay": replayed, "metrics_of_the_eager_update_after_it": eager}
+    return {
+        "replay_ms": 100 * device,
+        "replay_host_ms": 100 * host,
+        "eager_ms": 100 * of_eager,
+        "eager_host_ms": 100 * host_of_eager,
+        "metrics_of_a_replay": replayed,
+        "metrics_of_the_eager_update_after_it": eager,
+    }
 
 
 def _command(script, *arguments, **environment):
     """Run a script of the project and return what it says; raises RuntimeError with the end of stderr."""
-    done = subprocess.run([sys.executable, REPOSITORY / script, *map(str, arguments)], cwd=REPOSITORY, capture_output=True, text=True,
-                          env=os.environ | environment)
+    done = subprocess.run(
+        [sys.executable, REPOSITORY / script, *map(str, arguments)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+    )
     if done.returncode:
         raise RuntimeError(f"{script} ended with {done.returncode}: {done.stderr[-1500:]}")
     return done.stdout
@@ -248,18 +365,38 @@ def _command(script, *arguments, **environment):
 
 # The command
 
+
 def add_arguments(parser):
     """Add the options of `benchmark.py gpu`."""
-    parser.add_argument("--seconds", type=float, default=440, metavar="N", help="for all stages (default: %(default)s)")
-    parser.add_argument("--rocks", metavar="DIR", help="images to train on, one sub-folder per rock (default: synthetic ones)")
-    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu: the same stages, shortened (default: %(default)s)")
-    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), metavar="NAME", help=f"some of {', '.join(STAGES)}")
+    parser.add_argument(
+        "--seconds", type=float, default=440, metavar="N", help="for all stages (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--rocks", metavar="DIR", help="images to train on, one sub-folder per rock (default: synthetic ones)"
+    )
+    parser.add_argument(
+        "--device",
+        choices=["cuda", "cpu"],
+        default="cuda",
+        help="cpu: the same stages, shortened (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--stages",
+        nargs="+",
+        choices=STAGES,
+        default=list(STAGES),
+        metavar="NAME",
+        help=f"some of {', '.join(STAGES)}",
+    )
 
 
 def run(arguments, save):
     """Run the stages and save({"machine": facts, "stages": {name: found}}) whenever one has found something."""
     if arguments.device == "cuda" and (cpu_wanted() or not torch.cuda.is_available()):
-        print("no GPU: PyTorch finds none here. On a CPU, --device cpu tries the stages with tiny networks", file=sys.stderr)
+        print(
+            "no GPU: PyTorch finds none here. On a CPU, --device cpu tries the stages with tiny networks",
+            file=sys.stderr,
+        )
         sys.exit(2)
     if arguments.rocks and not any(path.is_dir() for path in Path(arguments.rocks).glob("*")):
         raise UserError(f"--rocks {arguments.rocks} is no folder with sub-folders, one per rock")
@@ -270,16 +407,25 @@ def run(arguments, save):
             stage, estimate = STAGES[name]
             left, began = end - time.monotonic(), time.monotonic()
             if left < (estimate if arguments.device == "cuda" else 0):
-                found["stages"][name] = {"left_out": f"{left:.0f} s were left and {estimate} s are needed (--seconds)"}
+                found["stages"][name] = {
+                    "left_out": f"{left:.0f} s were left and {estimate} s are needed (--seconds)"
+                }
             else:
                 own = Path(folder) / name
                 own.mkdir()
                 worker = worker or _Worker()
-                context = Context(arguments.device, arguments.rocks and str(Path(arguments.rocks).resolve()), str(own), arguments.device == "cpu")
-                for facts in worker.results(stage, context, min(left, PATIENCE * estimate)):
+                context = Context(
+                    arguments.device,
+                    arguments.rocks and str(Path(arguments.rocks).resolve()),
+                    str(own),
+                    arguments.device == "cpu",
+                )
+                for facts in worker.results(stage, context, min(left, RETRY_POLICY * estimate)):
                     found["stages"][name] = facts | {"seconds": round(time.monotonic() - began, 1)}
                     save(found)
-                if "error" in found["stages"][name]:  # the device may be of no use any more to the process that met it
+                if (
+                    "error" in found["stages"][name]
+                ):  # the device may be of no use any more to the process that met it
                     worker.kill()
                     worker = None
             print(of_stage(name, found) + "\n", flush=True)
@@ -295,16 +441,21 @@ class _Worker:
     def __init__(self):
         self.pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
 
-    def results(self, stage, context, patience):
+    def results(self, stage, context, retry_policy):
         """Run a stage, and yield what it has found whenever that has become more, in the end with its error if it failed."""
-        future, end, found, path = self.pool.submit(_run, stage, context), time.monotonic() + patience, {}, Path(context.folder) / "found.json"
+        future, end, found, path = (
+            self.pool.submit(_run, stage, context),
+            time.monotonic() + retry_policy,
+            {},
+            Path(context.folder) / "found.json",
+        )
         while True:
             error = None
             try:
                 error = future.result(timeout=1)
             except TimeoutError:
                 if time.monotonic() > end:
-                    error = f"ended after {patience:.0f} s, {PATIENCE} times its estimate or all that was left"
+                    error = f"ended after {retry_policy:.0f} s, {RETRY_POLICY} times its estimate or all that was left"
             except BrokenExecutor:
                 error = "its process has died"
             now = json.loads(path.read_text()) if path.exists() else {}

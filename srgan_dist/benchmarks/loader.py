@@ -4,7 +4,6 @@ Everything is single-threaded and measured in CPU time, so that pairs per second
 The ways of reading take turns, pass by pass; the figure is the median over passes.
 """
 
-import argparse
 import io
 import statistics
 import tempfile
@@ -19,15 +18,15 @@ import webdataset
 from PIL import Image
 
 from srgan_dist.benchmarks.facts import count, machine_facts
-from srgan_dist.data.build import BuildOptions, build
 from srgan_dist.data.degradation import downsample
 from srgan_dist.data.index import open_split
 from srgan_dist.data.loader import TrainLoader
-from srgan_dist.data.plan import Plan, slots_of
 from srgan_dist.data.reader import Reader
-from srgan_dist.data.rocks import ROCKS, synthesize
-from srgan_dist.machine import cpu_wanted
-from srgan_dist.progress import tracked
+from srgan_dist.data.sampler import CropSampler, slots_of
+from srgan_dist.datasets.synthetic import ROCKS, synthesize
+from srgan_dist.packing.build import BuildOptions, build
+from srgan_dist.runtime.device import cpu_wanted
+from srgan_dist.utils.progress import tracked
 
 PAIRS, SIZE, SCALE, LR_CROP, BATCH = 600, 500, 4, 48, 16
 SLICES = 4  # of each synthetic rock; the other pairs are those again with noise of their own
@@ -44,14 +43,22 @@ LINES = {
 
 def add_arguments(parser):
     """Add the options of `benchmark.py loader`."""
-    parser.add_argument("--passes", type=count, default=5, metavar="N", help="passes, whose median is taken (default: %(default)s)")
+    parser.add_argument(
+        "--passes",
+        type=count,
+        default=5,
+        metavar="N",
+        help="passes, whose median is taken (default: %(default)s)",
+    )
 
 
 def run(arguments, save):
     """Measure on the device of this machine; returns what `measure` does, and the machine, and saves it."""
     device = torch.device("cuda" if torch.cuda.is_available() and not cpu_wanted() else "cpu")
     with tempfile.TemporaryDirectory(prefix="srgan_dist_benchmark_") as folder:
-        found = measure(folder, device, arguments.passes, progress=lambda passes: tracked(passes, "measure", "pass"))
+        found = measure(
+            folder, device, arguments.passes, progress=lambda passes: tracked(passes, "measure", "pass")
+        )
     found |= {"machine": machine_facts(device), "passes": arguments.passes}
     print(format_table(found), flush=True)
     save(found)
@@ -106,6 +113,7 @@ def measure(folder, device, passes=5, progress=iter):
 
 # The data
 
+
 def _make_data(folder, pairs):
     """Write `pairs` HR images and their LR side as shards and as RGB PNG files; returns the train split."""
     rng = np.random.default_rng(0)
@@ -124,9 +132,10 @@ def _make_data(folder, pairs):
 
 # The ways of reading: endless generators of batches, lr [B, 1 or 3, c, c] and hr [B, 1 or 3, s*c, s*c]
 
+
 def _our_reader(split):
     reader = Reader(split)
-    plan = Plan(split.rows["lr_height"], split.rows["lr_width"], LR_CROP, seed=0, augment=False)
+    plan = CropSampler(split.rows["lr_height"], split.rows["lr_width"], LR_CROP, seed=0, augment=False)
     lr, hr = reader.empty_batch(BATCH, LR_CROP)
     update = 0
     while True:
@@ -167,7 +176,10 @@ def _png_folder(folder):
 
     while True:
         for chosen in np.array_split(rng.permutation(names), len(names) // BATCH):
-            pairs = [_cut(rng, read(folder / f"{name}x{SCALE}.png"), read(folder / f"{name}.png")) for name in chosen[:BATCH]]
+            pairs = [
+                _cut(rng, read(folder / f"{name}x{SCALE}.png"), read(folder / f"{name}.png"))
+                for name in chosen[:BATCH]
+            ]
             yield [torch.stack(side) for side in zip(*pairs)]
 
 
@@ -178,6 +190,7 @@ def _cut(rng, lr, hr):
 
 
 # Resuming
+
 
 def _times_to_the_first_batch(split, device, passes):
     """Return the wall time in milliseconds to the first batch of a run that is entered at each of UPDATES."""
@@ -193,6 +206,7 @@ def _times_to_the_first_batch(split, device, passes):
 
 
 # Memory
+
 
 def _memory_of_a_large_set(split):
     """Return the private memory in MiB of this process after an epoch of LARGE pairs; None where the system does not tell."""

@@ -32,38 +32,94 @@ from torch.utils.flop_counter import FlopCounterMode
 from srgan_dist.benchmarks.facts import count, machine_facts, matmul_flops, seconds
 from srgan_dist.benchmarks.variants import PLAIN, VARIANTS, build, crops_of, precision_of, with_random_vgg
 from srgan_dist.config import load_config
-from srgan_dist.cpu import has_glibc, use_cpu_threads
-from srgan_dist.errors import UserError
-from srgan_dist.group import ending_together, largest, wait_for_all
-from srgan_dist.machine import cpu_wanted, has_fast_bf16, is_out_of_memory, launched_ranks, use_exact_float32
-from srgan_dist.train import start
+from srgan_dist.runtime.cpu import has_glibc, use_cpu_threads
+from srgan_dist.runtime.device import (
+    cpu_wanted,
+    has_fast_bf16,
+    is_out_of_memory,
+    launched_ranks,
+    use_exact_float32,
+)
+from srgan_dist.runtime.process_group import barrier, end_all_ranks_on_error, max_over_ranks
+from srgan_dist.training import start
+from srgan_dist.utils.errors import UserError
 
 DEFAULT_CONFIG = Path(__file__).parents[2] / "configs" / "report_x4.yaml"
 
 
 # The command
 
+
 def add_arguments(parser):
     """Add the options of `benchmark.py step`; what depends on the device when not given is None."""
-    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="whose networks (default: %(default)s)")
-    parser.add_argument("--phases", nargs="+", choices=["pretrain", "adversarial"], default=["pretrain", "adversarial"])
-    parser.add_argument("--blocks", nargs="+", type=count, default=[1, 16], metavar="N", help="residual blocks (default: 1 16)")
-    parser.add_argument("--batches", nargs="+", type=count, metavar="N",
-                        help="crops per update and rank (default: 2 on CPU, 16 2 64 on a GPU)")
-    parser.add_argument("--variants", nargs="+", choices=[PLAIN, *VARIANTS], metavar="NAME",
-                        help=f"{', '.join([PLAIN, *VARIANTS])} (default: plain, those in channels_last that the device computes"
-                        " by hardware, the textbook loop in DistributedDataParallel for the last of them; on a GPU it compiled too)")
-    parser.add_argument("--threads", type=count, default=1, metavar="N", help="of a rank on CPU (default: %(default)s)")
-    parser.add_argument("--passes", type=count, default=3, metavar="N", help="passes, whose median is taken (default: %(default)s)")
-    parser.add_argument("--steps", type=count, metavar="N", help="updates per pass (default: 1 on CPU, 10 on a GPU)")
-    parser.add_argument("--minutes", type=float, default=8, metavar="N",
-                        help="time after which no further case or pass is begun (default: %(default)s)")
-    parser.add_argument("--clock", choices=["cpu", "wall"],
-                        help="cpu: CPU time, which other programs hardly disturb (default for one rank of one thread on CPU); wall:"
-                        " the time of the day (default otherwise). On a GPU its own events are the clock.")
-    parser.add_argument("--baseline", type=Path, metavar="FILE",
-                        help="of several ranks: the --json of one rank on this machine; without it one rank is measured first")
-    parser.epilog = "Two ranks on CPU: ACCELERATE_USE_CPU=1 torchrun --nproc_per_node 2 launch/benchmark.py step"
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=DEFAULT_CONFIG,
+        metavar="FILE",
+        help="whose networks (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--phases", nargs="+", choices=["pretrain", "adversarial"], default=["pretrain", "adversarial"]
+    )
+    parser.add_argument(
+        "--blocks",
+        nargs="+",
+        type=count,
+        default=[1, 16],
+        metavar="N",
+        help="residual blocks (default: 1 16)",
+    )
+    parser.add_argument(
+        "--batches",
+        nargs="+",
+        type=count,
+        metavar="N",
+        help="crops per update and rank (default: 2 on CPU, 16 2 64 on a GPU)",
+    )
+    parser.add_argument(
+        "--variants",
+        nargs="+",
+        choices=[PLAIN, *VARIANTS],
+        metavar="NAME",
+        help=f"{', '.join([PLAIN, *VARIANTS])} (default: plain, those in channels_last that the device computes"
+        " by hardware, the textbook loop in DistributedDataParallel for the last of them; on a GPU it compiled too)",
+    )
+    parser.add_argument(
+        "--threads", type=count, default=1, metavar="N", help="of a rank on CPU (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--passes",
+        type=count,
+        default=3,
+        metavar="N",
+        help="passes, whose median is taken (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--steps", type=count, metavar="N", help="updates per pass (default: 1 on CPU, 10 on a GPU)"
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=8,
+        metavar="N",
+        help="time after which no further case or pass is begun (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--clock",
+        choices=["cpu", "wall"],
+        help="cpu: CPU time, which other programs hardly disturb (default for one rank of one thread on CPU); wall:"
+        " the time of the day (default otherwise). On a GPU its own events are the clock.",
+    )
+    parser.add_argument(
+        "--baseline",
+        type=Path,
+        metavar="FILE",
+        help="of several ranks: the --json of one rank on this machine; without it one rank is measured first",
+    )
+    parser.epilog = (
+        "Two ranks on CPU: ACCELERATE_USE_CPU=1 torchrun --nproc_per_node 2 launch/benchmark.py step"
+    )
 
 
 def run(arguments, save):
@@ -98,15 +154,28 @@ def plan_of(arguments, device_type, ranks):
     gpu = device_type == "cuda"
     variants = tuple(arguments.variants or _defaults(device_type, ranks))
     if ranks > 1 and PLAIN in variants:
-        raise UserError(f"--variants {PLAIN}: the plain loop knows one process only, and {ranks} were launched; leave it out")
+        raise UserError(
+            f"--variants {PLAIN}: the plain loop knows one process only, and {ranks} were launched; leave it out"
+        )
     if arguments.clock and gpu:
         raise UserError(f"--clock {arguments.clock}: on a GPU its own events are the clock; leave it out")
     if arguments.clock == "cpu" and arguments.threads > 1:
-        raise UserError(f"--clock cpu adds the times of all {arguments.threads} threads; use wall, or --threads 1")
+        raise UserError(
+            f"--clock cpu adds the times of all {arguments.threads} threads; use wall, or --threads 1"
+        )
     clock = "cuda" if gpu else arguments.clock or ("cpu" if ranks == arguments.threads == 1 else "wall")
     batches = arguments.batches or ([16, 2, 64] if gpu else [2])
-    return Plan(tuple(arguments.phases), tuple(arguments.blocks), tuple(batches), variants, arguments.threads,
-                arguments.passes, arguments.steps or (10 if gpu else 1), clock, arguments.minutes)
+    return Plan(
+        tuple(arguments.phases),
+        tuple(arguments.blocks),
+        tuple(batches),
+        variants,
+        arguments.threads,
+        arguments.passes,
+        arguments.steps or (10 if gpu else 1),
+        clock,
+        arguments.minutes,
+    )
 
 
 def _defaults(device_type, ranks):
@@ -119,9 +188,14 @@ def read_baseline(path):
     """Return what one rank has found before, from the file that --json wrote."""
     try:
         found = json.loads(path.read_text())
-        return {"machine": {name: found["machine"][name] for name in ("ranks", "clock")}, "rows": list(found["rows"])}
+        return {
+            "machine": {name: found["machine"][name] for name in ("ranks", "clock")},
+            "rows": list(found["rows"]),
+        }
     except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise UserError(f"--baseline {path} is no file that benchmark.py step has written ({type(error).__name__}: {error})") from None
+        raise UserError(
+            f"--baseline {path} is no file that benchmark.py step has written ({type(error).__name__}: {error})"
+        ) from None
 
 
 def _measured_alone(plan):
@@ -133,35 +207,57 @@ def _measured_alone(plan):
         again = [sys.executable, *sys.argv, "--variants", *plan.variants, "--json", path]
         clock = [] if plan.clock == "cuda" else ["--clock", plan.clock]
         if subprocess.run([*again, *clock], env=environment, stdout=subprocess.DEVNULL).returncode:
-            raise UserError("one rank by itself could not be measured, see above; --baseline takes what was measured before")
+            raise UserError(
+                "one rank by itself could not be measured, see above; --baseline takes what was measured before"
+            )
         return json.loads(path.read_text())
 
 
 # Measuring
 
+
 def measure(config, plan, save, baseline=None):
     """Measure every variant in every case of a plan, as long as there is time; returns as `run` does."""
     config = with_random_vgg(config)
     precisions = {precision_of(variant) for variant in plan.variants}
-    accelerator = start(config.model_copy(update={"cpu_threads": plan.threads, "mixed_precision": "bf16" if "bf16" in precisions else "no"}))
+    accelerator = start(
+        config.model_copy(
+            update={"cpu_threads": plan.threads, "mixed_precision": "bf16" if "bf16" in precisions else "no"}
+        )
+    )
     end = time.monotonic() + 60 * plan.minutes
-    with ending_together(), ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as elsewhere:  # starts when the plain loop does
-        peaks = {precision: matmul_flops(dtype, accelerator.device, plan.clock)
-                 for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)) if precision in precisions}
-        machine = machine_facts(accelerator.device) | {"ranks": accelerator.num_processes, **asdict(plan)} | {
-            f"matmul_gflops_{precision}": peak / 1e9 for precision, peak in peaks.items()}
+    with (
+        end_all_ranks_on_error(),
+        ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as elsewhere,
+    ):  # starts when the plain loop does
+        peaks = {
+            precision: matmul_flops(dtype, accelerator.device, plan.clock)
+            for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))
+            if precision in precisions
+        }
+        machine = (
+            machine_facts(accelerator.device)
+            | {"ranks": accelerator.num_processes, **asdict(plan)}
+            | {f"matmul_gflops_{precision}": peak / 1e9 for precision, peak in peaks.items()}
+        )
         found, shown = {"machine": machine, "rows": []}, accelerator.is_main_process
         if shown:
             print(format_head(found), flush=True)
         cases = list(itertools.product(plan.phases, plan.blocks, plan.batches))
         for number, (name, blocks, batch) in enumerate(cases):
-            if largest([time.monotonic() > end])[0]:
-                left = ", ".join(f"{name} of {blocks} block(s) at batch {batch}" for name, blocks, batch in cases[number:])
+            if max_over_ranks([time.monotonic() > end])[0]:
+                left = ", ".join(
+                    f"{name} of {blocks} block(s) at batch {batch}" for name, blocks, batch in cases[number:]
+                )
                 found["left_out"] = f"for want of time (--minutes {plan.minutes:g}): {left}"
                 break
-            sized = config.model_copy(update={"generator": config.generator.model_copy(update={"num_blocks": blocks})})
-            rows = [{"phase": name, "blocks": blocks, "batch": batch, **row}
-                    for row in case(sized, name, batch, plan, accelerator, peaks, elsewhere, end)]
+            sized = config.model_copy(
+                update={"generator": config.generator.model_copy(update={"num_blocks": blocks})}
+            )
+            rows = [
+                {"phase": name, "blocks": blocks, "batch": batch, **row}
+                for row in case(sized, name, batch, plan, accelerator, peaks, elsewhere, end)
+            ]
             if baseline:
                 rows = [compared(row, baseline, plan.clock) for row in rows]
             found["rows"] += rows
@@ -171,7 +267,7 @@ def measure(config, plan, save, baseline=None):
         if shown and "left_out" in found:
             print(f"left out {found['left_out']}", flush=True)
             save(found)
-        wait_for_all()
+        barrier()
     accelerator.end_training()
     return found if shown else None
 
@@ -184,7 +280,10 @@ def case(config, name, batch, plan, accelerator, peaks, elsewhere=None, end=floa
     for variant in plan.variants:
         try:
             if variant == PLAIN:
-                facts, turns[variant] = elsewhere.submit(_begin_plain, config, name, batch, plan).result(), None
+                facts, turns[variant] = (
+                    elsewhere.submit(_begin_plain, config, name, batch, plan).result(),
+                    None,
+                )
             else:
                 turns[variant] = Turns(variant, config, name, batch, plan)
                 facts = turns[variant].facts
@@ -192,23 +291,34 @@ def case(config, name, batch, plan, accelerator, peaks, elsewhere=None, end=floa
         except Exception as error:
             if accelerator.num_processes > 1:
                 raise
-            rows[variant] = {"variant": variant, "error": "out of memory" if is_out_of_memory(error) else
-                             f"{type(error).__name__}: {str(error).splitlines()[0]:.200}"}
+            rows[variant] = {
+                "variant": variant,
+                "error": "out of memory"
+                if is_out_of_memory(error)
+                else f"{type(error).__name__}: {str(error).splitlines()[0]:.200}",
+            }
             _free()
     times = {variant: [] for variant in turns}
     for number, variant in itertools.product(range(plan.passes), turns):
-        if number and largest([time.monotonic() > end])[0]:
+        if number and max_over_ranks([time.monotonic() > end])[0]:
             break
-        wait_for_all()
-        times[variant].append(turns[variant].take() if turns[variant] else elsewhere.submit(_take_plain).result())
+        barrier()
+        times[variant].append(
+            turns[variant].take() if turns[variant] else elsewhere.submit(_take_plain).result()
+        )
     turns.clear()
     _free()
     for variant, taken in times.items():
         row, (device, host) = rows[variant], map(statistics.median, zip(*taken))
-        device, = largest([device])
+        (device,) = max_over_ranks([device])
         floor = 1e9 * row["gflop_per_sample"] * batch / peaks[precision_of(variant)]
-        row |= {"step_ms": 1000 * device, "host_ms": 1000 * host, "passes": len(taken),
-                "samples_per_second": accelerator.num_processes * batch / device, "share_of_floor": floor / device}
+        row |= {
+            "step_ms": 1000 * device,
+            "host_ms": 1000 * host,
+            "passes": len(taken),
+            "samples_per_second": accelerator.num_processes * batch / device,
+            "share_of_floor": floor / device,
+        }
     for row in rows.values():
         for name in (PLAIN, f"ddp-{row['variant'].removesuffix('-compiled')}"):
             if "step_ms" in row and "step_ms" in rows.get(name, {}):
@@ -236,7 +346,9 @@ class Turns:
         self.facts = {"gflop_per_sample": flop / 1e9, "peak_mib": memory.peak_mib()}
 
     def take(self):
-        device, host = seconds(lambda: [self.update(self.crops) for _ in range(self.plan.steps)], self.plan.clock)
+        device, host = seconds(
+            lambda: [self.update(self.crops) for _ in range(self.plan.steps)], self.plan.clock
+        )
         return device / self.plan.steps, host / self.plan.steps
 
 
@@ -261,7 +373,7 @@ def flop_per_crop(update, crops):
     """Return the floating-point operations of an update per crop (a multiplication and an addition are two), counted on
     an update of the first crop: those of its convolutions and matrix products, as PyTorch counts them.
     """
-    (lr, hr), = crops
+    ((lr, hr),) = crops
     with FlopCounterMode(display=False) as counter, torch.compiler.set_stance("force_eager"):
         update([(lr[:1], hr[:1])])
     return counter.get_total_flops()
@@ -302,18 +414,23 @@ def _resident_kib(field):
 
 # The figures
 
+
 def compared(row, baseline, clock):
     """Return a row of several ranks with its weak scaling: the step time of one rank over theirs.
 
     Raises UserError where the baseline is not of one rank or has not measured the same.
     """
     if baseline["machine"]["ranks"] != 1 or baseline["machine"]["clock"] != clock:
-        raise UserError(f"--baseline was measured by {baseline['machine']['ranks']} rank(s) and the {baseline['machine']['clock']} clock;"
-                        f" it has to be one rank and the {clock} clock (--clock)")
+        raise UserError(
+            f"--baseline was measured by {baseline['machine']['ranks']} rank(s) and the {baseline['machine']['clock']} clock;"
+            f" it has to be one rank and the {clock} clock (--clock)"
+        )
     alone = {_case_of(one): one["step_ms"] for one in baseline["rows"] if "step_ms" in one}
     if _case_of(row) not in alone:
-        raise UserError("--baseline does not hold {variant} of {phase} with {blocks} block(s), batch {batch}; measure it with the"
-                        " same options".format(**row))
+        raise UserError(
+            "--baseline does not hold {variant} of {phase} with {blocks} block(s), batch {batch}; measure it with the"
+            " same options".format(**row)
+        )
     return row | {"weak_scaling": alone[_case_of(row)] / row["step_ms"]}
 
 
@@ -322,10 +439,18 @@ def _case_of(row):
 
 
 COLUMNS = {  # heading -> (key, format)
-    "phase": ("phase", "<12"), "blocks": ("blocks", ">6"), "batch": ("batch", ">6"), "variant": ("variant", "<29"),
-    "ms/step": ("step_ms", ">9.1f"), "samples/s": ("samples_per_second", ">10.2f"), "x plain": ("times_plain", ">8.2f"),
-    "x ddp": ("times_ddp", ">8.2f"), "of floor": ("share_of_floor", ">9.0%"), "GFLOP/sample": ("gflop_per_sample", ">13.1f"),
-    "peak MiB": ("peak_mib", ">9.0f"), "weak scaling": ("weak_scaling", ">13.1%"),
+    "phase": ("phase", "<12"),
+    "blocks": ("blocks", ">6"),
+    "batch": ("batch", ">6"),
+    "variant": ("variant", "<29"),
+    "ms/step": ("step_ms", ">9.1f"),
+    "samples/s": ("samples_per_second", ">10.2f"),
+    "x plain": ("times_plain", ">8.2f"),
+    "x ddp": ("times_ddp", ">8.2f"),
+    "of floor": ("share_of_floor", ">9.0%"),
+    "GFLOP/sample": ("gflop_per_sample", ">13.1f"),
+    "peak MiB": ("peak_mib", ">9.0f"),
+    "weak scaling": ("weak_scaling", ">13.1%"),
 }
 CLOCKS = {"cpu": "CPU time", "wall": "wall time", "cuda": "CUDA events"}
 
@@ -333,29 +458,42 @@ CLOCKS = {"cpu": "CPU time", "wall": "wall time", "cuda": "CUDA events"}
 def columns_of(found):
     """Return the columns that rows of this measurement can fill: {heading: (key, format)}."""
     machine = found["machine"]
-    filled = {"times_plain": PLAIN in machine["variants"], "weak_scaling": machine["ranks"] > 1,
-              "times_ddp": any(variant.startswith("ddp-") for variant in machine["variants"])}
+    filled = {
+        "times_plain": PLAIN in machine["variants"],
+        "weak_scaling": machine["ranks"] > 1,
+        "times_ddp": any(variant.startswith("ddp-") for variant in machine["variants"]),
+    }
     return {title: column for title, column in COLUMNS.items() if filled.get(column[0], True)}
 
 
 def describe(found):
     """Say on what and how rows were measured."""
     machine = found["machine"]
-    peaks = ", ".join(f"{machine[f'matmul_gflops_{precision}']:,.0f} GFLOP/s in {words}"
-                      for precision, words in (("fp32", "float32"), ("bf16", "bfloat16")) if f"matmul_gflops_{precision}" in machine)
-    return (f"{machine['cpu']}; {machine['device']}; PyTorch {machine['torch']}; {machine['ranks']} rank(s) of {machine['threads']}"
-            f" thread(s); {CLOCKS[machine['clock']]}, median of {machine['passes']}; a large matrix product: {peaks}")
+    peaks = ", ".join(
+        f"{machine[f'matmul_gflops_{precision}']:,.0f} GFLOP/s in {words}"
+        for precision, words in (("fp32", "float32"), ("bf16", "bfloat16"))
+        if f"matmul_gflops_{precision}" in machine
+    )
+    return (
+        f"{machine['cpu']}; {machine['device']}; PyTorch {machine['torch']}; {machine['ranks']} rank(s) of {machine['threads']}"
+        f" thread(s); {CLOCKS[machine['clock']]}, median of {machine['passes']}; a large matrix product: {peaks}"
+    )
 
 
 def format_head(found):
     """Return the lines above the rows: facts of the machine, and headings."""
-    return f"{describe(found)}\n" + "  ".join(_cell(title, form) for title, (_, form) in columns_of(found).items())
+    return f"{describe(found)}\n" + "  ".join(
+        _cell(title, form) for title, (_, form) in columns_of(found).items()
+    )
 
 
 def format_row(row, found):
     """Return a row as a line."""
     if "error" in row:
-        return "  ".join(_cell(row[key], COLUMNS[key][1]) for key in ("phase", "blocks", "batch", "variant")) + f"  {row['error']}"
+        return (
+            "  ".join(_cell(row[key], COLUMNS[key][1]) for key in ("phase", "blocks", "batch", "variant"))
+            + f"  {row['error']}"
+        )
     return "  ".join(_cell(row.get(key), form) for key, form in columns_of(found).values())
 
 

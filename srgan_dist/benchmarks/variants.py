@@ -17,20 +17,25 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from srgan_dist.losses.adversarial import adversarial_loss, discriminator_loss
+from srgan_dist.losses.gan import adversarial_loss, discriminator_loss
 from srgan_dist.losses.perceptual import LAYERS, VGGLossConfig, vgg19_features
+from srgan_dist.models.networks import Networks
 from srgan_dist.models.prelu import PReLU
-from srgan_dist.networks import Networks
+from srgan_dist.optim.adam import adam
 from srgan_dist.phases import build_phase
-from srgan_dist.phases.common import build_losses, generator_terms, train_psnr
-from srgan_dist.phases.optimizer import adam
+from srgan_dist.phases.phase import build_losses, generator_terms, train_psnr
 
 PLAIN = "plain"  # the loop of the report
 VARIANTS = {  # name -> settings; those that begin with ddp- are the textbook loop, the others ours
-    f"{loop}{precision}{'-channels_last' * channels_last}{'-compiled' * compiled}":
-        {"mixed_precision": "bf16" if precision == "bf16" else "no", "channels_last": channels_last, "compile": compiled}
+    f"{loop}{precision}{'-channels_last' * channels_last}{'-compiled' * compiled}": {
+        "mixed_precision": "bf16" if precision == "bf16" else "no",
+        "channels_last": channels_last,
+        "compile": compiled,
+    }
     for loop, compiled, precision, channels_last in itertools.product(
-        ("", "ddp-"), (False, True), ("fp32", "bf16"), (False, True)) if not (loop and compiled)
+        ("", "ddp-"), (False, True), ("fp32", "bf16"), (False, True)
+    )
+    if not (loop and compiled)
 }
 
 
@@ -43,8 +48,10 @@ def with_random_vgg(config):
     """Return the config with untrained VGG networks, which need no file."""
     changes = {}
     for name, phase in config.phases():
-        losses = {key: loss.model_copy(update={"weights": "random"}) if isinstance(loss, VGGLossConfig) else loss
-                  for key, loss in phase.losses.items()}
+        losses = {
+            key: loss.model_copy(update={"weights": "random"}) if isinstance(loss, VGGLossConfig) else loss
+            for key, loss in phase.losses.items()
+        }
         changes[name] = phase.model_copy(update={"losses": losses})
     return config.model_copy(update=changes)
 
@@ -60,7 +67,9 @@ def build(variant, config, name):
     if variant == PLAIN:
         return PlainLoop(phase_config, networks).update
     networks.share_weights()
-    return (DDPLoop if variant.startswith("ddp-") else build_phase)(phase_config, networks, networks.accelerator).update
+    return (DDPLoop if variant.startswith("ddp-") else build_phase)(
+        phase_config, networks, networks.accelerator
+    ).update
 
 
 def _accelerator(precision):
@@ -71,8 +80,12 @@ def _accelerator(precision):
 def crops_of(config, batch, device):
     """Return one micro-batch of noise: [(lr [B, 1, c, c], hr [B, 1, s*c, s*c])] in [-1, 1]."""
     generator = torch.Generator().manual_seed(0)
-    return [tuple((torch.rand(batch, 1, side, side, generator=generator) * 2 - 1).to(device)
-                  for side in (config.data.lr_crop, config.hr_crop))]
+    return [
+        tuple(
+            (torch.rand(batch, 1, side, side, generator=generator) * 2 - 1).to(device)
+            for side in (config.data.lr_crop, config.hr_crop)
+        )
+    ]
 
 
 class DDPLoop:
@@ -85,7 +98,9 @@ class DDPLoop:
         self.losses = build_losses(config, networks, accelerator)
         if not torch.distributed.is_initialized():  # one process: a group of its own
             backend = "nccl" if accelerator.device.type == "cuda" else "gloo"
-            torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
+            torch.distributed.init_process_group(
+                backend, store=torch.distributed.HashStore(), rank=0, world_size=1
+            )
         self.generator = _parallel(networks.generator, accelerator.device)
         self.generator_optimizer = adam(networks.generator, config.learning_rate)
         self.discriminator = None
@@ -95,7 +110,7 @@ class DDPLoop:
 
     def update(self, batches):
         """Take one step of the networks of the phase on one micro-batch, as a phase does; returns 0-d tensors."""
-        (lr, hr), = batches
+        ((lr, hr),) = batches
         sr = self.generator(lr)
         metrics = self._discriminator_step(sr.detach(), hr) if self.discriminator else {}
         terms, total = generator_terms(self.losses, self.config.losses, sr, hr, self.accelerator)
@@ -116,13 +131,21 @@ class DDPLoop:
         self.discriminator_optimizer.zero_grad()
         loss.backward()
         self.discriminator_optimizer.step()
-        return {"loss/discriminator": loss.detach(), "d/real": real.detach().sigmoid().mean(), "d/fake": fake.detach().sigmoid().mean()}
+        return {
+            "loss/discriminator": loss.detach(),
+            "d/real": real.detach().sigmoid().mean(),
+            "d/fake": fake.detach().sigmoid().mean(),
+        }
 
 
 def _parallel(network, device):
-    known = inspect.signature(DistributedDataParallel).parameters  # of newer versions of PyTorch the first name
+    known = inspect.signature(
+        DistributedDataParallel
+    ).parameters  # of newer versions of PyTorch the first name
     sync_buffers = next(name for name in ("forward_sync_buffers", "broadcast_buffers") if name in known)
-    return DistributedDataParallel(network, [device] if device.type == "cuda" else None, **{sync_buffers: False})
+    return DistributedDataParallel(
+        network, [device] if device.type == "cuda" else None, **{sync_buffers: False}
+    )
 
 
 class PlainLoop:
@@ -142,18 +165,23 @@ class PlainLoop:
             self.discriminator_optimizer = self._adam(self.discriminator)
         for loss in config.losses.values():
             if isinstance(loss, VGGLossConfig):
-                self.perceptual, self.vgg = loss, vgg19_features(loss)[: LAYERS[loss.layer]].to(networks.accelerator.device)
+                self.perceptual, self.vgg = (
+                    loss,
+                    vgg19_features(loss)[: LAYERS[loss.layer]].to(networks.accelerator.device),
+                )
 
     def update(self, batches):
         """Take one step of the networks of the phase on one micro-batch, as a phase does; returns floats."""
-        (lr, hr), = batches
+        ((lr, hr),) = batches
         self.generator_optimizer.zero_grad()
         sr = self.generator(lr)
         loss, l2 = F.l1_loss(sr, hr), F.mse_loss(sr, hr)
         if self.discriminator:
             self._discriminator_step(sr.detach(), hr)
             probability = self.discriminator(sr).sigmoid()
-            loss = loss + self.config.adversarial_weight * F.binary_cross_entropy(probability, torch.ones_like(probability))
+            loss = loss + self.config.adversarial_weight * F.binary_cross_entropy(
+                probability, torch.ones_like(probability)
+            )
         if self.vgg:
             loss = loss + self.perceptual.weight * F.mse_loss(self._features(sr), self._features(hr))
         loss.backward()
@@ -163,13 +191,17 @@ class PlainLoop:
     def _discriminator_step(self, sr, hr):
         self.discriminator_optimizer.zero_grad()
         real, fake = self.discriminator(hr).sigmoid(), self.discriminator(sr).sigmoid()
-        loss = F.binary_cross_entropy(real, torch.ones_like(real)) + F.binary_cross_entropy(fake, torch.zeros_like(fake))
+        loss = F.binary_cross_entropy(real, torch.ones_like(real)) + F.binary_cross_entropy(
+            fake, torch.zeros_like(fake)
+        )
         loss.backward()
         self.discriminator_optimizer.step()
 
     def _features(self, image):
-        mean, std = (torch.tensor(values, device=image.device).view(1, 3, 1, 1)
-                     for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+        mean, std = (
+            torch.tensor(values, device=image.device).view(1, 3, 1, 1)
+            for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        )
         return self.vgg(((image + 1) / 2 - mean) / std)
 
     def _adam(self, network):

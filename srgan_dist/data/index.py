@@ -20,12 +20,12 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from srgan_dist.data.cache import Cache
-from srgan_dist.data.decoded import DecodedShard, decoded_rows
-from srgan_dist.data.payload import LARGEST_RATIO, PAYLOADS
-from srgan_dist.data.remote import Remote, is_url
 from srgan_dist.data.sample import BLOCK, key_problem
-from srgan_dist.errors import UserError
+from srgan_dist.storage.cache import Cache
+from srgan_dist.storage.decoded import DecodedShard, decoded_rows
+from srgan_dist.storage.encoding import ENCODINGS, LARGEST_RATIO
+from srgan_dist.storage.remote import Remote, is_url
+from srgan_dist.utils.errors import UserError
 
 SPLITS = ("train", "valid", "test")
 
@@ -33,25 +33,27 @@ FORMAT = "srgan_dist shards"
 VERSION = 2
 FETCHERS = 4  # shards that are fetched, or decoded, at a time
 
-INDEX = np.dtype([
-    ("key", "S90"),
-    ("rock", "<u2"),  # position in the manifest's list of rocks
-    ("shard", "<u4"),
-    ("hr_offset", "<u8"),  # in the tar, of the first pixel, or of the image file
-    ("hr_bytes", "<u8"),  # from there on
-    ("hr_height", "<u4"),
-    ("hr_width", "<u4"),
-    ("hr_crc32", "<u4"),  # of the pixels, decoded
-    ("lr_offset", "<u8"),
-    ("lr_bytes", "<u8"),
-    ("lr_height", "<u4"),
-    ("lr_width", "<u4"),
-    ("lr_crc32", "<u4"),
-    ("record_offset", "<u8"),  # of the JSON member
-    ("record_bytes", "<u4"),
-    ("darkest", "<u2"),  # grey levels of the HR image
-    ("brightest", "<u2"),
-])
+INDEX = np.dtype(
+    [
+        ("key", "S90"),
+        ("rock", "<u2"),  # position in the manifest's list of rocks
+        ("shard", "<u4"),
+        ("hr_offset", "<u8"),  # in the tar, of the first pixel, or of the image file
+        ("hr_bytes", "<u8"),  # from there on
+        ("hr_height", "<u4"),
+        ("hr_width", "<u4"),
+        ("hr_crc32", "<u4"),  # of the pixels, decoded
+        ("lr_offset", "<u8"),
+        ("lr_bytes", "<u8"),
+        ("lr_height", "<u4"),
+        ("lr_width", "<u4"),
+        ("lr_crc32", "<u4"),
+        ("record_offset", "<u8"),  # of the JSON member
+        ("record_bytes", "<u4"),
+        ("darkest", "<u2"),  # grey levels of the HR image
+        ("brightest", "<u2"),
+    ]
+)
 
 
 def shard_name(split, number):
@@ -94,7 +96,10 @@ class SplitEntry(_Entry):
 
     @model_validator(mode="after")
     def _counts_agree(self):
-        for name, count in (("shards", sum(shard.count for shard in self.shards)), ("rocks", sum(self.rocks.values()))):
+        for name, count in (
+            ("shards", sum(shard.count for shard in self.shards)),
+            ("rocks", sum(self.rocks.values())),
+        ):
             if count != self.count:
                 raise ValueError(f"its {name} have {count} samples, it says count={self.count}")
         return self
@@ -107,7 +112,7 @@ class Manifest(_Entry):
     version: Literal[VERSION] = VERSION
     scale: int = Field(ge=2, le=1024)
     dtype: Literal["uint8", "uint16"]
-    payload: Literal[PAYLOADS] = "npy"  # how images are stored
+    encoding: Literal[ENCODINGS] = "npy"  # how images are stored
     rocks: list[str]
     totals: dict[str, int]  # samples of each rock over all splits
     splits: dict[Literal[SPLITS], SplitEntry]
@@ -151,11 +156,15 @@ def _check_size(path, size):
     try:
         status = path.stat()
     except FileNotFoundError:
-        raise UserError(f"{path} is missing although the manifest lists it; copy it again or build the set again") from None
+        raise UserError(
+            f"{path} is missing although the manifest lists it; copy it again or build the set again"
+        ) from None
     if not stat.S_ISREG(status.st_mode):
         raise UserError(f"{path} is no regular file; copy it again or build the set again")
     if status.st_size != size:
-        raise UserError(f"{path} has {status.st_size} bytes, the manifest says {size}; copy it again or build the set again")
+        raise UserError(
+            f"{path} has {status.st_size} bytes, the manifest says {size}; copy it again or build the set again"
+        )
 
 
 @dataclass(frozen=True)
@@ -167,20 +176,32 @@ class PackedSet:
     sha256: str  # of manifest.json, which has that of every other file: two equal sets have equal ones
     cache: Cache  # for copies of what lies elsewhere or has to be decoded
 
-    def split(self, name, check_sizes=True, spare_damaged=False):
+    def split(self, name, check_sizes=True, blank_corrupt_images=False):
         """Open one split for reading, or return None if the set has no such split.
 
-        spare_damaged: PNG images that cannot be decoded become blank, which their crc32 tells, instead of an error.
+        blank_corrupt_images: PNG images that cannot be decoded become blank, which their crc32 tells, instead of an error.
         Raises UserError when a shard is missing or has another size (unless check_sizes is False), or the index is not
         the one the manifest names.
         """
         split = self.stored_split(name, check_sizes)
-        if split is None or self.manifest.payload == "npy":
+        if split is None or self.manifest.encoding == "npy":
             return split
         rows, shards = decoded_rows(split.rows, split.dtype), []
-        for number, (shard, entry) in enumerate(zip(split.shards, self.manifest.splits[name].shards, strict=True)):
+        for number, (shard, entry) in enumerate(
+            zip(split.shards, self.manifest.splits[name].shards, strict=True)
+        ):
             mine = rows["shard"] == number
-            shards.append(DecodedShard(shard, entry.sha256, split.rows[mine], rows[mine], split.dtype, self.cache, spare_damaged))
+            shards.append(
+                DecodedShard(
+                    shard,
+                    entry.sha256,
+                    split.rows[mine],
+                    rows[mine],
+                    split.dtype,
+                    self.cache,
+                    blank_corrupt_images,
+                )
+            )
         return Split(self, name, rows, split.rows, shards)
 
     def stored_split(self, name, check_sizes=True):
@@ -192,8 +213,14 @@ class PackedSet:
         table = self.place.file(entry.index)
         with table.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != entry.index.sha256:
-                way_out = "build the set again" if isinstance(table, Path) else f"delete its copy {table.copy}, which has been damaged"
-                raise UserError(f"{table} is not the index that the manifest names (sha256 differs); {way_out}")
+                way_out = (
+                    "build the set again"
+                    if isinstance(table, Path)
+                    else f"delete its copy {table.copy}, which has been damaged"
+                )
+                raise UserError(
+                    f"{table} is not the index that the manifest names (sha256 differs); {way_out}"
+                )
             file.seek(0)
             rows = _load_rows(table, file, entry.count)
         _check_rows(table, rows, self.manifest, entry)
@@ -211,8 +238,10 @@ def open_set(address, cache=None):
     try:
         content = place.manifest()
     except FileNotFoundError:
-        raise UserError(f"{place} is not a packed data set: it has no manifest.json."
-                        " Make one with: python shards/build.py SOURCE OUT") from None
+        raise UserError(
+            f"{place} is not a packed data set: it has no manifest.json."
+            " Make one with: python shards/build.py SOURCE OUT"
+        ) from None
     except OSError as error:
         raise UserError(f"{place}/manifest.json cannot be read: {error}") from None
     manifest = _parse_manifest(content, f"{place}/manifest.json")
@@ -237,14 +266,18 @@ def _parse_manifest(content, path):
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path} is not a manifest of {FORMAT}")
     if content.get("version") != VERSION:
-        raise UserError(f"{path} has version {content.get('version')}, this program reads {VERSION}; build the set again")
+        raise UserError(
+            f"{path} has version {content.get('version')}, this program reads {VERSION}; build the set again"
+        )
     try:
         return Manifest.model_validate(content)
     except ValidationError as error:
         fault = error.errors()[0]
         where = ".".join(map(str, fault["loc"])) or "its top level"
-        raise UserError(f"{path} is damaged at {where}: {fault['msg'].removeprefix('Value error, ')};"
-                        " copy the file again or build the set again") from None
+        raise UserError(
+            f"{path} is damaged at {where}: {fault['msg'].removeprefix('Value error, ')};"
+            " copy the file again or build the set again"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -282,14 +315,14 @@ class Split:
         return not isinstance(self.shards[0], Path)
 
     @property
-    def copy_bytes(self):
+    def cached_bytes(self):
         """How many bytes each shard takes in a cache, 0 where it is read in its place."""
-        return [shard.copy_bytes if self.is_cached else 0 for shard in self.shards]
+        return [shard.cached_bytes if self.is_cached else 0 for shard in self.shards]
 
     @property
-    def passing_bytes(self):
+    def transient_cache_bytes(self):
         """What tars that are fetched only to be decoded take in the cache on the way."""
-        passing = [shard.passing_bytes for shard in self.shards if isinstance(shard, DecodedShard)]
+        passing = [shard.transient_cache_bytes for shard in self.shards if isinstance(shard, DecodedShard)]
         return sum(sorted(passing)[-FETCHERS:])
 
     def rock(self, i):
@@ -308,7 +341,9 @@ def _load_rows(table, file, count):
     try:
         rows = np.load(file, allow_pickle=False)
     except Exception as error:  # numpy raises many kinds for a file that only pretends
-        raise UserError(f"{table} cannot be read: {str(error) or type(error).__name__}; build the set again") from None
+        raise UserError(
+            f"{table} cannot be read: {str(error) or type(error).__name__}; build the set again"
+        ) from None
     if not isinstance(rows, np.ndarray) or rows.dtype != INDEX or rows.shape != (count,):
         raise UserError(f"{table} does not hold {count} rows of this version's index; build the set again")
     return rows
@@ -323,28 +358,38 @@ def _check_rows(table, rows, manifest, entry):
     for part in ("hr", "record", "lr"):
         size = rows[f"{part}_bytes"].astype(np.uint64)
         if part != "record":
-            fits &= _may_hold(size, _image_bytes(rows, part, manifest.dtype), manifest.payload)
-        fits &= (size > 0) & (size <= shard_bytes) & (rows[f"{part}_offset"] <= shard_bytes - np.minimum(size, shard_bytes))
+            fits &= _may_hold(size, _image_bytes(rows, part, manifest.dtype), manifest.encoding)
+        fits &= (
+            (size > 0)
+            & (size <= shard_bytes)
+            & (rows[f"{part}_offset"] <= shard_bytes - np.minimum(size, shard_bytes))
+        )
         ends[part] = rows[f"{part}_offset"] + size
     fits &= rows["record_offset"] == _next_content(ends["hr"])
     header = rows["lr_offset"] - _next_content(ends["record"])  # of the image file, before its pixels
-    fits &= (header < (BLOCK if manifest.payload == "npy" else 1)) & (rows["hr_offset"] % BLOCK == header)
+    fits &= (header < (BLOCK if manifest.encoding == "npy" else 1)) & (rows["hr_offset"] % BLOCK == header)
     for length in ("height", "width"):
         fits &= rows[f"hr_{length}"] == manifest.scale * rows[f"lr_{length}"].astype(np.uint64)
     fits &= (rows["darkest"] <= rows["brightest"]) & (rows["brightest"] <= np.iinfo(manifest.dtype).max)
     if not fits.all():
-        raise UserError(f"{table} does not fit its shards, first at row {int(np.argmin(fits))}; build the set again")
+        raise UserError(
+            f"{table} does not fit its shards, first at row {int(np.argmin(fits))}; build the set again"
+        )
     _check_overlap(table, rows, ends["lr"])
 
 
 def _image_bytes(rows, side, dtype):
     pixels = rows[f"{side}_height"].astype(np.uint64) * rows[f"{side}_width"]
-    return np.minimum(pixels, 2**62) * np.dtype(dtype).itemsize  # no overflow, and still more than any file has
+    return (
+        np.minimum(pixels, 2**62) * np.dtype(dtype).itemsize
+    )  # no overflow, and still more than any file has
 
 
-def _may_hold(size, image_bytes, payload):
+def _may_hold(size, image_bytes, encoding):
     """Tell whether an image that takes `size` bytes in a tar may have so many bytes of pixels."""
-    return size == image_bytes if payload == "npy" else image_bytes <= np.minimum(size, 2**50) * LARGEST_RATIO
+    return (
+        size == image_bytes if encoding == "npy" else image_bytes <= np.minimum(size, 2**50) * LARGEST_RATIO
+    )
 
 
 def _next_content(end):
@@ -375,5 +420,7 @@ def _check_samples(table, rows, manifest, entry):
     for counts, said in ((rocks, entry.rocks), (shards, {shard.file: shard.count for shard in entry.shards})):
         for name in sorted(counts.keys() | said.keys()):
             if counts[name] != said.get(name, 0):
-                raise UserError(f"{table} has {counts[name]} samples of {name}, the manifest says {said.get(name, 0)};"
-                                " build the set again")
+                raise UserError(
+                    f"{table} has {counts[name]} samples of {name}, the manifest says {said.get(name, 0)};"
+                    " build the set again"
+                )

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from srgan_dist.data.cache import Stopped
 from srgan_dist.data.index import FETCHERS
-from srgan_dist.data.plan import Mixture, Plan, slots_of
 from srgan_dist.data.reader import Reader
-from srgan_dist.data.values import to_signed
-from srgan_dist.errors import UserError
+from srgan_dist.data.sampler import CropSampler, DatasetMixture, slots_of
+from srgan_dist.data.value_range import to_network_range
+from srgan_dist.storage.cache import Stopped
+from srgan_dist.utils.errors import UserError
 
 READ_AHEAD = 2  # batches that lie ready or are being read
 
@@ -36,25 +36,48 @@ class TrainLoader:
 
     splits: [(split, weight)], all of one scale and pixel type. batch_size: of all ranks together; every rank takes an
     equal share of it. bad: for each split the samples that others stand in for; None: all are good. blocks: for each
-    split how many shards are shuffled together; None: all. accumulation: equal parts (micro-batches) in which a rank
+    split how many shards are shuffled together; None: all. gradient_accumulation_steps: equal parts (micro-batches) in which a rank
     takes its share of an update.
     """
 
-    def __init__(self, splits, lr_crop, batch_size, seed, augment, rank, world_size, device, bad=None, blocks=None,
-                 accumulation=1):
+    def __init__(
+        self,
+        splits,
+        lr_crop,
+        batch_size,
+        seed,
+        augment,
+        rank,
+        world_size,
+        device,
+        bad=None,
+        blocks=None,
+        gradient_accumulation_steps=1,
+    ):
         self.readers = [Reader(split) for split, _ in splits]
         bad, blocks = bad or [()] * len(splits), blocks or [None] * len(splits)
-        self.plans = [Plan(split.rows["lr_height"], split.rows["lr_width"], lr_crop, seed, augment, number, bad[number],
-                           split.rows["shard"], blocks[number])
-                      for number, (split, _) in enumerate(splits)]
-        self.mixture = Mixture([weight for _, weight in splits], seed)
+        self.plans = [
+            CropSampler(
+                split.rows["lr_height"],
+                split.rows["lr_width"],
+                lr_crop,
+                seed,
+                augment,
+                number,
+                bad[number],
+                split.rows["shard"],
+                blocks[number],
+            )
+            for number, (split, _) in enumerate(splits)
+        ]
+        self.mixture = DatasetMixture([weight for _, weight in splits], seed)
         self.augment = augment
         self.lr_crop, self.batch_size = lr_crop, batch_size
         self.rank, self.world_size, self.device = rank, world_size, device
-        self.accumulation = accumulation
+        self.gradient_accumulation_steps = gradient_accumulation_steps
 
     def batches(self, first_update):
-        """Yield (lr, hr) for update first_update, first_update + 1, ... without end; `accumulation` for each.
+        """Yield (lr, hr) for update first_update, first_update + 1, ... without end; `gradient_accumulation_steps` for each.
 
         lr: [B, 1, c, c], hr: [B, 1, s*c, s*c]; float32 in [-1, 1] on the device; B this rank's share of a
         micro-batch. Close the generator when done: its thread stops then.
@@ -63,9 +86,17 @@ class TrainLoader:
         reached = self.mixture.reached(first_update * self.batch_size).tolist()
         stop = threading.Event()
         with contextlib.ExitStack() as stack:
-            self.fetchers = [stack.enter_context(_FetchAhead(reader, plan.blocks(slot), self.accumulation + READ_AHEAD + 2, stop))
-                             for reader, plan, slot in zip(self.readers, self.plans, reached, strict=True)]
-            ahead = stack.enter_context(_ReadAhead(self._fill, buffers, first_update * self.accumulation, self.device))
+            self.fetchers = [
+                stack.enter_context(
+                    _FetchAhead(
+                        reader, plan.blocks(slot), self.gradient_accumulation_steps + READ_AHEAD + 2, stop
+                    )
+                )
+                for reader, plan, slot in zip(self.readers, self.plans, reached, strict=True)
+            ]
+            ahead = stack.enter_context(
+                _ReadAhead(self._fill, buffers, first_update * self.gradient_accumulation_steps, self.device)
+            )
             stack.callback(stop.set)  # first of all, for the thread may be waiting for a shard
             while True:
                 buffer = ahead.next()
@@ -76,13 +107,13 @@ class TrainLoader:
                     buffer.copied.record()
                 if self.augment:
                     lr, hr = orient(lr, orientations), orient(hr, orientations)
-                batch = to_signed(lr), to_signed(hr)
+                batch = to_network_range(lr), to_network_range(hr)
                 ahead.give_back(buffer)
                 yield batch
 
     def _buffer(self):
         pinned = self.device.type == "cuda"
-        count = self.batch_size // (self.world_size * self.accumulation)
+        count = self.batch_size // (self.world_size * self.gradient_accumulation_steps)
         lr, hr = self.readers[0].empty_batch(count, self.lr_crop, pinned)
         # blocking: the thread that waits for it sleeps
         copied = torch.cuda.Event(blocking=True) if pinned else None
@@ -91,11 +122,15 @@ class TrainLoader:
     def _fill(self, buffer, number):
         if buffer.copied:
             buffer.copied.synchronize()  # returns at once where nothing was recorded yet
-        update, micro_batch = divmod(number, self.accumulation)
-        slots = slots_of(update, self.rank, self.world_size, self.batch_size, self.accumulation, micro_batch)
+        update, micro_batch = divmod(number, self.gradient_accumulation_steps)
+        slots = slots_of(
+            update, self.rank, self.world_size, self.batch_size, self.gradient_accumulation_steps, micro_batch
+        )
         orientations = buffer.orientations.numpy()
         shares = self.mixture.split(slots)
-        for plan, reader, fetcher, (places, own) in zip(self.plans, self.readers, self.fetchers, shares, strict=True):
+        for plan, reader, fetcher, (places, own) in zip(
+            self.plans, self.readers, self.fetchers, shares, strict=True
+        ):
             while len(own):  # block by block: a large batch may need more of them than the cache holds
                 fetcher.reach(int(own[0]), number)
                 here = int(np.searchsorted(own, fetcher.end))
@@ -113,7 +148,13 @@ def orient(images, orientations):
     dtype = images.dtype
     if dtype == torch.uint16:  # a type with few kernels outside the CPU
         images = images.view(torch.int16)
-    for bit, moved in enumerate((lambda x: x.flip(-2), lambda x: x.flip(-1), lambda x: x.mT.clone(memory_format=torch.contiguous_format))):
+    for bit, moved in enumerate(
+        (
+            lambda x: x.flip(-2),
+            lambda x: x.flip(-1),
+            lambda x: x.mT.clone(memory_format=torch.contiguous_format),
+        )
+    ):
         # Exchanges by exclusive or, masked per image: several times faster on CPU than torch.where
         chosen = (orientations >> bit & 1).neg().to(images.dtype).view(-1, 1, 1, 1)
         images = images ^ moved(images).bitwise_xor_(images).bitwise_and_(chosen)
@@ -152,7 +193,11 @@ class _ReadAhead:
                 assert self.thread.is_alive(), "the thread that reads ahead has died"
                 continue
             if error is not None:
-                raise error if isinstance(error, Exception) else RuntimeError("the thread that reads ahead was ended") from error
+                raise (
+                    error
+                    if isinstance(error, Exception)
+                    else RuntimeError("the thread that reads ahead was ended")
+                ) from error
             return buffer
 
     def give_back(self, buffer):
@@ -167,14 +212,16 @@ class _ReadAhead:
                 self.fill(buffer, number)
                 self.ready.put((buffer, None))
                 number += 1
-        except BaseException as error:  # also what is no Exception: a thread that dies in silence is waited for
+        except (
+            BaseException
+        ) as error:  # also what is no Exception: a thread that dies in silence is waited for
             self.ready.put((None, error))
 
 
 class _FetchAhead:
     """Opens the shards of a block before the reading reaches it, so that they are in the cache and stay there.
 
-    blocks: yields (end, shards) as `Plan.blocks` does. lag: fillings into a block before the next is asked for; by then
+    blocks: yields (end, shards) as `CropSampler.blocks` does. lag: fillings into a block before the next is asked for; by then
     all ranks have left the block before it, for they share the cache and none gets further ahead of another. stop: an
     Event that ends it. Failures are left to the reading, which meets them when it needs the shard.
     """

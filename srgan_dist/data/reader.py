@@ -11,11 +11,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from srgan_dist.data.cache import opened
-from srgan_dist.errors import UserError
+from srgan_dist.storage.cache import opened
+from srgan_dist.utils.errors import UserError
 
 
-class Damage(NamedTuple):
+class CorruptSample(NamedTuple):
     """A sample that is not as it was packed."""
 
     row: int  # of the split's index
@@ -36,7 +36,9 @@ class Reader:
         self.peak = int(np.iinfo(split.dtype).max)  # the brightest grey level of the type
         self.stop = None  # an Event that ends the waiting for copies of remote shards
         self.maps = {}  # of shards
-        views = weakref.WeakMethod(self._views)  # so that the maps go with the reader, not when garbage is collected
+        views = weakref.WeakMethod(
+            self._views
+        )  # so that the maps go with the reader, not when garbage is collected
         self.views = lru_cache(2**16)(lambda i: views()(i))  # some 500 bytes each
 
     def image(self, i):
@@ -51,15 +53,19 @@ class Reader:
         return json.loads(self._map(int(row["shard"]))[start : start + int(row["record_bytes"])])
 
     def damage(self, i):
-        """Compare the pixels of sample i with the index; returns Damage, or None."""
+        """Compare the pixels of sample i with the index; returns CorruptSample, or None."""
         row = self._turn_to(i)
         shard = self.split.shards[row["shard"]]
         way_out = f"; delete its copy {shard.copy}" if self.split.is_cached and shard.copy else ""
         for side, pixels in zip(("lr", "hr"), self.views(i), strict=True):
             if zlib.crc32(pixels) != row[f"{side}_crc32"]:
                 offset = self.split.stored[i][f"{side}_offset"]
-                return Damage(i, f"{side}_crc32", f"{shard}: {self.split.key(i)} has other {side.upper()} pixels at offset {offset}"
-                              f" than were packed (crc32 differs){way_out}")
+                return CorruptSample(
+                    i,
+                    f"{side}_crc32",
+                    f"{shard}: {self.split.key(i)} has other {side.upper()} pixels at offset {offset}"
+                    f" than were packed (crc32 differs){way_out}",
+                )
         return None
 
     def empty_batch(self, count, lr_crop, pin_memory=False):
@@ -104,7 +110,9 @@ class Reader:
         for shard in set(self.split.rows["shard"][samples].tolist()):
             mapped = self._map(shard)
             if mapped.size() < len(mapped):
-                raise UserError(f"{self.split.shards[shard]} has been cut while it was read; copy it again, then start again")
+                raise UserError(
+                    f"{self.split.shards[shard]} has been cut while it was read; copy it again, then start again"
+                )
 
     def _views(self, i):
         """Return the images of sample i, (lr, hr), as they lie in the mapped shard."""
@@ -112,12 +120,21 @@ class Reader:
         mapped = self._map(int(row["shard"]))
         try:
             return tuple(
-                np.ndarray((int(row[f"{side}_height"]), int(row[f"{side}_width"])), self.split.dtype, mapped, int(row[f"{side}_offset"]))
+                np.ndarray(
+                    (int(row[f"{side}_height"]), int(row[f"{side}_width"])),
+                    self.split.dtype,
+                    mapped,
+                    int(row[f"{side}_offset"]),
+                )
                 for side in ("lr", "hr")
             )
-        except TypeError:  # a buffer too small; only where data.verify=none or the shard was cut after the check
-            raise UserError(f"{self.split.shards[row['shard']]} ends at {len(mapped)} bytes, before the pixels of"
-                            f" {self.split.key(i)}; copy it again or build the set again") from None
+        except (
+            TypeError
+        ):  # a buffer too small; only where data.verify=none or the shard was cut after the check
+            raise UserError(
+                f"{self.split.shards[row['shard']]} ends at {len(mapped)} bytes, before the pixels of"
+                f" {self.split.key(i)}; copy it again or build the set again"
+            ) from None
 
     def _map(self, shard):
         if shard not in self.maps:

@@ -1,6 +1,6 @@
 """A sample: one HR/LR pair, and how it lies in a tar.
 
-In the tar a sample is three consecutive members, KEY.hr.npy, KEY.json and KEY.lr.npy (or .png, see `payload.py`), as any
+In the tar a sample is three consecutive members, KEY.hr.npy, KEY.json and KEY.lr.npy (or .png, see `encoding.py`), as any
 WebDataset reader expects them.
 """
 
@@ -46,9 +46,9 @@ def tar_header(name, size):
     return member.tobuf(tarfile.USTAR_FORMAT)
 
 
-def fields(payload):
+def fields(encoding):
     """Name the members of a sample in the order of the tar."""
-    return f"hr.{payload}", "json", f"lr.{payload}"
+    return f"hr.{encoding}", "json", f"lr.{encoding}"
 
 
 def padded(size, multiple):

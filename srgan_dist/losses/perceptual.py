@@ -11,9 +11,9 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.models.vgg import cfgs, make_layers
 
-from srgan_dist.errors import UserError
-from srgan_dist.files import sha256_of
-from srgan_dist.settings import Settings
+from srgan_dist.utils.errors import UserError
+from srgan_dist.utils.files import sha256_of
+from srgan_dist.utils.settings import Settings
 
 # layer name -> number of modules of torchvision's vgg19().features up to and including it
 LAYERS = {"relu2_2": 9, "relu3_4": 18, "relu4_4": 27, "conv5_4": 35, "relu5_4": 36, "pool5": 37}
@@ -24,9 +24,15 @@ class VGGLossConfig(Settings):
     """Mean squared difference of VGG-19 features."""
 
     name: Literal["vgg19"]
-    weight: float = Field(1e-5, gt=0, description="factor in the sum of losses: the paper's alpha, whose network had"
-                          " features of another scale (Caffe's weights): look at the panel before trusting it")
-    layer: Literal[tuple(LAYERS)] = Field("relu5_4", description="whose output is compared (official code: pool5)")
+    weight: float = Field(
+        1e-5,
+        gt=0,
+        description="factor in the sum of losses: the paper's alpha, whose network had"
+        " features of another scale (Caffe's weights): look at the panel before trusting it",
+    )
+    layer: Literal[tuple(LAYERS)] = Field(
+        "relu5_4", description="whose output is compared (official code: pool5)"
+    )
     weights: str = Field(
         "torchvision",
         description="torchvision: its file in the PyTorch cache; random: untrained, for tests; else a path to that file",
@@ -64,7 +70,9 @@ def vgg19_features(config):
     features, path = make_layers(cfgs["E"], batch_norm=False), checked_weights_file(config)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        features.load_state_dict({k.removeprefix("features."): v for k, v in state.items() if k.startswith("features.")})
+        features.load_state_dict(
+            {k.removeprefix("features."): v for k, v in state.items() if k.startswith("features.")}
+        )
     except (pickle.UnpicklingError, AttributeError, RuntimeError) as error:
         raise UserError(f"weights={path} does not hold the weights of torchvision's vgg19: {error}") from None
     return features
@@ -87,8 +95,10 @@ def checked_weights_file(config):
     facts = path.stat()
     digest = _digest(path, facts.st_size, facts.st_mtime_ns)
     if not digest.startswith(config.sha256):
-        raise UserError(f"{path} has sha256 {digest}, which does not begin with sha256={config.sha256}:"
-                         " the file is damaged or another one; fetch it again, or give its own sha256")
+        raise UserError(
+            f"{path} has sha256 {digest}, which does not begin with sha256={config.sha256}:"
+            " the file is damaged or another one; fetch it again, or give its own sha256"
+        )
     return path
 
 

@@ -6,7 +6,7 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
 
-from srgan_dist.settings import Settings
+from srgan_dist.utils.settings import Settings
 
 
 class L1LossConfig(Settings):

@@ -11,12 +11,16 @@ class BatchNorm2d(nn.BatchNorm2d):
     def forward(self, x):
         if not self.training:
             return super().forward(x)
-        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, True, self.momentum, self.eps)
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, True, self.momentum, self.eps
+        )
 
 
 def count_batch(network):
     """Add a batch to `num_batches_tracked` of all batch normalisations of a network, in one launch."""
-    torch._foreach_add_([module.num_batches_tracked for module in network.modules() if isinstance(module, BatchNorm2d)], 1)
+    torch._foreach_add_(
+        [module.num_batches_tracked for module in network.modules() if isinstance(module, BatchNorm2d)], 1
+    )
 
 
 def synchronise(network):

@@ -5,12 +5,12 @@ Ledig et al. (2017), figure 4. It returns logits; the losses never see a rounded
 
 from typing import Literal
 
-from pydantic import Field
 import torch
+from pydantic import Field
 from torch import nn
 
 from srgan_dist.models.batch_norm import BatchNorm2d, count_batch
-from srgan_dist.settings import Settings
+from srgan_dist.utils.settings import Settings
 
 _KERNEL = 3
 
@@ -19,12 +19,17 @@ class DiscriminatorConfig(Settings):
     """Settings of the discriminator; the defaults are those of the paper's official code."""
 
     name: Literal["discriminator"] = "discriminator"
-    num_filters: int = Field(64, ge=1, le=1024, description="channels of the first convolution; the last has eight times as many")
+    num_filters: int = Field(
+        64, ge=1, le=1024, description="channels of the first convolution; the last has eight times as many"
+    )
     num_dense: int = Field(1024, ge=1, le=65536, description="width of the first dense layer")
     padding: Literal[0, 1] = Field(1, description="zeros around each convolution's input (the report has 0)")
-    sync_batchnorm: bool = Field(False, description="batch normalisation over the crops of all ranks, not of each rank by itself")
+    sync_batchnorm: bool = Field(
+        False, description="batch normalisation over the crops of all ranks, not of each rank by itself"
+    )
     init_std: float | None = Field(
-        0.02, gt=0,
+        0.02,
+        gt=0,
         description="standard deviation of the weights at the start, biases 0; null: PyTorch's own",
     )
 
@@ -54,8 +59,15 @@ class Discriminator(nn.Module):
         super().__init__()
         self.config = config
         n = config.num_filters
-        ladder = [(n, n, 2), (n, 2 * n, 1), (2 * n, 2 * n, 2), (2 * n, 4 * n, 1),
-                  (4 * n, 4 * n, 2), (4 * n, 8 * n, 1), (8 * n, 8 * n, 2)]
+        ladder = [
+            (n, n, 2),
+            (n, 2 * n, 1),
+            (2 * n, 2 * n, 2),
+            (2 * n, 4 * n, 1),
+            (4 * n, 4 * n, 2),
+            (4 * n, 8 * n, 1),
+            (8 * n, 8 * n, 2),
+        ]
         side = final_side(crop, config.padding)
         self.conv = nn.Conv2d(1, n, _KERNEL, 1, config.padding)
         self.activation = nn.LeakyReLU(0.2)
@@ -96,8 +108,10 @@ def final_side(crop, padding):
     side = _final_side(crop, padding)
     if side < 1:
         smallest = next(c for c in range(1, 1000) if _final_side(c, padding) >= 1)
-        raise ValueError(f"an HR crop of {crop} pixels vanishes in the discriminator's strides"
-                         f" (padding={padding}); use {smallest} or more")
+        raise ValueError(
+            f"an HR crop of {crop} pixels vanishes in the discriminator's strides"
+            f" (padding={padding}); use {smallest} or more"
+        )
     return side
 
 

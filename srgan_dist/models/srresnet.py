@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field
 from torch import nn
 
 from srgan_dist.models.prelu import PReLU
-from srgan_dist.settings import Settings
+from srgan_dist.utils.settings import Settings
 
 
 def _power_of_two(scale):
@@ -25,14 +25,21 @@ class SRResNetConfig(Settings):
     """Settings of SRResNet; the defaults are those of the paper's official code."""
 
     name: Literal["srresnet"] = "srresnet"
-    scale: Annotated[int, AfterValidator(_power_of_two)] = Field(4, description="HR size over LR size: 2, 4 or 8")
+    scale: Annotated[int, AfterValidator(_power_of_two)] = Field(
+        4, description="HR size over LR size: 2, 4 or 8"
+    )
     num_blocks: int = Field(16, ge=1, le=1000, description="residual blocks (the report has 1)")
-    num_filters: int = Field(64, ge=1, le=4096, description="channels on the LR grid and between the upsampling stages")
-    prelu: Literal["channel", "layer"] = Field("channel", description="one PReLU slope per channel or per layer")
+    num_filters: int = Field(
+        64, ge=1, le=4096, description="channels on the LR grid and between the upsampling stages"
+    )
+    prelu: Literal["channel", "layer"] = Field(
+        "channel", description="one PReLU slope per channel or per layer"
+    )
     long_skip: bool = Field(True, description="add the first convolution's output to the last block's")
     tanh: bool = Field(True, description="bound the output to [-1, 1]")
     init_std: float | None = Field(
-        0.02, gt=0,
+        0.02,
+        gt=0,
         description="standard deviation of the convolution weights at the start, biases 0; null: PyTorch's own",
     )
 

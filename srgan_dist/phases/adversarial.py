@@ -7,14 +7,21 @@ import torch
 from pydantic import Field
 
 from srgan_dist.losses import LossConfig
-from srgan_dist.losses.adversarial import adversarial_loss, discriminator_loss
+from srgan_dist.losses.gan import adversarial_loss, discriminator_loss
 from srgan_dist.losses.perceptual import VGGLossConfig
 from srgan_dist.losses.pixel import L1LossConfig
-from srgan_dist.phases.common import MetricAverager, PhaseConfig, build_losses, ema_of, generator_terms, train_psnr
-from srgan_dist.phases.gradients import SharedGradients
-from srgan_dist.phases.optimizer import adam, scheduled, set_learning_rate
-from srgan_dist.phases.update_guard import UpdateGuard
-from srgan_dist.phases.working_copy import WorkingCopy, working_dtype
+from srgan_dist.optim.adam import adam, scheduled, set_learning_rate
+from srgan_dist.optim.all_reduce import GradientAllReduce
+from srgan_dist.optim.update_guard import UpdateGuard
+from srgan_dist.optim.working_copy import WorkingCopy, working_dtype
+from srgan_dist.phases.phase import (
+    MetricAverager,
+    PhaseConfig,
+    build_losses,
+    ema_of,
+    generator_terms,
+    train_psnr,
+)
 
 
 class AdversarialConfig(PhaseConfig):
@@ -24,13 +31,20 @@ class AdversarialConfig(PhaseConfig):
 
     steps: int = Field(150_000, ge=1, description="updates")
     discriminator_learning_rate: float | None = Field(None, gt=0, description="null: the generator's")
-    decay_every: int | None = Field(100_000, ge=1, description="updates per tenfold fall of the learning rates; null: constant")
+    decay_every: int | None = Field(
+        100_000, ge=1, description="updates per tenfold fall of the learning rates; null: constant"
+    )
     losses: dict[str, LossConfig] = Field(
-        {"pixel": L1LossConfig(name="l1"), "perceptual": VGGLossConfig(name="vgg19")}, min_length=1,
+        {"pixel": L1LossConfig(name="l1"), "perceptual": VGGLossConfig(name="vgg19")},
+        min_length=1,
         description="terms of the generator's objective beside the adversarial one; a key names its panel loss/<key>",
     )
-    adversarial_weight: float = Field(5e-3, gt=0, description="factor of the adversarial term: the paper's beta")
-    adversarial_warmup: int = Field(0, ge=0, description="first updates, in which the adversarial term rises to its full weight")
+    adversarial_weight: float = Field(
+        5e-3, gt=0, description="factor of the adversarial term: the paper's beta"
+    )
+    adversarial_warmup: int = Field(
+        0, ge=0, description="first updates, in which the adversarial term rises to its full weight"
+    )
 
     def terms(self):
         return super().terms() | {"adversarial": self.adversarial_weight}
@@ -48,16 +62,24 @@ class AdversarialPhase:
         self.losses = build_losses(config, networks, accelerator)
         dtype = working_dtype(accelerator)
         self.working_generator = WorkingCopy(self.generator, dtype, compiled=networks.compiled)
-        self.working_discriminator = WorkingCopy(self.discriminator, dtype, looks_ahead=True, compiled=networks.compiled)
+        self.working_discriminator = WorkingCopy(
+            self.discriminator, dtype, looks_ahead=True, compiled=networks.compiled
+        )
         self.generator_optimizer = adam(self.generator, config.learning_rate)
         self.discriminator_optimizer = adam(self.discriminator, config.learning_rate)
-        self.generator_gradients = SharedGradients(self.generator, accelerator.num_processes)
-        self.discriminator_gradients = SharedGradients(self.discriminator, accelerator.num_processes)
-        self.guard = UpdateGuard({"generator": self.generator, "discriminator": self.discriminator}, config.clip_gradient,
-                                 config.max_spike, accelerator.device)
+        self.generator_gradients = GradientAllReduce(self.generator, accelerator.num_processes)
+        self.discriminator_gradients = GradientAllReduce(self.discriminator, accelerator.num_processes)
+        self.guard = UpdateGuard(
+            {"generator": self.generator, "discriminator": self.discriminator},
+            config.max_grad_norm,
+            config.max_spike,
+            accelerator.device,
+        )
         self.ema = ema_of(config, networks)
-        self.base_rates = {"generator": config.learning_rate,
-                           "discriminator": config.discriminator_learning_rate or config.learning_rate}
+        self.base_rates = {
+            "generator": config.learning_rate,
+            "discriminator": config.discriminator_learning_rate or config.learning_rate,
+        }
         self.rates = dict(self.base_rates)  # of the last update
         self.adversarial_weight = torch.zeros((), device=accelerator.device)  # of the last update
         self.step = 0  # updates taken
@@ -118,8 +140,12 @@ class AdversarialPhase:
         self.guard.commit(self.discriminator_optimizer, self.generator_optimizer)
         if self.ema:
             self.ema.update(self.guard.found_inf)
-        return {**metrics.metrics, "health/grad_norm/generator": generator_norm,
-                "health/grad_norm/discriminator": discriminator_norm, "health/skipped": self.guard.found_inf}
+        return {
+            **metrics.metrics,
+            "health/grad_norm/generator": generator_norm,
+            "health/grad_norm/discriminator": discriminator_norm,
+            "health/skipped": self.guard.found_inf,
+        }
 
     def terms(self):
         """Return the factor of every term of the generator's objective at the last update: {name: weight}; that of the

@@ -4,20 +4,31 @@ from pydantic import Field
 
 from srgan_dist.losses import LossConfig
 from srgan_dist.losses.pixel import L1LossConfig
-from srgan_dist.phases.common import MetricAverager, PhaseConfig, build_losses, ema_of, generator_terms, train_psnr
-from srgan_dist.phases.gradients import SharedGradients
-from srgan_dist.phases.optimizer import adam, scheduled, set_learning_rate
-from srgan_dist.phases.update_guard import UpdateGuard
-from srgan_dist.phases.working_copy import WorkingCopy, working_dtype
+from srgan_dist.optim.adam import adam, scheduled, set_learning_rate
+from srgan_dist.optim.all_reduce import GradientAllReduce
+from srgan_dist.optim.update_guard import UpdateGuard
+from srgan_dist.optim.working_copy import WorkingCopy, working_dtype
+from srgan_dist.phases.phase import (
+    MetricAverager,
+    PhaseConfig,
+    build_losses,
+    ema_of,
+    generator_terms,
+    train_psnr,
+)
 
 
 class PretrainConfig(PhaseConfig):
     """Settings of phase 1; the defaults are the paper's."""
 
     steps: int = Field(100_000, ge=1, description="updates")
-    decay_every: int | None = Field(50_000, ge=1, description="updates per tenfold fall of the learning rate; null: constant")
+    decay_every: int | None = Field(
+        50_000, ge=1, description="updates per tenfold fall of the learning rate; null: constant"
+    )
     losses: dict[str, LossConfig] = Field(
-        {"pixel": L1LossConfig(name="l1")}, min_length=1, description="terms of the objective; a key names its panel loss/<key>"
+        {"pixel": L1LossConfig(name="l1")},
+        min_length=1,
+        description="terms of the objective; a key names its panel loss/<key>",
     )
 
 
@@ -33,8 +44,10 @@ class PretrainPhase:
         self.losses = build_losses(config, networks, accelerator)
         self.working = WorkingCopy(self.generator, working_dtype(accelerator), compiled=networks.compiled)
         self.optimizer = adam(self.generator, config.learning_rate)
-        self.gradients = SharedGradients(self.generator, accelerator.num_processes)
-        self.guard = UpdateGuard({"generator": self.generator}, config.clip_gradient, config.max_spike, accelerator.device)
+        self.gradients = GradientAllReduce(self.generator, accelerator.num_processes)
+        self.guard = UpdateGuard(
+            {"generator": self.generator}, config.max_grad_norm, config.max_spike, accelerator.device
+        )
         self.ema = ema_of(config, networks)
         self.step = 0  # updates taken
         self.progress = 0.0  # share of the phase that is over; set by the training

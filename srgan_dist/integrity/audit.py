@@ -1,0 +1,152 @@
+"""Whether every byte of a packed set is still as it was written."""
+
+import hashlib
+import io
+import json
+import zlib
+from collections import Counter
+from itertools import islice, zip_longest
+
+import numpy as np
+from webdataset.tariterators import group_by_keys, tar_file_expander
+
+from srgan_dist.data import index
+from srgan_dist.integrity.tar_structure import structure_problems
+from srgan_dist.storage.encoding import EncodingError, decode
+
+
+def verify(packed, progress=iter):
+    """Check every byte of a PackedSet and return the faults.
+
+    Shards are compared with their sha256 in the manifest, must be plain tars of the members that the index has and no
+    others, and are read twice: streamed with WebDataset, as a stranger would, and at the places that the index names,
+    as the training does. Keys, order, pixels and their crc32 have to be those of the index.
+    """
+    manifest = packed.manifest
+    splits = {name: packed.stored_split(name) for name in manifest.splits}
+    faults = _set_problems(packed, splits.values())
+    shards = [
+        (split, number, entry.sha256)
+        for name, split in splits.items()
+        for number, entry in enumerate(manifest.splits[name].shards)
+    ]
+    for split, number, sha256 in progress(shards):
+        path = split.shards[number]
+        problems = [text for _, text in islice(structure_problems(split, number), 1)]
+        problems = problems or list(_stream_problems(split, number)) or list(_place_problems(split, number))
+        if _sha256_of(path) != sha256:
+            where = f" ({problems[0]})" if problems else ""
+            faults.append(
+                f"{path}: sha256 differs from the manifest{where}; copy the file again or build the set again"
+            )
+        else:
+            faults += [f"{path}: {problem}" for problem in problems]
+    return faults
+
+
+def _sha256_of(shard):
+    with shard.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _set_problems(packed, splits):
+    """Return what no shard shows by itself: files that are not listed, keys of two splits, wrong totals."""
+    manifest, place = packed.manifest, packed.place
+    listed = {entry.file for split in manifest.splits.values() for entry in split.shards}
+    files = (
+        sorted(place.path.glob("*.tar")) if isinstance(place, index.Folder) else []
+    )  # not every protocol can list
+    problems = [
+        f"{path}: the manifest does not list it, but readers of *.tar would take it in; move or delete it"
+        for path in files
+        if path.name not in listed
+    ]
+    totals = sum((Counter(split.rocks) for split in manifest.splits.values()), Counter())
+    if totals != manifest.totals:
+        problems.append(
+            f"{place}/manifest.json: its totals {manifest.totals} are not the sums of its splits,"
+            f" {dict(totals)}; build the set again"
+        )
+    keys = Counter(key for split in splits for key in split.rows["key"].tolist())
+    problems += [
+        f"{place}: the key {key.decode()} is in {count} splits; build the set again"
+        for key, count in keys.items()
+        if count > 1
+    ]
+    return problems
+
+
+def _stream_problems(split, number):
+    rows, path = split.rows[split.rows["shard"] == number], split.shards[number]
+    with path.open("rb") as stream:  # opened here: a path with # or ? in it is no URL
+        samples = group_by_keys(tar_file_expander([{"url": str(path), "stream": stream}]))
+        try:
+            yield from filter(
+                None, (_sample_problem(row, sample, split) for row, sample in zip_longest(rows, samples))
+            )
+        except Exception as error:  # whatever tar, NPY and JSON readers raise
+            yield f"WebDataset cannot read it ({str(error) or type(error).__name__}); build the set again"
+
+
+def _place_problems(split, number):
+    """Yield the samples of a shard whose pixels, where the index says they lie, are not those that were packed."""
+    with split.shards[number].open("rb") as file:
+        for i in np.flatnonzero(split.rows["shard"] == number):
+            row = split.rows[i]
+            hr, lr = (_image_at(file, row, side, split) for side in ("hr", "lr"))
+            if (zlib.crc32(lr), zlib.crc32(hr)) != (row["lr_crc32"], row["hr_crc32"]):
+                yield f"{split.key(i)} has other pixels at the offsets of the index than were packed (crc32 differs)"
+            elif (hr.min(), hr.max()) != (row["darkest"], row["brightest"]):
+                yield (
+                    f"{split.key(i)} has grey levels from {hr.min()} to {hr.max()},"
+                    f" the index says {row['darkest']} to {row['brightest']}"
+                )
+
+
+def _image_at(file, row, side, split):
+    file.seek(int(row[f"{side}_offset"]))
+    return _decoded(file.read(int(row[f"{side}_bytes"])), row, side, split)
+
+
+def _decoded(data, row, side, split):
+    size = int(row[f"{side}_height"]), int(row[f"{side}_width"])
+    return decode(split.set.manifest.encoding, data, *size, split.dtype)
+
+
+def _sample_problem(row, sample, split):
+    if row is None or sample is None or sample["__key__"] != row["key"].decode():
+        return f"WebDataset reads {sample and sample['__key__']} where the index has {row and row['key'].decode()}"
+    key = sample["__key__"]
+    for side in ("hr", "lr"):
+        if problem := (_npy_problem if "hr.npy" in sample else _png_problem)(row, sample, side, split):
+            return f"{key} has {problem}"
+    if json.loads(sample["json"])["rock"] != split.rocks[row["rock"]]:
+        return f"{key} is of another rock than the index says"
+    return None
+
+
+def _npy_problem(row, sample, side, split):
+    content = io.BytesIO(sample[f"{side}.npy"])
+    if (version := np.lib.format.read_magic(content)) != (1, 0):
+        return f"an {side.upper()} image in version {version} of the NPY format, not (1, 0)"
+    shape, by_columns, dtype = np.lib.format.read_array_header_1_0(
+        content
+    )  # before any pixel is made room for
+    if shape != (row[f"{side}_height"], row[f"{side}_width"]) or dtype != split.dtype or by_columns:
+        return f"an {side.upper()} image of {shape} {dtype}, not as the index says"
+    return _pixel_problem(content.read(), row, side)
+
+
+def _png_problem(row, sample, side, split):
+    try:
+        return _pixel_problem(_decoded(sample[f"{side}.png"], row, side, split), row, side)
+    except EncodingError as error:
+        return f"an {side.upper()} image that {error}"
+
+
+def _pixel_problem(pixels, row, side):
+    return (
+        f"other {side.upper()} pixels than were packed (crc32 differs)"
+        if zlib.crc32(pixels) != row[f"{side}_crc32"]
+        else None
+    )

@@ -1,0 +1,40 @@
+"""What is far above the usual: losses and norms of gradients against their running means.
+
+The idea is that of the optimisers that skip steps in the training of language models (OLMo-core's SkipStepOptimizer),
+with a factor in place of standard deviations: the losses of small batches of rock are far from normally distributed.
+
+A spike makes its mean half as large again, so that a loss that stays where it has risen, as a discriminator's may that
+had almost won, becomes the usual: one that has risen to a thousand times its mean, with the factor 20, in ten updates.
+"""
+
+import torch
+from torch import nn
+
+RISE = 1.5  # of a mean per spike
+SETTLED = 100  # updates before anything is far above the usual; from then on the means are of about the last so many
+
+
+class SpikeDetector(nn.Module):
+    """Running means of the loss and of the norm of the gradient of one network, over all ranks.
+
+    factor: what is larger than so many times its mean is a spike. The means are buffers, for checkpoints.
+    """
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+        self.register_buffer("means", torch.zeros(2))
+        self.register_buffer("counts", torch.zeros(2))
+
+    def judge(self, loss, norm, learn=True):
+        """Tell, by a 0-d tensor, whether one of two 0-d tensors is a spike, and learn from those that are finite.
+
+        learn: 0-d tensor, False where they are of an update that is skipped anyway.
+        """
+        values = torch.stack([loss, norm]).to(self.means)
+        finite = values.isfinite() & learn
+        spikes = finite & (self.counts >= SETTLED) & (self.means > 0) & (values > self.factor * self.means)
+        moved = self.means + (values - self.means) / (self.counts + 1).clamp(max=SETTLED)
+        self.means.copy_(torch.where(spikes, RISE * self.means, torch.where(finite, moved, self.means)))
+        self.counts += finite
+        return spikes.any()

@@ -1,0 +1,92 @@
+"""Shards of encoded images, put together when the bytes of all images are known.
+
+Encoded images wait for that in spools, one file per source. A spool goes when the last shard that takes from it is
+whole, so the disk holds little twice, unless the sources are volumes, whose slices are spread over many shards.
+"""
+
+import errno
+import zlib
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from srgan_dist.packing.layout import Shard, place, write_skeleton
+
+
+class Piece(NamedTuple):
+    """An image in a spool."""
+
+    spool: Path
+    start: int
+    bytes: int
+    crc32: int
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """A shard to be put together."""
+
+    path: Path
+    shard: Shard
+    bytes: int
+    pieces: list  # of each sample: (HR, LR)
+
+
+def assemble_all(folder, shards, jobs, facts, run):
+    """Write all shards into `folder` from the spools of the jobs, which go; facts: of each job, those of its samples."""
+    pieces = {}
+    for job, found in zip(jobs, facts, strict=True):
+        pieces.update(_pieces_of(job, found))
+    jobs_of_shards = [
+        ShardJob(
+            folder / shard.file, shard, place(shard), [pieces[row["key"].decode()] for row in shard.rows]
+        )
+        for shard in shards
+    ]
+    users = Counter(spool for job_of_shard in jobs_of_shards for spool in _spools(job_of_shard))
+    for job_of_shard, _ in zip(jobs_of_shards, run(_assemble, jobs_of_shards), strict=True):
+        users.subtract(spools := _spools(job_of_shard))
+        for spool in spools:
+            if not users[spool]:
+                spool.unlink(missing_ok=True)
+
+
+def _pieces_of(job, facts):
+    start = 0
+    for sample, told in zip(job.samples, facts, strict=True):
+        middle = start + told.hr_bytes
+        yield (
+            sample.key,
+            (
+                Piece(job.spool, start, told.hr_bytes, told.hr_stored),
+                Piece(job.spool, middle, told.lr_bytes, told.lr_stored),
+            ),
+        )
+        start = middle + told.lr_bytes
+
+
+def _spools(job_of_shard):
+    return {piece.spool for pair in job_of_shard.pieces for piece in pair}
+
+
+def _assemble(job_of_shard):
+    """Write a shard; images that lie in it already, from a build that was interrupted, stay and need no spool."""
+    write_skeleton(job_of_shard.path, job_of_shard.shard, job_of_shard.bytes)
+    with open(job_of_shard.path, "r+b") as file:
+        for row, pair in zip(job_of_shard.shard.rows, job_of_shard.pieces, strict=True):
+            for side, piece in zip(("hr", "lr"), pair, strict=True):
+                offset = int(row[f"{side}_offset"])
+                file.seek(offset)
+                if zlib.crc32(file.read(piece.bytes)) != piece.crc32:
+                    file.seek(offset)
+                    file.write(_read(piece))
+
+
+def _read(piece):
+    with open(piece.spool, "rb") as spool:
+        spool.seek(piece.start)
+        data = spool.read(piece.bytes)
+    if zlib.crc32(data) != piece.crc32:
+        raise OSError(errno.EIO, f"{piece.spool} has changed since it was written")
+    return data

@@ -1,0 +1,361 @@
+"""Saving and loading: training state that appears whole or not at all, and generators that carry their own settings.
+
+A checkpoint is a directory of safetensors and JSON, nothing that could execute code. It is written under a
+temporary name; its manifest with the sha256 of every file comes last, then the directory gets its name. One that is
+replaced at the same update is found as step-N.old until the new one has its name.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import re
+import shutil
+from pathlib import Path
+
+import torch
+from pydantic import TypeAdapter
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from srgan_dist.models import GeneratorConfig, build_generator
+from srgan_dist.utils.errors import UserError
+from srgan_dist.utils.files import atomic_write, sha256_of, sync
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+
+
+class CheckpointError(UserError):
+    """A checkpoint or weight file that cannot be used; the message names it."""
+
+
+# Training state
+
+
+def save_checkpoint(directory, name, objects, state, keep, pinned_updates=()):
+    """Write directory/name from `objects` (name -> module, optimiser or their named tensors) and `state` (JSON), whole or
+    not at all.
+
+    Afterwards it and the newest before it are left, `keep` in all, and those of the updates in `pinned_updates`. Later ones
+    get a name that ends in .damaged. Raises CheckpointError where it cannot be written; the others are left as they are.
+    """
+    directory = Path(directory)
+    final, unfinished, replaced = (
+        directory / name,
+        directory / f"{name}.unfinished",
+        directory / f"{name}.old",
+    )
+    with _writing(final):
+        directory.mkdir(parents=True, exist_ok=True)
+        _tidy(directory)
+        try:
+            _write(unfinished, objects, state)
+            if os.path.lexists(final):  # saved twice at one update
+                os.replace(final, replaced)
+            os.replace(unfinished, final)
+        except BaseException:
+            shutil.rmtree(unfinished, ignore_errors=True)  # it may be what fills the disk
+            raise
+        sync(directory)
+    try:
+        if os.path.lexists(replaced):
+            _remove(replaced)
+        _prune(final, keep, pinned_updates)
+    except OSError as error:
+        log.warning("an older checkpoint stays: %s", error)
+    return final
+
+
+def _tidy(directory):
+    """Take up what a process left that was killed while it saved."""
+    for leftover in directory.glob("*.unfinished"):
+        with contextlib.suppress(OSError):  # it may not be ours
+            _delete(leftover)
+    for replaced in directory.glob("step-*.old"):
+        final = replaced.with_suffix("")
+        with contextlib.suppress(OSError):
+            if _is_whole(final):
+                _remove(replaced)
+            else:
+                if os.path.lexists(final):
+                    _set_aside(final)
+                os.replace(replaced, final)
+
+
+def _write(folder, objects, state):
+    """Write all files of a checkpoint to the disk, the manifest last."""
+    folder.mkdir()
+    for label, item in objects.items():
+        _save_tensors(tensors_of(item), folder / f"{label}.safetensors")
+    (folder / "state.json").write_text(json.dumps(state, indent=1))
+    files = {
+        path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+        for path in sorted(folder.iterdir())
+    }
+    for name in files:
+        sync(folder / name)
+    (folder / "manifest.json").write_text(json.dumps({"version": VERSION, "files": files}, indent=1))
+    sync(folder / "manifest.json")
+    sync(folder)
+
+
+def _prune(newest, keep, pinned_updates):
+    others = [path for path in list_checkpoints(newest.parent) if path != newest]
+    for path in [path for path in others if _updates(path) > _updates(newest)]:
+        _set_aside(path)  # damaged, or this run would have continued from it
+    older = [path for path in others if _updates(path) < _updates(newest)]
+    for path in older[keep - 1 :]:
+        if _updates(path) not in pinned_updates:
+            _remove(path)
+
+
+def _remove(path):
+    """Remove a checkpoint so that half of it is never taken for one."""
+    leaving = path.with_name(f"{path.name}.leaving.unfinished")
+    os.replace(path, leaving)
+    _delete(leaving)
+
+
+def _delete(path):
+    """Delete a folder with all that is in it, or a link to one without that."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink()
+    else:
+        shutil.rmtree(path)
+
+
+def list_checkpoints(directory):
+    """Return the checkpoint directories below `directory`, newest first."""
+    paths = [
+        p
+        for p in Path(directory).glob("step-*")
+        if p.is_dir() and re.fullmatch(r"step-[0-9]+(\.old)?", p.name)
+    ]
+    return sorted(paths, key=lambda path: (_updates(path), path.suffix != ".old"), reverse=True)
+
+
+def _updates(path):
+    return int(path.name.removeprefix("step-").removesuffix(".old"))
+
+
+def _set_aside(path):
+    target = path.with_name(f"{path.name}.damaged")
+    if os.path.lexists(target):
+        _delete(target)
+    os.replace(path, target)
+
+
+def newest_checkpoint(directory):
+    """Return (path, state) of the newest checkpoint that is whole, or None where there is none at all.
+
+    What is skipped is said loudly; raises CheckpointError when none of several is whole.
+    """
+    faults = []
+    for path in list_checkpoints(directory):
+        try:
+            state = read_state(path)
+        except CheckpointError as error:
+            log.warning("skipped a checkpoint: %s", error)
+            faults.append(str(error))
+        else:
+            return path, state
+    if faults:
+        raise CheckpointError(
+            f"{directory} holds no checkpoint that is whole ({'; '.join(faults)}). Copy one back, or"
+            " delete that folder to start the run anew"
+        )
+    return None
+
+
+def read_state(path):
+    """Verify every file of a checkpoint and return its JSON state."""
+    path = Path(path)
+    try:
+        manifest = json.loads((path / "manifest.json").read_text())
+        if manifest["version"] != VERSION:
+            raise CheckpointError(f"{path} has version {manifest['version']}, this program reads {VERSION}")
+        if "state.json" not in manifest["files"]:
+            raise CheckpointError(f"{path / 'manifest.json'} does not list state.json")
+        for name, entry in manifest["files"].items():
+            if (path / name).stat().st_size != entry["bytes"] or sha256_of(path / name) != entry["sha256"]:
+                raise CheckpointError(f"{path / name} is not what was saved (size or sha256 differs)")
+        return json.loads((path / "state.json").read_text())
+    except CheckpointError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not a whole checkpoint: {error}") from None
+
+
+def _is_whole(path):
+    try:
+        read_state(path)
+        return True
+    except CheckpointError:
+        return False
+
+
+def holds(path, label):
+    """Tell whether a verified checkpoint was saved with an object of this name."""
+    return (Path(path) / f"{label}.safetensors").exists()
+
+
+def load_checkpoint(path, objects):
+    """Put the tensors of a verified checkpoint into `objects` (name -> module or optimiser).
+
+    An optimiser keeps its own settings: they are those of the config, and the schedule sets its learning rate.
+    """
+    for label, item in objects.items():
+        try:
+            tensors = load_file(Path(path) / f"{label}.safetensors")
+            if isinstance(item, torch.nn.Module):
+                item.load_state_dict(tensors)
+            else:
+                _restore_optimizer(item, tensors)
+        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{path} does not fit this config: its {label} cannot be restored ({error})"
+            ) from None
+
+
+def _restore_optimizer(optimizer, tensors):
+    """Restore step and moments of every parameter, in the parameter's memory format: fused Adam pairs elements by
+    address, without a check.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    shapes = {
+        f"{number}.{name}": () if name == "step" else tuple(parameter.shape)
+        for number, parameter in enumerate(parameters)
+        for name in ("step", "exp_avg", "exp_avg_sq")
+    }
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if found != shapes:
+        wrong = sorted(name for name in {*found, *shapes} if found.get(name) != shapes.get(name))
+        raise ValueError(
+            f"{wrong[0]} is {found.get(wrong[0], 'absent')} there, {shapes.get(wrong[0], 'not known')} here"
+        )
+    state = {}
+    for label, tensor in tensors.items():
+        number, name = label.split(".")
+        state.setdefault(int(number), {})[name] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    for parameter, entry in optimizer.state.items():
+        for name in ("exp_avg", "exp_avg_sq"):
+            entry[name] = torch.empty_like(parameter).copy_(entry[name])
+
+
+def tensors_of(item):
+    """Name the tensors of a module or an optimiser: {name: tensor}; named ones are returned as they are."""
+    if isinstance(item, dict):
+        return item
+    if isinstance(item, torch.nn.Module):
+        return item.state_dict()
+    entries = item.state_dict()["state"].items()
+    return {f"{number}.{name}": value for number, entry in entries for name, value in entry.items()}
+
+
+def _save_tensors(tensors, path, metadata=None):
+    path.touch()
+    granted = path.stat().st_mode
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
+    path.chmod(
+        granted
+    )  # to all whom the umask lets read: some versions of safetensors keep files to their owner
+
+
+@contextlib.contextmanager
+def _writing(path):
+    """Raise CheckpointError with the way out when the system refuses to write `path`, e.g. because the disk is full."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path} cannot be written ({error}). Make room (keep_checkpoints, output) or restore the"
+            " right to write there; what was saved before is whole, and the same command continues"
+            " from it"
+        ) from None
+
+
+# Generators
+
+
+def save_generator(path, generator, facts):
+    """Write generator weights with their settings in the header; facts: further JSON, e.g. phase, steps, scores.
+
+    Raises CheckpointError where the file cannot be written; one that has the name already is left as it is.
+    """
+    path = Path(path)
+    metadata = {
+        "format": "srgan_dist generator",
+        "generator": generator.config.model_dump_json(),
+        "facts": json.dumps(facts),
+    }
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path, durable=True) as unfinished:
+            _save_tensors(tensors_of(generator), unfinished, metadata)
+
+
+def load_generator(path, device="cpu"):
+    """Rebuild a generator from its weight file alone: (generator in eval mode, facts)."""
+    metadata = _generator_header(path)
+    facts = _facts_of(path, metadata)
+    try:
+        generator = build_generator(TypeAdapter(GeneratorConfig).validate_json(metadata["generator"]))
+        generator.load_state_dict(load_file(path))
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path} does not hold the weights that its header describes: {error}"
+        ) from None
+    for name, weight in generator.state_dict().items():
+        if not weight.isfinite().all():
+            raise CheckpointError(
+                f"{path} holds NaN or infinite weights in {name}: its training diverged or the file is"
+                " damaged; use the weights of another phase or run"
+            )
+    _check_device(device)
+    return generator.to(device, memory_format=torch.channels_last).eval(), facts
+
+
+def _generator_header(path):
+    if not Path(path).is_file():
+        raise CheckpointError(
+            f"{path} is not a file; give the .safetensors of a generator,"
+            " e.g. runs/NAME/weights/adversarial.safetensors"
+        )
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is not a safetensors file: {error}") from None
+    if metadata.get("format") != "srgan_dist generator":
+        raise CheckpointError(
+            f"{path} holds no settings of a generator in its header; it was not written by srgan_dist"
+        )
+    return metadata
+
+
+def _facts_of(path, metadata):
+    try:
+        facts = json.loads(metadata.get("facts", ""))
+    except ValueError:
+        facts = None
+    if not isinstance(facts, dict):
+        raise CheckpointError(
+            f"{path} holds facts={metadata.get('facts')!r:.80} in its header where a JSON object belongs;"
+            " it was changed after srgan_dist wrote it, take the original"
+        )
+    return facts
+
+
+def _check_device(device):
+    """Raise UserError where no tensor can be made on a device and brought back."""
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (AssertionError, RuntimeError, ImportError) as error:
+        words = f"{str(error).splitlines()[0]:.160}"  # torch lists all its backends
+        raise UserError(
+            f"--device {device} cannot be used on this machine ({words}); use cpu, or cuda where there is"
+            " an NVIDIA GPU with its driver"
+        ) from None

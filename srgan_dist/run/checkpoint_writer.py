@@ -1,0 +1,70 @@
+"""Checkpoints that are written beside the training: it waits while their tensors are copied, not while they are written."""
+
+import threading
+
+import torch
+
+from srgan_dist.run.checkpoint import save_checkpoint, tensors_of
+
+
+class CheckpointWriter:
+    """Writes checkpoints in a thread, one at a time.
+
+    On a GPU the tensors are copied into pinned memory in the stream of the training, which goes on meanwhile; the thread
+    waits for them. What `checkpoint.py` promises holds as ever: one that is cut off by a kill is never found.
+    """
+
+    def __init__(self, device):
+        self.device, self.pinned = device, {}
+        self.thread, self.error = None, None
+
+    def start(self, directory, name, objects, state, keep, pinned_updates, first):
+        """Begin to write what `save_checkpoint` writes; the checkpoint before has been waited for.
+
+        first: function that the thread calls before it writes.
+        """
+        assert not self.thread, "one at a time"
+        tensors = {label: self._copied(label, item) for label, item in objects.items()}
+        copied = torch.cuda.current_stream().record_event() if self.device.type == "cuda" else None
+
+        def write():
+            try:
+                if copied:
+                    copied.synchronize()
+                first()
+                save_checkpoint(directory, name, tensors, state, keep, pinned_updates)
+            except Exception as error:
+                self.error = error
+
+        self.thread = threading.Thread(target=write, name="checkpoint", daemon=True)
+        self.thread.start()
+
+    def wait(self):
+        """Wait until the last checkpoint is written; raises what kept it from being written, CheckpointError as a rule."""
+        if self.thread:
+            self.thread.join()
+            self.thread = None
+        self.check()
+
+    def is_writing(self):
+        """Tell whether a checkpoint is being written."""
+        return self.thread is not None and self.thread.is_alive()
+
+    def check(self):
+        """Raise, once, what kept a checkpoint from being written."""
+        error, self.error = self.error, None
+        if error:
+            raise error
+
+    def _copied(self, label, item):
+        """Return copies on the host of the tensors of a module or an optimiser; those of a GPU are still on their way."""
+        copies = {}
+        for name, tensor in tensors_of(item).items():
+            if tensor.device.type == "cuda":
+                key = label, name, tensor.shape, tensor.dtype
+                if key not in self.pinned:
+                    self.pinned[key] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+                copies[name] = self.pinned[key].copy_(tensor, non_blocking=True)
+            else:
+                copies[name] = tensor.clone(memory_format=torch.contiguous_format)
+        return copies

@@ -1,0 +1,111 @@
+"""Whether a GAN is well while it trains: numbers that show it, and a warning in words when they stay bad."""
+
+HELD_UPDATES = (
+    500  # that something has to be seen at every look: single batches and the first updates mean nothing
+)
+QUIET_UPDATES = 10_000  # between two warnings of one kind
+WON_REAL, WON_FAKE = (
+    0.95,
+    0.05,
+)  # mean probabilities; surer than that, hardly a crop is left that it could be wrong about
+LOST_GAP = 0.02  # between d/real and d/fake, which sampling alone brings about in means over batches
+DWARFS = 0.95  # share of the objective: 19 times all other terms together
+MEAN_SHIFT = 1.0  # percent of the range, 2.5 of 255 levels; networks of the demo stay below 0.35
+WORSE_THAN_BICUBIC = (
+    1.0  # percent of the range; blur alone takes bicubic 0.3 to 2.4 from HR, networks of the demo less
+)
+
+
+def shares(numbers, weights):
+    """Return {"health/share/<term>": share of the term in the generator's objective, 0 to 1}.
+
+    numbers: means with loss/<term>. weights: {term: its factor}. Empty where no term is known or all are zero.
+    """
+    parts = {
+        name: abs(weight * numbers[f"loss/{name}"])
+        for name, weight in weights.items()
+        if f"loss/{name}" in numbers
+    }
+    total = sum(parts.values())
+    return {f"health/share/{name}": part / total for name, part in parts.items()} if total > 0 else {}
+
+
+class HealthMonitor:
+    """Looks at records and says what stays bad: each kind at most once in QUIET_UPDATES."""
+
+    def __init__(self):
+        self.since, self.told = {}, {}
+
+    def look(self, numbers, updates):
+        """Return warnings, one line each, after a record of the training or of a validation at `updates`."""
+        lines = []
+        for kind, sentence in judge(numbers).items():
+            if sentence is None:
+                self.since.pop(kind, None)
+                continue
+            held = updates - self.since.setdefault(kind, updates)
+            if held >= HELD_UPDATES and updates - self.told.get(kind, -QUIET_UPDATES) >= QUIET_UPDATES:
+                self.told[kind] = updates
+                lines.append(f"warning: for {held} updates {sentence}")
+        return lines
+
+
+def judge(numbers):
+    """Return {kind: sentence, or None where all is well} for every kind of trouble that these numbers can show."""
+    judged = {}
+    if "d/real" in numbers and "d/fake" in numbers:
+        judged |= _judge_discriminator(numbers["d/real"], numbers["d/fake"])
+    terms = {
+        name.removeprefix("health/share/"): share
+        for name, share in numbers.items()
+        if name.startswith("health/share/")
+    }
+    if len(terms) > 1:
+        judged["terms"] = _judge_terms(terms)
+    if "val/mean_shift" in numbers:
+        judged["grey levels"] = _judge_grey_levels(
+            numbers["val/mean_shift"],
+            numbers["val/histogram_distance"],
+            numbers["val/histogram_distance_bicubic"],
+        )
+    return judged
+
+
+def _judge_discriminator(real, fake):
+    seen = f"(d/real {real:.2f}, d/fake {fake:.2f})"
+    won = (
+        f"the discriminator has told HR from SR almost without error {seen}: it has won, and the generator learns"
+        " little about texture from it. Try a smaller adversarial.discriminator_learning_rate, a larger"
+        " adversarial.adversarial_weight or more updates of phase 1"
+    )
+    lost = (
+        f"the discriminator has not told HR from SR {seen}: it has lost, or SR is as good as HR (see"
+        " val/spectrum_error and the panels). If it is not, try a larger adversarial.discriminator_learning_rate or a"
+        " smaller adversarial.adversarial_weight"
+    )
+    return {
+        "discriminator won": won if real > WON_REAL and fake < WON_FAKE else None,
+        "discriminator lost": lost if real - fake < LOST_GAP else None,
+    }
+
+
+def _judge_terms(terms):
+    name, share = max(terms.items(), key=lambda term: term[1])
+    if share <= DWARFS:
+        return None
+    others = " and ".join(other for other in terms if other != name)
+    return (
+        f"the term {name} has made up {share:.1%} of the generator's objective: {others} hardly count beside it. Try a"
+        f" smaller weight of {name} or larger ones of the others; health/share/* show what they do"
+    )
+
+
+def _judge_grey_levels(shift, distance, bicubic):
+    if abs(shift) <= MEAN_SHIFT and distance <= bicubic + WORSE_THAN_BICUBIC:
+        return None
+    return (
+        f"the grey levels of SR have been shifted against HR (val/mean_shift {shift:+.2f} %, val/histogram_distance"
+        f" {distance:.2f} %, bicubic's {bicubic:.2f} %, of the range): thresholds that were chosen on HR, and porosity"
+        " with them, do not hold for SR. Try a larger weight of the pixel loss, smaller ones of the other terms, or a"
+        " smaller learning_rate"
+    )

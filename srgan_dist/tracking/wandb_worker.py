@@ -1,0 +1,102 @@
+"""The process that talks to wandb, so that the training feels nothing of what wandb does: no wait, no error, no hang.
+
+It reads JSON lines: first how to open the run, then records and panels, at last the end. Where they stop without an
+end the training was killed; the run is then closed as failed. It knows nothing of the rest of the package.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+
+STOPPED = 85  # exit code of a training that was stopped by a signal after saving, and goes on another time
+PRIVATE = {  # no command line, host name, source code or list of packages goes into the record; the config does
+    "silent": True,
+    "console": "off",
+    "disable_git": True,
+    "disable_code": True,
+    "save_code": False,
+    "x_disable_machine_info": True,
+    "x_save_requirements": False,
+    "host": "",
+}
+
+
+def main():
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(
+                getattr(signal, name), signal.SIG_IGN
+            )  # meant for the training, which tells when it ends
+    os.environ |= {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}
+    try:
+        record(map(json.loads, sys.stdin))
+    except Exception as error:  # whatever it is, the training goes on
+        sys.exit(f"wandb failed; metrics.jsonl has what it lacks ({type(error).__name__}: {error})")
+
+
+def record(messages):
+    """Open a run and log what comes."""
+    run = _start(**next(messages))
+    for message in messages:
+        if "numbers" in message:
+            run.log(message["numbers"], step=message["step"])
+        elif "panels" in message:
+            _show(run, **message)
+        else:
+            return _finish(run, **message)
+    _finish(run, {}, exit_code=1)
+
+
+def _start(mode, options, settings, x_axis):
+    try:
+        run = _open(mode, options, settings)
+    except Exception as error:  # no key, no network, refused
+        if mode == "offline":
+            raise
+        print(
+            "wandb cannot be reached, so it records offline; `wandb sync` can send it later"
+            f" ({type(error).__name__}: {error})",
+            file=sys.stderr,
+            flush=True,
+        )
+        _forget_the_try()
+        run = _open("offline", options, settings)
+    run.define_metric(x_axis)
+    run.define_metric("*", step_metric=x_axis)
+    return run
+
+
+def _open(mode, options, settings):
+    import wandb
+
+    return wandb.init(mode=mode, resume="allow", settings=wandb.Settings(**settings, **PRIVATE), **options)
+
+
+def _finish(run, summary, exit_code):
+    run.summary.update(summary)
+    if exit_code == STOPPED:
+        run.mark_preempting()
+    patience, began = run.settings.finish_timeout, time.monotonic()
+    run.finish(exit_code)
+    if time.monotonic() - began >= patience:
+        raise TimeoutError("the server has not taken everything; `wandb sync` can send it later")
+
+
+def _forget_the_try():
+    """End the service behind wandb: to it the id of the run is still in use, and it refuses that id a second time."""
+    import wandb
+
+    wandb.teardown()
+
+
+def _show(run, panels, name, step, x_axis):
+    import wandb
+
+    images = [wandb.Image(path, caption=caption) for caption, path in panels.items()]
+    run.log({x_axis: step, name: images}, step=step)
+
+
+if __name__ == "__main__":
+    main()

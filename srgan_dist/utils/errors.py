@@ -1,0 +1,88 @@
+"""Errors that a user can mend, and how commands report them."""
+
+import contextlib
+import os
+import sys
+import traceback
+from pathlib import Path
+
+STOPPED = 85  # exit code, as HTCondor's examples have it; else 0 done, 1 error
+ENDED = "SRGAN_DIST_ENDED"  # environment variable of launch/ranks.py: the folder where ranks leave files named 0 or 85
+
+
+class UserError(ValueError):
+    """A fault of input, settings or files; the message names it and the way out. Anything else is a fault of ours."""
+
+
+class TrainingStopped(Exception):
+    """A training that a signal ended after it had saved: the same command continues it."""
+
+
+class TrainingInterrupted(TrainingStopped):
+    """The same, of which nobody asked it: its launcher died or restarts it."""
+
+
+@contextlib.contextmanager
+def cli_errors():
+    """End the process with one line on stderr for what a user can mend (exit code 1) or has interrupted (130).
+
+    A training that a signal stopped has said so itself (85). When the reader of stdout has gone (`| head`) the process
+    ends silently, as others do (141).
+    """
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
+    try:
+        yield
+        print(end="", flush=True)  # a full disk or closed pipe shows here, not after the last except
+        _tell_launcher(0)
+    except (UserError, OSError, KeyboardInterrupt) as error:
+        sys.exit(report(error))
+    except TrainingInterrupted:
+        sys.exit(STOPPED)
+    except TrainingStopped:
+        _tell_launcher(STOPPED)
+        sys.exit(STOPPED)
+
+
+def report(error):
+    """Say an error on stderr and return the exit code for it: one line for what a user can mend, with its traceback what is
+    a fault of ours, nothing where the reader of stdout has gone.
+
+    Under a launcher every rank reports, by its number: the fault may lie on one node only.
+    """
+    rank = (
+        f"rank {os.environ['RANK']}: "
+        if os.environ.get("WORLD_SIZE", "1") != "1" and "RANK" in os.environ
+        else ""
+    )
+    code = 1
+    if isinstance(error, BrokenPipeError) and _stdout_is_closed():
+        return 141
+    if isinstance(error, KeyboardInterrupt):
+        words, code = f"{rank}interrupted", 130
+    elif isinstance(error, (UserError, OSError)):
+        words = f"error: {rank}{str(error) or type(error).__name__}"
+    else:
+        words = f"{rank}{''.join(traceback.format_exception(error))}"
+    print(words, file=sys.stderr, flush=True)
+    return code
+
+
+def _tell_launcher(code):
+    if folder := os.environ.get(ENDED):
+        (Path(folder) / str(code)).touch()
+
+
+def _stdout_is_closed():
+    """Tell whether nobody reads stdout any more; then send there nothing else, not even at exit."""
+    try:
+        print(flush=True)  # only a further byte tells: what could not be written is forgotten
+        return False
+    except BrokenPipeError:
+        forget_stdout()
+        return True
+
+
+def forget_stdout():
+    """Send what is printed from here on, and what waits to be written, to nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

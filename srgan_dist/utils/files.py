@@ -1,0 +1,65 @@
+"""Files that appear under their name complete or not at all, and what tells one from another."""
+
+import contextlib
+import hashlib
+import os
+import secrets
+from pathlib import Path
+
+from srgan_dist.utils.errors import UserError
+
+
+@contextlib.contextmanager
+def atomic_write(path, durable=False, replace=True):
+    """Yield a temporary path to write to; it gets its real name when the block ends without an error.
+
+    durable: the file is on the disk, not only in the system's memory, before it gets the name.
+    replace: whether a file that has the name already gives way to it; otherwise that file stays and UserError is raised.
+    """
+    path = Path(path)
+    # A name of its own: another process may be writing the same file.
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.unfinished")
+    try:
+        yield unfinished
+        if durable:
+            sync(unfinished)
+        if replace:
+            os.replace(unfinished, path)
+        else:
+            _take_name(unfinished, path)
+        if durable:
+            sync(path.parent)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _take_name(unfinished, path):
+    """Give a file its name unless another has it."""
+    try:
+        os.link(unfinished, path)  # unlike a rename it fails where the name is taken
+    except OSError:
+        if os.path.lexists(path):
+            raise UserError(
+                f"{path} exists by now and is left as it is; give another name or delete it"
+            ) from None
+        os.replace(unfinished, path)  # a file system without hard links
+
+
+def sync(path):
+    """Wait until a file or folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256_of(path):
+    """Return the sha256 of a file in hex."""
+    digest, piece = hashlib.sha256(), bytearray(2**23)
+    with open(path, "rb", buffering=0) as file:
+        while size := file.readinto(
+            piece
+        ):  # in large pieces: beside a busy thread each costs a wait for Python's lock
+            digest.update(memoryview(piece)[:size])
+    return digest.hexdigest()

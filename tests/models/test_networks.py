@@ -1,0 +1,105 @@
+import pytest
+import torch
+from accelerate import Accelerator
+from conftest import tiny_config
+
+from srgan_dist.losses import VGGLossConfig
+from srgan_dist.models.networks import Networks
+from srgan_dist.optim.ema import EMA
+from srgan_dist.phases.phase import build_losses
+from srgan_dist.phases.pretrain import PretrainConfig
+
+VGG = VGGLossConfig(name="vgg19", weights="random", layer="relu2_2")
+
+
+@pytest.fixture
+def build(monkeypatch, tmp_path):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
+    accelerator = Accelerator()
+
+    def build(**changes):
+        networks = Networks(tiny_config("unused", tmp_path, **changes), accelerator)
+        assert list(networks.built) == ["generator"]  # until a phase asks for more
+        assert networks.built | {"discriminator": networks.discriminator} == networks.built
+        return networks
+
+    return build
+
+
+def weights(network):
+    return torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
+
+
+def test_the_initial_weights_depend_on_the_seed_alone(build):
+    torch.manual_seed(1)
+    one = build(seed=7)
+    torch.manual_seed(2)
+    torch.rand(5)
+    same, other = build(seed=7), build(seed=8)
+    for name in ("generator", "discriminator"):
+        assert torch.equal(weights(getattr(same, name)), weights(getattr(one, name)))
+        assert not torch.equal(weights(getattr(other, name)), weights(getattr(one, name)))
+
+
+def test_the_initial_weights_of_the_discriminator_are_no_copy_of_the_generators(build):
+    networks = build(generator={"num_blocks": 1, "num_filters": 4, "init_std": None})
+    head, conv = networks.generator.head.weight, networks.discriminator.conv.weight
+    assert head.shape == conv.shape and not torch.isclose(head, conv).any()
+
+
+def test_building_leaves_the_global_random_state_alone(build):
+    torch.manual_seed(3)
+    before = torch.random.get_rng_state()
+    build()
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_networks_and_losses_are_laid_out_as_the_config_says(build, channels_last):
+    networks = build(channels_last=channels_last)
+    losses = build_losses(PretrainConfig(losses={"perceptual": VGG}), networks, networks.accelerator)
+    for conv in (
+        networks.generator.trunk,
+        networks.discriminator.blocks[1].conv,
+        losses["perceptual"].features[2],
+    ):
+        assert conv.weight.is_contiguous(memory_format=torch.channels_last) == channels_last
+        assert conv.weight.is_contiguous() != channels_last
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["generator", "discriminator"])
+def test_a_single_weight_of_either_network_that_is_no_number_is_found(build, name, value):
+    networks = build()
+    assert networks.are_finite() is True
+    with torch.no_grad():
+        next(getattr(networks, name).parameters())[-1, -1, -1, -1] = value
+    assert networks.are_finite() is False
+
+
+def test_the_weights_of_a_generator_alone_can_be_checked(monkeypatch, tmp_path):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
+    networks = Networks(tiny_config("unused", tmp_path), Accelerator())
+    assert networks.are_finite() and list(networks.built) == ["generator"]
+    torch.nn.init.constant_(networks.generator.tail.bias, float("nan"))
+    assert not networks.are_finite()
+
+
+def test_compiling_changes_no_name_and_no_weight(build):
+    plain, compiled = build(), build(compile=True)
+    for name in ("generator", "discriminator"):
+        assert getattr(compiled, name).state_dict().keys() == getattr(plain, name).state_dict().keys()
+        assert torch.equal(weights(getattr(compiled, name)), weights(getattr(plain, name)))
+
+
+def test_what_is_shown_is_the_ema_until_it_is_adopted(build):
+    networks = build()
+    assert networks.shown is networks.generator
+    networks.ema = EMA(networks.generator, 0.5)
+    with torch.no_grad():
+        networks.generator.tail.bias += 1
+    networks.ema.update(torch.zeros(()))
+    shown = networks.shown.tail.bias.clone()
+    assert shown == networks.generator.tail.bias - 0.5
+    networks.adopt_ema()
+    assert networks.shown is networks.generator and networks.generator.tail.bias == shown

@@ -1,0 +1,533 @@
+import errno
+import hashlib
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from conftest import REPOSITORY, TINY, stream, texture, write_folder
+from PIL import Image
+from test_scan import write_set
+
+from srgan_dist.data.degradation import downsample
+from srgan_dist.data.index import open_set, open_split, read_manifest
+from srgan_dist.data.reader import Reader
+from srgan_dist.integrity.audit import verify
+from srgan_dist.packing import build as packing
+from srgan_dist.packing import pack
+from srgan_dist.packing.build import BuildError, BuildOptions, build
+from srgan_dist.packing.scan import find_sources
+from srgan_dist.utils import locks as locking
+from srgan_dist.utils.errors import UserError
+from srgan_dist.utils.executors import process_pool
+
+
+def digests(folder):
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+def test_webdataset_streams_what_our_reader_reads(shards):
+    for name in ("train", "valid", "test"):
+        split = open_split(shards, name)
+        reader = Reader(split)
+        streamed = stream(split.shards)
+        assert [sample["__key__"] for sample in streamed] == [split.key(i) for i in range(len(split))]
+        for i, sample in enumerate(streamed):
+            lr, hr = reader.image(i)
+            assert np.array_equal(np.load(io.BytesIO(sample["hr.npy"])), hr)
+            assert np.array_equal(np.load(io.BytesIO(sample["lr.npy"])), lr)
+            assert json.loads(sample["json"]) == reader.record(i)
+
+
+def test_pixels_and_records_are_those_of_the_source(tmp_path):
+    write_folder(tmp_path / "hr", {"coal": 3}, np.uint16)
+    build(tmp_path / "hr", tmp_path / "out", TINY)
+    split = open_split(tmp_path / "out", "train")
+    lr, hr = Reader(split).image(0)
+    assert np.array_equal(hr, texture(0, 72, 80, np.uint16)) and hr.dtype == np.uint16
+    record = Reader(split).record(0)
+    assert np.array_equal(lr, downsample(hr, 4, record["kernel"]))
+    assert record == {
+        "rock": "coal",
+        "source": "coal/slice_0.png",
+        "page": 0,
+        "top": 0,
+        "left": 0,
+        "scale": 4,
+        "kernel": record["kernel"],
+        "voxel_size_um": None,
+    }
+
+
+def test_tars_are_plain_ustar_without_time_or_owner(shards):
+    for path in shards.glob("*.tar"):
+        with tarfile.open(path, "r:") as tar:
+            members = tar.getmembers()
+        assert all(
+            m.isreg() and (m.mtime, m.uid, m.gid, m.uname) == (0, 0, 0, "") and not m.pax_headers
+            for m in members
+        )
+        names = [m.name.split(".", 1) for m in members]
+        assert [field for _, field in names] == ["hr.npy", "json", "lr.npy"] * (len(names) // 3)
+        assert path.stat().st_size % 10240 == 0
+
+
+def test_same_input_and_options_give_the_same_bytes(tmp_path):
+    first, second = tmp_path / "a", tmp_path / "elsewhere" / "b"
+    for root in (first, second):
+        write_folder(root, {"coal": 5, "sandstone": 4})
+        build(root, root.with_name(root.name + "_out"), TINY)
+    assert digests(tmp_path / "a_out") == digests(tmp_path / "elsewhere" / "b_out")
+    build(first, tmp_path / "other_seed", BuildOptions(tile=80, crop=32, samples_per_shard=3, seed=1))
+    assert digests(tmp_path / "a_out") != digests(tmp_path / "other_seed")
+
+
+def test_manifest_counts_and_equal_shards(shards):
+    manifest = read_manifest(shards)
+    assert manifest.totals == {"coal": 5, "sandstone": 6}
+    train = manifest.splits["train"]
+    assert train.count == 7 and train.rocks == {"coal": 3, "sandstone": 4}
+    assert [shard.count for shard in train.shards] == [3, 2, 2]
+    for split in manifest.splits.values():
+        for entry in (*split.shards, split.index):
+            path = shards / entry.file
+            assert (
+                path.stat().st_size == entry.bytes
+                and hashlib.sha256(path.read_bytes()).hexdigest() == entry.sha256
+            )
+
+
+def test_samples_are_shuffled_so_that_rocks_mix(tmp_path):
+    write_folder(tmp_path / "hr", {"coal": 15, "sandstone": 15}, size=(40, 40))
+    build(tmp_path / "hr", tmp_path / "out", BuildOptions(tile=40, crop=32))
+    split = open_split(tmp_path / "out", "train")
+    rocks = [split.rock(i) for i in range(len(split))]
+    assert sum(a != b for a, b in zip(rocks, rocks[1:])) >= 5
+
+
+def test_8_bit_times_257_in_16_bit_is_exact(tmp_path):
+    write_folder(tmp_path / "hr", {"coal": 2})
+    Image.fromarray(texture(9, 72, 80, np.uint16)).save(tmp_path / "hr" / "coal" / "zdeep.png")
+    with pytest.raises(BuildError, match="one set holds one pixel type"):
+        build(tmp_path / "hr", tmp_path / "out", TINY)
+    build(tmp_path / "hr", tmp_path / "out", BuildOptions(tile=80, crop=32, dtype="uint16"))
+    train, test = open_split(tmp_path / "out", "train"), open_split(tmp_path / "out", "test")
+    lr, hr = Reader(train).image(0)
+    assert np.array_equal(hr, texture(0).astype(np.uint16) * 257)
+    assert np.array_equal(
+        lr, downsample(texture(0), 4, Reader(train).record(0)["kernel"]).astype(np.uint16) * 257
+    )
+    assert np.array_equal(Reader(test).image(0)[1], texture(9, 72, 80, np.uint16))
+
+
+def test_deeprock_pairs_are_stored_as_they_are(tmp_path):
+    write_set(tmp_path / "in")
+    build(tmp_path / "in", tmp_path / "out", BuildOptions(crop=32))
+    split = open_split(tmp_path / "out", "valid")
+    i = [split.key(i) for i in range(2)].index("coal_0003")
+    lr, hr = Reader(split).image(i)
+    assert np.array_equal(hr, texture(3, 64, 48)) and np.array_equal(lr, texture(3, 64, 48)[::4, ::4])
+    assert Reader(split).record(i)["kernel"] is None
+
+
+def test_volumes_are_packed_slice_by_slice(tmp_path):
+    (tmp_path / "in").mkdir()
+    volume = np.stack([texture(j, 48, 52) for j in range(3)])
+    for i, name in enumerate("abc"):
+        tifffile.imwrite(tmp_path / "in" / f"{name}.tif", volume + np.uint8(i), photometric="minisblack")
+    build(tmp_path / "in", tmp_path / "out", BuildOptions(crop=32, tile=48))
+    split = open_split(tmp_path / "out", "test")
+    assert len(split) == 6  # three slices of two tiles, which overlap to cover 52 columns
+    for i in range(len(split)):
+        record, (_, hr) = Reader(split).record(i), Reader(split).image(i)
+        left = record["left"]
+        assert np.array_equal(hr, volume[record["page"], :, left : left + 48] + np.uint8(2))
+
+
+def test_the_same_picture_in_two_splits_is_refused(tmp_path):
+    write_folder(tmp_path / "hr", {"coal": 3})
+    twin = tmp_path / "hr" / "coal" / "slice_2.png"
+    twin.unlink()
+    tifffile.imwrite(twin.with_suffix(".tif"), texture(0))  # same pixels in another format
+    with pytest.raises(
+        BuildError, match="slice_2.tif: is in test and is the same picture as .*slice_0.png in train"
+    ):
+        build(tmp_path / "hr", tmp_path / "out", TINY)
+    assert not (tmp_path / "out").exists() and not (tmp_path / "out.building").exists()
+
+
+def test_blank_and_repeated_images_are_told(tmp_path):
+    write_folder(tmp_path / "hr", {"coal": 10})
+    for i in (0, 9):
+        Image.fromarray(np.zeros((72, 80), np.uint8)).save(tmp_path / "hr" / "coal" / f"slice_{i}.png")
+    Image.fromarray(texture(1)).save(tmp_path / "hr" / "coal" / "slice_2.png")
+    notes = "\n".join(build(tmp_path / "hr", tmp_path / "out", TINY).notes)
+    assert "2 images have one grey level only, e.g." in notes and "slice_0.png" in notes
+    assert "1 images repeat an earlier picture, e.g." in notes and "slice_2.png" in notes
+
+
+def test_header_and_pixel_faults_are_reported_together(tmp_path):
+    write_folder(tmp_path / "hr", {"coal": 6})
+    folder = tmp_path / "hr" / "coal"
+    (folder / "slice_0.png").write_bytes(b"no picture")
+    data = (folder / "slice_1.png").read_bytes()
+    (folder / "slice_1.png").write_bytes(data[: len(data) // 2])
+    rgb = np.stack([texture(5)] * 3, -1)
+    rgb[0, 0, 0] ^= 255
+    Image.fromarray(rgb).save(folder / "slice_2.png")
+    with pytest.raises(BuildError) as caught:
+        build(tmp_path / "hr", tmp_path / "out", TINY)
+    faults = caught.value.faults
+    assert len(faults) == 3 and all(any(f"slice_{i}.png" in fault for fault in faults) for i in range(3))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_finished_set_is_recognised_and_another_is_refused(tmp_path):
+    write_folder(tmp_path / "hr", {"coal": 4})
+    build(tmp_path / "hr", tmp_path / "out", TINY)
+    before = digests(tmp_path / "out")
+    assert build(tmp_path / "hr", tmp_path / "out", TINY).already_there
+    with pytest.raises(ValueError, match="seed: 0 there, 5 asked for"):
+        build(tmp_path / "hr", tmp_path / "out", BuildOptions(tile=80, crop=32, samples_per_shard=3, seed=5))
+    Image.fromarray(texture(77)).save(tmp_path / "hr" / "coal" / "slice_0.png")
+    with pytest.raises(ValueError, match="its images are not those of SOURCE now"):
+        build(tmp_path / "hr", tmp_path / "out", TINY)
+    assert digests(tmp_path / "out") == before
+
+
+def test_folders_of_others_are_not_touched(tmp_path):
+    write_folder(tmp_path / "hr", {"coal": 4})
+    for name in ("out", "fresh.building"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "thesis.docx").write_text("precious")
+    with pytest.raises(ValueError, match="holds other files"):
+        build(tmp_path / "hr", tmp_path / "out", TINY)
+    with pytest.raises(ValueError, match="was not made by this program"):
+        build(tmp_path / "hr", tmp_path / "fresh", TINY)
+    assert (tmp_path / "out" / "thesis.docx").exists() and (
+        tmp_path / "fresh.building" / "thesis.docx"
+    ).exists()
+
+
+# One builder at a time
+
+
+def test_a_second_build_of_one_folder_is_refused_and_the_first_is_whole(tmp_path):
+    write_folder(tmp_path / "hr", {"coal": 4})
+    build(tmp_path / "hr", tmp_path / "alone", TINY)
+
+    def disturbed(results, count):
+        for result in results:
+            with pytest.raises(
+                UserError, match=f"another build is writing OUT={tmp_path / 'out'}; wait for it"
+            ):
+                build(tmp_path / "hr", tmp_path / "out", TINY)
+            yield result
+
+    build(tmp_path / "hr", tmp_path / "out", TINY, disturbed)
+    assert digests(tmp_path / "out") == digests(tmp_path / "alone")
+
+
+def test_a_build_that_another_one_overtakes_does_not_replace_its_set(tmp_path, monkeypatch):
+    write_folder(tmp_path / "hr", {"coal": 4})
+    build_directory = packing.build_directory
+
+    def overtaken(*arguments):
+        monkeypatch.setattr(packing, "build_directory", build_directory)
+        build(tmp_path / "hr", tmp_path / "out", TINY)
+        return build_directory(*arguments)
+
+    monkeypatch.setattr(packing, "build_directory", overtaken)
+    with pytest.raises(UserError, match="another build has just finished OUT="):
+        build(tmp_path / "hr", tmp_path / "out", TINY)
+    assert verify(open_set(tmp_path / "out")) == [] and not (tmp_path / "out.building").exists()
+
+
+KILLED = """
+import os, signal, sys
+from srgan_dist.packing.build import BuildOptions, build
+def killed(results, count):
+    yield next(iter(results))
+    os.kill(os.getpid(), signal.SIGKILL)
+build(sys.argv[1], sys.argv[2], BuildOptions(tile=80, crop=32, samples_per_shard=3), killed)
+"""
+
+
+def test_the_lock_of_a_killed_build_does_not_block_the_next(tmp_path):
+    write_folder(tmp_path / "hr", {"coal": 4})
+    killed = run("-c", KILLED, tmp_path / "hr", tmp_path / "out")
+    assert killed.returncode == -signal.SIGKILL and (tmp_path / "out.building" / "building.json").exists()
+    build(tmp_path / "hr", tmp_path / "out", TINY)
+    assert verify(open_set(tmp_path / "out")) == [] and not (tmp_path / "out.building").exists()
+
+
+@pytest.mark.parametrize("without", ["module", "file system"])
+def test_without_locks_of_the_system_the_marker_itself_is_the_lock(tmp_path, monkeypatch, without):
+    def unsupported(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    if without == "module":
+        monkeypatch.setattr(locking, "fcntl", None)
+    else:
+        monkeypatch.setattr(locking.fcntl, "flock", unsupported)
+    test_a_second_build_of_one_folder_is_refused_and_the_first_is_whole(tmp_path)
+    (tmp_path / "left.building").mkdir()
+    (tmp_path / "left.building" / "building.json").touch()
+    with pytest.raises(UserError, match="if there is none, delete .*left.building/building.json"):
+        build(tmp_path / "hr", tmp_path / "left", TINY)
+
+
+# OUT
+
+
+@pytest.mark.parametrize("moment", ["before the rename", "after the rename"])
+def test_a_build_killed_at_its_end_is_cleaned_up_by_the_next(tmp_path, monkeypatch, moment):
+    write_folder(tmp_path / "hr", {"coal": 4})
+    build(tmp_path / "hr", tmp_path / "undisturbed", TINY)
+    replace = os.replace
+
+    def killed(*paths):
+        if paths[1] != tmp_path / "out" or moment == "after the rename":
+            replace(*paths)
+        if paths[1] == tmp_path / "out":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path / "hr", tmp_path / "out", TINY)
+    monkeypatch.setattr(os, "replace", replace)
+    build(tmp_path / "hr", tmp_path / "out", TINY)
+    assert (
+        digests(tmp_path / "out") == digests(tmp_path / "undisturbed")
+        and not (tmp_path / "out.building").exists()
+    )
+
+
+@pytest.mark.parametrize("where", ["pixels", "allocation", "index"])
+def test_a_full_disk_leaves_nothing_and_names_the_space_needed(tmp_path, monkeypatch, where):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    write_folder(tmp_path / "hr", {"coal": 4})
+    build(tmp_path / "hr", tmp_path / "fits", TINY)
+    if where == "index":
+        monkeypatch.setattr(np, "save", full)
+    else:
+        monkeypatch.setattr(*{"pixels": (pack, "_write"), "allocation": (os, "posix_fallocate")}[where], full)
+    with pytest.raises(
+        UserError, match=f"OUT={tmp_path / 'out'} cannot be written .*No space left.* are free"
+    ) as caught:
+        build(tmp_path / "hr", tmp_path / "out", TINY)
+    assert not (tmp_path / "out").exists() and not (tmp_path / "out.building").exists()
+    needed = int(re.search(r"takes ([\d,]+) bytes", str(caught.value))[1].replace(",", ""))
+    taken = sum(path.stat().st_size for path in (tmp_path / "fits").iterdir())
+    assert 0 <= taken - needed < 4096  # all but the manifest and the headers of index tables
+
+
+def test_an_out_that_cannot_be_made_is_refused(tmp_path):
+    write_folder(tmp_path / "hr", {"coal": 4})
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="file is a file; give the name of a new folder"):
+        build(tmp_path / "hr", tmp_path / "file", TINY)
+    with pytest.raises(UserError, match="out cannot be made: .*file is a file"):
+        build(tmp_path / "hr", tmp_path / "file" / "out", TINY)
+
+
+def test_out_and_source_lie_apart(tmp_path):
+    write_folder(tmp_path / "hr", {"coal": 4})
+    (tmp_path / "link").symlink_to(tmp_path / "hr")
+    for out in (tmp_path / "hr" / "out", tmp_path / "link" / "deep" / "out", tmp_path / "hr"):
+        with pytest.raises(
+            UserError, match=f"is or lies inside SOURCE={tmp_path / 'hr'}; give a folder apart"
+        ):
+            build(tmp_path / "hr", out, TINY)
+    with pytest.raises(UserError, match=f"SOURCE={tmp_path / 'hr'} lies inside OUT={tmp_path}"):
+        build(tmp_path / "hr", tmp_path, TINY)
+    assert {path.name for path in (tmp_path / "hr").iterdir()} == {"coal"}
+
+
+def test_the_current_folder_and_a_mount_point_are_refused_before_any_work(tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(packing, "find_sources", None)  # not reached
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == tmp_path / "out")
+    with pytest.raises(UserError, match="out is a mount point, which a finished set cannot replace; give"):
+        build(tmp_path / "hr", tmp_path / "out", TINY)
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path / "out")
+    with pytest.raises(UserError, match=f"OUT={tmp_path / 'out'} is the folder you are in"):
+        build(tmp_path / "hr", ".", TINY)
+
+
+@pytest.mark.parametrize("made", [True, False], ids=["empty folder", "nothing yet"])
+def test_a_link_as_out_leads_to_the_set(tmp_path, made):
+    write_folder(tmp_path / "hr", {"coal": 4})
+    (tmp_path / "disk").mkdir()
+    if made:
+        (tmp_path / "disk" / "set").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "disk" / "set")
+    build(tmp_path / "hr", tmp_path / "out", TINY)
+    assert (tmp_path / "out").is_symlink() and verify(open_set(tmp_path / "out")) == []
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["set"]
+
+
+# Options and commands
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"scale": 1}, "scale=1 must be 2 or more"),
+        ({"scale": 3}, r"scale=3 must be 2 or more and a power of two \(2, 4, 8\)"),
+        ({"seed": -1}, "seed=-1 must be 0 or more"),
+        ({"tile": 502}, "tile=502 is not a multiple of scale=4; use e.g. 50"),
+        ({"crop": 600}, "tile=500 is smaller than crop=600"),
+        ({"samples_per_shard": 0}, "samples_per_shard=0"),
+        ({"kind": "bicubic"}, "kind='bicubic' must be default or unknown"),
+    ],
+)
+def test_impossible_options(options, words):
+    with pytest.raises(ValueError, match=words):
+        BuildOptions(**options)
+
+
+@pytest.mark.parametrize("scale", [2, 8])
+def test_other_scales(tmp_path, scale):
+    write_folder(tmp_path / "hr", {"coal": 1})
+    build(tmp_path / "hr", tmp_path / "out", BuildOptions(scale=scale, tile=72, crop=24))
+    lr, hr = Reader(open_split(tmp_path / "out", "train")).image(0)
+    assert hr.shape == (72, 72) and lr.shape == (72 // scale, 72 // scale)
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)], cwd=REPOSITORY, capture_output=True, text=True
+    )
+
+
+def test_the_commands(tmp_path):
+    write_folder(tmp_path / "hr", {"coal": 4})
+    options = ("--tile", "80", "--crop", "32")
+    built = run("shards/build.py", tmp_path / "hr", tmp_path / "out", *options)
+    assert built.returncode == 0 and "coal" in built.stdout and "written in" in built.stdout, built.stderr
+    again = run("shards/build.py", tmp_path / "hr", tmp_path / "out", *options)
+    assert again.returncode == 0 and "nothing was written" in again.stdout
+    (tmp_path / "hr" / "coal" / "slice_0.png").write_bytes(b"")
+    failed = run("shards/build.py", tmp_path / "hr", tmp_path / "other", *options)
+    assert failed.returncode == 1 and "slice_0.png" in failed.stderr and "Traceback" not in failed.stderr
+    summary = run("shards/summarize.py", tmp_path / "out", "--verify")
+    assert summary.returncode == 0 and "every byte is as it was written" in summary.stdout
+
+
+def test_any_number_of_processes_writes_the_same_bytes(tmp_path):
+    write_folder(tmp_path / "hr", {"coal": 4, "sandstone": 5})
+    for jobs in (1, 3):
+        built = run(
+            "shards/build.py",
+            tmp_path / "hr",
+            tmp_path / f"jobs{jobs}",
+            "--tile",
+            "40",
+            "--crop",
+            "32",
+            "--jobs",
+            str(jobs),
+        )
+        assert built.returncode == 0, built.stderr
+    assert digests(tmp_path / "jobs1") == digests(tmp_path / "jobs3")
+    wrong = run("shards/build.py", tmp_path / "hr", tmp_path / "none", "--jobs", "0")
+    assert wrong.returncode == 2 and "--jobs 0 must be 1 or more" in wrong.stderr
+
+
+def test_sources_may_be_packed_in_any_order_by_any_executor(tmp_path):
+    def backwards(work, jobs):
+        return reversed([work(job) for job in reversed(jobs)])
+
+    write_folder(tmp_path / "hr", {"coal": 4, "sandstone": 5})
+    seen = []
+    build(
+        tmp_path / "hr",
+        tmp_path / "one",
+        TINY,
+        lambda results, count: (seen.append((i, count)) or r for i, r in enumerate(results)),
+    )
+    assert seen == [(i, 9) for i in range(9)]
+    build(tmp_path / "hr", tmp_path / "other", TINY, run=backwards)
+    with ThreadPoolExecutor(3) as pool:
+        build(tmp_path / "hr", tmp_path / "threads", TINY, run=pool.map)
+    assert digests(tmp_path / "one") == digests(tmp_path / "other") == digests(tmp_path / "threads")
+
+
+def test_a_process_that_is_killed_while_packing_is_an_error(tmp_path):
+    write_folder(tmp_path / "hr", {"coal": 4})
+    with pytest.raises(
+        UserError,
+        match="one of 2 processes was killed, perhaps for want of memory; try again with fewer --jobs",
+    ):
+        with process_pool(2) as mapped:
+            build(
+                tmp_path / "hr",
+                tmp_path / "out",
+                TINY,
+                run=lambda work, jobs: mapped(die if work is pack.pack else work, jobs),
+            )
+    assert not (tmp_path / "out").exists()
+
+
+def die(_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_notes_about_names_that_are_no_text_are_printed(tmp_path):
+    write_folder(tmp_path / "hr", {"coal": 4})
+    (tmp_path / "hr" / "coal" / "note\udcff.txt").write_text("mine")
+    built = run("shards/build.py", tmp_path / "hr", tmp_path / "out", "--tile", "80", "--crop", "32")
+    assert built.returncode == 0 and r"left out: note\udcff.txt" in built.stdout, built.stderr
+
+
+@pytest.mark.parametrize("peak, told", [(4095, True), (40000, False)])
+def test_16_bit_images_that_use_little_of_their_range_are_told_of(tmp_path, peak, told):
+    (tmp_path / "hr" / "coal").mkdir(parents=True)
+    for i in range(3):
+        levels = (texture(i, dtype=np.uint16).astype(np.uint64) * peak // 65535).astype(np.uint16)
+        np.save(tmp_path / "hr" / "coal" / f"{i}.npy", levels)
+    notes = "".join(build(tmp_path / "hr", tmp_path / "out", BuildOptions(tile=80, crop=32)).notes)
+    assert ("of 65535 (12-bit data?)" in notes) == told
+
+
+@pytest.mark.rocks
+def test_real_slices_are_packed_without_losing_a_pixel(rocks, tmp_path):
+    build(rocks / "slices", tmp_path / "out", BuildOptions())
+    manifest = read_manifest(tmp_path / "out")
+    assert {name: split.rocks for name, split in manifest.splits.items()} == {
+        "train": {"carbonate": 12, "sandstone": 30},
+        "valid": {"carbonate": 12, "sandstone": 6},
+        "test": {"sandstone": 6},
+    }
+    sources = {s.file: s for s in find_sources(rocks / "slices", "unknown", 4).sources}
+    covered = {file: np.zeros((s.hr.height, s.hr.width), bool) for file, s in sources.items()}
+    for name in manifest.splits:
+        reader = Reader(open_split(tmp_path / "out", name))
+        for i in range(len(reader.split)):
+            record = reader.record(i)
+            assert sources[record["source"]].split == name
+            covered[record["source"]][
+                record["top"] : record["top"] + 500, record["left"] : record["left"] + 500
+            ] = True
+    assert all(mask.all() for mask in covered.values())
+
+
+@pytest.mark.rocks
+def test_real_deeprock_layout_is_packed(rocks, tmp_path):
+    build(rocks / "deeprock_sr", tmp_path / "out", BuildOptions())
+    assert read_manifest(tmp_path / "out").totals == {"carbonate": 2}
+    with pytest.raises(BuildError, match="the set has carbonate2D_train_LR_unknown_X4"):
+        build(rocks / "deeprock_sr", tmp_path / "x2", BuildOptions(scale=2))

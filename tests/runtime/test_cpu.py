@@ -1,0 +1,335 @@
+import os
+import subprocess
+import sys
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+from commands import free_port, start, write_config
+from conftest import REPOSITORY, tiny_config
+
+from srgan_dist.config import dump_config
+from srgan_dist.runtime import cpu
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def untouched(monkeypatch):
+    """Forget a launcher's variables, and put PyTorch's threads back."""
+    for name in ("WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "ACCELERATE_USE_CPU"):
+        monkeypatch.delenv(name, raising=False)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(
+    "ranks_here, world_size, threads, expected",
+    [
+        ("2", 4, None, 3),
+        ("6", 6, None, 1),
+        ("4", 4, None, 1),
+        ("7", 7, None, 1),  # a share of six cores, one at least
+        (None, 3, None, 2),
+        ("2", 4, 5, 5),  # without a launcher all ranks are here; a number that is asked for counts
+    ],
+)
+def test_a_rank_on_cpu_takes_its_share_of_the_cores(monkeypatch, ranks_here, world_size, threads, expected):
+    if ranks_here:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks_here)
+    monkeypatch.setattr(cpu, "usable_cores", lambda: 6)
+    torch.set_num_threads(4)
+    cpu.use_cpu_threads(SimpleNamespace(device=CPU, num_processes=world_size), threads)
+    assert torch.get_num_threads() == expected
+
+
+def test_a_rank_on_another_device_leaves_the_threads_alone():
+    torch.set_num_threads(3)
+    cpu.use_cpu_threads(SimpleNamespace(device=torch.device("meta"), num_processes=1), 2)
+    assert torch.get_num_threads() == 3
+
+
+@pytest.mark.parametrize(
+    "cores, batch, accumulation, free_gib, expected",
+    [
+        (1, 16, 1, 99, 1),
+        (2, 16, 1, 99, 2),
+        (3, 16, 1, 99, 2),
+        (6, 18, 1, 99, 6),
+        (8, 16, 1, 99, 8),
+        (64, 16, 1, 99, 8),  # two crops each
+        (8, 16, 4, 99, 2),
+        (8, 7, 1, 99, 1),
+        (8, 1, 1, 99, 1),
+        (8, 16, 1, 1.6, 1),
+        (8, 16, 1, 7, 4),
+        (8, 16, 1, 0, 1),  # a rank of these networks takes 1.5 GiB and a little
+    ],
+)
+def test_trainings_on_cpu_take_a_rank_per_core_as_far_as_batch_and_memory_reach(
+    monkeypatch, tmp_path, cores, batch, accumulation, free_gib, expected
+):
+    monkeypatch.setattr(cpu, "usable_cores", lambda: cores)
+    monkeypatch.setattr(cpu, "_free_memory", lambda: free_gib * 2**30)
+    data = {"path": "unused", "lr_crop": 8, "batch_size": batch}
+    config = tiny_config(
+        "unused", tmp_path, cpu_ranks=None, data=data, gradient_accumulation_steps=accumulation
+    )
+    assert cpu.ranks_on_cpu(config) == expected
+    assert (
+        cpu.ranks_on_cpu(config, before=batch // accumulation) == batch // accumulation
+    )  # as many as the run has had
+    assert cpu.ranks_on_cpu(config, before=5) == expected  # which no longer share the batch
+    assert cpu.ranks_on_cpu(config.model_copy(update={"cpu_ranks": 3})) == 3
+
+
+V1, V2 = "9:cpu:/jobs\n4:memory:/jobs/7\n", "0::/jobs/7\n"
+
+
+@pytest.mark.parametrize(
+    "groups, files, free",
+    [
+        (V2, {}, 8 * 2**20),
+        (
+            V2,
+            {
+                "jobs/7/memory.max": "max",
+                "jobs/7/memory.current": "5",
+                "jobs/7/memory.stat": "anon 5\ninactive_file 0",
+            },
+            8 * 2**20,
+        ),
+        (
+            V2,
+            {
+                "jobs/7/memory.max": "3000",
+                "jobs/7/memory.current": "1500",
+                "jobs/7/memory.stat": "anon 1\ninactive_file 200",
+            },
+            1700,
+        ),
+        (
+            V2,
+            {
+                "jobs/memory.max": "3000",
+                "jobs/memory.current": "1500",
+                "jobs/memory.stat": "inactive_file 200",
+            },
+            1700,
+        ),  # the one around it
+        (
+            V2,
+            {"memory.max": "3000", "memory.current": "1500", "memory.stat": "inactive_file 200"},
+            1700,
+        ),  # a container shows its own as the top
+        (
+            V1,
+            {
+                "memory/jobs/7/memory.limit_in_bytes": "3000",
+                "memory/jobs/7/memory.usage_in_bytes": "1500",
+                "memory/jobs/7/memory.stat": "cache 9\ntotal_inactive_file 200",
+            },
+            1700,
+        ),
+        (
+            V1,
+            {
+                "memory/memory.limit_in_bytes": "garbage",
+                "memory/memory.usage_in_bytes": "1",
+                "memory/memory.stat": "",
+            },
+            8 * 2**20,
+        ),
+        (None, {}, 8 * 2**20),
+    ],
+)
+def test_free_memory_is_what_machine_and_control_groups_leave(monkeypatch, tmp_path, groups, files, free):
+    monkeypatch.setattr(cpu, "ROOT", tmp_path)
+    (tmp_path / "proc" / "self").mkdir(parents=True)
+    (tmp_path / "proc" / "meminfo").write_text("MemTotal: 9999 kB\nMemAvailable:    8192 kB\n")
+    if groups:
+        (tmp_path / "proc" / "self" / "cgroup").write_text(groups)
+    for name, text in files.items():
+        path = tmp_path / "sys" / "fs" / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert cpu._free_memory() == free
+
+
+def test_free_memory_is_unlimited_where_the_system_does_not_tell(monkeypatch, tmp_path):
+    monkeypatch.setattr(cpu, "ROOT", tmp_path)
+    assert cpu._free_memory() == float("inf")
+
+
+def test_a_rank_of_the_full_recipe_is_known_to_take_gigabytes(monkeypatch):
+    from srgan_dist.config import load_config
+
+    config = load_config(REPOSITORY / "configs" / "deeprock_x4.yaml")
+    assert 3 * 2**30 < cpu._bytes_of_a_rank(config) < 4 * 2**30
+
+
+@pytest.mark.parametrize(
+    "seconds, chosen",
+    [
+        ({1: 4, 2: 3, 4: 1}, 4),
+        ({1: 4, 2: 3.9, 4: 3.8}, 1),
+        ({1: 1, 2: 10, 4: 10}, 1),
+        ({1: 4, 2: 2, 4: 1.9}, 2),
+        ({1: 4, 2: 8, 4: 3}, 4),
+    ],
+)
+def test_the_fewest_threads_are_taken_than_which_none_is_faster_by_a_tenth(monkeypatch, seconds, chosen):
+    monkeypatch.setattr(cpu, "TRIAL_SECONDS", 0.1)
+    clock = [0.0]
+
+    class Generator(torch.nn.Conv2d):
+        def forward(self, lr):
+            clock[0] += seconds[torch.get_num_threads()]
+            return super().forward(lr)
+
+    monkeypatch.setattr(cpu.time, "perf_counter", lambda: clock[0])
+    torch.set_num_threads(2)
+    generator = Generator(1, 1, 1)
+    medians, found = cpu.fastest_thread_count(generator, torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4), 4)
+    assert medians == pytest.approx(seconds) and found == chosen and torch.get_num_threads() == 2
+    assert generator.weight.grad is None
+
+
+def test_items_are_shared_out_to_threads_of_one_each_and_come_back_in_order():
+    torch.set_num_threads(3)
+    together = threading.Barrier(3, timeout=30)
+
+    def work(item):
+        together.wait()  # so that three are at work at a time
+        time.sleep(0.01 * (item % 3 == 0))
+        return item, threading.get_ident(), torch.get_num_threads()
+
+    found = list(cpu.one_thread_each(work, range(9), CPU))
+    assert [item for item, _, _ in found] == list(range(9)) and {threads for _, _, threads in found} == {1}
+    assert len({ident for _, ident, _ in found}) == 3 and torch.get_num_threads() == 3
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_an_error_comes_where_its_item_would_have_come(threads):
+    torch.set_num_threads(threads)
+
+    def items():
+        yield from range(4)
+        raise OSError("the source has ended early")
+
+    found = []
+    with pytest.raises(OSError, match="ended early"):
+        for value in cpu.one_thread_each(lambda item: item, items(), CPU):
+            found.append(value)
+    assert found == [0, 1, 2, 3] and torch.get_num_threads() == threads
+    with pytest.raises(ZeroDivisionError):
+        list(cpu.one_thread_each(lambda item: 1 / item, [1, 0, 1], CPU))
+    assert torch.get_num_threads() == threads
+
+
+def command(tmp_path, config, *options, **environment):
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(config))
+    return subprocess.run(
+        [sys.executable, "launch/train.py", path, *options],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""} | environment,
+    )
+
+
+def test_a_training_on_cpu_starts_its_own_ranks(shards, tmp_path):
+    done = command(tmp_path, tiny_config(shards, tmp_path, cpu_ranks=2, adversarial=None))
+    assert done.returncode == 0, done.stderr
+    assert "on CPU: 2 ranks" in done.stdout and "device: cpu, 1 thread(s) a rank, 2 rank(s)" in done.stdout
+    assert (tmp_path / "tiny" / "weights" / "pretrain.safetensors").exists()
+    planned = command(
+        tmp_path, tiny_config(shards, tmp_path, cpu_ranks=2, name="planned"), "--dry-run"
+    ).stdout
+    assert "batch_size_per_gpu 2" in planned
+
+
+def test_a_run_keeps_its_number_of_ranks(shards, tmp_path):
+    assert command(tmp_path, tiny_config(shards, tmp_path, cpu_ranks=1, adversarial=None)).returncode == 0
+    again = command(tmp_path, tiny_config(shards, tmp_path, cpu_ranks=None, adversarial=None))
+    assert again.returncode == 0 and "1 rank(s)" in again.stdout and "on CPU: " not in again.stdout, (
+        again.stderr
+    )
+
+
+def test_what_is_wrong_with_a_training_on_cpu_is_said_once(shards, tmp_path):
+    done = command(tmp_path, tiny_config(shards, tmp_path, cpu_ranks=2), "--data.lr_crop=30")
+    assert done.returncode == 1 and "on CPU" not in done.stdout
+    assert (
+        done.stderr.count("error: ") == 1
+        and "data.lr_crop=30 is larger than the smallest LR image" in done.stderr
+    )
+
+
+def test_a_training_takes_the_threads_that_it_has_tried_before(shards, tmp_path, monkeypatch):
+    from srgan_dist.training import train
+
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
+    monkeypatch.setattr(cpu, "usable_cores", lambda: 2)
+    tried = []
+    monkeypatch.setattr(
+        "srgan_dist.training.fastest_thread_count", lambda *_: tried.append(1) or ({1: 2.0, 2: 1.0}, 2)
+    )
+    config = tiny_config(shards, tmp_path, cpu_threads=None, adversarial=None)
+    assert train(config).state.cpu_threads == 2 and torch.get_num_threads() == 2 and len(tried) == 1
+    torch.set_num_threads(1)
+    assert train(config).state.cpu_threads == 2 and torch.get_num_threads() == 2 and len(tried) == 1
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="needs two cores"
+)
+def test_ranks_that_see_different_numbers_of_cores_agree_on_their_threads(shards, tmp_path):
+    path, port = (
+        write_config(tmp_path, tiny_config(shards, tmp_path, cpu_threads=None, adversarial=None)),
+        str(free_port()),
+    )
+    several, one = ",".join(map(str, os.sched_getaffinity(0))), str(min(os.sched_getaffinity(0)))
+    ranks = [
+        start(
+            "taskset",
+            "-c",
+            cores,
+            sys.executable,
+            "launch/train.py",
+            path,
+            MASTER_ADDR="localhost",
+            MASTER_PORT=port,
+            RANK=str(rank),
+            LOCAL_RANK="0",
+            WORLD_SIZE="2",
+            LOCAL_WORLD_SIZE="1",
+        )
+        for rank, cores in enumerate((several, one))
+    ]
+    said = [rank.communicate(timeout=120) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], said
+    assert "device: cpu, 1 thread(s) a rank, 2 rank(s)" in said[0][0]
+
+
+@pytest.mark.skipif(not cpu.has_glibc(), reason="other C libraries are left alone")
+@pytest.mark.parametrize("device, kept", [("cpu", True), ("cuda", False)])
+def test_freed_memory_is_kept_for_the_next_update_on_cpu(device, kept):
+    program = f"""
+import resource, torch
+from srgan_dist.runtime.cpu import keep_freed_memory
+keep_freed_memory({device!r})
+faults = []
+for _ in range(30):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**25)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(sum(faults[-10:]))  # the first ones may each take another place
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (int(done.stdout) < 1000) == kept  # of ten times 128 MiB in pages of 4 KiB

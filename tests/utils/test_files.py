@@ -1,0 +1,102 @@
+import errno
+import hashlib
+import os
+
+import pytest
+
+from srgan_dist.utils.errors import UserError
+from srgan_dist.utils.files import atomic_write, sha256_of
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_file_gets_its_name_when_the_block_ends(tmp_path, durable):
+    path = tmp_path / "file.txt"
+    with atomic_write(path, durable) as unfinished:
+        unfinished.write_text("whole")
+        assert not path.exists() and unfinished.parent == tmp_path  # so on the same disk
+    assert path.read_text() == "whole" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("durable", [False, True])
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_nothing_is_left_when_the_block_raises(tmp_path, error, durable):
+    with pytest.raises(error), atomic_write(tmp_path / "file.txt", durable) as unfinished:
+        unfinished.write_text("half")
+        raise error
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_old_file_stays_when_the_block_raises(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(ValueError), atomic_write(path) as unfinished:
+        unfinished.write_text("half")
+        raise ValueError
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_the_old_file_is_replaced_at_once_and_not_rewritten(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with open(path) as reader:
+        with atomic_write(str(path)) as unfinished:
+            unfinished.write_text("new")
+            assert path.read_text() == "old"
+        assert path.read_text() == "new" and reader.read() == "old"
+
+
+def test_a_block_that_writes_nothing_is_an_error_and_changes_nothing(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(FileNotFoundError), atomic_write(path):
+        pass
+    assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize("content", [b"", b"abc", bytes(range(256)) * 9000])
+def test_sha256_is_that_of_all_bytes(tmp_path, content):
+    (tmp_path / "file").write_bytes(content)
+    assert sha256_of(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+def test_two_writers_of_one_file_do_not_mix(tmp_path):
+    target = tmp_path / "a.txt"
+    with atomic_write(target) as one, atomic_write(target) as other:
+        one.write_text("one")
+        other.write_text("other")
+        for path in (one, other):
+            assert (
+                path.name.startswith(".a.txt.")
+                and path.name.endswith(".unfinished")
+                and path.parent == tmp_path
+            )
+    assert target.read_text() == "one"  # the last to finish, whole
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_an_existing_file_is_replaced_unless_that_is_ruled_out(tmp_path, durable):
+    target = tmp_path / "a.txt"
+    for text in ("old", "new"):
+        with atomic_write(target, durable) as path:
+            path.write_text(text)
+    assert target.read_text() == "new"
+    with pytest.raises(UserError, match="a.txt exists by now and is left as it is; give another name"):
+        with atomic_write(target, durable, replace=False) as path:
+            path.write_text("newer")
+    assert list(tmp_path.iterdir()) == [target] and target.read_text() == "new"
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
+def test_a_name_that_is_free_is_taken_on_any_file_system(tmp_path, monkeypatch, links):
+    def refuse(*paths):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    target = tmp_path / "a.txt"
+    with atomic_write(target, replace=False) as path:
+        path.write_text("first")
+    with pytest.raises(UserError, match="left as it is"), atomic_write(target, replace=False) as path:
+        path.write_text("second")
+    assert list(tmp_path.iterdir()) == [target] and target.read_text() == "first"
