@@ -66,7 +66,7 @@ def sets(split, tmp_path_factory):
 
 
 def global_batches(
-    sets, first, count, ranks=1, gradient_accumulation_steps=1, batch_size=BATCH, bad=None, seed=5
+    sets, first, count, ranks=1, accumulation=1, batch_size=BATCH, bad=None, seed=5
 ):
     """Return the crops of some updates in the order of their slots, put together from those of every rank."""
     shares = [
