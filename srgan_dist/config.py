@@ -1,24 +1,22 @@
 """An experiment: one YAML file, typed, complete, with errors that name field, value, rule and the nearest real key."""
 
-import difflib
 import io
-import typing
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from srgan_dist.config_errors import ConfigError, explain_faults
 from srgan_dist.losses import VGGLossConfig
-from srgan_dist.models import GeneratorConfig
-from srgan_dist.models.discriminator import DiscriminatorConfig, final_side
+from srgan_dist.models import DiscriminatorConfig, GeneratorConfig
+from srgan_dist.models.discriminator import DenseDiscriminatorConfig
 from srgan_dist.models.srresnet import SRResNetConfig
 from srgan_dist.phases.adversarial import AdversarialConfig
 from srgan_dist.phases.phase import PhaseConfig
 from srgan_dist.phases.pretrain import PretrainConfig
 from srgan_dist.storage.cache import DEFAULT_GIB
 from srgan_dist.tracking.tracker import TrackingConfig
-from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.settings import Settings
 
 NOT_YAML = (
@@ -26,11 +24,7 @@ NOT_YAML = (
     ValueError,
     LookupError,
     RecursionError,
-)  # what the parser raises, e.g. at "!!int foo" or 1000 brackets
-
-
-class ConfigError(UserError):
-    """Everything that is wrong with a config, one line per setting."""
+)  # of the parser, e.g. at "!!int foo" or 1000 brackets
 
 
 def _no_fp16(value):
@@ -40,6 +34,12 @@ def _no_fp16(value):
             " step; use bf16 (same speed, no scaler) or no"
         )
     return value
+
+
+def _no_bool(augment):
+    if isinstance(augment, bool):
+        raise ValueError(f"is now one of none, flips and all: use {'all' if augment else 'none'}")
+    return augment
 
 
 def _file_name(name):
@@ -92,8 +92,10 @@ class DataConfig(Settings):
     batch_size: int = Field(
         16, ge=1, le=2**20, description="crops per update over all GPUs; each takes an equal share"
     )
-    augment: bool = Field(
-        False, description="draw one of eight flips and rotations per crop (the paper's code: none)"
+    augment: Annotated[Literal["none", "flips", "all"], BeforeValidator(_no_bool)] = Field(
+        "none",
+        description="orientations that are drawn per crop: flips along every axis, or all with rotations: 8 of an image,"
+        " 48 of a volume (the paper's code: none)",
     )
     verify: Literal["full", "size", "none"] = Field(
         "size",
@@ -208,7 +210,7 @@ class Config(Settings):
     )
     data: DataConfig
     generator: GeneratorConfig = SRResNetConfig()
-    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    discriminator: DiscriminatorConfig = DenseDiscriminatorConfig()
     pretrain: PretrainConfig | None = PretrainConfig()
     adversarial: AdversarialConfig | None = AdversarialConfig()
     tracking: TrackingConfig = TrackingConfig()
@@ -219,11 +221,15 @@ class Config(Settings):
             raise ValueError("every phase is null: there is nothing to train")
         if self.needs_discriminator():
             try:
-                final_side(self.hr_crop, self.discriminator.padding)
+                self.discriminator.final_side(self.hr_crop)
             except ValueError as error:
                 raise ValueError(
                     f"data.lr_crop={self.data.lr_crop} times generator.scale={self.generator.scale}: {error}"
                 ) from None
+            if self.compile and any(getattr(phase, "r1_gamma", None) for _, phase in self.phases()):
+                raise ValueError(
+                    "r1_gamma needs second derivatives, which compile=true has not; use one of them"
+                )
         return self
 
     @property
@@ -255,8 +261,8 @@ class Config(Settings):
 # Reading
 
 
-def load_config(path, overrides=()):
-    """Read a YAML file and apply overrides ("adversarial.learning_rate=5e-5"); raises ConfigError with all faults."""
+def load_config(path, overrides=(), model=None):
+    """Read a YAML file as a Config (or `model`, a class that extends it) and apply overrides ("adversarial.learning_rate=5e-5"); raises ConfigError with all faults."""
     try:
         with open(path, encoding="utf-8") as file:
             raw = YAML(typ="safe", pure=True).load(file)
@@ -268,23 +274,15 @@ def load_config(path, overrides=()):
         raise ConfigError(f"CONFIG={path} is not a table of settings")
     for override in overrides:
         _override(raw, override)
-    return parse_config(raw, path)
+    return parse_config(raw, path, model or Config)
 
 
-def parse_config(raw, origin="config"):
-    """Turn a nested dictionary into a Config; raises ConfigError that lists every fault."""
+def parse_config(raw, origin="config", model=Config):
+    """Turn a nested dictionary into a Config, or a `model` that extends it; raises ConfigError that lists every fault."""
     try:
-        return Config.model_validate(raw)
+        return model.model_validate(raw)
     except ValidationError as error:
-        faults = [_explain(fault, raw) for fault in error.errors()]
-        raise ConfigError(
-            "\n".join(
-                [
-                    f"{origin}: {len(faults)} settings are wrong" if len(faults) > 1 else f"{origin}:",
-                    *(f"  {fault}" for fault in faults),
-                ]
-            )
-        ) from None
+        raise explain_faults(error, raw, model, origin) from None
 
 
 def dump_config(config):
@@ -344,96 +342,3 @@ def _default_losses(path):
         Config.model_fields[phase].default if phase in Config.model_fields and rest == "losses" else None
     )
     return default.model_dump(mode="json")["losses"] if isinstance(default, PhaseConfig) else {}
-
-
-# Explaining
-
-
-def _explain(fault, raw):
-    path = _real_path(fault["loc"], raw)
-    name = ".".join(path)
-    value, kind = fault["input"], fault["type"]
-    if kind == "extra_forbidden":
-        return f"{name} = {value!r}: is not a setting; {_nearest(path, raw)}"
-    if kind == "missing":
-        return f"{name}: is missing and has no default"
-    if kind == "union_tag_not_found":
-        return f"{name}: needs a name, one of {_tags(path)}"
-    if kind == "union_tag_invalid":
-        return f"{name}.name = {fault['ctx']['tag']!r}: is not known; use one of {_tags(path)}"
-    if kind in ("model_type", "dict_type"):
-        return f"{name} = {value!r}: is not a table of settings"
-    message = fault["msg"].removeprefix("Value error, ")
-    shown = f" = {value!r}" if not isinstance(value, (dict, BaseModel)) else ""
-    quote = f"; quote it: '\"{value}\"'" if kind == "string_type" and value is not None else ""
-    return f"{name}{shown}: {message[:1].lower() + message[1:]}{quote}" if name else message
-
-
-def _real_path(location, raw):
-    """Return the location of a fault as keys of the file, without pydantic's own labels for members of unions."""
-    path, here = [], raw
-    for step in location:
-        if isinstance(here, dict) and step in here:
-            path.append(str(step))
-            here = here[step]
-        elif isinstance(here, dict) and step == here.get("name"):
-            continue  # the member of a union that "name" chose
-        else:
-            path.append(str(step))
-            here = None
-    return path
-
-
-def _nearest(path, raw):
-    """Say which real key is meant by a wrong one: a similar one of its table, the same one of another, or list the table."""
-    *parents, last = path
-    table = _tables_at(parents, raw)
-    siblings = [key for model in table for key in model.model_fields]
-    if close := difflib.get_close_matches(last, siblings, 1):
-        return f"the nearest is {'.'.join([*parents, close[0]])}"
-    if elsewhere := [key for key in _keys(Config) if key.rpartition(".")[2] == last]:
-        return f"the nearest is {elsewhere[0]}"
-    return f"{'.'.join(parents) or 'a config'} has {', '.join(siblings)}"
-
-
-def _tables_at(parents, raw):
-    """Return the settings models that a table at this path may follow; where its "name" chooses one, that alone."""
-    models, here = [Config], raw
-    for parent in parents:
-        here = here.get(parent) if isinstance(here, dict) else None
-        fields = [model.model_fields[parent].annotation for model in models if parent in model.model_fields]
-        models = (
-            [m for annotation in fields for m in _models_in(annotation)] if fields else models
-        )  # a key of a dictionary
-    chosen = [
-        m
-        for m in models
-        if isinstance(here, dict) and "name" in m.model_fields and here.get("name") in _names(m)
-    ]
-    return chosen or models
-
-
-def _keys(model, prefix=""):
-    """Return every dotted key that a settings model knows, but for those below the free keys of dictionaries."""
-    keys = []
-    for field, info in model.model_fields.items():
-        keys.append(prefix + field)
-        if typing.get_origin(info.annotation) is not dict:
-            keys += [
-                key for member in _models_in(info.annotation) for key in _keys(member, f"{prefix}{field}.")
-            ]
-    return list(dict.fromkeys(keys))
-
-
-def _tags(path):
-    return ", ".join(tag for model in _tables_at(path, {}) for tag in _names(model))
-
-
-def _names(model):
-    return typing.get_args(model.model_fields["name"].annotation)
-
-
-def _models_in(annotation: Any):
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in typing.get_args(annotation) for model in _models_in(part)]

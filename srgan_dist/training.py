@@ -21,7 +21,6 @@ from srgan_dist.evaluation.validation import Validator, format_psnr
 from srgan_dist.integrity.find_corruption import check_corruption_limit
 from srgan_dist.models.networks import Networks
 from srgan_dist.phases import build_phase
-from srgan_dist.phases.phase import OPTIONAL_STATE
 from srgan_dist.run.checkpoint import (
     CheckpointError,
     holds,
@@ -63,6 +62,7 @@ from srgan_dist.utils.locks import file_lock
 from srgan_dist.utils.progress import Progress, tell
 
 log = logging.getLogger(__name__)
+OPTIONAL_STATE = {"generator_average", "generator_usual", "discriminator_usual"}
 
 UPDATES_BETWEEN = (
     10  # updates after which ranks on GPUs ask each other whether to stop; on CPU it is every update
@@ -106,7 +106,7 @@ def train(config, resume="auto"):
                 raise
             finally:
                 run.close(exit_code)
-    return Trained(run.networks.generator, run.networks.built.get("discriminator"), run.state)
+    return Trained(run.networks.generator, run.networks.initialized.get("discriminator"), run.state)
 
 
 def start(config):
@@ -208,7 +208,7 @@ class Run:
             config.data.lr_crop,
             config.data.batch_size,
             config.seed,
-            config.data.augment,
+            config.data.augment == "all",
             accelerator.process_index,
             self.world_size,
             accelerator.device,
@@ -381,7 +381,7 @@ class Run:
                 state.skipped_in_row = meter.skipped_in_row
                 self._check_skipped(meter.longest_skipped, config.max_consecutive_skips, phase_config)
                 self._check_finite(numbers, name)
-                numbers |= phase.learning_rates() | shares(numbers, phase.terms())
+                numbers |= phase.learning_rates() | shares(numbers, phase.loss_weights())
                 self.tracker.log(numbers, self.samples_seen)
                 self._warn(numbers, progress.say)
                 with self._going_on("checkpoint", required=False):
@@ -544,14 +544,14 @@ class Run:
             "scores": scores,
             "config": self.config.model_dump(mode="json"),
         }
-        save_generator(path, self.networks.shown, facts)
+        save_generator(path, self.networks.eval_generator, facts)
 
     # Records
 
     def _validate(self, names, title, say):
         """Score the generator on whole splits and say how it does; returns {split: means per rock and method}."""
         self.networks.share_buffers()
-        results = self.validator.validate(self.networks.shown, names)
+        results = self.validator.validate(self.networks.eval_generator, names)
         for name, (numbers, scores) in results.items():
             self._check_finite(numbers, self.state.phase)
             self.tracker.log(numbers, self.samples_seen)

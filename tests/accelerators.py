@@ -25,6 +25,6 @@ def state_of(phase):
     """Return copies on the host of all that an update of a phase changes: {name: tensor}."""
     return {
         f"{label}.{name}": tensor.detach().cpu().clone()
-        for label, item in {"generator": phase.generator, **phase.stateful()}.items()
+        for label, item in phase.stateful().items()
         for name, tensor in tensors_of(item).items()
     }

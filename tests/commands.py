@@ -50,7 +50,7 @@ def long_config(shards, output, steps=10**6, **changes):
     pretrain = {
         "steps": steps,
         "learning_rate": 1e-3,
-        "decay_every": None,
+        "lr_schedule": {"name": "constant"},
         "losses": {"pixel": {"name": "l1"}},
     }
     return tiny_config(

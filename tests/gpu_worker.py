@@ -54,7 +54,7 @@ def updates(config, out, device):
         phase.update([crops])
     return {
         f"{name}.{key}": value.cpu()
-        for name, network in networks.built.items()
+        for name, network in networks.initialized.items()
         for key, value in network.state_dict().items()
     }
 

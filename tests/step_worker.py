@@ -11,7 +11,7 @@ from accelerators import state_of
 from conftest import tiny_config
 from torch.nn.parallel import DistributedDataParallel
 
-from srgan_dist.losses.gan import adversarial_loss, discriminator_loss
+from srgan_dist.losses.gan import Standard
 from srgan_dist.models.networks import Networks
 from srgan_dist.optim import spike_detector
 from srgan_dist.phases import build_phase
@@ -23,7 +23,12 @@ LOSSES = PIXEL | {"perceptual": VGG}
 
 
 def config_of(**changes):
-    phase = {"learning_rate": 1e-3, "decay_every": None, "adversarial_weight": 0.5, "losses": LOSSES}
+    phase = {
+        "learning_rate": 1e-3,
+        "lr_schedule": {"name": "constant"},
+        "adversarial_weight": 0.5,
+        "losses": LOSSES,
+    }
     return tiny_config(
         "unused", "unused", **{**changes, "adversarial": phase | changes.get("adversarial", {})}
     )
@@ -68,7 +73,7 @@ def trained(accelerator, name, accumulation=1, fixed_statistics=False, config=No
                     batches_of(update, accelerator.process_index, accelerator.num_processes, accumulation)
                 )
             )
-    sizes = [sum(p.nbytes for p in network.parameters()) for network in networks.built.values()]
+    sizes = [sum(p.nbytes for p in network.parameters()) for network in networks.initialized.values()]
     return {"tensors": state_of(phase), "numbers": numbers, "collectives": collectives, "bytes": sizes}
 
 
@@ -76,7 +81,7 @@ def plain(accelerator):
     """Take the same updates with DistributedDataParallel around both networks, as a textbook would."""
     config = config_of()
     _, phase = prepared(accelerator, config, "adversarial")
-    generator, critic = phase.generator, phase.discriminator
+    generator, critic = phase.generator.network, phase.discriminator.network
     parallel = {"broadcast_buffers": False}
     shared_generator, shared_critic = (
         DistributedDataParallel(generator, **parallel),
@@ -85,18 +90,18 @@ def plain(accelerator):
     for update in range(UPDATES):
         ((lr, hr),) = batches_of(update, accelerator.process_index, accelerator.num_processes, 1)
         sr = shared_generator(lr)
-        phase.discriminator_optimizer.zero_grad()
-        discriminator_loss(shared_critic(hr), shared_critic(sr.detach())).backward()
-        phase.discriminator_optimizer.step()
+        phase.discriminator.optimizer.zero_grad()
+        Standard().discriminator(shared_critic(hr), shared_critic(sr.detach())).backward()
+        phase.discriminator.optimizer.step()
         total = sum(
             config.adversarial.losses[name].weight * loss(sr, hr) for name, loss in phase.losses.items()
         )
         critic.requires_grad_(False)
-        total = total + 0.5 * adversarial_loss(critic(sr))
-        phase.generator_optimizer.zero_grad()
+        total = total + 0.5 * Standard().generator(None, critic(sr))
+        phase.generator.optimizer.zero_grad()
         total.backward()
         critic.requires_grad_(True)
-        phase.generator_optimizer.step()
+        phase.generator.optimizer.step()
     return {"tensors": state_of(phase)}
 
 
@@ -131,32 +136,32 @@ def _brighten(phase, batches):
 
 def _explode(phase, batches):
     """Let the discriminator's loss be infinite, where its own gradient is not."""
-    return phase.discriminator.dense2.register_forward_hook(
+    return phase.discriminator.network.dense2.register_forward_hook(
         lambda module, inputs, logits: logits - float("inf")
     )
 
 
 FAULTS = {
     "pixel": lambda phase, batches: batches[-1][1].view(-1)[0].fill_(float("nan")) and None,
-    "generator gradient": lambda phase, batches: phase.generator.head.weight.register_hook(
+    "generator gradient": lambda phase, batches: phase.generator.network.head.weight.register_hook(
         _poison(float("nan"))
     ),
-    "infinite generator gradient": lambda phase, batches: phase.generator.tail.bias.register_hook(
+    "infinite generator gradient": lambda phase, batches: phase.generator.network.tail.bias.register_hook(
         _poison(float("inf"))
     ),
-    "discriminator gradient": lambda phase, batches: phase.discriminator.dense1.weight.register_hook(
+    "discriminator gradient": lambda phase, batches: phase.discriminator.network.dense1.weight.register_hook(
         _poison(float("nan"))
     ),
     "discriminator loss": _explode,
     "pixel spike": _brighten,
-    "generator gradient spike": lambda phase, batches: phase.generator.head.weight.register_hook(
+    "generator gradient spike": lambda phase, batches: phase.generator.network.head.weight.register_hook(
         _magnify(1e7)
     ),
-    "discriminator gradient spike": lambda phase, batches: phase.discriminator.dense1.weight.register_hook(
-        _magnify(1e7)
+    "discriminator gradient spike": lambda phase, batches: (
+        phase.discriminator.network.dense1.weight.register_hook(_magnify(1e7))
     ),
-    "discriminator loss spike": lambda phase, batches: phase.discriminator.dense2.register_forward_hook(
-        lambda m, i, logits: 1e7 * logits
+    "discriminator loss spike": lambda phase, batches: (
+        phase.discriminator.network.dense2.register_forward_hook(lambda m, i, logits: 1e7 * logits)
     ),
 }
 PRETRAIN_FAULTS = [name for name in FAULTS if "discriminator" not in name]

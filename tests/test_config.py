@@ -35,11 +35,9 @@ def test_shipped_recipes_are_the_papers():
     config = load_config(REPOSITORY / "configs" / "deeprock_x4.yaml")
     assert (config.data.lr_crop, config.data.batch_size, config.hr_crop) == (48, 16, 192)
     assert (config.pretrain.steps, config.adversarial.steps) == (100_000, 150_000)
-    assert (config.pretrain.learning_rate, config.pretrain.decay_every, config.adversarial.decay_every) == (
-        1e-4,
-        50_000,
-        100_000,
-    )
+    phases = config.pretrain, config.adversarial
+    assert [phase.learning_rate for phase in phases] == [1e-4, 1e-4]
+    assert [phase.lr_schedule.decay_every for phase in phases] == [50_000, 100_000]
     assert (
         config.adversarial.losses["perceptual"].weight == 1e-5
         and config.adversarial.adversarial_weight == 5e-3
@@ -71,17 +69,17 @@ def test_overrides(tmp_path):
         path,
         [
             "adversarial.learning_rate=5e-5",
-            "pretrain.decay_every=null",
+            "pretrain.lr_schedule={name: constant}",
             "generator.num_blocks=3",
             "adversarial.losses.perceptual=null",
-            "data.augment=true",
+            "data.augment=all",
         ],
     )
-    assert config.adversarial.learning_rate == 5e-5 and config.pretrain.decay_every is None
+    assert config.adversarial.learning_rate == 5e-5 and config.pretrain.lr_schedule.name == "constant"
     assert (
         config.generator.num_blocks == 3
         and set(config.adversarial.losses) == {"pixel"}
-        and config.data.augment
+        and config.data.augment == "all"
     )
     with pytest.raises(ConfigError, match="--steps is not of the form --field=value"):
         load_config(path, ["steps"])
@@ -159,8 +157,35 @@ def test_overrides_of_losses_start_from_the_default_ones_where_the_file_names_no
             "pretrain.learning_rate = -1.0: input should be greater than 0",
         ),
         (
-            {"generator": {"scale": 3}},
-            "generator.scale = 3: must be a power of two, each stage doubles the size; use 2, 4 or 8",
+            {"generator": {"scale": 5}},
+            "generator.scale = 5: must be one of 2, 3, 4, 6, 8",
+        ),
+        (
+            {"generator": {"name": "rrdb", "grow": 5}},
+            "generator.grow = 5: is not a setting; the nearest is generator.growth",
+        ),
+        ({"generator": {"name": "edsr"}}, "generator.name = 'edsr': is not known; use one of srresnet, rrdb"),
+        ({"compile": True, "adversarial": {"r1_gamma": 1.0}}, "r1_gamma needs second derivatives"),
+        # old names
+        ({"accumulation": 2}, "accumulation = 2: is not a setting; it is now gradient_accumulation_steps"),
+        ({"max_skipped": 2}, "it is now max_consecutive_skips"),
+        ({"panels": 2}, "it is now num_sample_images"),
+        (
+            {"pretrain": {"clip_gradient": 1.0}},
+            "pretrain.clip_gradient = 1.0: is not a setting; it is now max_grad_norm",
+        ),
+        ({"pretrain": {"anneal": True}}, "it is now lr_schedule: {name: cosine}"),
+        (
+            {"pretrain": {"decay_every": None}},
+            "it is now lr_schedule: {name: exponential, decay_every: N}, or {name: constant} for null",
+        ),
+        (
+            {"discriminator": {"name": "discriminator"}},
+            "discriminator.name = 'discriminator': is not known; it is now dense",
+        ),
+        (
+            {"data": {"path": "p", "augment": True}},
+            "data.augment = True: is now one of none, flips and all: use all",
         ),
         ({"mixed_precision": "fp16"}, "mixed_precision = 'fp16': fp16 needs a loss scaler per network"),
         ({"mixed_precision": "bf8"}, "mixed_precision = 'bf8': input should be 'no', 'bf16' or 'auto'"),

@@ -161,10 +161,8 @@ def rocks(context):
         f"--output={folder}",
         f"--data.path={folder / 'shards'}",
         f"--device={context.device}",
-        "--pretrain.anneal=true",
-        "--adversarial.anneal=true",
-        "--pretrain.decay_every=null",
-        "--adversarial.decay_every=null",
+        "--pretrain.lr_schedule={name: cosine}",
+        "--adversarial.lr_schedule={name: cosine}",
         f"--pretrain.max_seconds={short}",
         f"--adversarial.max_seconds={short}",
         "--log_every=20",
@@ -311,7 +309,7 @@ def _three_updates(config, name, device):
         metrics += [value.double().cpu() for value in phase.update(crops_of(config, 4, device)).values()]
     weights = [
         weight.detach().double().cpu()
-        for network in networks.built.values()
+        for network in networks.initialized.values()
         for weight in network.parameters()
     ]
     return {"metrics": metrics, "weights": weights}
@@ -322,7 +320,7 @@ def _apart(one, other):
 
 
 def _captured(config, name, crops):
-    """Capture `compute` of a phase after three updates on a side stream; returns ms per replay and per eager update."""
+    """Capture an update of a phase after three updates on a side stream; returns ms per replay and per eager update."""
     accelerator = start(config.model_copy(update={"device": "cuda", "mixed_precision": "bf16"}))
     phase = build_phase(dict(config.phases())[name], Networks(config, accelerator), accelerator)
     side = torch.cuda.Stream()
@@ -333,7 +331,7 @@ def _captured(config, name, crops):
     torch.cuda.current_stream().wait_stream(side)
     captured = torch.cuda.CUDAGraph()
     with torch.cuda.graph(captured, capture_error_mode="thread_local"):
-        metrics = phase.compute(crops)
+        metrics = phase.update(crops)
     captured.replay()
     replayed = {key: value.item() for key, value in metrics.items()}
     eager = {key: value.item() for key, value in phase.update(crops).items()}

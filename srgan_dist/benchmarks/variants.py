@@ -17,13 +17,12 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from srgan_dist.losses.gan import adversarial_loss, discriminator_loss
 from srgan_dist.losses.perceptual import LAYERS, VGGLossConfig, vgg19_features
 from srgan_dist.models.networks import Networks
 from srgan_dist.models.prelu import PReLU
 from srgan_dist.optim.adam import adam
 from srgan_dist.phases import build_phase
-from srgan_dist.phases.phase import build_losses, generator_terms, train_psnr
+from srgan_dist.phases.phase import build_losses, content_losses, train_psnr
 
 PLAIN = "plain"  # the loop of the report
 VARIANTS = {  # name -> settings; those that begin with ddp- are the textbook loop, the others ours
@@ -113,10 +112,10 @@ class DDPLoop:
         ((lr, hr),) = batches
         sr = self.generator(lr)
         metrics = self._discriminator_step(sr.detach(), hr) if self.discriminator else {}
-        terms, total = generator_terms(self.losses, self.config.losses, sr, hr, self.accelerator)
+        terms, total = content_losses(self.losses, self.config.losses, sr, hr, self.accelerator)
         if self.discriminator:
             critic = self.discriminator.module.requires_grad_(False)
-            terms["loss/adversarial"] = adversarial_loss(critic(sr))
+            terms["loss/adversarial"] = self.config.objective.generator(None, critic(sr))
             total = total + self.config.adversarial_weight * terms["loss/adversarial"]
             critic.requires_grad_(True)
         self.generator_optimizer.zero_grad()
@@ -127,7 +126,7 @@ class DDPLoop:
     def _discriminator_step(self, sr, hr):
         with self.accelerator.autocast():
             real, fake = self.discriminator(hr), self.discriminator(sr)
-        loss = discriminator_loss(real, fake)
+        loss = self.config.objective.discriminator(real, fake)
         self.discriminator_optimizer.zero_grad()
         loss.backward()
         self.discriminator_optimizer.step()

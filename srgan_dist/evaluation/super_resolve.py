@@ -45,7 +45,7 @@ def super_resolve_window(generator, lr, rows, columns):
     """Super-resolve a window of images: lr [..., H, W] -> [..., s*h, s*w], as it is in the whole image; rows and columns are
     slices in LR pixels. The network sees it with as much around it as its pixels can depend on.
     """
-    scale, margin = generator.config.scale, generator.receptive_radius
+    scale, margin = generator.config.scale, generator.tile_overlap
     first_row, first_column = max(rows.start - margin, 0), max(columns.start - margin, 0)
     seen = np.ascontiguousarray(lr[..., first_row : rows.stop + margin, first_column : columns.stop + margin])
     output = generator(

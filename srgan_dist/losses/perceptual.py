@@ -41,7 +41,8 @@ class VGGLossConfig(Settings):
 
 
 class VGGLoss(nn.Module):
-    """Compares sr and hr, both [B, 1, H, W] in [-1, 1], by a frozen VGG-19; sr carries the gradient, hr has none.
+    """Compares sr and hr, both [B, 1, H, W] in [-1, 1], by a frozen VGG-19; sr carries the gradient, hr has none. Volumes
+    [B, 1, D, H, W] are compared by their slices along all three axes.
 
     Grey is repeated to three channels and normalised as VGG was trained; nothing is resized.
     """
@@ -53,12 +54,26 @@ class VGGLoss(nn.Module):
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, sr, hr):
+        pairs = zip(slices_of(sr), slices_of(hr), strict=True)
+        differences = [self._difference(*pair) for pair in pairs]
+        return differences[0] if len(differences) == 1 else torch.stack(differences).mean()
+
+    def _difference(self, sr, hr):
         with torch.no_grad():
             target = self._features_of(hr)
         return F.mse_loss(self._features_of(sr).float(), target.float())
 
     def _features_of(self, image):
         return self.features(((image + 1) / 2 - self.mean) / self.std)
+
+
+def slices_of(images):
+    """Return images [B, 1, H, W] in a list, or the slices of volumes [B, 1, D, H, W] along each axis, as batches of images:
+    [[B*D, 1, H, W], [B*H, 1, D, W], [B*W, 1, D, H]].
+    """
+    if images.dim() == 4:
+        return [images]
+    return [images.movedim(axis, 1).flatten(0, 1) for axis in (2, 3, 4)]
 
 
 def vgg19_features(config):

@@ -17,7 +17,7 @@ class L1LossConfig(Settings):
 
 
 class L1Loss(nn.Module):
-    """Mean absolute difference of sr and hr, both [B, 1, H, W] in [-1, 1]."""
+    """Mean absolute difference of sr and hr, of any one shape, in [-1, 1]."""
 
     def __init__(self, config):
         super().__init__()
@@ -34,7 +34,7 @@ class MSELossConfig(Settings):
 
 
 class MSELoss(nn.Module):
-    """Mean squared difference of sr and hr, both [B, 1, H, W] in [-1, 1]."""
+    """Mean squared difference of sr and hr, of any one shape, in [-1, 1]."""
 
     def __init__(self, config):
         super().__init__()

@@ -1,13 +1,27 @@
-"""Networks. A new generator is a module here and a member of `GeneratorConfig`."""
+"""Networks. A new one is a module here with its settings, and its line in one of the two tables.
 
+A generator has `config` (with `ndim` and `scale`), `tile_overlap` (LR pixels) and forward(lr) -> sr; a discriminator is built
+from (config, crop, ndim), its settings have `final_side(crop)`, and forward(*images) returns the logits of each batch.
+"""
+
+from srgan_dist.models.discriminator import DenseDiscriminatorConfig, Discriminator
+from srgan_dist.models.patch_discriminator import PatchDiscriminator, PatchDiscriminatorConfig
+from srgan_dist.models.rrdb import RRDBConfig, RRDBNet
 from srgan_dist.models.srresnet import SRResNet, SRResNetConfig
+from srgan_dist.utils.settings import one_of
 
-# With a second one: Annotated[SRResNetConfig | YourConfig, Field(discriminator="name")]
-GeneratorConfig = SRResNetConfig
+GENERATORS = {SRResNetConfig: SRResNet, RRDBConfig: RRDBNet}
+DISCRIMINATORS = {DenseDiscriminatorConfig: Discriminator, PatchDiscriminatorConfig: PatchDiscriminator}
 
-GENERATORS = {SRResNetConfig: SRResNet}
+GeneratorConfig = one_of(GENERATORS, default="srresnet")
+DiscriminatorConfig = one_of(DISCRIMINATORS, default="dense")
 
 
 def build_generator(config):
-    """Build the generator that belongs to its settings."""
+    """Build the generator of some settings."""
     return GENERATORS[type(config)](config)
+
+
+def build_discriminator(config, crop, ndim):
+    """Build the discriminator of some settings for HR crops of `crop` pixels a side in `ndim` dimensions."""
+    return DISCRIMINATORS[type(config)](config, crop, ndim)

@@ -9,16 +9,17 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from srgan_dist.models.batch_norm import BatchNorm2d, count_batch
+from srgan_dist.models.layers import BATCH_NORM, CONV, count_batch, initialize
 from srgan_dist.utils.settings import Settings
 
 _KERNEL = 3
+_STRIDES = (1, 2, 1, 2, 1, 2, 1, 2)
 
 
-class DiscriminatorConfig(Settings):
-    """Settings of the discriminator; the defaults are those of the paper's official code."""
+class DenseDiscriminatorConfig(Settings):
+    """Settings of the discriminator with dense layers; the defaults are those of the paper's official code."""
 
-    name: Literal["discriminator"] = "discriminator"
+    name: Literal["dense"] = "dense"
     num_filters: int = Field(
         64, ge=1, le=1024, description="channels of the first convolution; the last has eight times as many"
     )
@@ -28,19 +29,37 @@ class DiscriminatorConfig(Settings):
         False, description="batch normalisation over the crops of all ranks, not of each rank by itself"
     )
     init_std: float | None = Field(
-        0.02,
-        gt=0,
-        description="standard deviation of the weights at the start, biases 0; null: PyTorch's own",
+        0.02, gt=0, description="standard deviation of the initial weights, biases 0; null: PyTorch's own"
     )
+
+    def final_side(self, crop):
+        """Return the side of the last feature map for an HR crop of `crop` pixels a side.
+
+        Raises ValueError with the smallest crop that works when nothing is left of it.
+        """
+        if (side := self._final_side(crop)) < 1:
+            smallest = next(c for c in range(1, 1000) if self._final_side(c) >= 1)
+            raise ValueError(
+                f"an HR crop of {crop} pixels vanishes in the discriminator's strides (padding={self.padding});"
+                f" use {smallest} or more"
+            )
+        return side
+
+    def _final_side(self, side):
+        for stride in _STRIDES:
+            side = (side + 2 * self.padding - _KERNEL) // stride + 1
+            if side < 1:
+                return 0
+        return side
 
 
 class DiscriminatorBlock(nn.Module):
     """conv3 - batch norm - LeakyReLU."""
 
-    def __init__(self, channels_in, channels_out, stride, padding):
+    def __init__(self, ndim, channels_in, channels_out, stride, padding):
         super().__init__()
-        self.conv = nn.Conv2d(channels_in, channels_out, _KERNEL, stride, padding)
-        self.norm = BatchNorm2d(channels_out)
+        self.conv = CONV[ndim](channels_in, channels_out, _KERNEL, stride, padding)
+        self.norm = BATCH_NORM[ndim](channels_out)
         self.activation = nn.LeakyReLU(0.2)
 
     def forward(self, x):
@@ -48,37 +67,29 @@ class DiscriminatorBlock(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Critic of HR crops: image [B, 1, crop, crop] in [-1, 1] -> logits [B, 1], positive for "real".
+    """Critic of HR crops: image [B, 1, crop, crop, ...] in [-1, 1] -> logits [B, 1], positive for "real".
 
     Of several batches it returns the logits of each. Batch normalisation takes statistics of each batch by itself; the dense
     layers, whose weights are most of the network, take all together, so that these are read once and have one gradient.
     crop: side of the HR crops in pixels, which fixes the size of the first dense layer.
     """
 
-    def __init__(self, config, crop):
+    def __init__(self, config, crop, ndim=2):
         super().__init__()
         self.config = config
         n = config.num_filters
-        ladder = [
-            (n, n, 2),
-            (n, 2 * n, 1),
-            (2 * n, 2 * n, 2),
-            (2 * n, 4 * n, 1),
-            (4 * n, 4 * n, 2),
-            (4 * n, 8 * n, 1),
-            (8 * n, 8 * n, 2),
-        ]
-        side = final_side(crop, config.padding)
-        self.conv = nn.Conv2d(1, n, _KERNEL, 1, config.padding)
+        widths = [n, n, 2 * n, 2 * n, 4 * n, 4 * n, 8 * n, 8 * n]
+        blocks = zip(widths, widths[1:], _STRIDES[1:])
+        side = config.final_side(crop)
+        self.conv = CONV[ndim](1, n, _KERNEL, _STRIDES[0], config.padding)
         self.activation = nn.LeakyReLU(0.2)
-        self.blocks = nn.Sequential(*(DiscriminatorBlock(*step, config.padding) for step in ladder))
+        self.blocks = nn.Sequential(*(DiscriminatorBlock(ndim, *block, config.padding) for block in blocks))
         self.flatten = nn.Flatten()
-        self.dense1 = nn.Linear(8 * n * side * side, config.num_dense)
+        self.dense1 = nn.Linear(8 * n * side**ndim, config.num_dense)
         self.dense_activation = nn.LeakyReLU(0.2)
         self.dense2 = nn.Linear(config.num_dense, 1)
         self.sigmoid = nn.Sigmoid()
-        if config.init_std is not None:
-            self.apply(self._initialise)
+        initialize(self, config.init_std)
 
     def forward(self, *images):
         features = [self._features(image) for image in images]
@@ -93,31 +104,3 @@ class Discriminator(nn.Module):
     def probabilities(self, image):
         """Return the probability [B, 1] that each image is real; for people, the losses take logits."""
         return self.sigmoid(self(image))
-
-    def _initialise(self, module):
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
-            nn.init.normal_(module.weight, std=self.config.init_std)
-            nn.init.zeros_(module.bias)
-
-
-def final_side(crop, padding):
-    """Return the side of the last feature map for a crop of `crop` pixels.
-
-    Raises ValueError with the smallest crop that works when nothing is left of it.
-    """
-    side = _final_side(crop, padding)
-    if side < 1:
-        smallest = next(c for c in range(1, 1000) if _final_side(c, padding) >= 1)
-        raise ValueError(
-            f"an HR crop of {crop} pixels vanishes in the discriminator's strides"
-            f" (padding={padding}); use {smallest} or more"
-        )
-    return side
-
-
-def _final_side(side, padding):
-    for stride in (1, 2, 1, 2, 1, 2, 1, 2):
-        side = (side + 2 * padding - _KERNEL) // stride + 1
-        if side < 1:
-            return 0
-    return side

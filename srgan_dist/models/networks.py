@@ -4,22 +4,18 @@ import torch
 import torch.distributed
 from torch.nn.utils import get_total_norm
 
-from srgan_dist.models import build_generator
-from srgan_dist.models.batch_norm import synchronise
-from srgan_dist.models.discriminator import Discriminator
+from srgan_dist.models import build_discriminator, build_generator
+from srgan_dist.models.layers import CHANNELS_LAST, synchronise
 
 
 class Networks:
     """Generator and, once a phase asks for it, discriminator, as Accelerate prepares them: their forward runs in mixed
-    precision. Gradients are averaged over ranks by the phases, which say why (`phases/gradients.py`).
+    precision. Gradients are averaged over ranks by the phases (`optim/all_reduce.py` says why), not by DDP.
     """
 
     def __init__(self, config, accelerator):
         self.config, self.accelerator = config, accelerator
-        self.layout = (
-            torch.channels_last if config.channels_last else torch.contiguous_format
-        )  # of networks and losses
-        self.compiled = config.compile
+        self.channels_last, self.compiled = config.channels_last, config.compile
         self.generator = self._prepare(self._build(build_generator, config.generator, seed=config.seed))
         self._discriminator = None
         self.ema = None  # of the generator's weights, while a phase keeps one
@@ -28,7 +24,11 @@ class Networks:
     def discriminator(self):
         if self._discriminator is None:
             network = self._build(
-                Discriminator, self.config.discriminator, self.config.hr_crop, seed=self.config.seed + 1
+                build_discriminator,
+                self.config.discriminator,
+                self.config.hr_crop,
+                self.config.generator.ndim,
+                seed=self.config.seed + 1,
             )
             if self.config.discriminator.sync_batchnorm and self.accelerator.num_processes > 1:
                 synchronise(network)
@@ -36,21 +36,21 @@ class Networks:
         return self._discriminator
 
     @property
-    def built(self):
-        """The networks that there are by now: {name: network}."""
+    def initialized(self):
+        """The networks that have been built so far: {name: network}."""
         return {"generator": self.generator} | (
             {"discriminator": self._discriminator} if self._discriminator else {}
         )
 
     @property
-    def shown(self):
-        """The generator that is validated and kept: the EMA if there is one, else the trained one."""
+    def eval_generator(self):
+        """The generator that is validated and exported: the EMA if there is one, else the trained one."""
         return self.ema.synchronised() if self.ema else self.generator
 
     def adopt_ema(self):
         """Go on with the EMA of the generator, if there is one: the phase that kept it is over."""
         if self.ema:
-            self.generator.load_state_dict(self.shown.state_dict())
+            self.generator.load_state_dict(self.eval_generator.state_dict())
             self.ema = None
 
     def _build(self, build, *arguments, seed):
@@ -58,14 +58,13 @@ class Networks:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = build(*arguments)
-        return network.to(self.accelerator.device, memory_format=self.layout)
+        layout = CHANNELS_LAST[self.config.generator.ndim] if self.channels_last else torch.contiguous_format
+        return network.to(self.accelerator.device, memory_format=layout)
 
     def _prepare(self, network):
         if self.compiled:
             network.compile(dynamic=False)  # what it computes; its name and those of its weights stay
-        return self.accelerator.prepare_model(
-            network, evaluation_mode=True
-        )  # mixed precision, but no DDP around it
+        return self.accelerator.prepare_model(network, evaluation_mode=True)  # mixed precision, but no DDP
 
     def share_weights(self):
         """Give every rank the weights and buffers of rank 0, from which all go on alike."""
@@ -77,13 +76,13 @@ class Networks:
 
     def _share(self, tensors_of):
         if self.accelerator.num_processes > 1:
-            for network in [*self.built.values(), *([self.ema.network] if self.ema else [])]:
+            for network in [*self.initialized.values(), *([self.ema.network] if self.ema else [])]:
                 for tensor in tensors_of(network):
                     torch.distributed.broadcast(tensor, 0)
 
     def are_finite(self):
-        """Tell whether every weight is a number."""
+        """Return whether every weight is finite."""
         parameters = [
-            parameter.detach() for network in self.built.values() for parameter in network.parameters()
+            parameter.detach() for network in self.initialized.values() for parameter in network.parameters()
         ]
         return bool(get_total_norm(parameters, foreach=True).isfinite())

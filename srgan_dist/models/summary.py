@@ -20,11 +20,11 @@ def list_layers(network, input_shape, call=None):
     layers, hooks = [], []
 
     def record(module, _, output):
-        own = sum(p.numel() for p in module.parameters(recurse=False))
+        own = count_parameters(module) - sum(map(count_parameters, layers_in(module)))
         layers.append(Layer(f"{type(module).__name__}-{len(layers) + 1}", tuple(output.shape[1:]), own))
 
-    for module in network.modules():
-        if module is not network and not isinstance(module, nn.Sequential):
+    for name, module in network.named_modules():
+        if name and not isinstance(module, (nn.Sequential, nn.ModuleList)) and "parametrizations" not in name:
             hooks.append(module.register_forward_hook(record))
     training = network.training
     device = next(network.parameters()).device
@@ -36,6 +36,11 @@ def list_layers(network, input_shape, call=None):
         for hook in hooks:
             hook.remove()
     return layers
+
+
+def layers_in(module):
+    """Return the modules directly inside one, without the parametrizations of its own weights."""
+    return [child for name, child in module.named_children() if name != "parametrizations"]
 
 
 def count_parameters(network):

@@ -1,13 +1,10 @@
-"""Adam with the paper's settings, its learning-rate schedule, and a look at its next step.
+"""Adam with the paper's settings, and a look at its next step.
 
 Learning rates are 0-d tensors on the device, so that a schedule changes them without a new graph or a wait.
 """
 
-import math
-
 import torch
 
-EPOCH = 1000  # updates; the official code's epoch, at whose end it lowers the learning rate
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 # Elements of a tensor whose next step is computed at a time. A CPU keeps the copies of a piece in its caches: a
 # quarter of the time of whole tensors. On a GPU the copies take 8 bytes per element of a piece.
@@ -24,26 +21,6 @@ def adam(network, learning_rate):
         (), learning_rate, dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device
     )
     return optimizer
-
-
-def decayed(learning_rate, decay_every, step):
-    """Return the learning rate of an update: a tenth every `decay_every` updates, in stairs of one epoch each."""
-    if decay_every is None:
-        return learning_rate
-    return learning_rate * 0.1 ** (step // EPOCH * EPOCH / decay_every)
-
-
-def annealed(learning_rate, progress):
-    """Return the learning rate after a share `progress` of the phase (0 to 1) on half a cosine wave
-    (Loshchilov & Hutter 2017, "SGDR: stochastic gradient descent with warm restarts", without the restarts).
-    """
-    return learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def scheduled(config, learning_rate, step, progress):
-    """Return the learning rate of an update under the schedule of its phase."""
-    learning_rate = decayed(learning_rate, config.decay_every, step)
-    return annealed(learning_rate, progress) if config.anneal else learning_rate
 
 
 def set_learning_rate(optimizer, learning_rate):

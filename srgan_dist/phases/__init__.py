@@ -1,4 +1,4 @@
-"""Phases of the training: stretches with their own objective, networks and optimisers.
+"""Phases of the training: stretches with an objective of their own, networks and optimisers.
 
 A new one is a module here with its settings and its class, and a line in `PHASES`; a field of `Config` then names it
 and gives its place in the order.
@@ -11,5 +11,5 @@ PHASES = {PretrainConfig: PretrainPhase, AdversarialConfig: AdversarialPhase}
 
 
 def build_phase(config, networks, accelerator):
-    """Build the phase that belongs to its settings; it takes from `networks` those it trains."""
+    """Build the phase of some settings; it takes from `networks` those it trains."""
     return PHASES[type(config)](config, networks, accelerator)

@@ -1,4 +1,8 @@
-"""What the phases share: settings, the sum of losses, means over micro-batches."""
+"""A phase: networks under training, losses, and an update of both; all that phases have in common is wired here, once.
+
+A phase of its own defines `update(batches)` from these acts: `begin`, `backward` and `content_backward` on every
+micro-batch, `start_all_reduce` and `finish_all_reduce` of every network, `commit`.
+"""
 
 from typing import ClassVar
 
@@ -7,17 +11,19 @@ from pydantic import Field, field_validator
 from torch.nn import functional as F
 
 from srgan_dist.losses import build_loss
+from srgan_dist.optim.adam import set_learning_rate
 from srgan_dist.optim.ema import EMA
-from srgan_dist.optim.working_copy import to_working_precision, working_dtype
+from srgan_dist.optim.trained_network import TrainedNetwork, autocast_dtype, to_working_precision
+from srgan_dist.optim.update_guard import UpdateGuard
+from srgan_dist.phases.schedule import LRScheduleConfig
 from srgan_dist.utils.settings import Settings
 
-RESERVED_NAMES = {"adversarial", "generator", "discriminator"}  # panels loss/... that are not single losses
-
-OPTIONAL_STATE = {
-    "generator_average",
-    "generator_usual",
-    "discriminator_usual",
-}  # where a checkpoint was saved without: ema_decay, max_spike
+RESERVED_NAMES = {
+    "adversarial",
+    "generator",
+    "discriminator",
+    "r1",
+}  # loss/... that are no losses of the settings
 
 
 class PhaseConfig(Settings):
@@ -30,27 +36,24 @@ class PhaseConfig(Settings):
         None, gt=0, description="end the phase after this time even if steps are left"
     )
     learning_rate: float = Field(1e-4, gt=0, description="of Adam")
-    decay_every: int | None = Field(
-        None, ge=1, description="updates per tenfold fall of the learning rate; null: constant"
-    )
-    anneal: bool = Field(
-        False, description="let the learning rate fall to zero along a cosine until the phase ends"
-    )
+    lr_schedule: LRScheduleConfig
     max_grad_norm: float | None = Field(
-        None, gt=0, description="norm to which the gradient of a network is shortened; null: never"
+        None,
+        gt=0,
+        description="gradient clipping: norm to which the gradient of a network is scaled; null: off",
     )
     max_spike: float | None = Field(
         None,
         gt=1,
-        description="skip updates in which the loss of a network or the norm of its gradient is more than so many"
-        " times its mean over the last 100 updates, e.g. 20; null: only those in which one is not finite",
+        description="skip updates in which the loss or the gradient norm of a network exceeds this multiple of its mean"
+        " over the last 100 updates, e.g. 20; null: only those in which one is not finite",
     )
     ema_decay: float | None = Field(
         None,
         gt=0,
         lt=1,
-        description="of a moving average of the generator's weights, which then is what is validated and"
-        " kept, e.g. 0.999; null: the weights themselves, as in the paper",
+        description="of an exponential moving average of the generator's weights, which then is validated and exported,"
+        " e.g. 0.999; null: the weights themselves, as in the paper",
     )
     weights: str | None = Field(
         None, description="generator weights (.safetensors) to take instead of training this phase"
@@ -66,33 +69,120 @@ class PhaseConfig(Settings):
                 raise ValueError(f"{name} is a panel of its own; choose another key for this loss")
         return {name: loss for name, loss in losses.items() if loss is not None}  # null: without this loss
 
-    def terms(self):
-        """Return the factor of every term of the generator's objective: {name: weight}."""
+    def loss_weights(self):
+        """Return the weight of every term of the generator's objective: {name: weight}."""
         return {name: loss.weight for name, loss in self.losses.items()}
+
+
+class Phase:
+    """Base of the phases.
+
+    config: PhaseConfig. networks: models.networks.Networks. base_rates: {network: learning rate before the schedule} of
+    the networks that the phase trains; they step together, or the update is skipped (optim/update_guard.py).
+    """
+
+    def __init__(self, config, networks, accelerator, base_rates):
+        self.config, self.steps, self.accelerator = config, config.steps, accelerator
+        self.losses = build_losses(config, networks, accelerator)
+        self.networks = {
+            name: TrainedNetwork(
+                getattr(networks, name), rate, accelerator, name == "discriminator", networks.compiled
+            )
+            for name, rate in base_rates.items()
+        }
+        self.generator = self.networks["generator"]
+        self.guard = UpdateGuard(
+            {name: trained.network for name, trained in self.networks.items()},
+            config.max_grad_norm,
+            config.max_spike,
+            accelerator.device,
+        )
+        networks.ema = EMA(networks.generator, config.ema_decay) if config.ema_decay else None
+        self.ema = networks.ema
+        self.base_rates, self.rates = base_rates, dict(base_rates)  # rates: of the last update
+        self.step = 0  # updates taken
+        self.progress = 0.0  # share of the phase that is over, by steps or by time; set by the training
+
+    # The acts of an update
+
+    def begin(self, batches):
+        """Begin an update on micro-batches: learning rates by the schedule, no gradients, a way back."""
+        self.guard.begin()
+        for name, trained in self.networks.items():
+            schedule = self.config.lr_schedule
+            self.rates[name] = schedule.learning_rate(self.base_rates[name], self.step, self.progress)
+            set_learning_rate(trained.optimizer, self.rates[name])
+            trained.begin()
+        self.step += 1
+        self.micro_batches = len(batches) * self.accelerator.num_processes
+        self.metrics, self.norms = MetricAverager(len(batches)), {}
+
+    def backward(self, name, loss):
+        """Compute the gradient of a term of a network's loss on one micro-batch, as its part of the mean over all."""
+        loss.backward(gradient=self.guard.backward_scale(name, loss, self.micro_batches))
+
+    def content_backward(self, sr, hr):
+        """Compute the gradient at sr of the losses that compare it with hr.
+
+        Returns ({"loss/<name>": unweighted loss}, their weighted sum), detached 0-d tensors.
+        """
+        terms, total = content_losses(self.losses, self.config.losses, sr, hr, self.accelerator)
+        self.backward("generator", total)
+        return terms, total.detach()
+
+    def start_all_reduce(self, name):
+        """Begin to sum the gradients of a network over ranks; other work can be done until `finish_all_reduce`."""
+        self.networks[name].all_reduce.start(self.guard.losses.get(name))
+
+    def finish_all_reduce(self, name):
+        """Wait for the sum, check and clip the gradients."""
+        self.norms[name] = self.guard.check(name, self.networks[name].all_reduce.wait())
+
+    def commit(self):
+        """Step all optimisers, or none where the update is skipped; returns the metrics, 0-d tensors on the device."""
+        self.guard.commit(*(trained.optimizer for trained in self.networks.values()))
+        if self.ema:
+            self.ema.update(self.guard.found_inf)
+        norms = {f"health/grad_norm/{name}": self.norms[name] for name in self.networks}
+        return {**self.metrics.means, **norms, "health/skipped": self.guard.found_inf}
+
+    # What the training asks of a phase
+
+    def loss_weights(self):
+        """Return the weight of every term of the generator's objective at the last update: {name: weight}."""
+        return self.config.loss_weights()
+
+    def learning_rates(self):
+        """Return the learning rates of the last update: {"lr/<network>": rate}."""
+        return {f"lr/{name}": rate for name, rate in self.rates.items()}
+
+    def stateful(self):
+        """Return what a checkpoint holds of the phase: {name: module or optimiser}."""
+        state = {}
+        for name, trained in self.networks.items():
+            state |= {name: trained.network, f"{name}_optimizer": trained.optimizer}
+        if self.ema:
+            state["generator_average"] = self.ema.synchronised()
+        return state | self.guard.stateful()
 
 
 def build_losses(config, networks, accelerator):
     """Build the losses of a phase from its settings: {name: module}, laid out as the networks, their weights in the
     precision that autocast would give them, and compiled where the networks are.
     """
+    layout = torch.channels_last if networks.channels_last else torch.contiguous_format
     losses = {
-        name: build_loss(loss).to(accelerator.device, memory_format=networks.layout)
+        name: build_loss(loss).to(accelerator.device, memory_format=layout)
         for name, loss in config.losses.items()
     }
     for loss in losses.values():
-        to_working_precision(loss, working_dtype(accelerator))
+        to_working_precision(loss, autocast_dtype(accelerator))
         if networks.compiled:
             loss.compile(dynamic=False)
     return losses
 
 
-def ema_of(config, networks):
-    """Let the networks keep the EMA that the settings of a phase ask for; returns it, or None."""
-    networks.ema = EMA(networks.generator, config.ema_decay) if config.ema_decay else None
-    return networks.ema
-
-
-def generator_terms(losses, configs, sr, hr, accelerator):
+def content_losses(losses, configs, sr, hr, accelerator):
     """Return ({"loss/<name>": unweighted 0-d tensor}, weighted sum) of the losses that compare sr with hr."""
     terms, total = {}, 0
     for name, loss in losses.items():
@@ -107,14 +197,12 @@ class MetricAverager:
     """Means of named 0-d tensors over the micro-batches of an update."""
 
     def __init__(self, count):
-        self.count, self.metrics = count, {}
+        self.count, self.means = count, {}
 
     def add(self, metrics):
         if self.count > 1:
-            metrics = {
-                name: self.metrics.get(name, 0) + value / self.count for name, value in metrics.items()
-            }
-        self.metrics |= metrics
+            metrics = {name: self.means.get(name, 0) + value / self.count for name, value in metrics.items()}
+        self.means |= metrics
 
 
 def train_psnr(sr, hr):

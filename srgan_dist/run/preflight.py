@@ -11,8 +11,7 @@ from srgan_dist.data.index import open_set
 from srgan_dist.data.reader import Reader
 from srgan_dist.evaluation.scoring import check_scorable
 from srgan_dist.losses.perceptual import checked_weights_file
-from srgan_dist.models import build_generator
-from srgan_dist.models.discriminator import Discriminator, final_side
+from srgan_dist.models import build_discriminator, build_generator
 from srgan_dist.models.summary import format_layers
 from srgan_dist.run.checkpoint import list_checkpoints, load_generator, newest_checkpoint, read_state
 from srgan_dist.run.run_state import State, fingerprint_of, parse_state
@@ -216,7 +215,7 @@ def _pictures(split):
 def _check_batch_norm(config, world_size):
     if not config.needs_discriminator():
         return
-    side = final_side(config.hr_crop, config.discriminator.padding)
+    side = config.discriminator.final_side(config.hr_crop)
     apart = config.gradient_accumulation_steps * (1 if config.discriminator.sync_batchnorm else world_size)
     if side == 1 and config.data.batch_size == apart:
         raise ConfigError(
@@ -293,7 +292,13 @@ def dry_run_report(config, prepared, device_type="cpu", world_size=1):
     lr, hr = (1, config.data.lr_crop, config.data.lr_crop), (1, config.hr_crop, config.hr_crop)
     parts = [dump_config(config), format_layers("generator", build_generator(config.generator), lr)]
     if config.needs_discriminator():
-        parts.append(format_layers("discriminator", Discriminator(config.discriminator, config.hr_crop), hr))
+        parts.append(
+            format_layers(
+                "discriminator",
+                build_discriminator(config.discriminator, config.hr_crop, config.generator.ndim),
+                hr,
+            )
+        )
     parts.append(
         "\n".join(
             [
@@ -348,4 +353,4 @@ def phase_plan(phase):
     if phase.weights:
         return f"skipped, weights from {phase.weights}"
     length = f"{phase.steps:,} updates" + (f" or {phase.max_seconds:g} s" if phase.max_seconds else "")
-    return f"{length}, {' + '.join(f'{weight:g} {name}' for name, weight in phase.terms().items())}"
+    return f"{length}, {' + '.join(f'{weight:g} {name}' for name, weight in phase.loss_weights().items())}"

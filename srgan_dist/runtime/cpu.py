@@ -17,8 +17,7 @@ from pathlib import Path
 
 import torch
 
-from srgan_dist.models import build_generator
-from srgan_dist.models.discriminator import Discriminator
+from srgan_dist.models import build_discriminator, build_generator
 from srgan_dist.runtime.device import cpu_wanted
 from srgan_dist.utils.executors import usable_cores
 
@@ -63,7 +62,7 @@ def _bytes_of_a_rank(config):
     with torch.device("meta"):
         networks = [build_generator(config.generator)]
         if config.needs_discriminator():
-            networks.append(Discriminator(config.discriminator, config.hr_crop))
+            networks.append(build_discriminator(config.discriminator, config.hr_crop, config.generator.ndim))
     return RANK_BYTES + BYTES_PER_WEIGHT * sum(
         weight.numel() for network in networks for weight in network.parameters()
     )

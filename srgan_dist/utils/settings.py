@@ -1,9 +1,34 @@
-"""What all settings have in common: typed, frozen, and no key that is not one of theirs."""
+"""Base and common types of all settings: typed, frozen, and no key that is not one of theirs."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated, Literal, Union
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from srgan_dist.utils.scales import scale_problem
 
 
 class Settings(BaseModel):
     """Base of every settings model; each is defined beside what it configures."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def _check_scale(scale):
+    if problem := scale_problem(scale):
+        raise ValueError(problem)
+    return scale
+
+
+Scale = Annotated[
+    int, AfterValidator(_check_scale), Field(description="HR size over LR size: 2, 3, 4, 6 or 8")
+]
+Dimensions = Annotated[Literal[2, 3], Field(description="2: images; 3: volumes")]
+
+
+def one_of(models, default):
+    """Return the union of settings models (any iterable) of which `name` chooses one; where it is left out, the one named `default`."""
+
+    def with_name(value):
+        return {"name": default} | value if isinstance(value, dict) else value
+
+    return Annotated[Union[tuple(models)], Field(discriminator="name"), BeforeValidator(with_name)]

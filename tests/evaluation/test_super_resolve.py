@@ -124,7 +124,7 @@ def test_the_network_never_sees_more_than_a_tile_and_its_surroundings():
     generator, seen = network(), []
     generator.head.register_forward_hook(lambda m, inputs, o: seen.append(inputs[0].shape[-2:]))
     super_resolve_grey(generator, texture(0, 300, 200), tile=32)
-    limit = 32 + 2 * generator.receptive_radius
+    limit = 32 + 2 * generator.tile_overlap
     assert max(max(shape) for shape in seen) == limit
 
 

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from srgan_dist.losses import VGGLossConfig, build_loss
-from srgan_dist.losses.gan import adversarial_loss, discriminator_loss
+from srgan_dist.losses.gan import Standard
 from srgan_dist.losses.perceptual import LAYERS, checked_weights_file, vgg19_features
 from srgan_dist.losses.pixel import L1LossConfig, MSELossConfig
 from srgan_dist.models.summary import count_parameters
@@ -27,28 +27,28 @@ def test_adversarial_losses_are_binary_cross_entropy_on_logits():
     expected = F.binary_cross_entropy_with_logits(real, ones) + F.binary_cross_entropy_with_logits(
         fake, zeros
     )
-    assert discriminator_loss(real, fake).item() == pytest.approx(expected.item(), rel=1e-6)
-    assert adversarial_loss(fake).item() == pytest.approx(
+    assert Standard().discriminator(real, fake).item() == pytest.approx(expected.item(), rel=1e-6)
+    assert Standard().generator(None, fake).item() == pytest.approx(
         F.binary_cross_entropy_with_logits(fake, ones).item(), rel=1e-6
     )
     undecided = torch.zeros(4, 1)
-    assert discriminator_loss(undecided, undecided).item() == pytest.approx(2 * math.log(2))
+    assert Standard().discriminator(undecided, undecided).item() == pytest.approx(2 * math.log(2))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("logit", [-100.0, -27.0, 0.0, 27.0, 100.0])
 def test_adversarial_losses_are_finite_with_bounded_gradient_at_any_logit(dtype, logit):
     for loss in (
-        adversarial_loss,
-        lambda x: discriminator_loss(x, torch.zeros_like(x)),
-        lambda x: discriminator_loss(torch.zeros_like(x), x),
+        lambda x: Standard().generator(None, x),
+        lambda x: Standard().discriminator(x, torch.zeros_like(x)),
+        lambda x: Standard().discriminator(torch.zeros_like(x), x),
     ):
         x = torch.full((1, 1), logit, dtype=dtype, requires_grad=True)
         value = loss(x)
         value.backward()
         assert value.isfinite() and value.dtype == torch.float32 and -1 <= x.grad.item() <= 1
     x = torch.full((1, 1), -100.0, dtype=dtype, requires_grad=True)
-    adversarial_loss(x).backward()
+    Standard().generator(None, x).backward()
     assert x.grad.item() == pytest.approx(-1)  # a generator that is seen through still learns
 
 

@@ -3,7 +3,7 @@ import torch
 from conftest import REPOSITORY
 
 from srgan_dist.config import load_config
-from srgan_dist.models.discriminator import Discriminator, DiscriminatorBlock, DiscriminatorConfig, final_side
+from srgan_dist.models.discriminator import DenseDiscriminatorConfig, Discriminator, DiscriminatorBlock
 from srgan_dist.models.summary import count_parameters, list_layers
 
 # The discriminator's table of the reproduction report: layer, output shape, parameters
@@ -55,7 +55,9 @@ def test_report_config_gives_the_reports_table_row_by_row():
 
 
 def test_forward_gives_logits_and_probabilities_their_sigmoid():
-    discriminator = Discriminator(DiscriminatorConfig(num_filters=4, num_dense=8, init_std=None), 32).eval()
+    discriminator = Discriminator(
+        DenseDiscriminatorConfig(num_filters=4, num_dense=8, init_std=None), 32
+    ).eval()
     image = torch.randn(3, 1, 32, 32)
     logits = discriminator(image)
     assert logits.shape == (3, 1)
@@ -69,14 +71,14 @@ def test_forward_gives_logits_and_probabilities_their_sigmoid():
     "padding, crop, side", [(1, 192, 12), (0, 192, 9), (1, 96, 6), (1, 100, 7), (1, 4, 1), (0, 61, 1)]
 )
 def test_any_crop_that_the_strides_allow(padding, crop, side):
-    assert final_side(crop, padding) == side
-    discriminator = Discriminator(DiscriminatorConfig(num_filters=2, num_dense=4, padding=padding), crop)
+    assert DenseDiscriminatorConfig(padding=padding).final_side(crop) == side
+    discriminator = Discriminator(DenseDiscriminatorConfig(num_filters=2, num_dense=4, padding=padding), crop)
     assert discriminator(torch.zeros(2, 1, crop, crop)).shape == (2, 1)
 
 
 def test_a_crop_that_vanishes_is_refused_with_the_smallest_that_works():
     with pytest.raises(ValueError, match="HR crop of 60 pixels vanishes .*padding=0.*; use 61 or more"):
-        Discriminator(DiscriminatorConfig(padding=0), 60)
+        Discriminator(DenseDiscriminatorConfig(padding=0), 60)
 
 
 def pass_first_channel(layer):
@@ -89,7 +91,7 @@ def pass_first_channel(layer):
 
 def test_a_block_keeps_a_fifth_of_what_is_negative():
     block = DiscriminatorBlock(
-        1, 1, stride=1, padding=1
+        2, 1, 1, stride=1, padding=1
     ).eval()  # in eval a new batch norm passes on what it gets
     pass_first_channel(block.conv)
     out = block(torch.tensor([[[[-1.0, 2.0]]]]))
@@ -97,14 +99,14 @@ def test_a_block_keeps_a_fifth_of_what_is_negative():
 
 
 def test_a_block_normalises_before_it_activates():
-    block = DiscriminatorBlock(1, 1, stride=1, padding=1)
+    block = DiscriminatorBlock(2, 1, 1, stride=1, padding=1)
     pass_first_channel(block.conv)
     out = block(torch.tensor([[[[3.0, 7.0]]]]))  # mean 5, standard deviation 2
     assert out.flatten().tolist() == pytest.approx([-0.2, 1.0], rel=1e-4)
 
 
 def test_a_negative_signal_shrinks_to_a_fifth_at_each_of_the_nine_activations():
-    discriminator = Discriminator(DiscriminatorConfig(num_filters=1, num_dense=2), 16).eval()
+    discriminator = Discriminator(DenseDiscriminatorConfig(num_filters=1, num_dense=2), 16).eval()
     for module in discriminator.modules():
         if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
             pass_first_channel(module)
@@ -115,7 +117,7 @@ def test_a_negative_signal_shrinks_to_a_fifth_at_each_of_the_nine_activations():
 @pytest.mark.parametrize("std", [0.02, 0.3])
 def test_init_std_is_the_standard_deviation_of_all_weights_at_the_start(std):
     torch.manual_seed(0)
-    discriminator = Discriminator(DiscriminatorConfig(num_filters=8, num_dense=32, init_std=std), 32)
+    discriminator = Discriminator(DenseDiscriminatorConfig(num_filters=8, num_dense=32, init_std=std), 32)
     layers = [
         module for module in discriminator.modules() if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear))
     ]
@@ -132,7 +134,7 @@ def test_init_std_is_the_standard_deviation_of_all_weights_at_the_start(std):
 
 def test_without_init_std_the_weights_are_pytorchs_own():
     torch.manual_seed(0)
-    discriminator = Discriminator(DiscriminatorConfig(num_filters=4, num_dense=8, init_std=None), 32)
+    discriminator = Discriminator(DenseDiscriminatorConfig(num_filters=4, num_dense=8, init_std=None), 32)
     torch.manual_seed(0)
     conv = torch.nn.Conv2d(1, 4, 3)  # the first that is drawn
     assert torch.equal(discriminator.conv.weight, conv.weight) and torch.equal(

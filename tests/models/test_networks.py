@@ -19,8 +19,8 @@ def build(monkeypatch, tmp_path):
 
     def build(**changes):
         networks = Networks(tiny_config("unused", tmp_path, **changes), accelerator)
-        assert list(networks.built) == ["generator"]  # until a phase asks for more
-        assert networks.built | {"discriminator": networks.discriminator} == networks.built
+        assert list(networks.initialized) == ["generator"]  # until a phase asks for more
+        assert networks.initialized | {"discriminator": networks.discriminator} == networks.initialized
         return networks
 
     return build
@@ -80,7 +80,7 @@ def test_a_single_weight_of_either_network_that_is_no_number_is_found(build, nam
 def test_the_weights_of_a_generator_alone_can_be_checked(monkeypatch, tmp_path):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
     networks = Networks(tiny_config("unused", tmp_path), Accelerator())
-    assert networks.are_finite() and list(networks.built) == ["generator"]
+    assert networks.are_finite() and list(networks.initialized) == ["generator"]
     torch.nn.init.constant_(networks.generator.tail.bias, float("nan"))
     assert not networks.are_finite()
 
@@ -94,12 +94,12 @@ def test_compiling_changes_no_name_and_no_weight(build):
 
 def test_what_is_shown_is_the_ema_until_it_is_adopted(build):
     networks = build()
-    assert networks.shown is networks.generator
+    assert networks.eval_generator is networks.generator
     networks.ema = EMA(networks.generator, 0.5)
     with torch.no_grad():
         networks.generator.tail.bias += 1
     networks.ema.update(torch.zeros(()))
-    shown = networks.shown.tail.bias.clone()
+    shown = networks.eval_generator.tail.bias.clone()
     assert shown == networks.generator.tail.bias - 0.5
     networks.adopt_ema()
-    assert networks.shown is networks.generator and networks.generator.tail.bias == shown
+    assert networks.eval_generator is networks.generator and networks.generator.tail.bias == shown

@@ -73,7 +73,7 @@ def scale_only(conv, factor):
 
 
 def test_a_residual_block_without_its_convolutions_is_the_identity():
-    block = ResidualBlock(4, 4)
+    block = ResidualBlock(torch.nn.Conv2d, 4, 4)
     for parameter in (*block.conv1.parameters(), *block.conv2.parameters()):
         torch.nn.init.zeros_(parameter)
     x = torch.randn(2, 4, 5, 6)
@@ -81,7 +81,7 @@ def test_a_residual_block_without_its_convolutions_is_the_identity():
 
 
 def test_a_residual_block_worked_by_hand():
-    block = ResidualBlock(1, 1)
+    block = ResidualBlock(torch.nn.Conv2d, 1, 1)
     scale_only(block.conv1, 2)
     scale_only(block.conv2, -3)
     # x - 3 PReLU(2 x), slope 0.25 below zero: 1 - 6 and -1 + 1.5
@@ -132,11 +132,11 @@ def test_without_init_std_the_weights_are_pytorchs_own():
     assert torch.equal(generator.head.weight, head.weight) and torch.equal(generator.head.bias, head.bias)
 
 
-@pytest.mark.parametrize("scale, blocks", [(2, 1), (4, 1), (4, 3), (8, 2)])
-def test_receptive_radius_is_as_far_as_an_output_pixel_looks(scale, blocks):
+@pytest.mark.parametrize("scale, blocks", [(2, 1), (3, 1), (4, 1), (4, 3), (6, 1), (8, 2)])
+def test_tile_overlap_is_as_far_as_an_output_pixel_looks(scale, blocks):
     torch.manual_seed(0)
     generator = SRResNet(SRResNetConfig(scale=scale, num_blocks=blocks, num_filters=4, init_std=None))
-    radius = generator.receptive_radius
+    radius = generator.tile_overlap
     side = 2 * radius + 9
     lr = torch.randn(1, 1, side, side, requires_grad=True)
     centre = side // 2

@@ -91,7 +91,7 @@ def fake_gpu(monkeypatch):
     library.impl("_fused_adam_.tensor_lr", lambda *_, **__: None)
     for module, name in (
         (networks_module, "build_generator"),
-        (networks_module, "Discriminator"),
+        (networks_module, "build_discriminator"),
         (common, "build_loss"),
     ):
         monkeypatch.setattr(module, name, made_real(getattr(module, name)))

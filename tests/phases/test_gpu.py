@@ -64,24 +64,24 @@ def test_a_skipped_update_changes_no_bit(device, name, precision):
 @BOTH
 def test_a_checkpoint_goes_from_the_cpu_to_the_device_and_back(tmp_path, device):
     def saved(phase, name):
-        writer = CheckpointWriter(next(phase.generator.parameters()).device)
+        writer = CheckpointWriter(next(phase.generator.network.parameters()).device)
         writer.start(
             tmp_path,
             name,
-            {"generator": phase.generator, **phase.stateful()},
+            phase.stateful(),
             {"name": name},
             9,
             (),
             first=lambda: None,
         )
-        phase.generator.tail.bias.data.add_(1)  # while it is written
+        phase.generator.network.tail.bias.data.add_(1)  # while it is written
         writer.wait()
         assert read_state(tmp_path / name) == {"name": name}
         return tmp_path / name
 
     def loaded(path, where):
         phase, _, update = phase_on(where)
-        load_checkpoint(path, {"generator": phase.generator})
+        load_checkpoint(path, {"generator": phase.generator.network})
         load_checkpoint(path, phase.stateful())
         return phase, update
 
@@ -89,13 +89,13 @@ def test_a_checkpoint_goes_from_the_cpu_to_the_device_and_back(tmp_path, device)
     update(0)
     state = state_of(first)
     there, update_there = loaded(saved(first, "step-1"), device)
-    assert {name: value.device.type for name, value in there.generator.state_dict().items()} == dict.fromkeys(
-        there.generator.state_dict(), device
-    )
+    assert {
+        name: value.device.type for name, value in there.generator.network.state_dict().items()
+    } == dict.fromkeys(there.generator.network.state_dict(), device)
     assert all(torch.equal(value, state_of(there)[name]) for name, value in state.items())
     back, update_back = loaded(saved(there, "step-2"), "cpu")
     assert all(torch.equal(value, state_of(back)[name]) for name, value in state.items())
-    there.generator.tail.bias.data.sub_(1)
+    there.generator.network.tail.bias.data.sub_(1)
     update_there(1), update_back(1)  # and both go on alike
     for name, value in state_of(back).items():
         if not name.startswith("discriminator.blocks") or not name.endswith(("conv.bias", "running_mean")):

@@ -6,14 +6,15 @@ import torch
 from accelerate import Accelerator
 
 from srgan_dist.losses import VGGLossConfig
-from srgan_dist.losses.gan import adversarial_loss, discriminator_loss
+from srgan_dist.losses.gan import Standard
 from srgan_dist.losses.pixel import L1LossConfig, MSELossConfig
-from srgan_dist.models.discriminator import Discriminator, DiscriminatorConfig
+from srgan_dist.models.discriminator import DenseDiscriminatorConfig, Discriminator
 from srgan_dist.models.srresnet import SRResNet, SRResNetConfig
 from srgan_dist.optim import adam as optimizer_module
-from srgan_dist.optim.adam import adam, decayed, write_next_weights
+from srgan_dist.optim.adam import adam, write_next_weights
 from srgan_dist.phases.adversarial import AdversarialConfig, AdversarialPhase
 from srgan_dist.phases.pretrain import PretrainConfig, PretrainPhase
+from srgan_dist.phases.schedule import Exponential
 
 L1 = L1LossConfig(name="l1")
 STANDSTILL = 1e-30  # a learning rate that changes no weight
@@ -35,12 +36,12 @@ def batch():
 def networks():
     torch.manual_seed(3)
     generator = SRResNet(SRResNetConfig(num_blocks=1, num_filters=8, tanh=False, init_std=None))
-    return generator, Discriminator(DiscriminatorConfig(num_filters=4, num_dense=16, init_std=None), 32)
+    return generator, Discriminator(DenseDiscriminatorConfig(num_filters=4, num_dense=16, init_std=None), 32)
 
 
 def as_prepared(generator, discriminator=None):
     return SimpleNamespace(
-        generator=generator, discriminator=discriminator, compiled=False, layout=torch.contiguous_format
+        generator=generator, discriminator=discriminator, compiled=False, channels_last=False
     )
 
 
@@ -95,12 +96,12 @@ def test_train_psnr_has_peak_2_on_the_signed_range(accelerator):
 def test_each_term_of_phase_2_has_a_gradient_in_the_generator(accelerator, batch, term):
     phase = adversarial(accelerator, {"pixel": L1, "perceptual": VGG})
     lr, hr = batch
-    sr = phase.generator(lr)
+    sr = phase.generator.network(lr)
     if term == "adversarial":
-        value = adversarial_loss(phase.discriminator(sr))
+        value = Standard().generator(None, phase.discriminator.network(sr))
     else:
         value = phase.losses[term](sr, hr)
-    gradients = torch.autograd.grad(value, list(phase.generator.parameters()))
+    gradients = torch.autograd.grad(value, list(phase.generator.network.parameters()))
     assert all(gradient.abs().sum() > 0 for gradient in gradients)
 
 
@@ -130,10 +131,10 @@ def test_the_gradient_of_phase_2_is_the_weighted_sum_of_its_three_terms(accelera
     for parameter in phase.losses["perceptual"].parameters():
         parameter.data *= 2  # untrained features are faint; so this term counts like the others
     lr, hr = (x.double() for x in batch)
-    parameters = list(phase.generator.parameters())
-    sr = phase.generator(lr)
+    parameters = list(phase.generator.network.parameters())
+    sr = phase.generator.network(lr)
     values = {name: loss(sr, hr) for name, loss in phase.losses.items()}
-    values["adversarial"] = adversarial_loss(phase.discriminator(sr))
+    values["adversarial"] = Standard().generator(None, phase.discriminator.network(sr))
     gradients = gradients_of(values, parameters)
     numbers = phase.update([(lr, hr)])
     weights = {"pixel": 0.3, "perceptual": 0.7, "adversarial": 0.2}
@@ -150,8 +151,8 @@ def test_the_gradient_of_phase_1_is_the_weighted_sum_of_its_losses(accelerator, 
     losses = {"pixel": L1LossConfig(name="l1", weight=0.3), "squares": MSELossConfig(name="mse", weight=0.7)}
     phase = pretrain(accelerator, networks()[0].double(), losses=losses)
     lr, hr = (x.double() for x in batch)
-    parameters = list(phase.generator.parameters())
-    difference = phase.generator(lr) - hr
+    parameters = list(phase.generator.network.parameters())
+    difference = phase.generator.network(lr) - hr
     values = {"pixel": difference.abs().mean(), "squares": difference.square().mean()}
     gradients = gradients_of(values, parameters)
     numbers = phase.update([(lr, hr)])
@@ -172,18 +173,20 @@ def test_a_step_on_the_adversarial_term_alone_raises_the_discriminators_answer(a
         discriminator_learning_rate=STANDSTILL,
     )
     lr, hr = batch
-    phase.discriminator.eval()
-    before = phase.discriminator(phase.generator(lr)).mean()
+    phase.discriminator.network.eval()
+    before = phase.discriminator.network(phase.generator.network(lr)).mean()
     for _ in range(3):
         phase.update([batch])
-    assert phase.discriminator(phase.generator(lr)).mean() > before
+    assert phase.discriminator.network(phase.generator.network(lr)).mean() > before
 
 
 def test_the_gradient_of_the_discriminator_is_of_its_own_loss_alone(accelerator, batch):
     phase = adversarial(accelerator, {"pixel": L1, "perceptual": VGG}, discriminator_learning_rate=STANDSTILL)
     lr, hr = batch
-    parameters = list(phase.discriminator.parameters())
-    loss = discriminator_loss(phase.discriminator(hr), phase.discriminator(phase.generator(lr).detach()))
+    parameters = list(phase.discriminator.network.parameters())
+    loss = Standard().discriminator(
+        phase.discriminator.network(hr), phase.discriminator.network(phase.generator.network(lr).detach())
+    )
     expected = torch.autograd.grad(loss, parameters)
     phase.update([batch])
     for parameter, gradient in zip(parameters, expected, strict=True):
@@ -231,7 +234,7 @@ def test_updates_of_phase_2_are_the_textbook_alternation(accelerator, losses, cl
         judged = discriminator(sr)
         content = sum(losses[name].weight * loss(sr, hr) for name, loss in phase.losses.items())
         step(generator, g_optimizer, content + 0.5 * bce(judged, torch.ones_like(judged)))
-    for ours, plain in ((phase.generator, generator), (phase.discriminator, discriminator)):
+    for ours, plain in ((phase.generator.network, generator), (phase.discriminator.network, discriminator)):
         for name, value in plain.state_dict().items():
             if name.startswith("blocks") and name.endswith(("conv.bias", "running_mean")):
                 continue  # a bias before a batch normalisation has no gradient but rounding errors, which Adam magnifies
@@ -315,7 +318,7 @@ def test_the_adversarial_term_rises_to_its_weight(accelerator, batch):
     shares, told = [], []
     for _ in range(5):
         numbers = phase.update([batch])
-        told.append(phase.terms()["adversarial"])
+        told.append(phase.loss_weights()["adversarial"])
         shares.append(
             ((numbers["loss/generator"] - numbers["loss/pixel"]) / numbers["loss/adversarial"]).item()
         )
@@ -345,41 +348,45 @@ def with_normalised_generator(accelerator, **settings):
 @pytest.mark.parametrize("parts", [1, 2])
 def test_the_buffers_of_a_generator_see_every_crop_once(accelerator, batch, parts):
     phase = with_normalised_generator(accelerator)
-    expected = copy.deepcopy(phase.generator)
+    expected = copy.deepcopy(phase.generator.network)
     micro_batches = list(zip(*(x.chunk(parts) for x in batch), strict=True))
     for lr, _ in micro_batches:
         expected(lr)
     phase.update(micro_batches)
     for name, buffer in expected.named_buffers():
-        assert torch.equal(dict(phase.generator.named_buffers())[name], buffer)
+        assert torch.equal(dict(phase.generator.network.named_buffers())[name], buffer)
 
 
 def test_a_skipped_update_leaves_the_buffers_of_both_networks_alone(accelerator, batch):
     phase = with_normalised_generator(accelerator, ema_decay=0.5)
     phase.update([batch])
-    before = [snapshot(phase.generator), snapshot(phase.discriminator), snapshot(phase.ema.synchronised())]
+    before = [
+        snapshot(phase.generator.network),
+        snapshot(phase.discriminator.network),
+        snapshot(phase.ema.synchronised()),
+    ]
     lr, hr = batch
     assert phase.update([(lr, hr * float("nan"))])["health/skipped"] == 1
     for module, was in zip(
-        (phase.generator, phase.discriminator, phase.ema.synchronised()), before, strict=True
+        (phase.generator.network, phase.discriminator.network, phase.ema.synchronised()), before, strict=True
     ):
         assert not changed(module, was)
 
 
 def test_the_average_of_the_generator_follows_its_weights_and_has_its_buffers(accelerator, batch):
     phase = with_normalised_generator(accelerator, ema_decay=0.75)
-    expected = {name: value.detach().clone() for name, value in phase.generator.named_parameters()}
+    expected = {name: value.detach().clone() for name, value in phase.generator.network.named_parameters()}
     for _ in range(3):
         phase.update([batch])
         expected = {
             name: 0.75 * expected[name] + 0.25 * value.detach()
-            for name, value in phase.generator.named_parameters()
+            for name, value in phase.generator.network.named_parameters()
         }
     average = phase.stateful()["generator_average"]
-    assert not any(p.requires_grad for p in average.parameters()) and average is not phase.generator
+    assert not any(p.requires_grad for p in average.parameters()) and average is not phase.generator.network
     for name, value in average.named_parameters():
         torch.testing.assert_close(value, expected[name])
-    for name, buffer in phase.generator.named_buffers():
+    for name, buffer in phase.generator.network.named_buffers():
         assert torch.equal(dict(average.named_buffers())[name], buffer)
 
 
@@ -387,12 +394,12 @@ def test_the_average_of_the_generator_follows_its_weights_and_has_its_buffers(ac
     "step, expected", [(0, 1e-4), (999, 1e-4), (1000, 1e-4 * 0.1**0.02), (50_000, 1e-5), (100_000, 1e-6)]
 )
 def test_learning_rate_falls_tenfold_every_50_epochs_of_1000_in_stairs(step, expected):
-    assert decayed(1e-4, 50_000, step) == pytest.approx(expected)
-    assert decayed(1e-4, None, step) == 1e-4
+    schedule = Exponential(name="exponential", decay_every=50_000)
+    assert schedule.learning_rate(1e-4, step, 0.5) == pytest.approx(expected)
 
 
 def test_the_learning_rate_reaches_the_optimiser(accelerator, batch):
-    phase = pretrain(accelerator, decay_every=1000)
+    phase = pretrain(accelerator, lr_schedule={"name": "exponential", "decay_every": 1000})
     phase.step = 2000
     phase.update([batch])
     assert phase.learning_rates()["lr/generator"] == pytest.approx(1e-6)

@@ -8,8 +8,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import tiny_config
 
-from srgan_dist.optim.adam import annealed, scheduled
-from srgan_dist.phases.pretrain import PretrainConfig
+from srgan_dist.phases.schedule import Constant, Cosine, Exponential
 from srgan_dist.training import train
 
 COSINE = [1.0, 0.8535534, 0.5, 0.1464466]  # (1 + cos x) / 2 at no, one, two, three eighths of a turn
@@ -41,18 +40,18 @@ def rates(records, name="generator"):
     "progress, share", [*zip((0, 0.25, 0.5, 0.75), COSINE, strict=True), (2 / 3, 0.25), (1, 0)]
 )
 def test_annealing_follows_half_a_cosine_wave(progress, share):
-    assert annealed(2.0, progress) == pytest.approx(2.0 * share, abs=1e-7)
+    assert Cosine(name="cosine").learning_rate(2.0, 9, progress) == pytest.approx(2.0 * share, abs=1e-7)
 
 
-def test_annealing_multiplies_the_decay_and_only_where_it_is_asked_for():
-    plain, both = (PretrainConfig(decay_every=1000, anneal=anneal) for anneal in (False, True))
-    assert scheduled(plain, 1.0, 2000, 0.5) == pytest.approx(0.01)
-    assert scheduled(both, 1.0, 2000, 0.5) == pytest.approx(0.005)
-    assert scheduled(both, 1.0, 0, 0.0) == 1.0
+def test_a_constant_rate_stays_and_an_exponential_one_falls_by_steps_alone():
+    assert Constant(name="constant").learning_rate(0.3, 10**6, 0.9) == 0.3
+    exponential = Exponential(name="exponential", decay_every=1000)
+    assert exponential.learning_rate(1.0, 2000, 0.5) == pytest.approx(0.01)
+    assert exponential.learning_rate(1.0, 0, 1.0) == 1.0
 
 
 def test_an_annealed_run_logs_half_a_cosine_for_each_phase_and_network(shards, tmp_path):
-    common = {"anneal": True, "decay_every": None}
+    common = {"lr_schedule": {"name": "cosine"}}
     one, two = logged(
         shards,
         tmp_path,
@@ -68,7 +67,13 @@ def test_an_annealed_run_logs_half_a_cosine_for_each_phase_and_network(shards, t
 def test_a_run_that_ends_by_time_anneals_by_the_time_that_is_over(shards, tmp_path, monkeypatch):
     ticks = itertools.count()
     monkeypatch.setattr("srgan_dist.run.meter.time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
-    settings = {"steps": 10**9, "max_seconds": 40, "anneal": True, "decay_every": None, "learning_rate": 1e-3}
+    settings = {
+        "steps": 10**9,
+        "max_seconds": 40,
+        "anneal": True,
+        "lr_schedule": {"name": "constant"},
+        "learning_rate": 1e-3,
+    }
     records, _ = logged(shards, tmp_path, settings)
     falling = rates(records)
     assert len(falling) > 4 and all(later < earlier for earlier, later in itertools.pairwise(falling))
@@ -81,12 +86,17 @@ def test_a_run_that_ends_by_time_anneals_by_the_time_that_is_over(shards, tmp_pa
 
 
 def test_the_logged_rates_fall_tenfold_every_decay_every_updates_of_a_phase(shards, tmp_path, monkeypatch):
-    monkeypatch.setattr("srgan_dist.optim.adam.EPOCH", 2)
+    monkeypatch.setattr("srgan_dist.phases.schedule.EPOCH", 2)
     one, two = logged(
         shards,
         tmp_path,
-        {"steps": 5, "learning_rate": 1e-3, "decay_every": 4},
-        {"steps": 3, "learning_rate": 1e-3, "discriminator_learning_rate": 5e-3, "decay_every": 2},
+        {"steps": 5, "learning_rate": 1e-3, "lr_schedule": {"name": "exponential", "decay_every": 4}},
+        {
+            "steps": 3,
+            "learning_rate": 1e-3,
+            "discriminator_learning_rate": 5e-3,
+            "lr_schedule": {"name": "exponential", "decay_every": 2},
+        },
     )
     step = 1e-3 * 0.1**0.5
     assert rates(one) == pytest.approx([1e-3, 1e-3, step, step, 1e-4])

@@ -10,7 +10,7 @@ import torch
 from conftest import full_disk, read_only
 from safetensors.torch import load_file, save_file
 
-from srgan_dist.models.discriminator import Discriminator, DiscriminatorConfig
+from srgan_dist.models.discriminator import DenseDiscriminatorConfig, Discriminator
 from srgan_dist.models.srresnet import SRResNet, SRResNetConfig
 from srgan_dist.run.checkpoint import (
     CheckpointError,
@@ -27,7 +27,7 @@ from srgan_dist.utils.errors import UserError
 
 def network(seed=0):
     torch.manual_seed(seed)
-    return Discriminator(DiscriminatorConfig(num_filters=2, num_dense=4), 16).to(
+    return Discriminator(DenseDiscriminatorConfig(num_filters=2, num_dense=4), 16).to(
         memory_format=torch.channels_last
     )
 
@@ -78,7 +78,7 @@ def test_networks_and_optimisers_come_back_bit_for_bit(tmp_path):
 
 def test_a_checkpoint_of_other_networks_is_refused(tmp_path):
     save(tmp_path)
-    other = Discriminator(DiscriminatorConfig(num_filters=3, num_dense=4), 16)
+    other = Discriminator(DenseDiscriminatorConfig(num_filters=3, num_dense=4), 16)
     with pytest.raises(
         CheckpointError, match="step-00000003 does not fit this config: its network cannot be restored"
     ):

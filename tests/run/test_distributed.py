@@ -62,7 +62,7 @@ def test_two_ranks_train_both_phases_and_end_with_equal_weights(shards, tmp_path
 @pytest.mark.slow
 @pytest.mark.parametrize("attempt", range(50))
 def test_two_ranks_always_exit_cleanly(shards, tmp_path, attempt):
-    phase = {"steps": 2, "decay_every": None, "losses": {"pixel": {"name": "l1"}}}
+    phase = {"steps": 2, "lr_schedule": {"name": "constant"}, "losses": {"pixel": {"name": "l1"}}}
     path = tmp_path / "config.yaml"
     path.write_text(dump_config(tiny_config(shards, tmp_path / "runs", pretrain=None, adversarial=phase)))
     done = launch("launch/train.py", path, ranks=2)

@@ -65,9 +65,7 @@ def sets(split, tmp_path_factory):
     return [(split, 2.5), (open_split(root / "out", "train"), 1.0)]
 
 
-def global_batches(
-    sets, first, count, ranks=1, accumulation=1, batch_size=BATCH, bad=None, seed=5
-):
+def global_batches(sets, first, count, ranks=1, accumulation=1, batch_size=BATCH, bad=None, seed=5):
     """Return the crops of some updates in the order of their slots, put together from those of every rank."""
     shares = [
         TrainLoader(
@@ -216,7 +214,7 @@ def data_of(split, **changes):
     return {
         "path": str(split.place),
         "lr_crop": 8,
-        "augment": True,
+        "augment": "all",
         "verify": "full",
         "max_bad_samples": 1,
     } | changes

@@ -19,6 +19,7 @@ from test_training import edit_state
 from srgan_dist import training as train_module
 from srgan_dist.config import dump_config
 from srgan_dist.data.loader import TrainLoader
+from srgan_dist.phases.schedule import Constant, Cosine
 from srgan_dist.run.checkpoint import (
     CheckpointError,
     list_checkpoints,
@@ -72,7 +73,7 @@ def config_of(shards, output, **changes):
     )
     phases = {
         name: getattr(config, name).model_copy(
-            update={"steps": steps, "decay_every": 1000, "anneal": True, "max_spike": 50.0}
+            update={"steps": steps, "lr_schedule": Cosine(name="cosine"), "max_spike": 50.0}
         )
         for name, steps in (("pretrain", PHASE_1), ("adversarial", PHASE_2))
     }
@@ -462,7 +463,9 @@ def test_the_best_generator_of_a_phase_is_exported_and_its_checkpoint_stays(shar
     rates = {"pretrain": 0.1, "adversarial": 0.2}
     config = config.model_copy(
         update={
-            name: getattr(config, name).model_copy(update={"learning_rate": rate, "anneal": False})
+            name: getattr(config, name).model_copy(
+                update={"learning_rate": rate, "lr_schedule": Constant(name="constant")}
+            )
             for name, rate in rates.items()
         }
     )

@@ -23,6 +23,7 @@ from srgan_dist.models.srresnet import SRResNet, SRResNetConfig
 from srgan_dist.packing.build import BuildOptions, build
 from srgan_dist.phases import PHASES
 from srgan_dist.phases.pretrain import PretrainConfig, PretrainPhase
+from srgan_dist.phases.schedule import Cosine
 from srgan_dist.run.checkpoint import load_generator, newest_checkpoint, save_generator
 from srgan_dist.run.preflight import dry_run_report, prepare
 from srgan_dist.training import Run, train
@@ -464,7 +465,7 @@ def test_compiled_networks_learn_the_same(shards, tmp_path):
         "pixel": {"name": "l1"},
         "perceptual": {"name": "vgg19", "weights": "random", "layer": "relu2_2", "weight": 1e-2},
     }
-    adversarial = {"steps": 3, "learning_rate": 1e-3, "decay_every": None, "losses": losses}
+    adversarial = {"steps": 3, "learning_rate": 1e-3, "lr_schedule": {"name": "constant"}, "losses": losses}
     eager, compiled = (
         train(tiny_config(shards, tmp_path / str(choice), compile=choice, adversarial=adversarial))
         for choice in (False, True)
@@ -581,7 +582,7 @@ def test_resuming_by_path_continues_the_own_run_once_there_is_one(shards, tmp_pa
 
 def test_a_resumed_phase_keeps_to_its_time_and_its_annealed_rate(shards, tmp_path):
     config = tiny_config(shards, tmp_path, adversarial=None, checkpoint_every=2, log_every=1)
-    config = with_steps(config, pretrain={"max_seconds": 1000.0, "anneal": True})
+    config = with_steps(config, pretrain={"max_seconds": 1000.0, "lr_schedule": Cosine(name="cosine")})
     train(config)
     run = tmp_path / "tiny"
     for newer in ("step-00000006",):
@@ -615,7 +616,7 @@ def test_a_new_generator_is_a_class_and_a_line(shards, tmp_path, monkeypatch):
         scale: int = 4
 
     class Wide(torch.nn.Module):
-        receptive_radius = 2
+        tile_overlap = 2
 
         def __init__(self, config):
             super().__init__()

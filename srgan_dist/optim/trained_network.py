@@ -1,11 +1,11 @@
-"""The copy of a network that an update computes with, beside the float32 weights that the optimiser keeps
-(Micikevicius et al. 2018, "Mixed precision training").
+"""A network under training: its float32 weights, the copy that computes, its optimiser, its gradients over all ranks.
 
 Autocast turns every weight into bfloat16 by itself, and every gradient back: two launches a tensor, half of those of an
-update of phase 1. Here a copy keeps them in bfloat16, filled by one launch for all, with the same bits.
+update of phase 1. Here a copy keeps the weights in bfloat16 (Micikevicius et al. 2018, "Mixed precision training"), filled by
+one launch for all, with the same bits.
 
 The discriminator's copy has a second use. The generator is trained against the discriminator's next weights, before it
-is known whether this update may be taken: they are written into the copy, and the weights themselves stay.
+is known whether this update is skipped: they are written into the copy, and the weights themselves stay.
 """
 
 import copy
@@ -13,34 +13,39 @@ import copy
 import torch
 from torch import nn
 
-from srgan_dist.optim.adam import laid_out_as, write_next_weights
+from srgan_dist.optim.adam import adam, laid_out_as, write_next_weights
+from srgan_dist.optim.all_reduce import GradientAllReduce
 
 
-class WorkingCopy:
-    """A trained network (`master`) and the module that computes for it (`module`); they share their buffers.
+class TrainedNetwork:
+    """A network and the module that computes for it (`module`), which share their buffers.
 
-    dtype: of the copy's convolutions, dense layers and PReLUs; None: the network's own, and then the network computes its
-    gradients itself. looks_ahead: whether `look_ahead` is used, for which there has to be a copy in any case.
+    network: as prepared by Accelerate, the same on every rank. accelerator: decides the precision of convolutions, dense
+    layers and PReLUs; where it is float32 the network itself computes. looks_ahead: whether `next` is used.
     """
 
-    def __init__(self, master, dtype, looks_ahead=False, compiled=False):
-        self.master = master
-        self.copy = _copy_of(master, dtype, compiled) if dtype or looks_ahead else None
-        self.module = self.copy if dtype else master
-        self.parameters = list(master.parameters())
+    def __init__(self, network, learning_rate, accelerator, looks_ahead=False, compiled=False):
+        dtype = autocast_dtype(accelerator)
+        self.network = network
+        self.copy = _copy_of(network, dtype, compiled) if dtype or looks_ahead else None
+        self.module = self.copy if dtype else network
+        self.parameters = list(network.parameters())
         self.copied = list(self.copy.parameters()) if self.copy else []
         self.gradients = [torch.empty_like(parameter) for parameter in self.parameters] if dtype else []
+        self.optimizer = adam(network, learning_rate)
+        self.all_reduce = GradientAllReduce(network, accelerator.num_processes)
 
     @torch.no_grad()
-    def refresh(self):
-        """Fill the copy with the network's weights, where it is the copy that computes gradients."""
+    def begin(self):
+        """Begin an update: no gradients, and the copy, where it is the one that computes, has the weights."""
+        self.optimizer.zero_grad()
         if self.module is self.copy:
             torch._foreach_copy_(self.copied, self.parameters)
             self.copy.requires_grad_(True)
 
     @torch.no_grad()
     def collect_gradients(self):
-        """Add the gradients of the copy to those of the network, in the network's precision, and clear them."""
+        """Add the gradients of the copy to those of the weights, in the precision of the weights, and clear them."""
         if self.module is not self.copy:
             return
         found = [laid_out_as(parameter.grad, parameter) for parameter in self.copied]
@@ -54,13 +59,13 @@ class WorkingCopy:
         for parameter in self.copied:
             parameter.grad = None
 
-    def look_ahead(self, optimizer):
+    def next(self):
         """Return the network, frozen, with the weights that the next step of its optimiser will give it."""
-        write_next_weights(optimizer, [parameter.detach() for parameter in self.copied])
+        write_next_weights(self.optimizer, [parameter.detach() for parameter in self.copied])
         return self.copy.requires_grad_(False)
 
 
-def working_dtype(accelerator):
+def autocast_dtype(accelerator):
     """Return the type in which autocast computes convolutions; None where it is off."""
     device_type = accelerator.device.type
     with accelerator.autocast():
@@ -70,7 +75,7 @@ def working_dtype(accelerator):
 def to_working_precision(network, dtype):
     """Turn the weights that autocast would turn, at every use, into its type for good; None: leave all as they are."""
     for module in network.modules() if dtype else ():
-        if isinstance(module, (nn.Conv2d, nn.Linear, nn.PReLU)):
+        if isinstance(module, (nn.Conv2d, nn.Conv3d, nn.Linear, nn.PReLU)):
             for name, weight in module.named_parameters(recurse=False):
                 setattr(module, name, nn.Parameter(weight.detach().to(dtype), weight.requires_grad))
 

@@ -1,0 +1,180 @@
+"""Layers for images [B, C, H, W] and volumes [B, C, D, H, W]."""
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+CONV = {2: nn.Conv2d, 3: nn.Conv3d}  # by the number of dimensions
+CONVS = tuple(CONV.values())
+CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
+
+
+def initialize(network, std):
+    """Draw the weights of convolutions and dense layers from a normal distribution, biases 0; std None: PyTorch's own."""
+    for module in network.modules() if std is not None else ():
+        if isinstance(module, (*CONVS, nn.Linear)):
+            nn.init.normal_(module.weight, std=std)
+            nn.init.zeros_(module.bias)
+
+
+# Upsampling
+
+
+def stages_of(scale):
+    """Return the factors by which the stages of an upsampling enlarge: 2 and 3, whose product is the scale."""
+    twos = int(math.log2(scale & -scale))
+    return [2] * twos + [3] * (scale >> twos == 3)
+
+
+def upsampling_radius(scale):
+    """Return how many LR pixels a 3-wide convolution per stage, before its enlargement, looks beyond its own; rounded up."""
+    grids = [math.prod(stages_of(scale)[:stage]) for stage in range(len(stages_of(scale)))]
+    return math.ceil(sum(1 / grid for grid in grids))
+
+
+class PixelShuffle(nn.Module):
+    """Channels to space (Shi et al. 2016, "Real-time single image and video super-resolution using an efficient
+    sub-pixel convolutional neural network"): [B, factor^n * C, *shape] -> [B, C, *(factor * shape)], n dimensions.
+    """
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        if x.dim() == 4:
+            return F.pixel_shuffle(x, self.factor)
+        batch, channels, *shape = x.shape
+        n = len(shape)
+        x = x.view(batch, channels // self.factor**n, *[self.factor] * n, *shape)
+        interleaved = [axis for i in range(n) for axis in (2 + n + i, 2 + i)]
+        return x.permute(0, 1, *interleaved).reshape(batch, -1, *(size * self.factor for size in shape))
+
+
+# Activation
+
+
+class PReLU(nn.PReLU):
+    """x where it is positive, else slope * x (He et al. 2015, "Delving deep into rectifiers"); slopes: one, or one per
+    channel of x [B, C, ...].
+
+    PyTorch's own gradient is one loop over single values on a CPU: a fifth of an update of phase 1. Made of four
+    vectorised operations it takes a sixth of that time, and gives the same bits where all numbers are finite.
+    """
+
+    def forward(self, x):
+        if x.device.type == "cpu" and x.dim() >= 4 and not torch.compiler.is_compiling():
+            return _PReLU.apply(x, self.weight)
+        return F.prelu(x, self.weight)
+
+
+class _PReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, slopes):
+        ctx.save_for_backward(x, slopes)
+        return F.prelu(x, slopes.to(x.dtype))
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, slopes = ctx.saved_tensors
+        over_channels = slopes.to(x.dtype).view(1, -1, *[1] * (x.dim() - 2))
+        positive = torch.ops.aten.threshold_backward(gradient, x, 0)
+        negative = gradient - positive
+        of_slopes = (x * negative).sum(_all_but_channels(x) if slopes.numel() > 1 else None)
+        return torch.addcmul(positive, negative, over_channels), of_slopes.to(slopes.dtype).view_as(slopes)
+
+
+def _all_but_channels(x):
+    return [0, *range(2, x.dim())]
+
+
+# Batch normalisation (Ioffe & Szegedy 2015, equations 1 to 4), of each rank by itself or with the statistics of all
+
+
+class _BatchNorm:
+    """nn.BatchNorm without its own counting, which is a launch per layer: see `count_batch`."""
+
+    def forward(self, x):
+        if not self.training:
+            return super().forward(x)
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, True, self.momentum, self.eps
+        )
+
+
+class BatchNorm2d(_BatchNorm, nn.BatchNorm2d):
+    """Batch normalisation of [B, C, H, W]."""
+
+
+class BatchNorm3d(_BatchNorm, nn.BatchNorm3d):
+    """Batch normalisation of [B, C, D, H, W]."""
+
+
+BATCH_NORM = {2: BatchNorm2d, 3: BatchNorm3d}
+
+
+def count_batch(network):
+    """Add a batch to `num_batches_tracked` of all batch normalisations of a network, in one launch."""
+    counters = [module.num_batches_tracked for module in network.modules() if isinstance(module, _BatchNorm)]
+    if counters:
+        torch._foreach_add_(counters, 1)
+
+
+def synchronise(network):
+    """Let the batch normalisations of a network take their statistics over all ranks; names of weights stay."""
+    for module in network.modules():
+        if isinstance(module, _BatchNorm):
+            module.__class__ = _SYNCHRONISED[type(module)]
+
+
+class SumOverRanks(torch.autograd.Function):
+    """The sum of a tensor over all ranks; so is its gradient, for every rank's loss depends on every rank's term."""
+
+    @staticmethod
+    def forward(ctx, x):
+        total = x.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return SumOverRanks.apply(gradient)
+
+
+class _SynchronisedBatchNorm:
+    """Batch normalisation over the batches of all ranks, which have one shape: x [B, C, ...] -> the same.
+
+    The sums travel over ranks forward and their gradients backward. PyTorch's nn.SyncBatchNorm needs a GPU, and there the
+    host waits in every layer for the counts of the ranks, which may differ; here they do not.
+    """
+
+    def forward(self, x):
+        if not self.training:
+            return super().forward(x)
+        dims, per_channel = _all_but_channels(x), (1, -1, *[1] * (x.dim() - 2))
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        count = x.numel() // x.shape[1] * torch.distributed.get_world_size()
+        mean = SumOverRanks.apply(wide.sum(dims)) / count
+        centred = wide - mean.view(per_channel)
+        variance = SumOverRanks.apply(centred.square().sum(dims)) / count
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
+        factor = self.weight * (variance + self.eps).rsqrt()
+        return (centred * factor.view(per_channel) + self.bias.view(per_channel)).to(x.dtype)
+
+
+class SynchronisedBatchNorm2d(_SynchronisedBatchNorm, BatchNorm2d):
+    """Batch normalisation of [B, C, H, W] over all ranks."""
+
+
+class SynchronisedBatchNorm3d(_SynchronisedBatchNorm, BatchNorm3d):
+    """Batch normalisation of [B, C, D, H, W] over all ranks."""
+
+
+_SYNCHRONISED = {
+    synchronised.__mro__[2]: synchronised
+    for synchronised in (SynchronisedBatchNorm2d, SynchronisedBatchNorm3d)
+}

@@ -1,0 +1,117 @@
+"""RRDBNet, the generator of ESRGAN: residual-in-residual dense blocks on the LR grid, then convolutions up to the HR grid.
+
+Wang et al. (2018), "ESRGAN: enhanced super-resolution generative adversarial networks", figures 3 and 4; enlargement by
+nearest neighbours and a convolution, as in the official code.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+from torch.nn import functional as F
+
+from srgan_dist.models.layers import CONV, CONVS, stages_of
+from srgan_dist.utils.settings import Dimensions, Scale, Settings
+
+CONVS_OF_A_BLOCK = 15  # three dense blocks of five 3-wide convolutions
+INITIAL_SHARE = 0.1  # of He's initial weights in the dense blocks (official code)
+
+
+class RRDBConfig(Settings):
+    """Settings of RRDBNet; the defaults are those of the paper's official code."""
+
+    name: Literal["rrdb"]
+    ndim: Dimensions = 2
+    scale: Scale = 4
+    num_blocks: int = Field(23, ge=1, le=1000, description="residual-in-residual dense blocks")
+    num_filters: int = Field(64, ge=1, le=4096, description="channels between the blocks")
+    growth: int = Field(32, ge=1, le=4096, description="channels that each convolution of a dense block adds")
+    residual_scale: float = Field(
+        0.2, gt=0, le=1, description="factor of a block's output before it is added"
+    )
+    tile_overlap: int = Field(
+        32,
+        ge=0,
+        le=4096,
+        description="LR pixels of surroundings that each tile is super-resolved with; the receptive field is larger, so"
+        " that tiles agree to rounding only where it is small",
+    )
+
+
+class DenseBlock(nn.Module):
+    """Five conv3, each of which sees the outputs of all before it (Huang et al. 2017), plus the block's input."""
+
+    def __init__(self, conv, channels, growth, residual_scale):
+        super().__init__()
+        widths = [growth] * 4 + [channels]
+        self.residual_scale = residual_scale
+        self.convs = nn.ModuleList(
+            conv(channels + growth * number, width, 3, padding=1) for number, width in enumerate(widths)
+        )
+
+    def forward(self, x):
+        features = [x]
+        for conv in self.convs[:-1]:
+            features.append(F.leaky_relu(conv(torch.cat(features, 1)), 0.2))
+        return x + self.residual_scale * self.convs[-1](torch.cat(features, 1))
+
+
+class RRDB(nn.Module):
+    """Three dense blocks, plus the block's input."""
+
+    def __init__(self, *arguments, residual_scale):
+        super().__init__()
+        self.residual_scale = residual_scale
+        self.blocks = nn.Sequential(*(DenseBlock(*arguments, residual_scale) for _ in range(3)))
+
+    def forward(self, x):
+        return x + self.residual_scale * self.blocks(x)
+
+
+class RRDBNet(nn.Module):
+    """Generator: lr [B, 1, *shape] in [-1, 1] -> sr [B, 1, *(scale * shape)], unbounded."""
+
+    def __init__(self, config):
+        super().__init__()
+        conv, channels = CONV[config.ndim], config.num_filters
+        self.config, self.factors = config, stages_of(config.scale)
+        self.head = conv(1, channels, 3, padding=1)
+        blocks = (
+            RRDB(conv, channels, config.growth, residual_scale=config.residual_scale)
+            for _ in range(config.num_blocks)
+        )
+        self.blocks = nn.Sequential(*blocks)
+        self.trunk = conv(channels, channels, 3, padding=1)
+        self.upscale = nn.ModuleList(conv(channels, channels, 3, padding=1) for _ in self.factors)
+        self.last = conv(channels, channels, 3, padding=1)
+        self.tail = conv(channels, 1, 3, padding=1)
+        self._initialize_dense_blocks()
+
+    @property
+    def receptive_radius(self):
+        """LR pixels beyond its own that an output pixel depends on, at most."""
+        radius = 2  # HR pixels: the two convolutions behind the enlargement
+        for factor in reversed(self.factors):
+            radius = math.ceil((radius + 1) / factor)
+        return 2 + CONVS_OF_A_BLOCK * self.config.num_blocks + radius
+
+    @property
+    def tile_overlap(self):
+        """LR pixels around a tile with which it is super-resolved: the setting, or all that an output depends on."""
+        return min(self.config.tile_overlap, self.receptive_radius)
+
+    def forward(self, lr):
+        x = self.head(lr)
+        features = x + self.trunk(self.blocks(x))
+        for factor, conv in zip(self.factors, self.upscale, strict=True):
+            features = F.leaky_relu(conv(F.interpolate(features, scale_factor=factor, mode="nearest")), 0.2)
+        return self.tail(F.leaky_relu(self.last(features), 0.2))
+
+    def _initialize_dense_blocks(self):
+        for module in self.blocks.modules():
+            if isinstance(module, CONVS):
+                nn.init.kaiming_normal_(module.weight)
+                module.weight.data.mul_(INITIAL_SHARE)
+                nn.init.zeros_(module.bias)
