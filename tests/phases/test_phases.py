@@ -283,7 +283,7 @@ def test_phase_2_names_its_numbers(accelerator, batch):
         "health/skipped",
     }
     for name in ("generator", "discriminator"):  # of the gradients that their optimisers have just taken
-        gradients = torch.cat([parameter.grad.flatten() for parameter in getattr(phase, name).parameters()])
+        gradients = torch.cat([parameter.grad.flatten() for parameter in getattr(phase, name).network.parameters()])
         assert numbers[f"health/grad_norm/{name}"].item() == pytest.approx(gradients.norm().item(), rel=1e-5)
     expected = numbers["loss/pixel"] + numbers["loss/perceptual"] + 5e-3 * numbers["loss/adversarial"]
     assert numbers["loss/generator"].item() == pytest.approx(expected.item(), rel=1e-5)
@@ -298,8 +298,8 @@ def test_a_gradient_is_shortened_to_its_norm_and_reported_as_it_was(accelerator,
     expected = free.update([batch])
     numbers = clipped.update([batch])
     for name, network, like in (
-        ("generator", clipped.generator, free.generator),
-        ("discriminator", clipped.discriminator, free.discriminator),
+        ("generator", clipped.generator.network, free.generator.network),
+        ("discriminator", clipped.discriminator.network, free.discriminator.network),
     ):
         norm = torch.stack([p.grad.norm() for p in network.parameters()]).norm()
         unclipped = torch.stack([p.grad.norm() for p in like.parameters()]).norm()
