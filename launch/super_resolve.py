@@ -10,7 +10,7 @@ import sys
 import torch
 
 from srgan_dist.evaluation.super_resolve import TILE, list_jobs, super_resolve_files
-from srgan_dist.run.checkpoint import load_generator
+from srgan_dist.models.weights_file import load_generator
 from srgan_dist.runtime.device import use_exact_float32
 from srgan_dist.utils.errors import cli_errors
 from srgan_dist.utils.progress import tracked

@@ -17,7 +17,8 @@ import sys
 from pathlib import Path
 
 from srgan_dist.config import load_config
-from srgan_dist.run.preflight import dry_run_report, prepare
+from srgan_dist.run.dry_run import dry_run_report
+from srgan_dist.run.preflight import preflight
 from srgan_dist.runtime.cpu import on_cpu, ranks_on_cpu
 from srgan_dist.runtime.device import check_device, launched, launched_ranks
 from srgan_dist.training import train
@@ -57,14 +58,14 @@ def main():
         check_device(config.device)
         device_type, ranks = "cpu" if on_cpu(config.device) else "cuda", world_size
         if device_type == "cpu" and not launched():
-            before = prepare(config, arguments.resume).state.cpu_ranks
+            before = preflight(config, arguments.resume).state.cpu_ranks
             ranks = ranks_on_cpu(config, before)
         if arguments.dry_run:
             if os.environ.get("RANK", "0") == "0":
-                print(dry_run_report(config, prepare(config, arguments.resume, ranks), device_type, ranks))
+                print(dry_run_report(config, preflight(config, arguments.resume, ranks), device_type, ranks))
             return
         if ranks > world_size:
-            prepare(config, arguments.resume, ranks)  # says once what is wrong, not on every rank
+            preflight(config, arguments.resume, ranks)  # says once what is wrong, not on every rank
             become_launcher(ranks)
         train(config, arguments.resume)
 

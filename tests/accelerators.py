@@ -5,7 +5,7 @@ from types import MethodType, SimpleNamespace
 import torch
 from accelerate.utils import convert_outputs_to_fp32
 
-from srgan_dist.run.checkpoint import tensors_of
+from srgan_dist.utils.tensor_files import tensors_of
 
 
 def accelerator_on(device, precision="no", ranks=1):

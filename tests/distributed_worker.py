@@ -21,13 +21,13 @@ from srgan_dist.data.loader import TrainLoader
 from srgan_dist.evaluation.scoring import methods_of, score_split
 from srgan_dist.evaluation.validation import Validator
 from srgan_dist.integrity.find_corruption import check_corruption_limit
-from srgan_dist.models.networks import Networks
 from srgan_dist.phases.adversarial import AdversarialPhase
 from srgan_dist.phases.pretrain import PretrainPhase
-from srgan_dist.run.preflight import prepare
-from srgan_dist.run.step_timer import Speed
+from srgan_dist.run.preflight import preflight
+from srgan_dist.run.step_timer import StepTimer
+from srgan_dist.run.training_run import TrainingRun, build_networks
 from srgan_dist.runtime.process_group import barrier
-from srgan_dist.training import Run, train
+from srgan_dist.training import train
 from srgan_dist.utils.errors import UserError, cli_errors
 
 
@@ -112,7 +112,7 @@ def read_exactly(config, out):
     """Look for damage, read four updates in micro-batches, and score."""
     accelerator = Accelerator()
     layout = accelerator.process_index, accelerator.num_processes
-    train_sets = prepare(config, world_size=layout[1]).train
+    train_sets = preflight(config, world_size=layout[1]).train
     report = {"batches": []}
     try:
         check_corruption_limit(train_sets, [], 0, *layout)
@@ -153,7 +153,7 @@ def note_what_is_seen(config, out):
                     seen.append(list(map(digest_of, lr, hr)))
                     yield lr, hr
 
-    with mock.patch("srgan_dist.training.TrainLoader", Noting):
+    with mock.patch("srgan_dist.run.training_run.TrainLoader", Noting):
         train(config)
     return {"seen": seen}, None
 
@@ -164,17 +164,17 @@ DEATHS = [4, 9, 11, 14]  # the updates after whose checkpoint a rank is killed, 
 def train_and_die(config, out):
     """Train until the next death: rank 0 and rank 1 are killed in turn."""
     died = sum((out / f"death{update}").exists() for update in DEATHS)
-    save = Run._save
+    save = TrainingRun.save
 
     def save_and_die(self, *arguments, **options):
         save(self, *arguments, **options)
         self.writer.wait()
         barrier()
-        if DEATHS[died : died + 1] == [self.state.updates] and int(os.environ["RANK"]) == died % 2:
-            (out / f"death{self.state.updates}").touch()
+        if DEATHS[died : died + 1] == [self.state.global_step] and int(os.environ["RANK"]) == died % 2:
+            (out / f"death{self.state.global_step}").touch()
             os.kill(os.getpid(), signal.SIGKILL)
 
-    with mock.patch.object(Run, "_save", save_and_die):
+    with mock.patch.object(TrainingRun, "save", save_and_die):
         return train_both_phases(config, out)
 
 
@@ -184,7 +184,7 @@ def train_with_directories_of_their_own(config, out):
 
 def share_batch_norm_buffers(config, out):
     accelerator = Accelerator()
-    networks = Networks(config, accelerator)
+    networks = build_networks(config, accelerator)
     torch.manual_seed(accelerator.process_index)
     for _ in range(2):
         networks.discriminator(torch.randn(2, 1, config.hr_crop, config.hr_crop))
@@ -207,7 +207,7 @@ def time_ranks(config, out):
     slowness = 1 + accelerator.process_index
     clock = iter([0.0, 0.010 * slowness])
     with mock.patch("srgan_dist.run.step_timer.time.perf_counter", lambda: next(clock, 1.0)):
-        timed = Speed(accelerator)
+        timed = StepTimer(accelerator)
         timed.step()
         numbers = timed.read(samples=8, seconds=1.0 * slowness, waited=0.5 * slowness)
     accelerator.end_training()

@@ -11,10 +11,10 @@ from accelerators import accelerator_on
 from distributed_worker import digest, sending
 
 from srgan_dist.config import load_config
-from srgan_dist.models.networks import Networks
 from srgan_dist.phases import build_phase
 from srgan_dist.phases.adversarial import AdversarialPhase
 from srgan_dist.phases.pretrain import PretrainPhase
+from srgan_dist.run.training_run import build_networks
 from srgan_dist.training import train
 from srgan_dist.utils.errors import TrainingStopped
 
@@ -43,7 +43,7 @@ def updates(config, out, device):
     torch.backends.cudnn.allow_tf32 = False
     rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
     accelerator = accelerator_on(device, ranks=ranks)
-    networks = Networks(config, accelerator)
+    networks = build_networks(config, accelerator)
     phase = build_phase(config.adversarial, networks, accelerator)
     for update in range(3):
         generator = torch.Generator().manual_seed(update)

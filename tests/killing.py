@@ -17,14 +17,9 @@ from pathlib import Path
 import torch
 
 from srgan_dist.config import load_config
+from srgan_dist.models.weights_file import load_generator
 from srgan_dist.run import checkpoint
-from srgan_dist.run.checkpoint import (
-    list_checkpoints,
-    load_generator,
-    newest_checkpoint,
-    read_state,
-    save_checkpoint,
-)
+from srgan_dist.run.checkpoint import list_checkpoints, newest_checkpoint, read_state, save_checkpoint
 from srgan_dist.utils import files
 
 

@@ -12,9 +12,9 @@ from conftest import tiny_config
 from torch.nn.parallel import DistributedDataParallel
 
 from srgan_dist.losses.gan import Standard
-from srgan_dist.models.networks import Networks
 from srgan_dist.optim import spike_detector
 from srgan_dist.phases import build_phase
+from srgan_dist.run.training_run import build_networks
 
 BATCH, UPDATES = 12, 3
 VGG = {"name": "vgg19", "weights": "random", "layer": "relu2_2", "weight": 1.0}
@@ -45,7 +45,7 @@ def batches_of(update, rank, world_size, accumulation):
 
 
 def prepared(accelerator, config, name, fixed_statistics=False):
-    networks = Networks(config, accelerator)
+    networks = build_networks(config, accelerator)
     networks.generator.double()
     if name == "adversarial":
         networks.discriminator.double().train(not fixed_statistics)

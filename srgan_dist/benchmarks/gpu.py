@@ -27,8 +27,8 @@ from srgan_dist.benchmarks.step import DEFAULT_CONFIG, Plan, case
 from srgan_dist.benchmarks.tables import of_stage
 from srgan_dist.benchmarks.variants import build, crops_of, with_random_vgg
 from srgan_dist.config import load_config
-from srgan_dist.models.networks import Networks
 from srgan_dist.phases import build_phase
+from srgan_dist.run.training_run import build_networks
 from srgan_dist.runtime.device import cpu_wanted
 from srgan_dist.training import start
 from srgan_dist.utils.errors import UserError
@@ -302,7 +302,7 @@ def _float32_on(device):
 
 
 def _three_updates(config, name, device):
-    networks = Networks(config, _float32_on(device))
+    networks = build_networks(config, _float32_on(device))
     phase = build_phase(dict(config.phases())[name], networks, networks.accelerator)
     metrics = []
     for _ in range(3):
@@ -322,7 +322,7 @@ def _apart(one, other):
 def _captured(config, name, crops):
     """Capture an update of a phase after three updates on a side stream; returns ms per replay and per eager update."""
     accelerator = start(config.model_copy(update={"device": "cuda", "mixed_precision": "bf16"}))
-    phase = build_phase(dict(config.phases())[name], Networks(config, accelerator), accelerator)
+    phase = build_phase(dict(config.phases())[name], build_networks(config, accelerator), accelerator)
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):

@@ -18,11 +18,11 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from srgan_dist.losses.perceptual import LAYERS, VGGLossConfig, vgg19_features
-from srgan_dist.models.networks import Networks
 from srgan_dist.models.prelu import PReLU
 from srgan_dist.optim.adam import adam
 from srgan_dist.phases import build_phase
 from srgan_dist.phases.phase import build_losses, content_losses, train_psnr
+from srgan_dist.run.training_run import build_networks
 
 PLAIN = "plain"  # the loop of the report
 VARIANTS = {  # name -> settings; those that begin with ddp- are the textbook loop, the others ours
@@ -58,7 +58,7 @@ def with_random_vgg(config):
 def build(variant, config, name):
     """Return update([(lr, hr)]) of a variant: of phase `name` of a config, which gives all else."""
     config = config.model_copy(update=VARIANTS["fp32"] if variant == PLAIN else VARIANTS[variant])
-    networks = Networks(config, _accelerator(config.mixed_precision))
+    networks = build_networks(config, _accelerator(config.mixed_precision))
     phase_config = dict(config.phases())[name]
     if config.compile:  # rows that are compiled in part only would be slow for a reason that nobody sees
         torch._dynamo.reset()

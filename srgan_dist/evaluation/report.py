@@ -11,7 +11,7 @@ from srgan_dist.data.reader import Reader
 from srgan_dist.evaluation.figures import figure_2, figure_3, title
 from srgan_dist.evaluation.metrics import relative_error_reduction
 from srgan_dist.evaluation.scoring import check_scorable, mean_of, mean_scores, methods_of, score_split
-from srgan_dist.run.checkpoint import load_generator
+from srgan_dist.models.weights_file import load_generator
 from srgan_dist.runtime.process_group import barrier
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.files import atomic_write

@@ -11,26 +11,26 @@ from srgan_dist.models.layers import CHANNELS_LAST, synchronise
 class Networks:
     """Generator and, once a phase asks for it, discriminator, as Accelerate prepares them: their forward runs in mixed
     precision. Gradients are averaged over ranks by the phases (`optim/all_reduce.py` says why), not by DDP.
+
+    generator, discriminator: their settings. hr_crop: side of the HR crops in pixels. seed: of the initial weights.
     """
 
-    def __init__(self, config, accelerator):
-        self.config, self.accelerator = config, accelerator
-        self.channels_last, self.compiled = config.channels_last, config.compile
-        self.generator = self._prepare(self._build(build_generator, config.generator, seed=config.seed))
+    def __init__(
+        self, generator, discriminator, hr_crop, seed, accelerator, channels_last=True, compiled=False
+    ):
+        self.accelerator, self.channels_last, self.compiled = accelerator, channels_last, compiled
+        self.ndim = generator.ndim
+        self.discriminator_settings = discriminator, hr_crop, seed + 1
+        self.generator = self._prepare(self._build(seed, build_generator, generator))
         self._discriminator = None
         self.ema = None  # of the generator's weights, while a phase keeps one
 
     @property
     def discriminator(self):
         if self._discriminator is None:
-            network = self._build(
-                build_discriminator,
-                self.config.discriminator,
-                self.config.hr_crop,
-                self.config.generator.ndim,
-                seed=self.config.seed + 1,
-            )
-            if self.config.discriminator.sync_batchnorm and self.accelerator.num_processes > 1:
+            settings, hr_crop, seed = self.discriminator_settings
+            network = self._build(seed, build_discriminator, settings, hr_crop, self.ndim)
+            if settings.sync_batchnorm and self.accelerator.num_processes > 1:
                 synchronise(network)
             self._discriminator = self._prepare(network)
         return self._discriminator
@@ -53,12 +53,12 @@ class Networks:
             self.generator.load_state_dict(self.eval_generator.state_dict())
             self.ema = None
 
-    def _build(self, build, *arguments, seed):
+    def _build(self, seed, build, *arguments):
         """Build a network with initial weights that depend on the seed alone, not on what was drawn before."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = build(*arguments)
-        layout = CHANNELS_LAST[self.config.generator.ndim] if self.channels_last else torch.contiguous_format
+        layout = CHANNELS_LAST[self.ndim] if self.channels_last else torch.contiguous_format
         return network.to(self.accelerator.device, memory_format=layout)
 
     def _prepare(self, network):

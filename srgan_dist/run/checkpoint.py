@@ -1,4 +1,4 @@
-"""Saving and loading: training state that appears whole or not at all, and generators that carry their own settings.
+"""Checkpoints: the state of a training, which appears whole or not at all.
 
 A checkpoint is a directory of safetensors and JSON, nothing that could execute code. It is written under a
 temporary name; its manifest with the sha256 of every file comes last, then the directory gets its name. One that is
@@ -14,24 +14,15 @@ import shutil
 from pathlib import Path
 
 import torch
-from pydantic import TypeAdapter
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
-from srgan_dist.models import GeneratorConfig, build_generator
-from srgan_dist.utils.errors import UserError
-from srgan_dist.utils.files import atomic_write, sha256_of, sync
+from srgan_dist.utils.files import sha256_of, sync
+from srgan_dist.utils.tensor_files import CheckpointError, save_tensors, tensors_of, write_failures_named
 
 log = logging.getLogger(__name__)
 
 VERSION = 1
-
-
-class CheckpointError(UserError):
-    """A checkpoint or weight file that cannot be used; the message names it."""
-
-
-# Training state
 
 
 def save_checkpoint(directory, name, objects, state, keep, pinned_updates=()):
@@ -47,7 +38,7 @@ def save_checkpoint(directory, name, objects, state, keep, pinned_updates=()):
         directory / f"{name}.unfinished",
         directory / f"{name}.old",
     )
-    with _writing(final):
+    with write_failures_named(final):
         directory.mkdir(parents=True, exist_ok=True)
         _tidy(directory)
         try:
@@ -88,7 +79,7 @@ def _write(folder, objects, state):
     """Write all files of a checkpoint to the disk, the manifest last."""
     folder.mkdir()
     for label, item in objects.items():
-        _save_tensors(tensors_of(item), folder / f"{label}.safetensors")
+        save_tensors(tensors_of(item), folder / f"{label}.safetensors")
     (folder / "state.json").write_text(json.dumps(state, indent=1))
     files = {
         path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
@@ -243,119 +234,3 @@ def _restore_optimizer(optimizer, tensors):
     for parameter, entry in optimizer.state.items():
         for name in ("exp_avg", "exp_avg_sq"):
             entry[name] = torch.empty_like(parameter).copy_(entry[name])
-
-
-def tensors_of(item):
-    """Name the tensors of a module or an optimiser: {name: tensor}; named ones are returned as they are."""
-    if isinstance(item, dict):
-        return item
-    if isinstance(item, torch.nn.Module):
-        return item.state_dict()
-    entries = item.state_dict()["state"].items()
-    return {f"{number}.{name}": value for number, entry in entries for name, value in entry.items()}
-
-
-def _save_tensors(tensors, path, metadata=None):
-    path.touch()
-    granted = path.stat().st_mode
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
-    path.chmod(
-        granted
-    )  # to all whom the umask lets read: some versions of safetensors keep files to their owner
-
-
-@contextlib.contextmanager
-def _writing(path):
-    """Raise CheckpointError with the way out when the system refuses to write `path`, e.g. because the disk is full."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{path} cannot be written ({error}). Make room (keep_checkpoints, output) or restore the"
-            " right to write there; what was saved before is whole, and the same command continues"
-            " from it"
-        ) from None
-
-
-# Generators
-
-
-def save_generator(path, generator, facts):
-    """Write generator weights with their settings in the header; facts: further JSON, e.g. phase, steps, scores.
-
-    Raises CheckpointError where the file cannot be written; one that has the name already is left as it is.
-    """
-    path = Path(path)
-    metadata = {
-        "format": "srgan_dist generator",
-        "generator": generator.config.model_dump_json(),
-        "facts": json.dumps(facts),
-    }
-    with _writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path, durable=True) as unfinished:
-            _save_tensors(tensors_of(generator), unfinished, metadata)
-
-
-def load_generator(path, device="cpu"):
-    """Rebuild a generator from its weight file alone: (generator in eval mode, facts)."""
-    metadata = _generator_header(path)
-    facts = _facts_of(path, metadata)
-    try:
-        generator = build_generator(TypeAdapter(GeneratorConfig).validate_json(metadata["generator"]))
-        generator.load_state_dict(load_file(path))
-    except (KeyError, ValueError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{path} does not hold the weights that its header describes: {error}"
-        ) from None
-    for name, weight in generator.state_dict().items():
-        if not weight.isfinite().all():
-            raise CheckpointError(
-                f"{path} holds NaN or infinite weights in {name}: its training diverged or the file is"
-                " damaged; use the weights of another phase or run"
-            )
-    _check_device(device)
-    return generator.to(device, memory_format=torch.channels_last).eval(), facts
-
-
-def _generator_header(path):
-    if not Path(path).is_file():
-        raise CheckpointError(
-            f"{path} is not a file; give the .safetensors of a generator,"
-            " e.g. runs/NAME/weights/adversarial.safetensors"
-        )
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is not a safetensors file: {error}") from None
-    if metadata.get("format") != "srgan_dist generator":
-        raise CheckpointError(
-            f"{path} holds no settings of a generator in its header; it was not written by srgan_dist"
-        )
-    return metadata
-
-
-def _facts_of(path, metadata):
-    try:
-        facts = json.loads(metadata.get("facts", ""))
-    except ValueError:
-        facts = None
-    if not isinstance(facts, dict):
-        raise CheckpointError(
-            f"{path} holds facts={metadata.get('facts')!r:.80} in its header where a JSON object belongs;"
-            " it was changed after srgan_dist wrote it, take the original"
-        )
-    return facts
-
-
-def _check_device(device):
-    """Raise UserError where no tensor can be made on a device and brought back."""
-    try:
-        torch.zeros(1, device=device).cpu()
-    except (AssertionError, RuntimeError, ImportError) as error:
-        words = f"{str(error).splitlines()[0]:.160}"  # torch lists all its backends
-        raise UserError(
-            f"--device {device} cannot be used on this machine ({words}); use cpu, or cuda where there is"
-            " an NVIDIA GPU with its driver"
-        ) from None

@@ -4,7 +4,8 @@ import threading
 
 import torch
 
-from srgan_dist.run.checkpoint import save_checkpoint, tensors_of
+from srgan_dist.run.checkpoint import save_checkpoint
+from srgan_dist.utils.tensor_files import tensors_of
 
 
 class CheckpointWriter:

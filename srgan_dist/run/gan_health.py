@@ -36,7 +36,7 @@ class HealthMonitor:
     def __init__(self):
         self.since, self.told = {}, {}
 
-    def look(self, numbers, updates):
+    def check(self, numbers, updates):
         """Return warnings, one line each, after a record of the training or of a validation at `updates`."""
         lines = []
         for kind, sentence in judge(numbers).items():

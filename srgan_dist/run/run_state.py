@@ -1,55 +1,58 @@
-"""Where a run is, and what it cannot change without becoming another run."""
+"""Where a run is, and the settings that must match when it is resumed."""
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from srgan_dist.config import flat
+from srgan_dist.models import DiscriminatorConfig, GeneratorConfig
 from srgan_dist.utils.errors import UserError
 
-VERSION = 1
+VERSION = 2
+VERSION_1 = {  # names that fields had in version 1
+    "updates": "global_step",
+    "step": "phase_step",
+    "skipped_in_row": "consecutive_skips",
+    "ends": "phase_ends",
+    "identity": "fingerprint",
+}
 
 
-class Best(BaseModel):
+class BestValidation(BaseModel):
     """The best validation of a phase."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     psnr: float  # on the validation split, in dB
-    step: int  # of the phase
-    updates: int = Field(ge=0)  # of the whole run
+    phase_step: int
+    global_step: int = Field(ge=0)
 
 
-class State(BaseModel):
+class RunState(BaseModel):
     """The position of a run; with networks and optimisers all that a checkpoint holds."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     version: int = VERSION
-    updates: int = Field(0, ge=0, lt=2**48)  # of the whole run, so also the position in the data
+    global_step: int = Field(0, ge=0, lt=2**48)  # updates of the whole run, so also the position in the data
     phase: str | None = None  # running; None between phases
-    step: int = Field(0, ge=0)  # updates of that phase
-    skipped_in_row: int = Field(0, ge=0)  # updates of that phase, up to now
+    phase_step: int = Field(0, ge=0)  # updates of that phase
+    consecutive_skips: int = Field(0, ge=0)  # updates of that phase that were skipped, up to the last
     phase_seconds: float = Field(
         0.0, ge=0
-    )  # of training, without validations and checkpoints, up to the last report
-    ends: dict[str, int] = {}  # finished phase -> updates at its end, in the order of the phases
-    best: dict[str, Best] = {}  # phase -> its best validation
+    )  # training time without validations and checkpoints, at the last report
+    phase_ends: dict[str, int] = {}  # finished phase -> global step at its end, in the order of the phases
+    best: dict[str, BestValidation] = {}  # by phase
     wandb_id: str | None = None
     cpu_threads: int | None = Field(None, ge=1)  # of a rank, where it has trained on CPU
     cpu_ranks: int | None = Field(None, ge=1)
-    identity: dict = {}  # see `fingerprint_of`
+    fingerprint: dict = {}  # see `fingerprint_of`
 
     def begin(self, phase):
-        """Note that a phase begins, or with None that the one before it is over."""
-        self.phase, self.step, self.skipped_in_row, self.phase_seconds = phase, 0, 0, 0.0
+        """Begin a phase, or with None end the one before."""
+        self.phase, self.phase_step, self.consecutive_skips, self.phase_seconds = phase, 0, 0, 0.0
 
-    @property
-    def finished(self):
-        """The finished phases, in their order."""
-        return list(self.ends)
-
-    def pinned_updates(self):
-        """Return the updates whose checkpoints stay: the end of each phase, and its best validation."""
-        return {*self.ends.values(), *(best.updates for best in self.best.values())}
+    def pinned_steps(self):
+        """Return the global steps whose checkpoints stay: the end of each phase, and its best validation."""
+        return {*self.phase_ends.values(), *(best.global_step for best in self.best.values())}
 
 
 def fingerprint_of(config, train, blocks):
@@ -66,28 +69,27 @@ def fingerprint_of(config, train, blocks):
         "data.path (its content)": [[split.set.sha256, weight] for split, weight in train],
         "data.block_shards (data.cache_gib decides where it is null)": blocks if any(blocks) else None,
         "generator": config.generator.model_dump(mode="json"),
-        "discriminator": config.discriminator.model_dump(
-            mode="json", exclude={"sync_batchnorm"}
-        ),  # the same tensors
+        # without what changes none of its tensors
+        "discriminator": config.discriminator.model_dump(mode="json", exclude={"sync_batchnorm"}),
     }
 
 
-def parse_state(content, path, config, identity):
-    """Turn the JSON of a checkpoint into State; raises UserError where it does not belong to this experiment."""
+def parse_state(content, path, config, fingerprint):
+    """Turn the JSON of a checkpoint into RunState; raises UserError where it does not belong to this experiment."""
     version = content.get("version") if isinstance(content, dict) else None
-    if version != VERSION:
+    if version not in (1, VERSION):
         raise UserError(
-            f"{path} holds a state of version {version}, this program reads {VERSION}; continue it with the"
+            f"{path} holds a state of version {version}, this program reads 1 and {VERSION}; continue it with the"
             " srgan_dist that wrote it, or start a run from finished weights: --pretrain.weights=FILE"
         )
     try:
-        state = State.model_validate(content)
+        state = RunState.model_validate(content if version == VERSION else _from_version_1(content))
     except ValidationError as error:
+        fault = error.errors()[0]
         raise UserError(
-            f"{path} holds no state that this program reads: {error.errors()[0]['msg']}"
-            f" at {'.'.join(map(str, error.errors()[0]['loc']))}"
+            f"{path} holds no state that this program reads: {fault['msg']} at {'.'.join(map(str, fault['loc']))}"
         ) from None
-    saved, asked = flat(state.identity), flat(identity)
+    saved, asked = flat(state.fingerprint), flat(fingerprint)
     changed = [
         f"{name}: {saved.get(name)} -> {asked.get(name)}"
         for name in dict.fromkeys([*saved, *asked])
@@ -95,13 +97,39 @@ def parse_state(content, path, config, identity):
     ]
     if changed:
         raise UserError(
-            f"{path} was saved with other settings ({'; '.join(changed)}). Restore them, or start a run"
-            " from finished weights instead: --pretrain.weights=FILE"
+            f"{path} was saved with other settings ({'; '.join(changed)}). Restore them, or start a run from finished"
+            " weights instead: --pretrain.weights=FILE"
         )
-    began = [*state.finished, *filter(None, [state.phase])]
+    began = [*state.phase_ends, *filter(None, [state.phase])]
     phases = [name for name, _ in config.phases()]
-    if began != phases[: len(began)] or state.step > state.updates:
+    if began != phases[: len(began)] or state.phase_step > state.global_step:
         raise UserError(
             f"{path} was saved after {', '.join(began)}, but the phases of this config are {', '.join(phases)}"
         )
+    return state
+
+
+def _from_version_1(content):
+    """Return a state of version 1 with the names of version 2; what is wrong in it stays, for the validation to name."""
+    state = {VERSION_1.get(name, name): value for name, value in content.items()} | {"version": VERSION}
+    if isinstance(state.get("best"), dict):
+        state["best"] = {
+            phase: {VERSION_1.get(name, name): value for name, value in best.items()}
+            if isinstance(best, dict)
+            else best
+            for phase, best in state["best"].items()
+        }
+    saved = state.get("fingerprint")
+    if isinstance(saved, dict) and isinstance(saved.get("discriminator"), dict):
+        discriminator = saved["discriminator"] | {"name": "dense"}
+        augment = saved.get("data.augment")
+        state["fingerprint"] = saved | {
+            "data.augment": {True: "all", False: "none"}.get(augment, augment),
+            "generator": TypeAdapter(GeneratorConfig)
+            .validate_python(saved.get("generator"))
+            .model_dump(mode="json"),
+            "discriminator": TypeAdapter(DiscriminatorConfig)
+            .validate_python(discriminator)
+            .model_dump(mode="json", exclude={"sync_batchnorm"}),
+        }
     return state

@@ -17,7 +17,7 @@ except ImportError:  # Windows
 PERCENTILES = {"p50": 50, "p95": 95, "p99": 99, "max": 100}
 
 
-class Speed:
+class StepTimer:
     """Times the updates of one phase on this rank, and brings together what the ranks have measured.
 
     A step lasts from one mark to the next, waiting for its batch included. On a GPU a mark is a CUDA event, which the

@@ -19,6 +19,7 @@ import torch
 
 from srgan_dist.models import build_discriminator, build_generator
 from srgan_dist.runtime.device import cpu_wanted
+from srgan_dist.runtime.process_group import from_rank_zero, max_over_ranks
 from srgan_dist.utils.executors import usable_cores
 
 CROPS_OF_A_RANK = 2  # at least: batch normalisation takes its statistics of them
@@ -191,3 +192,24 @@ def keep_freed_memory(device_type):
 def has_glibc():
     """Tell whether this process has the GNU C library, whose allocator can be told what to do."""
     return platform.libc_ver()[0] == "glibc"
+
+
+def choose_threads(accelerator, given, generator, lr_shape, hr_shape):
+    """Set the threads of this rank: `given`, or as many of its share of the cores as pay; the same number on every rank.
+
+    lr_shape, hr_shape: [B, 1, ...] of the micro-batches with which numbers are tried. Returns (threads, how they were found).
+    """
+    tried, most = (
+        "",
+        -int(max_over_ranks([-share_of_cores(accelerator)])[0]),
+    )  # the smallest share of any rank
+    threads = given or (1 if most == 1 else None)
+    if threads is None:
+        lr, hr = (torch.rand(shape) * 2 - 1 for shape in (lr_shape, hr_shape))
+        seconds, threads = fastest_thread_count(generator, lr, hr, most)
+        threads = int(from_rank_zero(threads))
+        tried = (
+            f" (tried: {', '.join(f'{count}: {1000 * found:.0f} ms' for count, found in seconds.items())})"
+        )
+    torch.set_num_threads(threads)
+    return threads, tried

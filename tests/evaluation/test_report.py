@@ -16,7 +16,7 @@ from srgan_dist.evaluation.metrics import psnr, ssim
 from srgan_dist.evaluation.report import add_error_reduction, evaluate, format_table, median_image
 from srgan_dist.evaluation.scoring import mean_scores, methods_of, score_split
 from srgan_dist.models.srresnet import SRResNet, SRResNetConfig
-from srgan_dist.run.checkpoint import save_generator
+from srgan_dist.models.weights_file import save_generator
 from srgan_dist.utils.errors import UserError
 
 CPU = torch.device("cpu")
@@ -230,7 +230,7 @@ def test_images_too_small_to_score_are_refused_before_a_training_too(tmp_path):
     from conftest import tiny_config, write_folder
 
     from srgan_dist.packing.build import BuildOptions, build
-    from srgan_dist.run.preflight import prepare
+    from srgan_dist.run.preflight import preflight
 
     build(
         write_folder(tmp_path / "hr", {"coal": 3}, size=(8, 40)),
@@ -240,7 +240,7 @@ def test_images_too_small_to_score_are_refused_before_a_training_too(tmp_path):
     with pytest.raises(
         ValueError, match="the valid split of .* has HR images of 8 pixels a side; scores need 11 or more"
     ):
-        prepare(
+        preflight(
             tiny_config(
                 tmp_path / "out",
                 tmp_path,

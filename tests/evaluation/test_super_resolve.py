@@ -20,7 +20,7 @@ from srgan_dist.evaluation.super_resolve import (
     super_resolve_window,
 )
 from srgan_dist.models.srresnet import SRResNet, SRResNetConfig
-from srgan_dist.run.checkpoint import save_generator
+from srgan_dist.models.weights_file import save_generator
 from srgan_dist.utils.errors import UserError
 
 

@@ -32,7 +32,7 @@ from srgan_dist.evaluation.scoring import methods_of, score_split
 from srgan_dist.integrity import audit
 from srgan_dist.integrity.find_corruption import check_corruption_limit
 from srgan_dist.run.checkpoint import newest_checkpoint
-from srgan_dist.run.preflight import prepare
+from srgan_dist.run.preflight import preflight
 from srgan_dist.training import train
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.files import sha256_of
@@ -190,12 +190,12 @@ DAMAGES = {  # name: (damage, words of the size check, of the full one, of summa
 
 def sizes(config):
     """Do what a training does with data.verify=size before it begins."""
-    prepare(config)
+    preflight(config)
 
 
 def full(config):
     """Do what a training does with data.verify=full before it begins."""
-    prepared = prepare(config)
+    prepared = preflight(config)
     check_corruption_limit(prepared.train, prepared.eval_splits.values(), config.data.max_bad_samples)
 
 
@@ -221,7 +221,7 @@ def test_what_each_check_says_of_a_damage(copy, name):
 
 def test_a_training_begins_only_when_its_check_finds_nothing(copy):
     shard = damaged_shard(copy)
-    assert train(config_of(copy, verify="full")).state.updates == 6
+    assert train(config_of(copy, verify="full")).state.global_step == 6
     flip("hr")(shard)
     with pytest.raises(UserError, match="1 training and 0 validation or test samples are damaged"):
         train(config_of(copy, verify="full").model_copy(update={"name": "other"}))

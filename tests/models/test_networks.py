@@ -4,10 +4,10 @@ from accelerate import Accelerator
 from conftest import tiny_config
 
 from srgan_dist.losses import VGGLossConfig
-from srgan_dist.models.networks import Networks
 from srgan_dist.optim.ema import EMA
 from srgan_dist.phases.phase import build_losses
 from srgan_dist.phases.pretrain import PretrainConfig
+from srgan_dist.run.training_run import build_networks
 
 VGG = VGGLossConfig(name="vgg19", weights="random", layer="relu2_2")
 
@@ -18,7 +18,7 @@ def build(monkeypatch, tmp_path):
     accelerator = Accelerator()
 
     def build(**changes):
-        networks = Networks(tiny_config("unused", tmp_path, **changes), accelerator)
+        networks = build_networks(tiny_config("unused", tmp_path, **changes), accelerator)
         assert list(networks.initialized) == ["generator"]  # until a phase asks for more
         assert networks.initialized | {"discriminator": networks.discriminator} == networks.initialized
         return networks
@@ -79,7 +79,7 @@ def test_a_single_weight_of_either_network_that_is_no_number_is_found(build, nam
 
 def test_the_weights_of_a_generator_alone_can_be_checked(monkeypatch, tmp_path):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
-    networks = Networks(tiny_config("unused", tmp_path), Accelerator())
+    networks = build_networks(tiny_config("unused", tmp_path), Accelerator())
     assert networks.are_finite() and list(networks.initialized) == ["generator"]
     torch.nn.init.constant_(networks.generator.tail.bias, float("nan"))
     assert not networks.are_finite()

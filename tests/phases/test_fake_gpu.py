@@ -20,9 +20,9 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from srgan_dist.models import networks as networks_module
-from srgan_dist.models.networks import Networks
 from srgan_dist.phases import build_phase
 from srgan_dist.phases import phase as common
+from srgan_dist.run.training_run import build_networks
 
 GPU = torch.device("cuda:0")
 LOSSES = {
@@ -104,7 +104,7 @@ def prepared(name, accelerator, max_spike=None, **networks):
     """Return update() of a phase that has taken one, which makes what is made once."""
     options = {"steps": 9, "losses": LOSSES, "max_grad_norm": 1.0, "ema_decay": 0.9, "max_spike": max_spike}
     config = tiny_config("unused", "unused", adversarial=options, pretrain=options, **networks)
-    phase = build_phase(getattr(config, name), Networks(config, accelerator), accelerator)
+    phase = build_phase(getattr(config, name), build_networks(config, accelerator), accelerator)
     crops = [torch.empty(4, 1, side, side, device=GPU) for side in (config.data.lr_crop, config.hr_crop)]
 
     def update(micro_batches=1):

@@ -15,10 +15,10 @@ from test_golden import CURVE, thirty_updates
 
 from srgan_dist.data.index import open_split
 from srgan_dist.data.loader import TrainLoader
-from srgan_dist.models.networks import Networks
 from srgan_dist.phases import build_phase
 from srgan_dist.run.checkpoint import load_checkpoint, read_state
 from srgan_dist.run.checkpoint_writer import CheckpointWriter
+from srgan_dist.run.training_run import build_networks
 
 BOTH = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 LOSSES = {
@@ -32,7 +32,7 @@ def phase_on(device, name="adversarial", precision="no"):
     options = {"steps": 9, "learning_rate": 1e-3, "losses": LOSSES, "ema_decay": 0.5}
     config = tiny_config("unused", "unused", adversarial=options, pretrain=options)
     accelerator = accelerator_on(device, precision)
-    networks = Networks(config, accelerator)
+    networks = build_networks(config, accelerator)
     phase = build_phase(getattr(config, name), networks, accelerator)
 
     def update(number, hr_factor=1.0):

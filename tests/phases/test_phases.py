@@ -283,7 +283,9 @@ def test_phase_2_names_its_numbers(accelerator, batch):
         "health/skipped",
     }
     for name in ("generator", "discriminator"):  # of the gradients that their optimisers have just taken
-        gradients = torch.cat([parameter.grad.flatten() for parameter in getattr(phase, name).network.parameters()])
+        gradients = torch.cat(
+            [parameter.grad.flatten() for parameter in getattr(phase, name).network.parameters()]
+        )
         assert numbers[f"health/grad_norm/{name}"].item() == pytest.approx(gradients.norm().item(), rel=1e-5)
     expected = numbers["loss/pixel"] + numbers["loss/perceptual"] + 5e-3 * numbers["loss/adversarial"]
     assert numbers["loss/generator"].item() == pytest.approx(expected.item(), rel=1e-5)

@@ -12,17 +12,16 @@ from safetensors.torch import load_file, save_file
 
 from srgan_dist.models.discriminator import DenseDiscriminatorConfig, Discriminator
 from srgan_dist.models.srresnet import SRResNet, SRResNetConfig
+from srgan_dist.models.weights_file import load_generator, save_generator
 from srgan_dist.run.checkpoint import (
-    CheckpointError,
     list_checkpoints,
     load_checkpoint,
-    load_generator,
     newest_checkpoint,
     read_state,
     save_checkpoint,
-    save_generator,
 )
 from srgan_dist.utils.errors import UserError
+from srgan_dist.utils.tensor_files import CheckpointError
 
 
 def network(seed=0):

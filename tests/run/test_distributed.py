@@ -13,7 +13,7 @@ from conftest import REPOSITORY, tiny_config
 
 from srgan_dist.config import dump_config
 from srgan_dist.models.srresnet import SRResNet
-from srgan_dist.run.checkpoint import save_generator
+from srgan_dist.models.weights_file import save_generator
 
 WORKER = REPOSITORY / "tests" / "distributed_worker.py"
 
@@ -121,7 +121,7 @@ def test_two_ranks_learn_what_one_learns_in_phase_1(shards, tmp_path):
     config = tiny_config(shards, tmp_path / "runs")
     for ranks in (1, 2):
         work("train", config.model_copy(update={"name": f"ranks{ranks}"}), tmp_path / f"out{ranks}", ranks)
-    from srgan_dist.run.checkpoint import load_generator
+    from srgan_dist.models.weights_file import load_generator
 
     one, two = (
         load_generator(tmp_path / "runs" / f"ranks{ranks}" / "weights" / "pretrain.safetensors")[0]

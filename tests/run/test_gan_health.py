@@ -80,21 +80,21 @@ def test_what_is_near_a_threshold_is_not_wrong(change):
 
 def test_a_warning_comes_when_trouble_stays_and_again_only_after_a_while():
     watch, won = HealthMonitor(), WELL | {"d/real": 0.99, "d/fake": 0.01}
-    told = [updates for updates in range(0, 2 * QUIET_UPDATES, 100) if watch.look(won, updates)]
+    told = [updates for updates in range(0, 2 * QUIET_UPDATES, 100) if watch.check(won, updates)]
     assert told == [HELD_UPDATES, HELD_UPDATES + QUIET_UPDATES]
 
 
 def test_trouble_that_passes_is_not_warned_of():
     watch, won = HealthMonitor(), WELL | {"d/real": 0.99, "d/fake": 0.01}
     for updates in range(0, 20 * HELD_UPDATES, 100):
-        assert not watch.look(WELL if updates % HELD_UPDATES == 0 else won, updates)
+        assert not watch.check(WELL if updates % HELD_UPDATES == 0 else won, updates)
 
 
 def test_validations_between_the_records_of_training_do_not_interrupt_it():
     watch, lines = HealthMonitor(), []
     for updates in range(0, HELD_UPDATES + 1, 100):
-        lines += watch.look({"d/real": 0.99, "d/fake": 0.01}, updates)
-        lines += watch.look(
+        lines += watch.check({"d/real": 0.99, "d/fake": 0.01}, updates)
+        lines += watch.check(
             {"val/mean_shift": 9.0, "val/histogram_distance": 9.0, "val/histogram_distance_bicubic": 1.0},
             updates,
         )

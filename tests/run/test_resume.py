@@ -16,20 +16,16 @@ from safetensors.torch import load_file
 from test_distributed import WORKER, launch, work
 from test_training import edit_state
 
-from srgan_dist import training as train_module
 from srgan_dist.config import dump_config
 from srgan_dist.data.loader import TrainLoader
+from srgan_dist.models.weights_file import load_generator
 from srgan_dist.phases.schedule import Constant, Cosine
-from srgan_dist.run.checkpoint import (
-    CheckpointError,
-    list_checkpoints,
-    load_checkpoint,
-    load_generator,
-    newest_checkpoint,
-    save_checkpoint,
-)
-from srgan_dist.training import Run, train
+from srgan_dist.run import training_run
+from srgan_dist.run.checkpoint import list_checkpoints, load_checkpoint, newest_checkpoint, save_checkpoint
+from srgan_dist.run.training_run import TrainingRun
+from srgan_dist.training import train
 from srgan_dist.utils.errors import UserError
+from srgan_dist.utils.tensor_files import CheckpointError
 
 EVERYTHING = {
     f"{network}{part}" for network in ("generator", "discriminator") for part in ("", "_optimizer", "_usual")
@@ -166,7 +162,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(shards, whole, tmp_path, upd
     run = stopped(whole, tmp_path, update)
     trained = train(config_of(shards, tmp_path))
     assert contents(run) == contents(whole)
-    assert trained.state.updates == 15
+    assert trained.state.global_step == 15
 
 
 @pytest.mark.parametrize("update", [4, 11])
@@ -177,13 +173,13 @@ def test_a_run_that_died_before_its_next_checkpoint_repeats_what_was_not_saved(
         pass
 
     def die_after(self, *arguments, **options):
-        if self.state.updates > update:
+        if self.state.global_step > update:
             raise Died
         return save(self, *arguments, **options)
 
-    save = Run._save
+    save = TrainingRun.save
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "_save", die_after)
+        patch.setattr(TrainingRun, "save", die_after)
         with pytest.raises(Died):
             train(config_of(shards, tmp_path, checkpoint_every=2))
     train(config_of(shards, tmp_path))
@@ -206,7 +202,7 @@ def without(patch, forgotten):
     def load(path, objects):
         load_checkpoint(path, {name: item for name, item in objects.items() if name != forgotten})
 
-    patch.setattr("srgan_dist.training.load_checkpoint", load)
+    patch.setattr("srgan_dist.run.training_run.load_checkpoint", load)
 
 
 def without_the_buffers(patch):
@@ -217,7 +213,7 @@ def without_the_buffers(patch):
         for buffer, value in fresh:
             buffer.copy_(value)
 
-    patch.setattr("srgan_dist.training.load_checkpoint", load)
+    patch.setattr("srgan_dist.run.training_run.load_checkpoint", load)
 
 
 FORGOTTEN = {
@@ -385,7 +381,7 @@ def test_a_disk_that_is_full_at_the_end_of_a_phase_is_an_error_and_the_run_goes_
         train(config_of(shards, tmp_path))
     assert len(caplog.records) == 5  # the updates of phase 2 before its last
     assert newest_checkpoint(tmp_path / "run" / "checkpoints")[1]["updates"] == 9
-    assert train(config_of(shards, tmp_path)).state.updates == 15
+    assert train(config_of(shards, tmp_path)).state.global_step == 15
     assert contents(tmp_path / "run") == contents(whole)
 
 
@@ -529,9 +525,9 @@ def test_best_weights_that_could_not_be_kept_are_not_the_best_that_is_known(
             raise CheckpointError("no room")
         return save(path, *arguments)
 
-    keep, save = Run._keep_best, train_module.save_generator
-    monkeypatch.setattr(Run, "_keep_best", keep_best)
-    monkeypatch.setattr(train_module, "save_generator", refused)
+    keep, save = TrainingRun.keep_best, training_run.save_generator
+    monkeypatch.setattr(TrainingRun, "keep_best", keep_best)
+    monkeypatch.setattr(training_run, "save_generator", refused)
     trained = train(config_of(shards, tmp_path, adversarial=None))
     assert "goes on without best weights: no room" in caplog.text
     assert trained.state.best["pretrain"].psnr == 20.0 and trained.state.best["pretrain"].step == 9

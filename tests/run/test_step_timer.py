@@ -8,7 +8,7 @@ from conftest import tiny_config
 from test_distributed import work
 
 from srgan_dist.run import step_timer as speed
-from srgan_dist.run.step_timer import Speed, memory_mib, percentiles
+from srgan_dist.run.step_timer import StepTimer, memory_mib, percentiles
 from srgan_dist.training import train
 
 CPU = SimpleNamespace(device=torch.device("cpu"), num_processes=1)
@@ -27,7 +27,7 @@ def test_percentiles_worked_by_hand():
 def test_steps_are_timed_without_what_lies_between_begin_and_the_step_before(monkeypatch):
     clock = iter([0.0, 0.010, 0.030, 5.0, 9.0, 9.04, 10.0, 10.02])
     monkeypatch.setattr(speed.time, "perf_counter", lambda: next(clock))
-    timed = Speed(CPU)
+    timed = StepTimer(CPU)
     timed.step()
     timed.step()
     first = timed.read(samples=8, seconds=0.04, waited=0.01)
@@ -61,7 +61,7 @@ def test_memory_is_that_of_the_process():
 
 @pytest.mark.gpu
 def test_on_a_gpu_the_times_are_those_of_the_device():
-    timed = Speed(SimpleNamespace(device=torch.device("cuda"), num_processes=1))
+    timed = StepTimer(SimpleNamespace(device=torch.device("cuda"), num_processes=1))
     a = torch.rand(4096, 4096, device="cuda")
     for size in (64, 4096):
         for _ in range(20):

@@ -20,13 +20,16 @@ from srgan_dist.evaluation.report import evaluate
 from srgan_dist.evaluation.validation import spread_over_rocks
 from srgan_dist.models import GENERATORS
 from srgan_dist.models.srresnet import SRResNet, SRResNetConfig
+from srgan_dist.models.weights_file import load_generator, save_generator
 from srgan_dist.packing.build import BuildOptions, build
 from srgan_dist.phases import PHASES
 from srgan_dist.phases.pretrain import PretrainConfig, PretrainPhase
 from srgan_dist.phases.schedule import Cosine
-from srgan_dist.run.checkpoint import load_generator, newest_checkpoint, save_generator
-from srgan_dist.run.preflight import dry_run_report, prepare
-from srgan_dist.training import Run, train
+from srgan_dist.run.checkpoint import newest_checkpoint
+from srgan_dist.run.dry_run import dry_run_report
+from srgan_dist.run.preflight import preflight
+from srgan_dist.run.training_run import TrainingRun
+from srgan_dist.training import train
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.locks import file_lock
 from srgan_dist.utils.settings import Settings
@@ -62,7 +65,7 @@ def test_both_phases_leave_what_the_design_promises(shards, tmp_path):
         "checkpoints",
         "weights",
     }
-    assert trained.state.finished == ["pretrain", "adversarial"] and trained.state.updates == 10
+    assert trained.state.finished == ["pretrain", "adversarial"] and trained.state.global_step == 10
     names = {name for record in records(run) for name in record}
     assert names >= {
         "samples_seen",
@@ -196,7 +199,7 @@ def test_a_run_without_a_checkpoint_starts_anew_but_keeps_finished_weights_of_an
     assert torch.equal(again.generator.tail.weight, first.generator.tail.weight)
     shutil.rmtree(tmp_path / "tiny" / "checkpoints")
     shutil.rmtree(tmp_path / "tiny" / "weights")
-    assert train(tiny_config(shards, tmp_path, adversarial=None, seed=5)).state.updates == 6
+    assert train(tiny_config(shards, tmp_path, adversarial=None, seed=5)).state.global_step == 6
     assert (
         min(r["samples_seen"] for r in records(tmp_path / "tiny")) == 8
         and len(records(tmp_path / "tiny")) == 5
@@ -243,14 +246,14 @@ def poisoned(monkeypatch, updates):
                         hr * float("nan") if number // self.gradient_accumulation_steps in updates else hr,
                     )
 
-    monkeypatch.setattr("srgan_dist.training.TrainLoader", Poisoned)
+    monkeypatch.setattr("srgan_dist.run.training_run.TrainLoader", Poisoned)
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_updates_that_are_not_finite_are_skipped_and_counted(shards, tmp_path, monkeypatch, accumulation):
     poisoned(monkeypatch, {2, 3, 5, 8})  # of 6 and 4
     trained = train(tiny_config(shards, tmp_path, gradient_accumulation_steps=accumulation))
-    assert trained.state.updates == 10
+    assert trained.state.global_step == 10
     found = [record for record in records(tmp_path / "tiny") if "health/skipped" in record]
     assert [record["health/skipped"] for record in found] == [0, 2, 1, 0, 1]
     assert ["loss/generator" in record for record in found] == [True, False, True, True, True]
@@ -317,14 +320,14 @@ def test_skipped_updates_in_a_row_are_counted_across_a_stop(shards, tmp_path, mo
 
     def die(self, *arguments, **options):
         save(self, *arguments, **options)
-        if self.state.updates == stopped_after:
+        if self.state.global_step == stopped_after:
             raise Died
 
-    save = Run._save
+    save = TrainingRun.save
     poisoned(monkeypatch, {2, 3, 4, 5})
     config = tiny_config(shards, tmp_path, max_consecutive_skips=4, checkpoint_every=1)
     with monkeypatch.context() as patch, pytest.raises(Died):
-        patch.setattr(Run, "_save", die)
+        patch.setattr(TrainingRun, "save", die)
         train(config)
     with pytest.raises(
         UserError,
@@ -344,7 +347,7 @@ def test_a_set_of_data_train_may_be_moved(shards, tmp_path):
     moved = tiny_config(
         shards, tmp_path, data=data | {"train": [{"path": str(second)}]}, adversarial=None, checkpoint_every=3
     )
-    assert train(moved).state.updates == 6
+    assert train(moved).state.global_step == 6
 
 
 def test_a_run_directory_whose_checkpoints_are_a_file_is_named_before_anything_is_trained(shards, tmp_path):
@@ -401,7 +404,7 @@ def test_a_guard_that_was_off_when_a_checkpoint_was_saved_begins_anew(shards, tm
     guards = {"max_spike": 50.0, "ema_decay": 0.5}
     other = with_steps(config.model_copy(update={"name": "other"}), adversarial=guards)
     trained = train(other, resume=str(tmp_path / "tiny" / "checkpoints" / "step-00000009"))
-    assert trained.state.updates == 10
+    assert trained.state.global_step == 10
     said = capsys.readouterr().out
     for label in ("generator_average", "generator_usual", "discriminator_usual"):
         assert f"step-00000009 holds no {label}, which begins anew" in said
@@ -529,11 +532,11 @@ def test_a_run_from_a_checkpoint_brings_the_weights_of_finished_phases_along(sha
         UserError,
         match="was saved after pretrain, adversarial, but the phases of this config are adversarial",
     ):
-        prepare(config.model_copy(update={"name": "third", "pretrain": None}), resume=str(start))
+        preflight(config.model_copy(update={"name": "third", "pretrain": None}), resume=str(start))
     with pytest.raises(
         ConfigError, match="--resume AUTO is none of auto, never and a checkpoint, e.g. runs/NAME/checkpoints"
     ):
-        prepare(config.model_copy(update={"name": "third"}), resume="AUTO")
+        preflight(config.model_copy(update={"name": "third"}), resume="AUTO")
 
 
 @pytest.mark.parametrize(
@@ -575,9 +578,9 @@ def test_resuming_by_path_continues_the_own_run_once_there_is_one(shards, tmp_pa
     start = str(tmp_path / "tiny" / "checkpoints" / "step-00000004")
     other = config.model_copy(update={"name": "other"})
     train(other, resume=start)
-    assert prepare(other, resume=start).checkpoint == tmp_path / "other" / "checkpoints" / "step-00000006"
+    assert preflight(other, resume=start).checkpoint == tmp_path / "other" / "checkpoints" / "step-00000006"
     with pytest.raises(UserError, match="step-00000004 was saved with other settings \\(seed: 0 -> 1\\)"):
-        prepare(config.model_copy(update={"name": "third", "seed": 1}), resume=start)
+        preflight(config.model_copy(update={"name": "third", "seed": 1}), resume=start)
 
 
 def test_a_resumed_phase_keeps_to_its_time_and_its_annealed_rate(shards, tmp_path):
@@ -605,7 +608,7 @@ def test_a_new_phase_is_a_class_a_line_and_a_field(shards, tmp_path, monkeypatch
     WithPolish = create_model("WithPolish", __base__=Config, polish=(PolishConfig, PolishConfig()))
     config = WithPolish.model_validate(tiny_config(shards, tmp_path).model_dump(mode="json"))
     trained = train(config)
-    assert trained.state.finished == ["pretrain", "adversarial", "polish"] and trained.state.updates == 13
+    assert trained.state.finished == ["pretrain", "adversarial", "polish"] and trained.state.global_step == 13
     table = evaluate(tmp_path / "tiny", shards, tmp_path / "eval", ["valid"], Accelerator())
     assert [line.split()[2] for line in table.splitlines()[2:6]] == ["bicubic", "phase", "phase", "polish"]
 
@@ -651,7 +654,7 @@ def test_a_run_can_start_from_the_checkpoint_of_another(shards, tmp_path):
         config.model_copy(update={"name": "other"}),
         resume=str(tmp_path / "tiny" / "checkpoints" / "step-00000004"),
     )
-    assert other.state.updates == 6
+    assert other.state.global_step == 6
     with pytest.raises(ValueError, match="nowhere is none of auto, never and a checkpoint"):
         train(config.model_copy(update={"name": "third"}), resume=str(tmp_path / "nowhere"))
 
@@ -662,7 +665,7 @@ def test_a_phase_is_skipped_by_giving_its_weights(shards, tmp_path):
     config = tiny_config(shards, tmp_path, name="second")
     config = with_steps(config, pretrain={"weights": str(path)})
     second = train(config)
-    assert second.state.updates == 4
+    assert second.state.global_step == 4
     exported, _ = load_generator(tmp_path / "second" / "weights" / "pretrain.safetensors")
     assert torch.equal(exported.tail.weight, first.generator.tail.weight)
 
@@ -670,7 +673,7 @@ def test_a_phase_is_skipped_by_giving_its_weights(shards, tmp_path):
 def test_a_phase_ends_with_its_time(shards, tmp_path):
     config = tiny_config(shards, tmp_path, adversarial=None)
     trained = train(with_steps(config, pretrain={"steps": 10**9, "max_seconds": 0.5}))
-    assert trained.state.finished == ["pretrain"] and 2 <= trained.state.updates < 10**6
+    assert trained.state.finished == ["pretrain"] and 2 <= trained.state.global_step < 10**6
 
 
 @pytest.fixture
@@ -689,7 +692,7 @@ def test_sets_are_mixed_by_weight(shards, granite, tmp_path):
         "train": [{"path": str(shards), "weight": 3.0}, {"path": str(granite)}],
     }
     config = tiny_config(shards, tmp_path, adversarial=None, data=data, checkpoint_every=4)
-    report = dry_run_report(config, prepare(config))
+    report = dry_run_report(config, preflight(config))
     assert (
         f"train 3 coal, 4 sandstone of {shards}, weight 3" in report
         and f"train 1 granite of {granite}, weight 1" in report
@@ -702,12 +705,12 @@ def test_sets_are_mixed_by_weight(shards, granite, tmp_path):
         update={"data": config.data.model_copy(update={"train": config.data.train[:1]})}
     )
     with pytest.raises(UserError, match="was saved with other settings .data.path .its content"):
-        prepare(other)
+        preflight(other)
 
 
 def test_sets_that_do_not_fit_each_other_are_refused(shards, granite, tmp_path):
     def prepared(path):
-        return prepare(
+        return preflight(
             tiny_config(
                 shards,
                 tmp_path,
@@ -746,7 +749,7 @@ def test_an_image_that_is_trained_on_and_validated_on_is_found(shards, tmp_path)
         ConfigError,
         match="in valid, and .*other has the same picture in train \\(2 such\\); scores would be too good",
     ):
-        prepare(tiny_config(shards, tmp_path, data=data))
+        preflight(tiny_config(shards, tmp_path, data=data))
 
 
 def damage(shards, split_name, row, folder):
@@ -851,7 +854,7 @@ def test_what_cannot_work_is_refused_before_anything_is_written(shards, tmp_path
     from srgan_dist.config import parse_config
 
     with pytest.raises(ValueError, match=words):
-        prepare(parse_config(raw))
+        preflight(parse_config(raw))
     assert not (tmp_path / "tiny").exists()
 
 
@@ -859,13 +862,13 @@ def test_a_batch_that_ranks_cannot_share(shards, tmp_path):
     with pytest.raises(
         ConfigError, match="data.batch_size=4 cannot be shared by 3 ranks equally; use a multiple of 3"
     ):
-        prepare(tiny_config(shards, tmp_path), world_size=3)
+        preflight(tiny_config(shards, tmp_path), world_size=3)
     with pytest.raises(
         ConfigError,
         match="data.batch_size=4 cannot be cut into gradient_accumulation_steps=4 micro-batches on each of 2 ranks;"
         " use a multiple of 8",
     ):
-        prepare(tiny_config(shards, tmp_path, gradient_accumulation_steps=4), world_size=2)
+        preflight(tiny_config(shards, tmp_path, gradient_accumulation_steps=4), world_size=2)
 
 
 def test_micro_batches_of_one_value_are_refused_as_batches_are(shards, tmp_path):
@@ -891,7 +894,7 @@ def test_micro_batches_of_one_value_are_refused_as_batches_are(shards, tmp_path)
             if refused
             else contextlib.nullcontext()
         ):
-            prepare(config(sync, accumulation), world_size=ranks)
+            preflight(config(sync, accumulation), world_size=ranks)
 
 
 def test_weights_of_another_network_are_refused(shards, tmp_path):
@@ -903,12 +906,12 @@ def test_weights_of_another_network_are_refused(shards, tmp_path):
         ConfigError,
         match="pretrain.weights=.*holds another generator than this config \\(num_filters: 5 -> 8\\)",
     ):
-        prepare(with_steps(config, pretrain={"weights": str(tmp_path / "g.safetensors")}))
+        preflight(with_steps(config, pretrain={"weights": str(tmp_path / "g.safetensors")}))
 
 
 def test_dry_run_shows_config_networks_data_and_phases(shards, tmp_path):
     config = tiny_config(shards, tmp_path)
-    report = dry_run_report(config, prepare(config))
+    report = dry_run_report(config, preflight(config))
     assert dump_config(config) in report
     for part in (
         "generator\n",

@@ -15,8 +15,9 @@ from srgan_dist.config import load_config
 from srgan_dist.data.index import open_split
 from srgan_dist.data.reader import Reader
 from srgan_dist.losses.perceptual import VGGLossConfig, vgg19_features
-from srgan_dist.run.checkpoint import load_generator, newest_checkpoint
-from srgan_dist.run.preflight import prepare
+from srgan_dist.models.weights_file import load_generator
+from srgan_dist.run.checkpoint import newest_checkpoint
+from srgan_dist.run.preflight import preflight
 from srgan_dist.training import train
 from srgan_dist.utils.errors import UserError
 
@@ -154,7 +155,7 @@ def test_a_set_executes_nothing(shards, tmp_path, encoding, done, damage):
         folder, tmp_path, data={"path": str(folder), "lr_crop": 8, "batch_size": 4, "verify": "none"}
     )
     try:
-        prepare(config)
+        preflight(config)
         split = open_split(folder, "train")
         for i in range(len(split)):
             Reader(split).image(i)

@@ -277,7 +277,7 @@ def test_a_training_takes_the_threads_that_it_has_tried_before(shards, tmp_path,
     monkeypatch.setattr(cpu, "usable_cores", lambda: 2)
     tried = []
     monkeypatch.setattr(
-        "srgan_dist.training.fastest_thread_count", lambda *_: tried.append(1) or ({1: 2.0, 2: 1.0}, 2)
+        "srgan_dist.runtime.cpu.fastest_thread_count", lambda *_: tried.append(1) or ({1: 2.0, 2: 1.0}, 2)
     )
     config = tiny_config(shards, tmp_path, cpu_threads=None, adversarial=None)
     assert train(config).state.cpu_threads == 2 and torch.get_num_threads() == 2 and len(tried) == 1

@@ -23,7 +23,7 @@ from distributed_worker import digest
 
 from srgan_dist.config import load_config
 from srgan_dist.data.index import open_split
-from srgan_dist.run.checkpoint import load_generator
+from srgan_dist.models.weights_file import load_generator
 
 LAUNCH = REPOSITORY / "launch"
 

@@ -16,7 +16,7 @@ from srgan_dist.data.loader import TrainLoader
 from srgan_dist.data.reader import Reader
 from srgan_dist.integrity.find_corruption import find_corrupt_samples
 from srgan_dist.packing.build import build
-from srgan_dist.run.preflight import prepare
+from srgan_dist.run.preflight import preflight
 from srgan_dist.storage.cache import GIB, Cache
 from srgan_dist.training import train
 from srgan_dist.utils.errors import UserError
@@ -160,7 +160,7 @@ def test_what_decoding_needs_counts_as_room_in_the_cache(sets, tmp_path):
             "cache": str(tmp_path / "cache"),
             "cache_gib": cache_bytes / GIB,
         }
-        return prepare(tiny_config(sets[1], tmp_path, data=data)).blocks
+        return preflight(tiny_config(sets[1], tmp_path, data=data)).blocks
 
     assert blocks(decoded) == [None] and blocks(decoded - 1) == [1]
     with pytest.raises(ConfigError, match="data.cache_gib=.* has no room for two blocks"):

@@ -24,7 +24,7 @@ from srgan_dist.data.index import open_set, open_split
 from srgan_dist.data.loader import TrainLoader
 from srgan_dist.integrity.find_corruption import find_corrupt_samples
 from srgan_dist.packing.build import BuildOptions, build
-from srgan_dist.run.preflight import prepare
+from srgan_dist.run.preflight import preflight
 from srgan_dist.storage import remote
 from srgan_dist.storage.cache import GIB, Cache
 from srgan_dist.storage.remote import RetryPolicy
@@ -507,18 +507,20 @@ def test_blocks_follow_from_the_room_in_the_cache(many_shards, tmp_path):
         shard = max(entry.bytes for entry in manifest.splits["train"].shards)
         sizes = {name: sum(entry.bytes for entry in split.shards) for name, split in manifest.splits.items()}
         eval_splits = sizes["valid"] + sizes["test"]
-        assert prepare(config_of(server.url, tmp_path, eval_splits + sizes["train"])).blocks == [None]
-        assert prepare(config_of(server.url, tmp_path, eval_splits + sizes["train"] - 1)).blocks == [5]
-        assert prepare(config_of(server.url, tmp_path, eval_splits + 6 * shard)).blocks == [3]
-        assert prepare(config_of(server.url, tmp_path, eval_splits + 6 * shard, block_shards=1)).blocks == [1]
+        assert preflight(config_of(server.url, tmp_path, eval_splits + sizes["train"])).blocks == [None]
+        assert preflight(config_of(server.url, tmp_path, eval_splits + sizes["train"] - 1)).blocks == [5]
+        assert preflight(config_of(server.url, tmp_path, eval_splits + 6 * shard)).blocks == [3]
+        assert preflight(config_of(server.url, tmp_path, eval_splits + 6 * shard, block_shards=1)).blocks == [
+            1
+        ]
         with pytest.raises(
             ConfigError, match="has no room for two blocks of 1 shards of .* at least .* are needed"
         ):
-            prepare(config_of(server.url, tmp_path, eval_splits + shard))
+            preflight(config_of(server.url, tmp_path, eval_splits + shard))
         with pytest.raises(
             ConfigError, match="no room for two blocks of 4 shards .* or a smaller data.block_shards"
         ):
-            prepare(config_of(server.url, tmp_path, eval_splits + 6 * shard, block_shards=4))
+            preflight(config_of(server.url, tmp_path, eval_splits + 6 * shard, block_shards=4))
     finally:
         server.close()
 
@@ -546,7 +548,7 @@ def test_other_blocks_are_another_training(server, tmp_path):
     with pytest.raises(
         UserError, match=r"data.block_shards \(data.cache_gib decides where it is null\): None -> \[1\]"
     ):
-        prepare(config_of(server.url, tmp_path, GIB, block_shards=1))
+        preflight(config_of(server.url, tmp_path, GIB, block_shards=1))
 
 
 def test_a_run_in_blocks_continues_with_a_larger_cache_when_their_size_is_given(many_shards, tmp_path):
@@ -562,9 +564,9 @@ def test_a_run_in_blocks_continues_with_a_larger_cache_when_their_size_is_given(
         with pytest.raises(
             UserError, match=r"data.block_shards \(data.cache_gib decides where it is null\): \[2\] -> None"
         ):
-            prepare(config_of(server.url, tmp_path, GIB).model_copy(update={"adversarial": None}))
+            preflight(config_of(server.url, tmp_path, GIB).model_copy(update={"adversarial": None}))
         larger = config_of(server.url, tmp_path, GIB, block_shards=2).model_copy(update={"adversarial": None})
-        assert prepare(larger).blocks == [2] and train(larger).state.updates == 6
+        assert preflight(larger).blocks == [2] and train(larger).state.global_step == 6
     finally:
         server.close()
 
@@ -580,7 +582,7 @@ def test_several_ranks_need_blocks_that_last(many_shards, tmp_path):
                 name: sum(entry.bytes for entry in split.shards)
                 for name, split in open_set(many_shards).manifest.splits.items()
             }
-            prepare(config_of(server.url, tmp_path, sum(sizes.values()) - 1), world_size=2)
+            preflight(config_of(server.url, tmp_path, sum(sizes.values()) - 1), world_size=2)
     finally:
         server.close()
 

@@ -15,9 +15,10 @@ from PIL import Image
 from wandb_stub import KEY, history, offline_records, own_columns, read_records, serving
 
 from srgan_dist.run import checkpoint
+from srgan_dist.run.training_run import TrainingRun
 from srgan_dist.tracking.tracker import WAITING_RECORDS, Tracker, TrackingConfig
 from srgan_dist.tracking.wandb_worker import STOPPED
-from srgan_dist.training import Run, train
+from srgan_dist.training import train
 
 
 @pytest.fixture(autouse=True)
@@ -378,15 +379,15 @@ def test_a_resumed_run_is_one_curve_without_repetitions(shards, tmp_path, monkey
         num_sample_images=0,
         tracking={"wandb": "offline"},
     )
-    run, save = tmp_path / "tiny", Run._save
+    run, save = tmp_path / "tiny", TrainingRun.save
 
     def save_or_die(self, *arguments, **options):
-        if self.state.updates == 4:
+        if self.state.global_step == 4:
             raise KeyboardInterrupt
         save(self, *arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "_save", save_or_die)
+        patch.setattr(TrainingRun, "save", save_or_die)
         with pytest.raises(KeyboardInterrupt):
             train(config)
     sent_before = rows_of(run)

@@ -1,0 +1,96 @@
+"""Generator weights as files that can be used on their own: the header rebuilds the network."""
+
+import json
+from pathlib import Path
+
+import torch
+from pydantic import TypeAdapter
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+
+from srgan_dist.models import GeneratorConfig, build_generator
+from srgan_dist.models.layers import CHANNELS_LAST
+from srgan_dist.utils.errors import UserError
+from srgan_dist.utils.files import atomic_write
+from srgan_dist.utils.tensor_files import CheckpointError, save_tensors, tensors_of, write_failures_named
+
+
+def save_generator(path, generator, facts):
+    """Write generator weights with their settings in the header; facts: further JSON, e.g. phase, steps, scores.
+
+    Raises CheckpointError where the file cannot be written; one that has the name already is left as it is.
+    """
+    path = Path(path)
+    metadata = {
+        "format": "srgan_dist generator",
+        "generator": generator.config.model_dump_json(),
+        "facts": json.dumps(facts),
+    }
+    with write_failures_named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path, durable=True) as unfinished:
+            save_tensors(tensors_of(generator), unfinished, metadata)
+
+
+def load_generator(path, device="cpu"):
+    """Rebuild a generator from its weight file alone: (generator in eval mode, facts)."""
+    metadata = _generator_header(path)
+    facts = _facts_of(path, metadata)
+    try:
+        generator = build_generator(TypeAdapter(GeneratorConfig).validate_json(metadata["generator"]))
+        generator.load_state_dict(load_file(path))
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path} does not hold the weights that its header describes: {error}"
+        ) from None
+    for name, weight in generator.state_dict().items():
+        if not weight.isfinite().all():
+            raise CheckpointError(
+                f"{path} holds NaN or infinite weights in {name}: its training diverged or the file is"
+                " damaged; use the weights of another phase or run"
+            )
+    _check_device(device)
+    return generator.to(device, memory_format=CHANNELS_LAST[generator.config.ndim]).eval(), facts
+
+
+def _generator_header(path):
+    if not Path(path).is_file():
+        raise CheckpointError(
+            f"{path} is not a file; give the .safetensors of a generator,"
+            " e.g. runs/NAME/weights/adversarial.safetensors"
+        )
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is not a safetensors file: {error}") from None
+    if metadata.get("format") != "srgan_dist generator":
+        raise CheckpointError(
+            f"{path} holds no settings of a generator in its header; it was not written by srgan_dist"
+        )
+    return metadata
+
+
+def _facts_of(path, metadata):
+    try:
+        facts = json.loads(metadata.get("facts", ""))
+    except ValueError:
+        facts = None
+    if not isinstance(facts, dict):
+        raise CheckpointError(
+            f"{path} holds facts={metadata.get('facts')!r:.80} in its header where a JSON object belongs;"
+            " it was changed after srgan_dist wrote it, take the original"
+        )
+    return facts
+
+
+def _check_device(device):
+    """Raise UserError where no tensor can be made on a device and brought back."""
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (AssertionError, RuntimeError, ImportError) as error:
+        words = f"{str(error).splitlines()[0]:.160}"  # torch lists all its backends
+        raise UserError(
+            f"--device {device} cannot be used on this machine ({words}); use cpu, or cuda where there is"
+            " an NVIDIA GPU with its driver"
+        ) from None

@@ -1,0 +1,68 @@
+"""The plan of a training in words."""
+
+from collections import Counter
+
+from srgan_dist.config import dump_config
+from srgan_dist.models import build_discriminator, build_generator
+from srgan_dist.models.summary import format_layers
+from srgan_dist.runtime.device import precision_on
+from srgan_dist.storage.cache import GIB
+
+
+def dry_run_report(config, checked, device_type="cpu", world_size=1):
+    """Return what a training on devices of that type would do, as text: config, networks, data, phases.
+
+    checked: the Preflight of the config.
+    """
+    ndim, micro_batches = config.generator.ndim, config.gradient_accumulation_steps
+    lr_shape, hr_shape = ((1, *[side] * ndim) for side in (config.data.lr_crop, config.hr_crop))
+    parts = [dump_config(config), format_layers("generator", build_generator(config.generator), lr_shape)]
+    if config.needs_discriminator():
+        discriminator = build_discriminator(config.discriminator, config.hr_crop, ndim)
+        parts.append(format_layers("discriminator", discriminator, hr_shape))
+    plan = ["data"]
+    for split, weight in checked.train:
+        plan.append(f"  train {_counts(split)} of {split.place}")
+        plan[-1] += f", weight {weight:g}" if len(checked.train) > 1 else ""
+    for name in ("valid", "test"):
+        plan.append(f"  {name:<6}{_counts(checked.eval_splits.get(name))} of {config.data.path}")
+    plan += [f"  {line}" for line in data_plan(config, checked)]
+    plan.append(f"device {device_type}, mixed precision {precision_on(device_type, config.mixed_precision)}")
+    batch = f"batch_size_per_gpu {config.data.batch_size // world_size}"
+    batch += f" in {micro_batches} micro-batches" if micro_batches > 1 else ""
+    plan.append(f"phases, {config.data.batch_size} crops an update, {batch}")
+    plan += [f"  {name:<12}{phase_plan(phase)}" for name, phase in config.phases()]
+    start = f"continues from {checked.checkpoint}" if checked.checkpoint else "a new run"
+    plan.append(f"run directory {checked.run_directory} ({start})")
+    return "\n\n".join([*parts, "\n".join(plan)])
+
+
+def data_plan(config, checked):
+    """Return lines that say in what blocks training data is shuffled, and what is read from copies in the cache."""
+    lines = [
+        f"shuffled in blocks of {block} of the {len(split.shards)} shards of {split.place}"
+        for (split, _), block in zip(checked.train, checked.blocks, strict=True)
+        if block
+    ]
+    splits = [*(split for split, _ in checked.train), *checked.eval_splits.values()]
+    if copied := sum(sum(split.cached_bytes) for split in splits):
+        lines.append(
+            f"{copied / GIB:.3g} GiB are read from copies in {splits[0].set.cache.folder}, which keeps up to"
+            f" {config.data.cache_gib:g} GiB"
+        )
+    return lines
+
+
+def phase_plan(phase):
+    """Return in words what a phase would do."""
+    if phase.weights:
+        return f"skipped, weights from {phase.weights}"
+    length = f"{phase.steps:,} updates" + (f" or {phase.max_seconds:g} s" if phase.max_seconds else "")
+    return f"{length}, {' + '.join(f'{weight:g} {name}' for name, weight in phase.loss_weights().items())}"
+
+
+def _counts(split):
+    if split is None:
+        return "absent"
+    counts = Counter(split.rocks[number] for number in split.rows["rock"])
+    return ", ".join(f"{count} {rock}" for rock, count in sorted(counts.items()))

@@ -1,0 +1,102 @@
+"""The directory of a run: its files, one training at a time, and its records put in order before a training goes on."""
+
+import contextlib
+import json
+import os
+import platform
+import shutil
+from pathlib import Path
+
+from srgan_dist.config import dump_config
+from srgan_dist.tracking.tracker import X_AXIS
+from srgan_dist.utils.errors import UserError
+from srgan_dist.utils.files import atomic_write
+from srgan_dist.utils.locks import file_lock
+
+
+class RunDirectory:
+    """Where the files of a run are; only rank 0 writes there."""
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self.checkpoints, self.metrics = self.path / "checkpoints", self.path / "metrics.jsonl"
+
+    def weights(self, phase):
+        """Return the file of the generator that a phase ends with."""
+        return self.path / "weights" / f"{phase}.safetensors"
+
+    def best_weights(self, phase):
+        """Return the file of the generator of a phase's best validation."""
+        return self.path / "weights" / "best" / f"{phase}.safetensors"
+
+    @contextlib.contextmanager
+    def lock(self, is_main):
+        """Keep other trainings out of the directory, which is made if need be."""
+        if not is_main:
+            yield
+            return
+        lock = self.path / ".lock"
+        with contextlib.ExitStack() as stack:
+            with self.write_failures_named():
+                self.path.mkdir(parents=True, exist_ok=True)
+                holder = lock.read_text(errors="replace") if lock.exists() else "another process"
+                message = f"{self.path} is being trained by {holder}; wait for its end, end it, or choose another name"
+                stack.enter_context(file_lock(lock, message))
+                lock.write_text(f"process {os.getpid()} on {platform.node()}")
+            yield
+
+    def open(self, config, state, checkpoint, samples_seen):
+        """Prepare the directory for a training that starts from `state`.
+
+        checkpoint: that it starts from, None: nothing. samples_seen: up to which its records are kept. Returns the samples
+        seen at the last record before that, None where there was none.
+        """
+        with self.write_failures_named():
+            self.checkpoints.mkdir(exist_ok=True)
+            for folder in (".", "samples", "weights", "weights/best"):
+                for leftover in (self.path / folder).glob(".*.unfinished"):  # of a process that was killed
+                    leftover.unlink()
+            with atomic_write(self.path / "config.yaml") as path:
+                path.write_text(dump_config(config))
+            self._copy_finished_weights(state, checkpoint)
+            return truncate_records(self.metrics, samples_seen)
+
+    def _copy_finished_weights(self, state, checkpoint):
+        """Copy the generators of finished phases from the run whose checkpoint this one starts from."""
+        for phase in state.phase_ends:
+            for target in (self.weights(phase), self.best_weights(phase)):
+                source = checkpoint.parent.parent / target.relative_to(self.path)
+                if not target.exists() and source.exists():
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    with atomic_write(target) as path:
+                        shutil.copyfile(source, path)
+
+    @contextlib.contextmanager
+    def write_failures_named(self):
+        """Raise UserError that names the setting when the system refuses to write in the directory."""
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"output={self.path.parent}: {self.path} cannot be written ({error}); choose another folder, or make room"
+                " or restore the right to write there"
+            ) from None
+
+
+def truncate_records(path, samples_seen):
+    """Drop the records of updates that a resumed run is about to repeat, and a line that was cut off by a crash.
+
+    Returns the samples seen at the last record before that, None where there was none.
+    """
+    if not path.exists():
+        return None
+    kept, last = [], None
+    for line in path.read_text(errors="replace").splitlines():
+        with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+            seen = json.loads(line)[X_AXIS]
+            if seen <= samples_seen:
+                kept.append(line + "\n")
+            last = seen
+    with atomic_write(path, durable=True) as unfinished:
+        unfinished.write_text("".join(kept))
+    return last
