@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from srgan_dist.losses.perceptual import LAYERS, VGGLossConfig, vgg19_features
-from srgan_dist.models.prelu import PReLU
+from srgan_dist.models.layers import PReLU
 from srgan_dist.optim.adam import adam
 from srgan_dist.phases import build_phase
 from srgan_dist.phases.phase import build_losses, content_losses, train_psnr

@@ -8,6 +8,7 @@ from collections import Counter
 
 from srgan_dist.data.loader import TrainLoader
 from srgan_dist.evaluation.validation import Validator, format_psnr
+from srgan_dist.models.networks import Networks
 from srgan_dist.models.weights_file import save_generator
 from srgan_dist.run.checkpoint import holds, load_checkpoint
 from srgan_dist.run.checkpoint_writer import CheckpointWriter
@@ -15,7 +16,6 @@ from srgan_dist.run.failures import DivergenceCheck
 from srgan_dist.run.gan_health import HealthMonitor
 from srgan_dist.run.run_directory import RunDirectory
 from srgan_dist.run.run_state import BestValidation
-from srgan_dist.run.training_run import build_networks
 from srgan_dist.runtime.cpu import choose_threads
 from srgan_dist.runtime.device import memory_of
 from srgan_dist.runtime.process_group import barrier, max_over_ranks

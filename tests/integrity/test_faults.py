@@ -457,7 +457,7 @@ def test_no_pickle_of_a_shard_or_index_is_ever_loaded(copy, tmp_path):
         "sha256": sha256_of(copy / "train.index.npy"),
     }
     edit_manifest(copy, lambda manifest: manifest["splits"]["train"]["index"].update(facts))
-    for check in (verify, prepare):
+    for check in (verify, preflight):
         with pytest.raises(UserError, match="train.index.npy cannot be read: Object arrays cannot be loaded"):
             check(copy if check is verify else config_of(copy))
     assert not bait.exists()
