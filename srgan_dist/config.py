@@ -42,6 +42,12 @@ def _no_fp16(value):
     return value
 
 
+def _no_bool(augment):
+    if isinstance(augment, bool):
+        raise ValueError(f"is now one of none, flips and all: use {'all' if augment else 'none'}")
+    return augment
+
+
 def _file_name(name):
     usable = (
         name.isprintable()
@@ -92,8 +98,10 @@ class DataConfig(Settings):
     batch_size: int = Field(
         16, ge=1, le=2**20, description="crops per update over all GPUs; each takes an equal share"
     )
-    augment: bool = Field(
-        False, description="draw one of eight flips and rotations per crop (the paper's code: none)"
+    augment: Annotated[Literal["none", "flips", "all"], BeforeValidator(_no_bool)] = Field(
+        "none",
+        description="orientations that are drawn per crop: flips along every axis, or all with rotations: 8 of an image,"
+        " 48 of a volume (the paper's code: none)",
     )
     verify: Literal["full", "size", "none"] = Field(
         "size",

@@ -18,7 +18,7 @@ from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 
 from srgan_dist.config import parse_config
-from srgan_dist.data.index import open_split
+from srgan_dist.data.split import open_split
 from srgan_dist.packing.build import BuildOptions, build
 
 torch.set_num_threads(1)  # tiny networks gain nothing from more
@@ -156,7 +156,7 @@ def tiny_config(shards, output, **changes):
         "cpu_ranks": 1,
         "cpu_threads": 1,
         "num_sample_images": 1,
-        "data": {"path": str(shards), "lr_crop": 8, "batch_size": 4, "augment": True},
+        "data": {"path": str(shards), "lr_crop": 8, "batch_size": 4, "augment": "all"},
         "generator": {"name": "srresnet", "num_blocks": 1, "num_filters": 8, "tanh": False, "init_std": None},
         "discriminator": {"name": "discriminator", "num_filters": 4, "num_dense": 16, "init_std": None},
         "pretrain": {

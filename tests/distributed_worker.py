@@ -16,7 +16,7 @@ import torch
 from accelerate import Accelerator
 
 from srgan_dist.config import load_config
-from srgan_dist.data.index import open_split
+from srgan_dist.data.split import open_split
 from srgan_dist.data.loader import TrainLoader
 from srgan_dist.evaluation.scoring import methods_of, score_split
 from srgan_dist.evaluation.validation import Validator

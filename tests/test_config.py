@@ -74,14 +74,14 @@ def test_overrides(tmp_path):
             "pretrain.decay_every=null",
             "generator.num_blocks=3",
             "adversarial.losses.perceptual=null",
-            "data.augment=true",
+            "data.augment=all",
         ],
     )
     assert config.adversarial.learning_rate == 5e-5 and config.pretrain.decay_every is None
     assert (
         config.generator.num_blocks == 3
         and set(config.adversarial.losses) == {"pixel"}
-        and config.data.augment
+        and config.data.augment == "all"
     )
     with pytest.raises(ConfigError, match="--steps is not of the form --field=value"):
         load_config(path, ["steps"])

@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from pathlib import Path
 
-from srgan_dist.data.index import open_set
+from srgan_dist.data.split import open_set
 from srgan_dist.data.reader import Reader
 from srgan_dist.evaluation.figures import figure_2, figure_3, title
 from srgan_dist.evaluation.metrics import relative_error_reduction

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from srgan_dist.config import ConfigError, differences, dump_config, load_config
-from srgan_dist.data.index import open_set
+from srgan_dist.data.split import open_set
 from srgan_dist.data.reader import Reader
 from srgan_dist.evaluation.scoring import check_scorable
 from srgan_dist.losses.perceptual import checked_weights_file
@@ -208,9 +208,10 @@ def _pictures(split):
     """Return {what tells HR images apart but for rare chance: row}; blank images are alike everywhere and left out."""
     rows = split.rows
     marks = zip(
-        *(rows[name].tolist() for name in ("hr_height", "hr_width", "hr_crc32", "darkest", "brightest"))
+        map(tuple, rows["lr_shape"].tolist()),
+        *(rows[name].tolist() for name in ("hr_crc32", "darkest", "brightest")),
     )
-    return {mark: i for i, mark in enumerate(marks) if mark[3] < mark[4]}
+    return {mark: i for i, mark in enumerate(marks) if mark[2] < mark[3]}
 
 
 def _check_batch_norm(config, world_size):

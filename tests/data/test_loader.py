@@ -10,7 +10,7 @@ import torch
 from conftest import write_folder
 from PIL import Image
 
-from srgan_dist.data.index import open_split
+from srgan_dist.data.split import open_split
 from srgan_dist.data.loader import TrainLoader, orient
 from srgan_dist.data.reader import Reader
 from srgan_dist.packing.build import BuildOptions, build

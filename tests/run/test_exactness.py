@@ -12,7 +12,7 @@ from distributed_worker import digest_of, note_what_is_seen, read_exactly
 from PIL import Image
 from test_distributed import work
 
-from srgan_dist.data.index import open_split
+from srgan_dist.data.split import open_split
 from srgan_dist.data.loader import TrainLoader
 from srgan_dist.packing.build import BuildOptions, build
 
@@ -71,7 +71,7 @@ def global_batches(
     """Return the crops of some updates in the order of their slots, put together from those of every rank."""
     shares = [
         TrainLoader(
-            sets, 8, batch_size, seed, True, rank, ranks, CPU, bad, gradient_accumulation_steps=accumulation
+            sets, 8, batch_size, seed, "all", rank, ranks, CPU, bad, gradient_accumulation_steps=accumulation
         ).batches(first)
         for rank in range(ranks)
     ]
@@ -182,7 +182,7 @@ def placed_split(root, scale):
 @pytest.mark.parametrize("scale", [2, 4])
 def test_hr_lies_over_lr_at_every_corner_and_border_in_every_orientation(tmp_path, scale):
     split, turns = placed_split(tmp_path, scale), defaultdict(set)
-    batches = TrainLoader([(split, 1.0)], 4, 64, 0, True, 0, 1, CPU).batches(0)
+    batches = TrainLoader([(split, 1.0)], 4, 64, 0, "all", 0, 1, CPU).batches(0)
     for _ in range(16):
         for pair in zip(*next(batches), strict=True):
             lr, hr = (
@@ -216,7 +216,7 @@ def data_of(split, **changes):
     return {
         "path": str(split.place),
         "lr_crop": 8,
-        "augment": True,
+        "augment": "all",
         "verify": "full",
         "max_bad_samples": 1,
     } | changes

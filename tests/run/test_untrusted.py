@@ -12,7 +12,7 @@ import torch
 from conftest import tiny_config
 
 from srgan_dist.config import load_config
-from srgan_dist.data.index import open_split
+from srgan_dist.data.split import open_split
 from srgan_dist.data.reader import Reader
 from srgan_dist.losses.perceptual import VGGLossConfig, vgg19_features
 from srgan_dist.run.checkpoint import load_generator, newest_checkpoint
