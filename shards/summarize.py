@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from srgan_dist.data.index import open_set
+from srgan_dist.data.split import open_set
 from srgan_dist.integrity.audit import verify
 from srgan_dist.packing.summary import format_counts, format_ranges
 from srgan_dist.storage.cache import DEFAULT_GIB, cache_at

@@ -18,7 +18,7 @@ from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 
 from srgan_dist.config import parse_config
-from srgan_dist.data.index import open_split
+from srgan_dist.data.split import open_split
 from srgan_dist.packing.build import BuildOptions, build
 
 torch.set_num_threads(1)  # tiny networks gain nothing from more

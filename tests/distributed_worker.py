@@ -16,8 +16,8 @@ import torch
 from accelerate import Accelerator
 
 from srgan_dist.config import load_config
-from srgan_dist.data.index import open_split
 from srgan_dist.data.loader import TrainLoader
+from srgan_dist.data.split import open_split
 from srgan_dist.evaluation.scoring import methods_of, score_split
 from srgan_dist.evaluation.validation import Validator
 from srgan_dist.integrity.find_corruption import check_corruption_limit
@@ -94,7 +94,7 @@ def read_batches(config, out):
         config.data.lr_crop,
         config.data.batch_size,
         config.seed,
-        config.data.augment == "all",
+        config.data.augment,
         accelerator.process_index,
         accelerator.num_processes,
         accelerator.device,
@@ -124,7 +124,7 @@ def read_exactly(config, out):
         config.data.lr_crop,
         config.data.batch_size,
         config.seed,
-        config.data.augment == "all",
+        config.data.augment,
         *layout,
         accelerator.device,
         [[one.row for one in damages] for damages in report["damage"]],

@@ -19,10 +19,10 @@ from PIL import Image
 
 from srgan_dist.benchmarks.facts import count, machine_facts
 from srgan_dist.data.degradation import downsample
-from srgan_dist.data.index import open_split
 from srgan_dist.data.loader import TrainLoader
 from srgan_dist.data.reader import Reader
 from srgan_dist.data.sampler import CropSampler, slots_of
+from srgan_dist.data.split import open_split
 from srgan_dist.datasets.synthetic import ROCKS, synthesize
 from srgan_dist.packing.build import BuildOptions, build
 from srgan_dist.runtime.device import cpu_wanted
@@ -135,7 +135,7 @@ def _make_data(folder, pairs):
 
 def _our_reader(split):
     reader = Reader(split)
-    plan = CropSampler(split.rows["lr_height"], split.rows["lr_width"], LR_CROP, seed=0, augment=False)
+    plan = CropSampler(split.rows["lr_shape"], LR_CROP, seed=0, augment="none")
     lr, hr = reader.empty_batch(BATCH, LR_CROP)
     update = 0
     while True:
@@ -145,7 +145,7 @@ def _our_reader(split):
 
 
 def _our_loader(split, device):
-    loader = TrainLoader([(split, 1.0)], LR_CROP, BATCH, 0, False, 0, 1, device)
+    loader = TrainLoader([(split, 1.0)], LR_CROP, BATCH, 0, "none", 0, 1, device)
     yield from loader.batches(0)
 
 
@@ -198,7 +198,7 @@ def _times_to_the_first_batch(split, device, passes):
     for _ in range(passes):
         for update, mine in zip(UPDATES, times, strict=True):
             began = time.perf_counter()
-            batches = TrainLoader([(large, 1.0)], LR_CROP, BATCH, 0, False, 0, 1, device).batches(update)
+            batches = TrainLoader([(large, 1.0)], LR_CROP, BATCH, 0, "none", 0, 1, device).batches(update)
             next(batches)
             mine.append(1000 * (time.perf_counter() - began))
             batches.close()

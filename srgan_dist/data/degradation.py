@@ -1,11 +1,12 @@
 """MATLAB-exact image resizing: how DeepRock-SR made its low-resolution side, and the bicubic baseline.
 
-The rules of MATLAB's `imresize`: pixel centres lie at half-integers; the kernel is widened by the scale when
-shrinking (antialiasing) and not when enlarging; weights are normalised; borders are mirrored; both passes run
-in float and the result is rounded once. Kernels that other libraries ship differ in one of these points.
+The rules of MATLAB's `imresize`: pixel centres are at half-integers; the kernel is widened by the scale when
+shrinking (antialiasing) and not when enlarging; weights are normalised; borders are mirrored; one pass per axis, all
+in float, and the result is rounded once. Kernels of other libraries differ in one of these points.
 """
 
 import hashlib
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -69,29 +70,37 @@ def _weights(size_in, size_out, kernel):
     return matrix
 
 
-def resize(image, height, width, kernel):
-    """Resize `image` [..., H, W] to float64 [..., height, width], neither rounded nor clipped."""
-    rows = _weights(image.shape[-2], height, kernel)
-    columns = _weights(image.shape[-1], width, kernel)
-    return rows @ image.astype(np.float64) @ columns.T
+def resize(image, shape, kernel):
+    """Resize the last len(shape) axes of `image` to `shape`: float64, neither rounded nor clipped."""
+    resized = image.astype(np.float64)
+    first, last = image.ndim - len(shape), image.ndim - 1
+    for axis, size in enumerate(shape[:-1], start=first):
+        weights = _weights(image.shape[axis], size, kernel)
+        head, tail = resized.shape[:axis], resized.shape[axis + 1 :]
+        columns = resized.reshape(*resized.shape[: axis + 1], math.prod(tail))
+        resized = (weights @ columns).reshape(*head, size, *tail)
+    return resized @ _weights(image.shape[last], shape[-1], kernel).T
 
 
 def downsample(hr, scale, kernel="bicubic"):
     """Make the low-resolution image of `hr`.
 
-    hr: [s*H, s*W] uint8 or uint16, s = scale; returns [H, W] of the same dtype, rounded half up once.
+    hr: [s*H, s*W] or [s*D, s*H, s*W] uint8 or uint16, s = scale; returns [H, W] or [D, H, W] of the same dtype,
+    rounded half up once.
     """
-    height, width = hr.shape
-    if height % scale or width % scale:
-        raise ValueError(f"an image of {height}x{width} pixels is not a multiple of scale={scale}")
-    lr = resize(hr, height // scale, width // scale, kernel)
+    if any(size % scale for size in hr.shape):
+        size = "x".join(map(str, hr.shape))
+        raise ValueError(f"an image of {size} pixels is not a multiple of scale={scale}")
+    lr = resize(hr, [size // scale for size in hr.shape], kernel)
     return np.clip(np.floor(lr + 0.5), 0, np.iinfo(hr.dtype).max).astype(hr.dtype)
 
 
-def upsample(lr, scale, kernel="bicubic"):
-    """Enlarge `lr` [..., H, W] to float64 [..., s*H, s*W] in the same grey levels: the interpolation that SR has to beat."""
-    height, width = lr.shape[-2:]
-    return resize(lr, height * scale, width * scale, kernel)
+def upsample(lr, scale, kernel="bicubic", ndim=2):
+    """Enlarge the last `ndim` axes of `lr` to float64 in the same grey levels: the interpolation that SR has to beat.
+
+    lr: [..., H, W] -> [..., s*H, s*W], or with ndim=3 [..., D, H, W] -> [..., s*D, s*H, s*W].
+    """
+    return resize(lr, [size * scale for size in lr.shape[-ndim:]], kernel)
 
 
 def draw_kernel(kind, seed, key):

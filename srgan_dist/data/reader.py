@@ -1,4 +1,4 @@
-"""Pixels out of shards: whole images, or just the windows of a batch, through the index and memory maps."""
+"""Pixels out of shards: whole images, or only the crops of a batch, through the index and memory maps."""
 
 import json
 import mmap
@@ -12,21 +12,22 @@ import numpy as np
 import torch
 
 from srgan_dist.storage.cache import opened
+from srgan_dist.storage.encoding import image_shape
 from srgan_dist.utils.errors import UserError
 
 
 class CorruptSample(NamedTuple):
-    """A sample that is not as it was packed."""
+    """A sample that differs from the one that was packed."""
 
     row: int  # of the split's index
-    cause: str  # what differs: "hr_crc32", "lr_crc32", or "tar", its headers and padding
+    cause: str  # the part that differs: "hr_crc32", "lr_crc32", or "tar", its headers and padding
     text: str  # names shard, key and offset
 
 
 class Reader:
-    """Reads one split. Shards are mapped when first touched, in the process that reads.
+    """Reads one split. Shards are mapped when first used, in the process that reads.
 
-    `batch` leaves them mapped until `forget`; what looks at one sample leaves only its shard mapped.
+    `batch` leaves them mapped until `forget`; the methods for one sample leave only its shard mapped.
     """
 
     def __init__(self, split):
@@ -38,16 +39,16 @@ class Reader:
         self.maps = {}  # of shards
         views = weakref.WeakMethod(
             self._views
-        )  # so that the maps go with the reader, not when garbage is collected
+        )  # weak: the maps go with the reader, not with the next collection
         self.views = lru_cache(2**16)(lambda i: views()(i))  # some 500 bytes each
 
     def image(self, i):
-        """Return sample i whole: lr [H, W] and hr [s*H, s*W], numpy of the set's dtype."""
+        """Return sample i whole, numpy of the set's dtype: lr [H, W] and hr [s*H, s*W], or [D, H, W] and so on."""
         self._turn_to(i)
         return tuple(view.copy() for view in self.views(i))
 
     def record(self, i):
-        """Return what is known of sample i: rock, source file, page, corner, scale, kernel, voxel size."""
+        """Return the record of sample i: rock, source file, position in it, scale, kernel, voxel size."""
         row = self._turn_to(i)
         start = int(row["record_offset"])
         return json.loads(self._map(int(row["shard"]))[start : start + int(row["record_bytes"])])
@@ -69,23 +70,25 @@ class Reader:
         return None
 
     def empty_batch(self, count, lr_crop, pin_memory=False):
-        """Return buffers for a batch: lr [B, 1, c, c] and hr [B, 1, s*c, s*c], tensors of the set's dtype."""
+        """Return buffers for a batch, tensors of the set's dtype: lr [B, 1, *[c] * n], hr [B, 1, *[s*c] * n]; n axes."""
         return tuple(
-            torch.empty((count, 1, side, side), dtype=self.torch_dtype, pin_memory=pin_memory)
+            torch.empty((count, 1, *[side] * self.split.ndim), dtype=self.torch_dtype, pin_memory=pin_memory)
             for side in (lr_crop, self.scale * lr_crop)
         )
 
     def batch(self, crops, lr, hr, places=None):
-        """Cut windows into buffers lr [B, 1, c, c] and hr [B, 1, s*c, s*c], not yet oriented; places: which of the B."""
-        lr_out, hr_out, scale = lr.numpy(), hr.numpy(), self.scale
-        side = lr.shape[-1]
+        """Copy Crops into buffers, not yet oriented: lr [B, 1, *[c] * n], hr [B, 1, *[s*c] * n].
+
+        places: positions in the batch, [len(crops)]; None: all in order.
+        """
+        lr_out, hr_out = lr.numpy()[:, 0], hr.numpy()[:, 0]
+        lr_side, hr_side, scale = lr.shape[-1], hr.shape[-1], self.scale
         self._check_shards(crops.samples)
         places = range(len(lr)) if places is None else places.tolist()
-        windows = zip(places, crops.samples.tolist(), crops.tops.tolist(), crops.lefts.tolist(), strict=True)
-        for b, i, top, left in windows:
+        for b, i, corner in zip(places, crops.samples.tolist(), crops.corners.tolist(), strict=True):
             lr_image, hr_image = self.views(i)
-            lr_out[b, 0] = lr_image[top : top + side, left : left + side]
-            hr_out[b, 0] = hr_image[top * scale : (top + side) * scale, left * scale : (left + side) * scale]
+            lr_out[b] = lr_image[tuple([slice(start, start + lr_side) for start in corner])]
+            hr_out[b] = hr_image[tuple([slice(start * scale, start * scale + hr_side) for start in corner])]
 
     def forget(self, needed=()):
         """Unmap all shards but the needed ones, whose copies in a cache may then be removed."""
@@ -102,10 +105,10 @@ class Reader:
         return row
 
     def _check_shards(self, samples):
-        """Raise UserError if a shard has been cut since it was mapped: touching what is gone would kill the process.
+        """Raise UserError if a shard has been truncated since it was mapped: reading it would kill the process.
 
-        What is cut in the milliseconds between this look and the end of a batch still does; then the launcher restarts
-        or names it.
+        A truncation in the milliseconds between this check and the end of a batch still does; then the launcher
+        restarts or names it.
         """
         for shard in set(self.split.rows["shard"][samples].tolist()):
             mapped = self._map(shard)
@@ -115,22 +118,17 @@ class Reader:
                 )
 
     def _views(self, i):
-        """Return the images of sample i, (lr, hr), as they lie in the mapped shard."""
+        """Return the images of sample i, (lr, hr), as views of the mapped shard."""
         row = self.split.rows[i]
         mapped = self._map(int(row["shard"]))
         try:
             return tuple(
                 np.ndarray(
-                    (int(row[f"{side}_height"]), int(row[f"{side}_width"])),
-                    self.split.dtype,
-                    mapped,
-                    int(row[f"{side}_offset"]),
+                    image_shape(row, side, self.scale), self.split.dtype, mapped, int(row[f"{side}_offset"])
                 )
                 for side in ("lr", "hr")
             )
-        except (
-            TypeError
-        ):  # a buffer too small; only where data.verify=none or the shard was cut after the check
+        except TypeError:  # a buffer too small: with data.verify=none, or a shard truncated after the check
             raise UserError(
                 f"{self.split.shards[row['shard']]} ends at {len(mapped)} bytes, before the pixels of"
                 f" {self.split.key(i)}; copy it again or build the set again"

@@ -1,42 +1,60 @@
-"""A sample: one HR/LR pair, and how it lies in a tar.
+"""A sample: one HR/LR pair, and its members in a tar.
 
-In the tar a sample is three consecutive members, KEY.hr.npy, KEY.json and KEY.lr.npy (or .png, see `encoding.py`), as any
-WebDataset reader expects them.
+In the tar a sample is three consecutive members, KEY.hr.npy, KEY.json and KEY.lr.npy (.png where the images are PNG
+files), as any WebDataset reader expects them. `members` is the one description of this format: packing places and
+writes them by it, the index is checked against it, and shards are verified by it.
 """
 
 import io
 import json
 import re
 import tarfile
+from typing import NamedTuple
 
 import numpy as np
+
+from srgan_dist.storage.encoding import image_shape
 
 BLOCK = 512  # of a tar file
 RECORD = 20 * BLOCK  # a tar file is padded to whole records
 
+PARTS = (
+    "hr",
+    "record",
+    "lr",
+)  # of a sample, in the order of the tar; the names of their columns in the index
+
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,90}")
 
 
-def key_problem(key):
-    """Say what is wrong with a key, or None: it must survive as a file name in any tar and WebDataset reader."""
-    if _KEY.fullmatch(key):
-        return None
-    return f"key {key!r} must be 1 to 90 of the characters A-Z a-z 0-9 _ -"
+class Member(NamedTuple):
+    """A member of a tar: a regular file."""
+
+    part: str  # "hr", "record" or "lr"
+    name: str
+    head: bytes  # its first bytes, before those that `part`_offset of the index points to: the NPY header, or none
+    size: int  # of its content in bytes, with the head
 
 
-def npy_header(height, width, dtype):
-    """Return the bytes before the pixels of an NPY file holding [height, width]."""
-    buffer = io.BytesIO()
-    description = np.lib.format.dtype_to_descr(np.dtype(dtype).newbyteorder("<"))
-    np.lib.format.write_array_header_1_0(
-        buffer, {"descr": description, "fortran_order": False, "shape": (height, width)}
-    )
-    return buffer.getvalue()
+def members(row, encoding, dtype, scale):
+    """Return the Members of one row of the index, whose byte counts must be known, in the order of the tar."""
+    key, found = row["key"].decode(), []
+    for part in PARTS:
+        is_npy = part != "record" and encoding == "npy"
+        head = npy_header(image_shape(row, part, scale), dtype) if is_npy else b""
+        name = f"{key}.json" if part == "record" else f"{key}.{part}.{encoding}"
+        found.append(Member(part, name, head, len(head) + int(row[f"{part}_bytes"])))
+    return found
 
 
-def encode_record(record):
-    """Return the JSON member of a sample as bytes, the same for the same content."""
-    return json.dumps(record, sort_keys=True).encode() + b"\n"
+def next_content(end):
+    """Return the offset of the next member's content after one that ends at `end`: behind padding and a header."""
+    return (end + (BLOCK - 1)) // BLOCK * BLOCK + BLOCK
+
+
+def padded(size, multiple):
+    """Round `size` bytes up to a multiple."""
+    return -(-size // multiple) * multiple
 
 
 def tar_header(name, size):
@@ -46,11 +64,23 @@ def tar_header(name, size):
     return member.tobuf(tarfile.USTAR_FORMAT)
 
 
-def fields(encoding):
-    """Name the members of a sample in the order of the tar."""
-    return f"hr.{encoding}", "json", f"lr.{encoding}"
+def npy_header(shape, dtype):
+    """Return the bytes before the pixels of an NPY file (version 1.0) that holds an array of this shape."""
+    buffer = io.BytesIO()
+    description = np.lib.format.dtype_to_descr(np.dtype(dtype).newbyteorder("<"))
+    np.lib.format.write_array_header_1_0(
+        buffer, {"descr": description, "fortran_order": False, "shape": tuple(shape)}
+    )
+    return buffer.getvalue()
 
 
-def padded(size, multiple):
-    """Round `size` bytes up to a whole number of blocks."""
-    return -(-size // multiple) * multiple
+def encode_record(record):
+    """Return the JSON member of a sample as bytes, the same for the same content."""
+    return json.dumps(record, sort_keys=True).encode() + b"\n"
+
+
+def key_problem(key):
+    """Return why a key is not valid, or None: it must be a valid file name in any tar and WebDataset reader."""
+    if _KEY.fullmatch(key):
+        return None
+    return f"key {key!r} must be 1 to 90 of the characters A-Z a-z 0-9 _ -"

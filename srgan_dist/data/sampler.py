@@ -1,12 +1,12 @@
 """The order of training data: which crop of which sample fills each slot of each batch.
 
 Slots are numbered 0, 1, 2, ... over the whole run; slot t is position t % N of epoch t // N, N the number of
-samples. What fills a slot is a pure function of (seed, epoch, position), so the loader has no state but the number
-of the next update: a resumed run, or one on another number of ranks, sees the same global batches. Several sets take
+samples. The crop of a slot is a pure function of (seed, epoch, position), so the loader has no state but the number
+of the next update: a resumed run, or one on another number of ranks, has the same global batches. Several sets take
 turns by a fixed pattern of their weights, each with slots and epochs of its own.
 
-An epoch is a permutation of all samples; or, of a set that is larger than its cache, of one block of shards after the
-other, so that only the shards of two blocks need be at hand.
+An epoch is a permutation of all samples; or, of a set that is larger than its cache, of one block of shards after
+the other, so that the cache holds the shards of two blocks only.
 """
 
 from dataclasses import dataclass
@@ -14,23 +14,24 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
+from srgan_dist.data.augment import num_orientations
+
 PERIOD = 1000  # slots
 
 
 @dataclass(frozen=True)
 class Crops:
-    """What fills some slots; all arrays [slots]."""
+    """The crops of N slots, not yet cut."""
 
-    samples: np.ndarray  # rows of the split's index
-    tops: np.ndarray  # of the LR crop, LR pixels; the HR crop starts at scale times these
-    lefts: np.ndarray
-    orientations: np.ndarray  # 0..7, see `orient`
+    samples: np.ndarray  # [N], rows of the split's index
+    corners: np.ndarray  # [N, ndim], of the LR crop, LR pixels; the HR crop starts at scale times these
+    orientations: np.ndarray  # [N], see `orient`
 
 
 def slots_of(update, rank, world_size, batch_size, gradient_accumulation_steps=1, micro_batch=0):
     """Return the slots that one rank takes in one micro-batch of an update.
 
-    An update covers batch_size consecutive slots; ranks, gradient accumulation and micro-batches only cut that range.
+    An update has batch_size consecutive slots; ranks and micro-batches are parts of that range.
     """
     per_rank, rest = divmod(batch_size, world_size * gradient_accumulation_steps)
     assert rest == 0, "the config was checked against the number of ranks"
@@ -46,8 +47,8 @@ def images_of_rank(count, rank, world_size):
 class EpochOrder:
     """The order of the samples in each epoch: each sample once.
 
-    shards: of every sample, [N]. block_shards: permute blocks of so many shards, drawn anew for each epoch, and the
-    samples inside each; None: all samples.
+    shards: of every sample, [N]. block_shards: permute the samples inside each block of this number of shards; blocks
+    are drawn for each epoch. None: permute all samples.
     """
 
     def __init__(self, shards, seed, block_shards=None):
@@ -75,7 +76,7 @@ class EpochOrder:
         return np.split(by_shard, np.cumsum(np.bincount(self.shards))[:-1])
 
     def block_at(self, epoch, position):
-        """Return (samples of the block that this position of an epoch lies in, position where it begins)."""
+        """Return the samples of the block of a position of an epoch, and the position where the block begins."""
         samples, ends = self.epoch(epoch)
         number = np.searchsorted(ends, position, side="right")
         start = ends[number - 1] if number else 0
@@ -83,21 +84,19 @@ class EpochOrder:
 
 
 class CropSampler:
-    """Fills slots with crops of `lr_crop` x `lr_crop` LR pixels.
+    """Fills slots with crops of lr_crop LR pixels along every axis.
 
-    lr_heights, lr_widths: size of every sample's LR image, [N]. augment: draw one of eight flips and rotations.
-    number: of the set, where there are several. bad: samples that cannot be used; another of the same block, drawn by
-    the same function of seed, epoch and position, takes the slot of each. shards, block_shards: see `EpochOrder`.
+    lr_shapes: of every sample's LR image, [N, ndim]. augment: "none", "flips" or "all", see `num_orientations`.
+    number: of the set, where there are several. bad: corrupt samples; another of the same block, drawn by the same
+    function of seed, epoch and position, is substituted for each. shards, block_shards: see `EpochOrder`.
     """
 
-    def __init__(
-        self, lr_heights, lr_widths, lr_crop, seed, augment, number=0, bad=(), shards=None, block_shards=None
-    ):
-        self.order = EpochOrder(np.zeros(len(lr_heights)) if shards is None else shards, seed, block_shards)
-        self.free = np.stack([lr_heights, lr_widths]).astype(np.uint64) - np.uint64(lr_crop) + np.uint64(1)
-        self.count = len(lr_heights)
+    def __init__(self, lr_shapes, lr_crop, seed, augment, number=0, bad=(), shards=None, block_shards=None):
+        self.count, self.ndim = lr_shapes.shape
+        self.order = EpochOrder(np.zeros(self.count) if shards is None else shards, seed, block_shards)
+        self.corner_counts = lr_shapes.astype(np.uint64) - np.uint64(lr_crop) + np.uint64(1)
         self.seed = seed
-        self.augment = augment
+        self.num_orientations = np.uint64(num_orientations(augment, self.ndim))
         self.first_epoch = number << 48  # so that no two sets share an epoch
         self.bad = np.asarray(sorted(bad), np.int64)
 
@@ -107,25 +106,28 @@ class CropSampler:
         epochs += self.first_epoch
         samples = np.empty(len(positions), np.int64)
         for epoch in np.unique(epochs):
-            there = epochs == epoch
-            samples[there] = self.order.epoch(int(epoch))[0][positions[there]]
+            in_epoch = epochs == epoch
+            samples[in_epoch] = self.order.epoch(int(epoch))[0][positions[in_epoch]]
+
+        # One 64-bit draw for the corner, and one that it determines for the orientation
         stream = splitmix64(splitmix64(np.uint64(self.seed)) ^ epochs.astype(np.uint64))
         draw = splitmix64(stream ^ positions.astype(np.uint64))
-        tops, lefts = (draw >> np.uint64(32)), draw & np.uint64(0xFFFFFFFF)
         for slot in np.flatnonzero(np.isin(samples, self.bad)):
             samples[slot] = self._substitute(
                 int(epochs[slot]), positions[slot], splitmix64(draw[slot] ^ np.uint64(1))
             )
-        free_rows, free_columns = self.free[:, samples]
-        return Crops(
-            samples,
-            (tops * free_rows >> np.uint64(32)).astype(np.int64),
-            (lefts * free_columns >> np.uint64(32)).astype(np.int64),
-            (splitmix64(draw) >> np.uint64(61)).astype(np.int64) * self.augment,
-        )
+        orientations = (splitmix64(draw) >> np.uint64(32)) * self.num_orientations >> np.uint64(32)
+        return Crops(samples, self._corners(draw, samples), orientations.astype(np.int64))
+
+    def _corners(self, draw, samples):
+        """Scale 64 // ndim bits of each draw per axis to the corners that are possible, [slots, ndim]."""
+        bits = 64 // self.ndim
+        shifts = np.array([bits * axis for axis in reversed(range(self.ndim))], np.uint64)
+        fractions = draw[:, None] >> shifts & np.uint64(2**bits - 1)
+        return (fractions * self.corner_counts[samples] >> np.uint64(bits)).astype(np.int64)
 
     def _substitute(self, epoch, position, draw):
-        """Return a good sample of the block that a position lies in, or of the whole set where that has none."""
+        """Return a good sample of the block of a position, or of the whole set where the block has none."""
         good = np.setdiff1d(self.order.block_at(epoch, position)[0], self.bad)
         if not len(good):
             good = np.setdiff1d(np.arange(self.count), self.bad)
@@ -134,7 +136,7 @@ class CropSampler:
     def blocks(self, slot):
         """Yield (end, shards) for the block of this slot and those after it, without end.
 
-        end: the first slot behind the block; shards: what the slots before it need, in the order of their first use.
+        end: the first slot after the block; shards: of its samples from the slot on, in the order of their first use.
         """
         while True:
             epoch, position = divmod(slot, self.count)
@@ -145,10 +147,10 @@ class CropSampler:
 
 
 class DatasetMixture:
-    """Shares slots out among sets in proportion to their weights (positive numbers).
+    """Assigns slots to sets in proportion to their weights (positive numbers).
 
-    A pattern of PERIOD slots is repeated; in it, each set has its share of places, to within one, in an order that
-    the seed decides.
+    A pattern of PERIOD slots is repeated; in it, each set has its share of places, to within one, shuffled by the
+    seed.
     """
 
     def __init__(self, weights, seed):
@@ -157,18 +159,18 @@ class DatasetMixture:
         self.pattern = np.random.Generator(np.random.Philox(key=[seed, 2**63])).permutation(places)
         self.before = np.zeros(len(places), np.int64)  # places of the same set earlier in the pattern
         for number in range(len(weights)):
-            mine = self.pattern == number
-            self.before[mine] = np.arange(mine.sum())
+            in_set = self.pattern == number
+            self.before[in_set] = np.arange(in_set.sum())
 
     def split(self, slots):
-        """Return for each set: (places of its slots among `slots`, its own numbers of those slots)."""
+        """Return for each set: (positions of its slots among `slots`, its own numbers of those slots)."""
         periods, positions = np.divmod(np.asarray(slots, np.int64), len(self.pattern))
         sets = self.pattern[positions]
         own = periods * self.shares[sets] + self.before[positions]
         return [(places := np.flatnonzero(sets == number), own[places]) for number in range(len(self.shares))]
 
     def reached(self, slot):
-        """Return for each set how many of its own slots come before this one."""
+        """Return for each set the number of its own slots before this one."""
         period, position = divmod(slot, len(self.pattern))
         return period * self.shares + np.bincount(self.pattern[:position], minlength=len(self.shares))
 
@@ -182,7 +184,7 @@ def _shares(weights, total):
 
 
 def splitmix64(x):
-    """Scramble 64-bit integers (splitmix64: Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators")."""
+    """Scramble 64-bit integers (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators")."""
     with np.errstate(over="ignore"):
         x = x + np.uint64(0x9E3779B97F4A7C15)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

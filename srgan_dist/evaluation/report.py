@@ -6,8 +6,8 @@ import math
 from collections import defaultdict
 from pathlib import Path
 
-from srgan_dist.data.index import open_set
 from srgan_dist.data.reader import Reader
+from srgan_dist.data.split import open_set
 from srgan_dist.evaluation.figures import figure_2, figure_3, title
 from srgan_dist.evaluation.metrics import relative_error_reduction
 from srgan_dist.evaluation.scoring import check_scorable, mean_of, mean_scores, methods_of, score_split

@@ -108,7 +108,7 @@ def _equal_sizes(split, indices, most):
     """Group images of one size: lists of at most `most` indices."""
     by_size = defaultdict(list)
     for i in indices:
-        by_size[int(split.rows["lr_height"][i]), int(split.rows["lr_width"][i])].append(i)
+        by_size[tuple(split.rows["lr_shape"][i].tolist())].append(i)
     return [found[k : k + most] for found in by_size.values() for k in range(0, len(found), most)]
 
 

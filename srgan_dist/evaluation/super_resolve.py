@@ -9,15 +9,14 @@ import torch
 
 from srgan_dist.data.image_files import (
     BROKEN_LINK,
-    check_writable,
     find_images,
     is_image,
     left_out,
     read_info,
     read_pages,
-    write_pages,
 )
 from srgan_dist.data.value_range import to_grey_levels, to_metric_range, to_network_range
+from srgan_dist.data.write_images import check_writable, write_pages
 from srgan_dist.runtime.cpu import one_thread_each
 from srgan_dist.runtime.device import is_out_of_memory, memory_of
 from srgan_dist.utils.errors import UserError

@@ -1,7 +1,6 @@
 """Whether every byte of a packed set is still as it was written."""
 
 import hashlib
-import io
 import json
 import zlib
 from collections import Counter
@@ -10,17 +9,18 @@ from itertools import islice, zip_longest
 import numpy as np
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from srgan_dist.data import index
+from srgan_dist.data.sample import members
+from srgan_dist.data.split import Folder
 from srgan_dist.integrity.tar_structure import structure_problems
-from srgan_dist.storage.encoding import EncodingError, decode
+from srgan_dist.storage.encoding import EncodingError, decode, image_shape
 
 
 def verify(packed, progress=iter):
     """Check every byte of a PackedSet and return the faults.
 
-    Shards are compared with their sha256 in the manifest, must be plain tars of the members that the index has and no
-    others, and are read twice: streamed with WebDataset, as a stranger would, and at the places that the index names,
-    as the training does. Keys, order, pixels and their crc32 have to be those of the index.
+    Shards are compared with their sha256 in the manifest, must be plain tars of exactly the members of the index, and
+    are read twice: streamed with WebDataset, and at the offsets of the index, as the training does. Keys, order,
+    pixels and their crc32 have to be those of the index.
     """
     manifest = packed.manifest
     splits = {name: packed.stored_split(name) for name in manifest.splits}
@@ -33,7 +33,7 @@ def verify(packed, progress=iter):
     for split, number, sha256 in progress(shards):
         path = split.shards[number]
         problems = [text for _, text in islice(structure_problems(split, number), 1)]
-        problems = problems or list(_stream_problems(split, number)) or list(_place_problems(split, number))
+        problems = problems or list(_stream_problems(split, number)) or list(_offset_problems(split, number))
         if _sha256_of(path) != sha256:
             where = f" ({problems[0]})" if problems else ""
             faults.append(
@@ -50,14 +50,13 @@ def _sha256_of(shard):
 
 
 def _set_problems(packed, splits):
-    """Return what no shard shows by itself: files that are not listed, keys of two splits, wrong totals."""
+    """Return the faults of the set as a whole: files that are not listed, keys of two splits, wrong totals."""
     manifest, place = packed.manifest, packed.place
     listed = {entry.file for split in manifest.splits.values() for entry in split.shards}
-    files = (
-        sorted(place.path.glob("*.tar")) if isinstance(place, index.Folder) else []
-    )  # not every protocol can list
+    # not every protocol of a URL can list
+    files = sorted(place.path.glob("*.tar")) if isinstance(place, Folder) else []
     problems = [
-        f"{path}: the manifest does not list it, but readers of *.tar would take it in; move or delete it"
+        f"{path}: the manifest does not list it, but readers of *.tar would read it; move or delete it"
         for path in files
         if path.name not in listed
     ]
@@ -88,14 +87,17 @@ def _stream_problems(split, number):
             yield f"WebDataset cannot read it ({str(error) or type(error).__name__}); build the set again"
 
 
-def _place_problems(split, number):
-    """Yield the samples of a shard whose pixels, where the index says they lie, are not those that were packed."""
+def _offset_problems(split, number):
+    """Yield the problems of the pixels of a shard at the offsets of the index."""
     with split.shards[number].open("rb") as file:
         for i in np.flatnonzero(split.rows["shard"] == number):
             row = split.rows[i]
             hr, lr = (_image_at(file, row, side, split) for side in ("hr", "lr"))
             if (zlib.crc32(lr), zlib.crc32(hr)) != (row["lr_crc32"], row["hr_crc32"]):
-                yield f"{split.key(i)} has other pixels at the offsets of the index than were packed (crc32 differs)"
+                yield (
+                    f"{split.key(i)} has other pixels at the offsets of the index than were packed"
+                    " (crc32 differs)"
+                )
             elif (hr.min(), hr.max()) != (row["darkest"], row["brightest"]):
                 yield (
                     f"{split.key(i)} has grey levels from {hr.min()} to {hr.max()},"
@@ -105,48 +107,36 @@ def _place_problems(split, number):
 
 def _image_at(file, row, side, split):
     file.seek(int(row[f"{side}_offset"]))
-    return _decoded(file.read(int(row[f"{side}_bytes"])), row, side, split)
+    return _decode(file.read(int(row[f"{side}_bytes"])), row, side, split)
 
 
-def _decoded(data, row, side, split):
-    size = int(row[f"{side}_height"]), int(row[f"{side}_width"])
-    return decode(split.set.manifest.encoding, data, *size, split.dtype)
+def _decode(data, row, side, split):
+    return decode(split.set.manifest.encoding, data, image_shape(row, side, split.scale), split.dtype)
 
 
 def _sample_problem(row, sample, split):
+    """Return how a sample that WebDataset read differs from its row of the index, or None."""
     if row is None or sample is None or sample["__key__"] != row["key"].decode():
-        return f"WebDataset reads {sample and sample['__key__']} where the index has {row and row['key'].decode()}"
-    key = sample["__key__"]
-    for side in ("hr", "lr"):
-        if problem := (_npy_problem if "hr.npy" in sample else _png_problem)(row, sample, side, split):
-            return f"{key} has {problem}"
+        key = row and row["key"].decode()
+        return f"WebDataset reads {sample and sample['__key__']} where the index has {key}"
+    encoding = split.set.manifest.encoding
+    for member in members(row, encoding, split.dtype, split.scale):
+        if member.part != "record" and (problem := _image_problem(sample, row, member, split)):
+            return f"{sample['__key__']} has {problem}"
     if json.loads(sample["json"])["rock"] != split.rocks[row["rock"]]:
-        return f"{key} is of another rock than the index says"
+        return f"{sample['__key__']} is of another rock than the index says"
     return None
 
 
-def _npy_problem(row, sample, side, split):
-    content = io.BytesIO(sample[f"{side}.npy"])
-    if (version := np.lib.format.read_magic(content)) != (1, 0):
-        return f"an {side.upper()} image in version {version} of the NPY format, not (1, 0)"
-    shape, by_columns, dtype = np.lib.format.read_array_header_1_0(
-        content
-    )  # before any pixel is made room for
-    if shape != (row[f"{side}_height"], row[f"{side}_width"]) or dtype != split.dtype or by_columns:
-        return f"an {side.upper()} image of {shape} {dtype}, not as the index says"
-    return _pixel_problem(content.read(), row, side)
-
-
-def _png_problem(row, sample, side, split):
+def _image_problem(sample, row, member, split):
+    content, side = sample[f"{member.part}.{split.set.manifest.encoding}"], member.part.upper()
+    if not content.startswith(member.head):
+        shape = image_shape(row, member.part, split.scale)
+        return f"an {side} image without the NPY header of {shape} {split.dtype} that the index says"
     try:
-        return _pixel_problem(_decoded(sample[f"{side}.png"], row, side, split), row, side)
+        pixels = _decode(content[len(member.head) :], row, member.part, split)
     except EncodingError as error:
-        return f"an {side.upper()} image that {error}"
-
-
-def _pixel_problem(pixels, row, side):
-    return (
-        f"other {side.upper()} pixels than were packed (crc32 differs)"
-        if zlib.crc32(pixels) != row[f"{side}_crc32"]
-        else None
-    )
+        return f"an {side} image that {error}"
+    if zlib.crc32(pixels) != row[f"{member.part}_crc32"]:
+        return f"other {side} pixels than were packed (crc32 differs)"
+    return None

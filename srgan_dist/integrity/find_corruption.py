@@ -1,4 +1,4 @@
-"""Whether shards are still as they were packed, found out together by all ranks before a training."""
+"""Whether shards are still as they were packed, checked together by all ranks before a training."""
 
 from srgan_dist.data.reader import CorruptSample, Reader
 from srgan_dist.data.sampler import images_of_rank
@@ -8,40 +8,40 @@ from srgan_dist.utils.errors import UserError
 
 
 def find_corrupt_samples(split, rank=0, world_size=1):
-    """Read a split, each image and each shard on one rank; returns the CorruptSample of each damaged sample on every rank."""
+    """Read a split, each image and each shard on one rank; returns a CorruptSample per damaged sample, on every rank."""
     reader = Reader(split)
-    mine = [damage for i in images_of_rank(len(split), rank, world_size) if (damage := reader.damage(i))]
+    found = [sample for i in images_of_rank(len(split), rank, world_size) if (sample := reader.damage(i))]
     if split.set.manifest.encoding == "npy":  # other tars were compared as a whole when they were decoded
         for number in images_of_rank(len(split.shards), rank, world_size):
-            mine += [
+            found += [
                 CorruptSample(row, "tar", f"{split.shards[number]}: {text}")
                 for row, text in structure_problems(split, number)
             ]
-    found = {}
-    for damage in sorted(gather_lists(mine)):
-        found.setdefault(damage.row, damage)
-    return list(found.values())
+    first = {}
+    for sample in sorted(gather_lists(found)):
+        first.setdefault(sample.row, sample)
+    return list(first.values())
 
 
 def check_corruption_limit(train, eval_splits, limit, rank=0, world_size=1):
-    """Find the damaged samples of all splits that a training uses.
+    """Find the corrupt samples of all splits that a training uses.
 
-    train: [(split, weight)]; eval_splits: splits that are only scored, in which none may be damaged. Returns for each
+    train: [(split, weight)]; eval_splits: splits that are only scored, in which none may be corrupt. Returns for each
     training set its list of CorruptSample; raises UserError on every rank when they are more than `limit` in all.
     """
     found = [find_corrupt_samples(split, rank, world_size) for split, _ in train]
-    scored = [damage for split in eval_splits for damage in find_corrupt_samples(split, rank, world_size)]
-    trained = [damage for damages in found for damage in damages]
+    scored = [sample for split in eval_splits for sample in find_corrupt_samples(split, rank, world_size)]
+    trained = [sample for samples in found for sample in samples]
     if scored or len(trained) > limit:
-        shown = "".join(f"\n  {damage.text}" for damage in (scored + trained)[:5])
+        listed = "".join(f"\n  {sample.text}" for sample in (scored + trained)[:5])
         raise UserError(
             f"{len(trained)} training and {len(scored)} validation or test samples are damaged; allowed are"
-            f" data.max_bad_samples={limit} and none. Copy the shards again or build the set again{shown}"
+            f" data.max_bad_samples={limit} and none. Copy the shards again or build the set again{listed}"
         )
-    for (split, _), damages in zip(train, found, strict=True):
-        if len(damages) == len(split):
+    for (split, _), samples in zip(train, found, strict=True):
+        if len(samples) == len(split):
             raise UserError(
-                f"{split.place}: every sample of its train split is damaged, none is left to stand in;"
-                f" copy the shards again or build the set again. The first: {damages[0].text}"
+                f"{split.place}: every sample of its train split is damaged, none is left to substitute;"
+                f" copy the shards again or build the set again. The first: {samples[0].text}"
             )
     return found

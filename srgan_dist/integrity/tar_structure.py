@@ -1,11 +1,11 @@
-"""Whether a shard is a plain tar of the samples of the index and of nothing else: no links, no strangers, no gaps."""
+"""Whether a shard is a plain tar of the samples of the index and of nothing else: no links, other members, or gaps."""
 
 import mmap
 import tarfile
 
 import numpy as np
 
-from srgan_dist.data.sample import BLOCK, fields, npy_header, padded
+from srgan_dist.data.sample import BLOCK, members, padded
 
 KINDS = {  # of tar members, by their type; a shard has files only
     tarfile.REGTYPE: "the file",
@@ -20,65 +20,46 @@ COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\
 
 
 def structure_problems(split, number):
-    """Yield (row of the index, what is wrong in words) for every place where a shard is not such a tar.
+    """Yield (row of the index, problem) for every place where a shard is not such a tar.
 
-    What follows the last sample counts as its fault.
+    Bytes after the last sample are a problem of that sample.
     """
-    mine, position = np.flatnonzero(split.rows["shard"] == number), 0
+    rows, position = np.flatnonzero(split.rows["shard"] == number), 0
     with (
         split.shards[number].open("rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
     ):
-        for sample, name, start, size, head in _members(
-            split.rows[mine], split.set.manifest.encoding, split.dtype
-        ):
-            found, expected = _told_at(data, position), f"the file {name!r} of {size} bytes"
+        for i, member in _members(split, rows.tolist()):
+            start = int(split.rows[i][f"{member.part}_offset"]) - len(member.head)
+            found, expected = _kind_at(data, position), f"the file {member.name!r} of {member.size} bytes"
             if found != expected or start != position + BLOCK:
+                yield i, f"at offset {position} is {found}, the index has {expected} at {start - BLOCK}"
+            if data[start : start + len(member.head)] != member.head:
                 yield (
-                    int(mine[sample]),
-                    f"at offset {position} lies {found}, the index has {expected} at {start - BLOCK}",
+                    i,
+                    f"{member.name!r} does not begin, at offset {start}, with the NPY header of the image in"
+                    " the index",
                 )
-            if data[start : start + len(head)] != head:
-                yield (
-                    int(mine[sample]),
-                    f"{name!r} does not begin, at offset {start}, with the NPY header of the image in the index",
-                )
-            position = start + padded(size, BLOCK)
-            if any(data[start + size : position]):
-                yield int(mine[sample]), f"after {name!r}, at offset {start + size}, lies what is no padding"
+            end, position = start + member.size, start + padded(member.size, BLOCK)
+            if any(data[end:position]):
+                yield i, f"after {member.name!r}, at offset {end}, are bytes that are no padding"
         if data[position:].strip(b"\0"):
-            yield (
-                int(mine[-1]),
-                f"at offset {position}, after the last sample of the index, lies {_told_at(data, position)}",
-            )
+            found = _kind_at(data, position)
+            yield int(rows[-1]), f"at offset {position}, after the last sample of the index, is {found}"
 
 
-def _members(rows, encoding, dtype):
-    """Yield for every tar member of some samples: number of the sample, name, where its content begins, its bytes, its
-    first bytes as far as they are known.
-    """
-    for number, row in enumerate(rows):
-        key, places = (
-            row["key"].decode(),
-            {"json": (int(row["record_offset"]), int(row["record_bytes"]), b"")},
-        )
-        for side in ("hr", "lr"):
-            size = int(row[f"{side}_height"]), int(row[f"{side}_width"])
-            head = npy_header(*size, dtype) if encoding == "npy" else b""
-            places[f"{side}.{encoding}"] = (
-                int(row[f"{side}_offset"]) - len(head),
-                len(head) + int(row[f"{side}_bytes"]),
-                head,
-            )
-        yield from ((number, f"{key}.{name}", *places[name]) for name in fields(encoding))
+def _members(split, rows):
+    for i in rows:
+        for member in members(split.rows[i], split.set.manifest.encoding, split.dtype, split.scale):
+            yield i, member
 
 
-def _told_at(data, position):
-    """Say what kind of tar member begins at a place of a shard."""
+def _kind_at(data, position):
+    """Describe the tar member that begins at an offset of a shard."""
     block = data[position : position + BLOCK]
     for magic, compression in COMPRESSIONS.items():
         if block.startswith(magic):
-            return f"what {compression} has compressed"
+            return f"data compressed by {compression}"
     try:
         member = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except tarfile.HeaderError as error:

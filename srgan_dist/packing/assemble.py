@@ -1,7 +1,7 @@
-"""Shards of encoded images, put together when the bytes of all images are known.
+"""Shards of encoded images, assembled when the bytes of all images are known.
 
-Encoded images wait for that in spools, one file per source. A spool goes when the last shard that takes from it is
-whole, so the disk holds little twice, unless the sources are volumes, whose slices are spread over many shards.
+Until then they are in spools, one file per source. A spool is removed when the last shard that reads it is complete,
+so the disk holds little twice, unless the sources are volumes, whose slices are spread over many shards.
 """
 
 import errno
@@ -25,7 +25,7 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class ShardJob:
-    """A shard to be put together."""
+    """A shard to be assembled."""
 
     path: Path
     shard: Shard
@@ -34,7 +34,10 @@ class ShardJob:
 
 
 def assemble_all(folder, shards, jobs, facts, run):
-    """Write all shards into `folder` from the spools of the jobs, which go; facts: of each job, those of its samples."""
+    """Write all shards into `folder` from the spools of the jobs, and remove these.
+
+    facts: of each job, those of its samples.
+    """
     pieces = {}
     for job, found in zip(jobs, facts, strict=True):
         pieces.update(_pieces_of(job, found))
@@ -54,16 +57,16 @@ def assemble_all(folder, shards, jobs, facts, run):
 
 def _pieces_of(job, facts):
     start = 0
-    for sample, told in zip(job.samples, facts, strict=True):
-        middle = start + told.hr_bytes
+    for sample, of_sample in zip(job.samples, facts, strict=True):
+        middle = start + of_sample.hr_bytes
         yield (
             sample.key,
             (
-                Piece(job.spool, start, told.hr_bytes, told.hr_stored),
-                Piece(job.spool, middle, told.lr_bytes, told.lr_stored),
+                Piece(job.spool, start, of_sample.hr_bytes, of_sample.hr_stored),
+                Piece(job.spool, middle, of_sample.lr_bytes, of_sample.lr_stored),
             ),
         )
-        start = middle + told.lr_bytes
+        start = middle + of_sample.lr_bytes
 
 
 def _spools(job_of_shard):
@@ -71,7 +74,7 @@ def _spools(job_of_shard):
 
 
 def _assemble(job_of_shard):
-    """Write a shard; images that lie in it already, from a build that was interrupted, stay and need no spool."""
+    """Write a shard; images that an interrupted build has written to it already need no spool."""
     write_skeleton(job_of_shard.path, job_of_shard.shard, job_of_shard.bytes)
     with open(job_of_shard.path, "r+b") as file:
         for row, pair in zip(job_of_shard.shard.rows, job_of_shard.pieces, strict=True):

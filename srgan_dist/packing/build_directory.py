@@ -1,11 +1,11 @@
-"""Where a set is made before it gets its name, and what lets a build that was cut short go on.
+"""The directory in which a set is made before it gets its name, and the journal that lets the next build resume it.
 
-    OUT.building/building.json         locked by the build that works here; tells the directory from anyone else's
-    OUT.building/<hash>/packed.jsonl   what has been packed, one line per source, each with a checksum
-    OUT.building/<hash>/spool/         encoded images that wait for their shard, one file per source
+    OUT.building/building.json         locked by the build; marks the directory as made by this program
+    OUT.building/<hash>/packed.jsonl   the packed sources, one line each, with a checksum
+    OUT.building/<hash>/spool/         encoded images until their shard is assembled, one file per source
     OUT.building/<hash>/set/           becomes OUT in one rename
 
-The hash is that of everything that decides the bytes of the set, so a process that outlives a build with other
+The hash is that of everything that determines the bytes of the set, so a process that outlives a build with other
 options cannot write into the files of this one.
 """
 
@@ -26,11 +26,11 @@ JOURNAL = "packed.jsonl"
 
 
 @contextlib.contextmanager
-def build_directory(out, identity):
+def build_directory(out, fingerprint):
     """Yield a BuildDirectory beside OUT that no other build works in.
 
-    It goes when the build is done or fails with an error. When the build is cut short it stays, and the next one with
-    the same identity (plain JSON) goes on with it.
+    It is removed when the build is done or fails with an error. When the build is interrupted it stays, and the next
+    one with the same fingerprint (plain JSON) resumes it.
     """
     top = _beside(out)
     if top.exists() and not _is_ours(top):
@@ -41,10 +41,10 @@ def build_directory(out, identity):
             _remove(top)
             raise UserError(f"another build has just finished OUT={out}; run this one again to compare")
         try:
-            root = top / hashlib.sha256(_text(identity)).hexdigest()[:16]
+            root = top / hashlib.sha256(_text(fingerprint)).hexdigest()[:16]
             _clear(top, (MARKER, root.name))
-            with contextlib.closing(BuildDirectory(root, identity)) as stage:
-                yield stage
+            with contextlib.closing(BuildDirectory(root, fingerprint)) as directory:
+                yield directory
         except WorkersLost:
             raise
         except (UserError, OSError):
@@ -58,7 +58,7 @@ def holds_files(folder):
 
 
 def remove_left_over(out):
-    """Remove what a build left that was killed just after it had finished OUT."""
+    """Remove the directory of a build that was killed just after it had finished OUT."""
     top = _beside(out)
     if (top / MARKER).is_file():
         with contextlib.suppress(UserError), output_lock(top / MARKER, out):
@@ -70,7 +70,7 @@ def _beside(out):
 
 
 def _is_ours(top):
-    """Tell a stage from other directories, also where its marker has been deleted to unlock it."""
+    """Return whether a directory is of a build, also where its marker has been deleted to unlock it."""
     if not top.is_dir():
         return False
     return (top / MARKER).is_file() or all(
@@ -85,7 +85,7 @@ def _clear(folder, but=()):
 
 
 def _remove(top):
-    """Remove a stage, its marker after all else, so that it can be told from others at any moment."""
+    """Remove a build directory, its marker last, so that it is recognised at any moment."""
     with contextlib.suppress(OSError):
         _clear(top, (MARKER,))
         (top / MARKER).unlink()
@@ -93,35 +93,33 @@ def _remove(top):
 
 
 class BuildDirectory:
-    """The directory in which one set is made, and the journal of what has been packed.
+    """The directory in which one set is made, and its journal.
 
-    known: what earlier builds noted, by number of the job. A journal of another build, or one that is damaged anywhere
-    but in its last, unfinished line, means starting over.
+    known: the results of earlier builds, by number of the job. A journal of another build, or one that is damaged
+    anywhere but in its last, unfinished line, means starting over.
     """
 
-    def __init__(self, root, identity):
+    def __init__(self, root, fingerprint):
         root.mkdir(exist_ok=True)
         journal = root / JOURNAL
         entries = _read(journal)
-        if not entries or entries[0] != identity:
-            entries = [identity]
+        if not entries or entries[0] != fingerprint:
+            entries = [fingerprint]
             _clear(root)
         self.set, self.spool = root / "set", root / "spool"
         for folder in (self.set, self.spool):
             folder.mkdir(exist_ok=True)
         self.known = dict(entries[1:])
-        with atomic_write(
-            journal
-        ) as path:  # without the line that was being written when the last build ended
+        with atomic_write(journal) as path:  # without an unfinished line at its end
             path.write_bytes(b"".join(map(_line, entries)))
         self.journal = open(journal, "ab")
 
-    def note(self, number, packed):
-        """Write down what a job told, in plain JSON."""
+    def record(self, number, packed):
+        """Append the result of a job, plain JSON, to the journal."""
         self.journal.write(_line([number, packed]))
         self.journal.flush()
 
-    def settle(self):
+    def sync_journal(self):
         """Wait until the journal is on the disk."""
         sync(self.journal.name)
 

@@ -1,14 +1,15 @@
-"""What a packed set holds, as tables."""
+"""The content of a packed set as tables."""
 
-from srgan_dist.data import index
+import numpy as np
+
+from srgan_dist.data.manifest import SPLITS
 
 
 def format_counts(manifest):
     """Return a table of images per rock and split, with shards and bytes per split."""
-    rocks, splits = manifest.rocks, [split for split in index.SPLITS if split in manifest.splits]
-    title = f"x{manifest.scale} {manifest.dtype}" + (
-        f" {manifest.encoding}" if manifest.encoding != "npy" else ""
-    )
+    rocks, splits = manifest.rocks, [split for split in SPLITS if split in manifest.splits]
+    title = f"x{manifest.scale} {manifest.dtype}" + " 3-D" * (manifest.ndim == 3)
+    title += f" {manifest.encoding}" * (manifest.encoding != "npy")
     width = max(len(name) for name in [*rocks, title]) + 2
     lines = [title.ljust(width) + "".join(f"{split:>12}" for split in (*splits, "all"))]
     for rock in rocks:
@@ -27,12 +28,12 @@ def format_counts(manifest):
 def format_ranges(packed):
     """Return a table of image sizes and grey levels per split and rock of a PackedSet."""
     lines = [f"{'split':<8}{'rock':<16}{'HR pixels':>22}{'darkest':>9}{'brightest':>11}"]
-    for name in index.SPLITS:
+    for name in SPLITS:
         split = packed.split(name)
         for number, rock in enumerate(split.rocks) if split else ():
             rows = split.rows[split.rows["rock"] == number]
             if len(rows):
-                sizes = sorted({(int(row["hr_height"]), int(row["hr_width"])) for row in rows})
+                sizes = sorted(map(tuple, np.unique(rows["lr_shape"] * split.scale, axis=0).tolist()))
                 shown = "x".join(map(str, sizes[0])) + (
                     f" .. {'x'.join(map(str, sizes[-1]))}" if len(sizes) > 1 else ""
                 )

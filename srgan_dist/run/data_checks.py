@@ -3,8 +3,8 @@
 import numpy as np
 
 from srgan_dist.config import ConfigError
-from srgan_dist.data.index import open_set
 from srgan_dist.data.reader import Reader
+from srgan_dist.data.split import open_set
 from srgan_dist.evaluation.scoring import check_scorable
 from srgan_dist.storage.cache import GIB, cache_at
 

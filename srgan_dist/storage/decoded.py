@@ -1,6 +1,6 @@
 """Shards whose images are PNG files: decoded once into the cache, and from then on read there like any other.
 
-A decoded shard is the pixels of all its images, one after the other in the order of the index, HR before LR, and then
+A decoded shard is the pixels of all its images back to back in the order of the index, HR before LR, followed by
 the JSON members.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from srgan_dist.storage.cache import Cache, Stopped, opened
-from srgan_dist.storage.encoding import EncodingError, decode
+from srgan_dist.storage.encoding import EncodingError, decode, image_shape
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.executors import usable_cores
 from srgan_dist.utils.files import sha256_of
@@ -21,23 +21,21 @@ from srgan_dist.utils.files import sha256_of
 SIDES = ("hr", "lr")
 
 
-def decoded_rows(rows, dtype):
-    """Return the index of a split as it is when its shards are decoded: with the places of pixels and records there."""
+def decoded_rows(rows, dtype, scale):
+    """Return the index of a split for its decoded shards: with the offsets of pixels and records in these."""
     rows = rows.copy()
+    pixels = rows["lr_shape"].astype(np.uint64).prod(axis=1)
+    rows["lr_bytes"] = pixels * dtype.itemsize
+    rows["hr_bytes"] = rows["lr_bytes"] * scale ** rows["lr_shape"].shape[1]
     for shard in np.unique(rows["shard"]):
-        mine = np.flatnonzero(rows["shard"] == shard)
+        inside = np.flatnonzero(rows["shard"] == shard)
         position = 0
-        for side in SIDES:
-            rows[f"{side}_bytes"][mine] = (
-                rows[f"{side}_height"][mine].astype(np.uint64) * rows[f"{side}_width"][mine] * dtype.itemsize
-            )
-        for i in mine:
+        for i in inside:
             for side in SIDES:
                 rows[f"{side}_offset"][i] = position
                 position += int(rows[f"{side}_bytes"][i])
-        rows["record_offset"][mine] = (
-            position + np.cumsum(rows["record_bytes"][mine]) - rows["record_bytes"][mine]
-        )
+        record_bytes = rows["record_bytes"][inside]
+        rows["record_offset"][inside] = position + np.cumsum(record_bytes) - record_bytes
     return rows
 
 
@@ -47,12 +45,13 @@ class DecodedShard:
 
     shard: object  # the tar: its path, or a remote.RemoteFile
     sha256: str  # of the tar that was packed
-    stored: np.ndarray  # rows of INDEX, places in the tar
-    rows: np.ndarray  # the same, places in the copy
+    stored: np.ndarray  # rows of the index, with the offsets in the tar
+    rows: np.ndarray  # the same with the offsets in the copy
     dtype: np.dtype
+    scale: int
     cache: Cache
     blank_corrupt_images: (
-        bool  # images that cannot be decoded become blank, which their crc32 tells, instead of an error
+        bool  # an image that cannot be decoded is blank, which its crc32 shows, not an error
     )
 
     def __str__(self):
@@ -60,24 +59,24 @@ class DecodedShard:
 
     @property
     def copy(self):
-        """Where the copy lies, if it is one of a whole tar that lies elsewhere."""
+        """The path of the decoded copy, if it is one of an intact tar of a remote set; else None."""
         return None if isinstance(self.shard, Path) else self.cache.folder / f"{self.sha256}pixels"
 
     @property
     def cached_bytes(self):
-        """How many bytes the copy takes in the cache."""
+        """The number of bytes that the copy takes in the cache."""
         return int(sum(self.rows[part].sum() for part in ("hr_bytes", "lr_bytes", "record_bytes")))
 
     @property
     def transient_cache_bytes(self):
-        """How many bytes the copy of the tar takes there while it is decoded."""
+        """The number of bytes that the copy of the tar takes in the cache while it is decoded."""
         return 0 if isinstance(self.shard, Path) else self.shard.cached_bytes
 
     def open(self, mode="rb", stop=None):
-        """Return the decoded copy as an open file, made if need be; `stop` ends that with Stopped.
+        """Return the decoded copy as an open file, made if need be; the Event `stop` ends that with Stopped.
 
-        Raises UserError for a tar that is not the one that was packed, or with blank_corrupt_images makes a copy of what is
-        left of it.
+        Raises UserError for a tar that is not the one that was packed, or with blank_corrupt_images decodes the images
+        of it that are intact.
         """
         name = self.sha256
         if (
@@ -90,46 +89,50 @@ class DecodedShard:
                     f"{self.shard} is not the shard that the manifest names (sha256 differs{self._first_damage()});"
                     " copy it again or build the set again"
                 )
-            name = found  # never taken for the whole one
+            name = found  # never taken for the intact one
         return self.cache.open(f"{name}pixels", self.cached_bytes, self._make, stop)
 
     def _make(self, part, stop):
         with opened(self.shard, stop) as tar, open(part, "wb") as copy:
             with ThreadPoolExecutor(usable_cores()) as pool:  # Pillow decodes without the lock of Python
-                for image in pool.map(lambda place: self._image(tar.fileno(), *place, stop), self._places()):
-                    copy.write(image)
+                for pixels in pool.map(
+                    lambda image: self._pixels(tar.fileno(), *image, stop), self._images()
+                ):
+                    copy.write(pixels)
             for row in self.stored:
                 copy.write(os.pread(tar.fileno(), int(row["record_bytes"]), int(row["record_offset"])))
 
-    def _places(self):
+    def _images(self):
         return [(row, side) for row in self.stored for side in SIDES]
 
-    def _image(self, tar, row, side, stop):
+    def _pixels(self, tar, row, side, stop):
         if stop.is_set():
             raise Stopped
         try:
-            return self._decoded(tar, row, side).tobytes()
+            return self._decode(tar, row, side).tobytes()
         except EncodingError as error:
             if not self.blank_corrupt_images:
                 raise UserError(
-                    f"{self.shard}: {self._told(row, side, error)}; copy it again or build the set again"
+                    f"{self.shard}: {self._describe(row, side, error)}; copy it again or build the set again"
                 ) from None
-            return bytes(int(row[f"{side}_height"]) * int(row[f"{side}_width"]) * self.dtype.itemsize)
+            return np.zeros(image_shape(row, side, self.scale), self.dtype).tobytes()
 
-    def _decoded(self, tar, row, side):
+    def _decode(self, tar, row, side):
         data = os.pread(tar, int(row[f"{side}_bytes"]), int(row[f"{side}_offset"]))
-        return decode("png", data, int(row[f"{side}_height"]), int(row[f"{side}_width"]), self.dtype)
+        return decode("png", data, image_shape(row, side, self.scale), self.dtype)
 
     def _first_damage(self):
-        """Say which image of a damaged tar cannot be decoded, or is another one, first."""
+        """Describe the first image of a damaged tar that cannot be decoded or has other pixels."""
         with open(self.shard, "rb") as tar:
-            for row, side in self._places():
+            for row, side in self._images():
                 try:
-                    if zlib.crc32(self._decoded(tar.fileno(), row, side)) != row[f"{side}_crc32"]:
-                        return ": " + self._told(row, side, "has other pixels than were packed")
+                    if zlib.crc32(self._decode(tar.fileno(), row, side)) != row[f"{side}_crc32"]:
+                        return ": " + self._describe(row, side, "has other pixels than were packed")
                 except EncodingError as error:
-                    return ": " + self._told(row, side, error)
+                    return ": " + self._describe(row, side, error)
         return ""
 
-    def _told(self, row, side, what):
-        return f"the {side.upper()} image of {row['key'].decode()} at offset {row[f'{side}_offset']} {what}"
+    def _describe(self, row, side, problem):
+        return (
+            f"the {side.upper()} image of {row['key'].decode()} at offset {row[f'{side}_offset']} {problem}"
+        )

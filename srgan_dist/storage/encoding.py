@@ -1,6 +1,7 @@
-"""How an image lies in a set: its pixels as they are (npy), or compressed without loss (png), for slow links."""
+"""How an image is stored in a set: its pixels uncompressed (npy), or losslessly compressed (png), for slow links."""
 
 import io
+import math
 import struct
 import zlib
 
@@ -11,28 +12,32 @@ from PIL import Image, PngImagePlugin, features
 from srgan_dist.utils.errors import UserError
 
 ENCODINGS = ("npy", "png")
-LARGEST_RATIO = (
-    1032  # of what zlib has compressed: a PNG of n bytes never holds more than 1032 n bytes of pixels
-)
+LARGEST_RATIO = 1032  # of zlib: a PNG of n bytes never holds more than 1032 n bytes of pixels
 
-_LEVEL = 4  # of zlib: rock slices get as small as with 6, the default, in two thirds of the time
+_LEVEL = 4  # of zlib: the same size of rock slices as with 6, the default, in two thirds of the time
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOURS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB with alpha"}
 
 
 class EncodingError(UserError):
-    """Bytes that are not the image that they should be; the message says why and has no subject."""
+    """Bytes that are not the expected image; the message says why and has no subject."""
 
 
 def encoder(encoding):
-    """Name what decides the bytes of an encoded image, beside its pixels."""
+    """Name the encoder and the settings that determine the bytes of an encoded image, besides its pixels."""
     if encoding == "npy":
         return "none"
     return f"Pillow {PIL.__version__}, zlib {features.version('zlib')}, level {_LEVEL}"
 
 
+def image_shape(row, side, scale):
+    """Return the shape of the "hr" or "lr" image of one row of the index, a tuple of ints."""
+    factor = scale if side == "hr" else 1
+    return tuple([factor * size for size in row["lr_shape"].tolist()])
+
+
 def encode(encoding, image):
-    """Return the bytes of an image [H, W], uint8 or uint16: its pixels in little-endian order, or a PNG file."""
+    """Return the bytes of an image, uint8 or uint16: its pixels in little-endian order, or of [H, W] a PNG file."""
     if encoding == "npy":
         return image.tobytes()
     file = io.BytesIO()
@@ -40,41 +45,41 @@ def encode(encoding, image):
     return file.getvalue()
 
 
-def decode(encoding, data, height, width, dtype):
-    """Turn the bytes of one image back into [height, width] of a dtype, uint8 or uint16; raises EncodingError.
+def decode(encoding, data, shape, dtype):
+    """Turn the bytes of one image back into an array of this shape and dtype, uint8 or uint16; raises EncodingError.
 
-    A PNG is decoded only when its header says what is expected, so a forged one cannot claim memory. Whether the pixels
-    are the right ones only their crc32 in the index can say: Pillow leaves rows black that an intact file does not hold.
+    A PNG is decoded only when its header has the expected shape, so a forged one cannot claim memory. Whether the
+    pixels are correct only their crc32 in the index shows: Pillow leaves rows black that an intact file does not hold.
     """
     if encoding == "npy":
-        return _decode_npy(data, height, width, np.dtype(dtype))
-    _check_header(data, height, width, np.dtype(dtype))
+        return _decode_npy(data, shape, np.dtype(dtype))
+    _check_header(data, shape, np.dtype(dtype))
     _check_chunks(data)
     try:
         image = np.asarray(
             PngImagePlugin.PngImageFile(io.BytesIO(data))
-        )  # Image.open would refuse very large slices
+        )  # Image.open refuses very large slices
     except Exception as error:  # Pillow raises many kinds for damaged files
         raise EncodingError(f"is a damaged PNG ({str(error) or type(error).__name__})") from None
-    if image.shape != (height, width) or image.dtype != dtype:
-        raise EncodingError(
-            f"is a PNG of {image.shape} {image.dtype}, not {(height, width)} {np.dtype(dtype)}"
-        )
+    if image.shape != tuple(shape) or image.dtype != dtype:
+        raise EncodingError(f"is a PNG of {image.shape} {image.dtype}, not {tuple(shape)} {np.dtype(dtype)}")
     return image
 
 
-def _decode_npy(data, height, width, dtype):
-    if len(data) != height * width * dtype.itemsize:
-        raise EncodingError(f"has {len(data)} bytes of pixels, not those of {height}x{width} {dtype}")
-    return np.frombuffer(data, dtype.newbyteorder("<")).reshape(height, width)
+def _decode_npy(data, shape, dtype):
+    if len(data) != math.prod(shape) * dtype.itemsize:
+        raise EncodingError(
+            f"has {len(data)} bytes of pixels, not those of {'x'.join(map(str, shape))} {dtype}"
+        )
+    return np.frombuffer(data, dtype.newbyteorder("<")).reshape(shape)
 
 
-def _check_header(data, height, width, dtype):
+def _check_header(data, shape, dtype):
     if not data.startswith(_SIGNATURE) or data[8:16] != b"\0\0\0\rIHDR" or len(data) < 29:
         raise EncodingError("is no PNG file")
-    found_width, found_height, depth, colour, *rest = struct.unpack_from(">IIBBBBB", data, 16)
-    if (found_height, found_width) != (height, width):
-        raise EncodingError(f"is a PNG of {found_height}x{found_width} pixels, not {height}x{width}")
+    width, height, depth, colour, *rest = struct.unpack_from(">IIBBBBB", data, 16)
+    if (height, width) != tuple(shape):
+        raise EncodingError(f"is a PNG of {height}x{width} pixels, not {'x'.join(map(str, shape))}")
     if (depth, colour) != (8 * dtype.itemsize, 0) or any(rest):
         raise EncodingError(
             f"is a PNG of {depth} bit {_COLOURS.get(colour, colour)}{' (interlaced)' * (rest[2] == 1)},"
@@ -83,7 +88,7 @@ def _check_header(data, height, width, dtype):
 
 
 def _check_chunks(data):
-    """Check that a PNG has a header, pixels and an end, nothing else, and that none of it is damaged."""
+    """Check that a PNG has a header, pixels and an end, nothing else, and that every checksum holds."""
     position, names = len(_SIGNATURE), []
     while position < len(data):
         length, name = (

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Union
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from srgan_dist.utils.scales import scale_problem
+from srgan_dist.utils.scales import SCALES
 
 
 class Settings(BaseModel):
@@ -14,8 +14,8 @@ class Settings(BaseModel):
 
 
 def _check_scale(scale):
-    if problem := scale_problem(scale):
-        raise ValueError(problem)
+    if scale not in SCALES:
+        raise ValueError(f"must be one of {', '.join(map(str, SCALES))}")
     return scale
 
 

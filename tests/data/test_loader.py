@@ -10,9 +10,9 @@ import torch
 from conftest import write_folder
 from PIL import Image
 
-from srgan_dist.data.index import open_split
 from srgan_dist.data.loader import TrainLoader, orient
 from srgan_dist.data.reader import Reader
+from srgan_dist.data.split import open_split
 from srgan_dist.packing.build import BuildOptions, build
 from srgan_dist.utils.errors import UserError
 

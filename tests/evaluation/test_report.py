@@ -10,8 +10,8 @@ from accelerate import Accelerator
 from conftest import REPOSITORY
 
 from srgan_dist.data.degradation import upsample
-from srgan_dist.data.index import open_split
 from srgan_dist.data.reader import Reader
+from srgan_dist.data.split import open_split
 from srgan_dist.evaluation.metrics import psnr, ssim
 from srgan_dist.evaluation.report import add_error_reduction, evaluate, format_table, median_image
 from srgan_dist.evaluation.scoring import mean_scores, methods_of, score_split

@@ -11,7 +11,7 @@ import torch
 from conftest import tiny_config
 from PIL import Image
 
-from srgan_dist.data.index import open_split
+from srgan_dist.data.split import open_split
 from srgan_dist.evaluation import scoring
 from srgan_dist.training import train
 from srgan_dist.utils.errors import UserError

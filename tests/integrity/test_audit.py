@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from test_index import edit_manifest
 
-from srgan_dist.data.index import open_set, open_split
+from srgan_dist.data.split import open_set, open_split
 from srgan_dist.integrity.audit import verify
 from srgan_dist.utils.files import sha256_of
 

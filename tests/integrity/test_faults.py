@@ -24,10 +24,10 @@ from test_audit import swap_places
 from test_index import edit_manifest, edit_rows
 
 from srgan_dist.config import dump_config
-from srgan_dist.data.index import open_set, open_split
 from srgan_dist.data.loader import TrainLoader
 from srgan_dist.data.reader import Reader
 from srgan_dist.data.sample import BLOCK, padded
+from srgan_dist.data.split import open_set, open_split
 from srgan_dist.evaluation.scoring import methods_of, score_split
 from srgan_dist.integrity import audit
 from srgan_dist.integrity.find_corruption import check_corruption_limit
@@ -474,7 +474,7 @@ def end_thread(thread):
 
 
 def test_a_reading_thread_that_is_killed_is_an_error_and_no_hang(train_split):
-    batches = TrainLoader([(train_split, 1.0)], 8, 6, 0, True, 0, 1, CPU).batches(0)
+    batches = TrainLoader([(train_split, 1.0)], 8, 6, 0, "all", 0, 1, CPU).batches(0)
     next(batches)
     end_thread(next(thread for thread in threading.enumerate() if thread.name == "read-ahead"))
     with pytest.raises(RuntimeError, match="the thread that reads ahead was ended"):
@@ -484,7 +484,7 @@ def test_a_reading_thread_that_is_killed_is_an_error_and_no_hang(train_split):
 
 @pytest.mark.parametrize("error", [SystemExit(0), MemoryError("no room"), KeyboardInterrupt()])
 def test_whatever_ends_the_filling_of_a_batch_reaches_the_training(train_split, monkeypatch, error):
-    source = TrainLoader([(train_split, 1.0)], 8, len(train_split), 0, True, 0, 1, CPU)  # an epoch per batch
+    source = TrainLoader([(train_split, 1.0)], 8, len(train_split), 0, "all", 0, 1, CPU)  # an epoch per batch
     fill, filled = source.readers[0].batch, []
 
     def fill_twice(*arguments):

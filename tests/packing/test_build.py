@@ -19,8 +19,8 @@ from PIL import Image
 from test_scan import write_set
 
 from srgan_dist.data.degradation import downsample
-from srgan_dist.data.index import open_set, open_split, read_manifest
 from srgan_dist.data.reader import Reader
+from srgan_dist.data.split import open_set, open_split, read_manifest
 from srgan_dist.integrity.audit import verify
 from srgan_dist.packing import build as packing
 from srgan_dist.packing import pack

@@ -14,7 +14,7 @@ from conftest import REPOSITORY, TINY, texture, write_folder
 from PIL import Image
 from test_build import digests
 
-from srgan_dist.data.index import open_set
+from srgan_dist.data.split import open_set
 from srgan_dist.packing.build import BuildError, BuildOptions, build
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.executors import process_pool

@@ -1,4 +1,4 @@
-from srgan_dist.data.index import open_set, read_manifest
+from srgan_dist.data.split import open_set, read_manifest
 from srgan_dist.packing.summary import format_counts, format_ranges
 
 

@@ -12,8 +12,8 @@ from distributed_worker import digest_of, note_what_is_seen, read_exactly
 from PIL import Image
 from test_distributed import work
 
-from srgan_dist.data.index import open_split
 from srgan_dist.data.loader import TrainLoader
+from srgan_dist.data.split import open_split
 from srgan_dist.packing.build import BuildOptions, build
 
 CPU = torch.device("cpu")
@@ -69,7 +69,7 @@ def global_batches(sets, first, count, ranks=1, accumulation=1, batch_size=BATCH
     """Return the crops of some updates in the order of their slots, put together from those of every rank."""
     shares = [
         TrainLoader(
-            sets, 8, batch_size, seed, True, rank, ranks, CPU, bad, gradient_accumulation_steps=accumulation
+            sets, 8, batch_size, seed, "all", rank, ranks, CPU, bad, gradient_accumulation_steps=accumulation
         ).batches(first)
         for rank in range(ranks)
     ]
@@ -180,7 +180,7 @@ def placed_split(root, scale):
 @pytest.mark.parametrize("scale", [2, 4])
 def test_hr_lies_over_lr_at_every_corner_and_border_in_every_orientation(tmp_path, scale):
     split, turns = placed_split(tmp_path, scale), defaultdict(set)
-    batches = TrainLoader([(split, 1.0)], 4, 64, 0, True, 0, 1, CPU).batches(0)
+    batches = TrainLoader([(split, 1.0)], 4, 64, 0, "all", 0, 1, CPU).batches(0)
     for _ in range(16):
         for pair in zip(*next(batches), strict=True):
             lr, hr = (

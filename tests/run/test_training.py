@@ -15,7 +15,7 @@ from pydantic import Field, create_model
 from safetensors.torch import load_file
 
 from srgan_dist.config import Config, ConfigError, dump_config
-from srgan_dist.data.index import open_split
+from srgan_dist.data.split import open_split
 from srgan_dist.evaluation.report import evaluate
 from srgan_dist.evaluation.validation import spread_over_rocks
 from srgan_dist.models import GENERATORS

@@ -12,8 +12,8 @@ import torch
 from conftest import tiny_config
 
 from srgan_dist.config import load_config
-from srgan_dist.data.index import open_split
 from srgan_dist.data.reader import Reader
+from srgan_dist.data.split import open_split
 from srgan_dist.losses.perceptual import VGGLossConfig, vgg19_features
 from srgan_dist.models.weights_file import load_generator
 from srgan_dist.run.checkpoint import newest_checkpoint

@@ -22,7 +22,7 @@ from conftest import REPOSITORY, tiny_config, write_folder
 from distributed_worker import digest
 
 from srgan_dist.config import load_config
-from srgan_dist.data.index import open_split
+from srgan_dist.data.split import open_split
 from srgan_dist.models.weights_file import load_generator
 
 LAUNCH = REPOSITORY / "launch"

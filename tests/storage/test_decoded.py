@@ -11,9 +11,9 @@ from conftest import TINY, tiny_config, write_folder
 from test_remote import Server, hasty  # noqa: F401 (a fixture)
 
 from srgan_dist.config import ConfigError
-from srgan_dist.data.index import open_set, open_split
 from srgan_dist.data.loader import TrainLoader
 from srgan_dist.data.reader import Reader
+from srgan_dist.data.split import open_set, open_split
 from srgan_dist.integrity.find_corruption import find_corrupt_samples
 from srgan_dist.packing.build import build
 from srgan_dist.run.preflight import preflight
@@ -44,7 +44,7 @@ def cache(tmp_path):
 
 
 def hashes(split, count=6):
-    batches = TrainLoader([(split, 1.0)], 8, 4, 0, True, 0, 1, torch.device("cpu")).batches(0)
+    batches = TrainLoader([(split, 1.0)], 8, 4, 0, "all", 0, 1, torch.device("cpu")).batches(0)
     taken = [
         hashlib.sha256(b"".join(x.numpy().tobytes() for x in next(batches))).hexdigest() for _ in range(count)
     ]

@@ -14,7 +14,7 @@ from PIL import Image
 from test_build import digests
 from test_index import edit_manifest
 
-from srgan_dist.data.index import open_set
+from srgan_dist.data.split import open_set
 from srgan_dist.integrity.audit import verify
 from srgan_dist.packing.build import build
 from srgan_dist.packing.summary import format_counts

@@ -20,8 +20,8 @@ import torch
 from conftest import REPOSITORY, tiny_config, write_folder
 
 from srgan_dist.config import ConfigError, dump_config
-from srgan_dist.data.index import open_set, open_split
 from srgan_dist.data.loader import TrainLoader
+from srgan_dist.data.split import open_set, open_split
 from srgan_dist.integrity.find_corruption import find_corrupt_samples
 from srgan_dist.packing.build import BuildOptions, build
 from srgan_dist.run.preflight import preflight
@@ -167,7 +167,7 @@ def cache(tmp_path):
 
 
 def loader(split, batch_size=4, blocks=None):
-    return TrainLoader([(split, 1.0)], 8, batch_size, 0, True, 0, 1, CPU, blocks=[blocks])
+    return TrainLoader([(split, 1.0)], 8, batch_size, 0, "all", 0, 1, CPU, blocks=[blocks])
 
 
 def hashes(source, first, count):
@@ -476,7 +476,7 @@ def test_a_rank_that_is_ahead_leaves_room_for_the_others(many_shards, tmp_path):
 
 
 def ranks_loader(split, rank):
-    return TrainLoader([(split, 1.0)], 8, 2, 0, True, rank, 2, CPU, blocks=[4])
+    return TrainLoader([(split, 1.0)], 8, 2, 0, "all", rank, 2, CPU, blocks=[4])
 
 
 def wait_until_quiet(server):
@@ -538,7 +538,7 @@ def weights_of(trained):
 
 def test_a_training_on_a_url_is_that_on_the_folder_bit_for_bit(server, shards, tmp_path):
     local = train(tiny_config(shards, tmp_path / "local"))
-    there = train(config_of(server.url, tmp_path, GIB, augment=True))
+    there = train(config_of(server.url, tmp_path, GIB, augment="all"))
     assert all(torch.equal(a, b) for a, b in zip(weights_of(local), weights_of(there), strict=True))
 
 

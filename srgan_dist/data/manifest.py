@@ -1,0 +1,133 @@
+"""The manifest of a packed set: its format, and the size and sha256 of every file."""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from srgan_dist.storage.encoding import ENCODINGS
+from srgan_dist.utils.errors import UserError
+
+SPLITS = ("train", "valid", "test")
+
+FORMAT = "srgan_dist shards"
+VERSION = 3  # version 2, which had 2-D images only and called the encoding payload, is read too
+
+
+def shard_name(split, number):
+    return f"{split}-{number:06d}.tar"
+
+
+def index_name(split):
+    return f"{split}.index.npy"
+
+
+def _inside(name):
+    if Path(name).name != name:
+        raise ValueError(f"names a file outside its folder: {name!r}")
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,200}", name):
+        raise ValueError(f"is not the name of a file of a set: {name!r}")
+    return name
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class FileEntry(_Entry):
+    """A file of the set."""
+
+    file: Annotated[str, AfterValidator(_inside)]
+    bytes: int = Field(ge=0, le=2**60)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class ShardEntry(FileEntry):
+    count: int = Field(ge=1)  # samples
+
+
+class SplitEntry(_Entry):
+    count: int = Field(ge=1)
+    rocks: dict[str, int]  # samples of each
+    index: FileEntry
+    shards: list[ShardEntry] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _counts_agree(self):
+        for name, count in (
+            ("shards", sum(shard.count for shard in self.shards)),
+            ("rocks", sum(self.rocks.values())),
+        ):
+            if count != self.count:
+                raise ValueError(f"its {name} have {count} samples, it says count={self.count}")
+        return self
+
+
+class Manifest(_Entry):
+    """The content of OUT/manifest.json."""
+
+    format: Literal[FORMAT] = FORMAT
+    version: Literal[VERSION] = VERSION
+    ndim: Literal[2, 3]  # axes of an image
+    scale: int = Field(ge=2, le=1024)
+    dtype: Literal["uint8", "uint16"]
+    encoding: Literal[ENCODINGS] = "npy"  # of the images
+    rocks: list[str]
+    totals: dict[str, int]  # samples of each rock over all splits
+    splits: dict[Literal[SPLITS], SplitEntry]
+    options: dict[str, Any]  # of the build
+    source_sha256: str  # of names and bytes of the images that were packed
+
+    @model_validator(mode="after")
+    def _names_are_unique(self):
+        files = [entry.file for split in self.splits.values() for entry in (split.index, *split.shards)]
+        for names, kind in ((files, "file"), (self.rocks, "rock")):
+            name, count = Counter(names).most_common(1)[0] if names else (None, 1)
+            if count > 1:
+                raise ValueError(f"lists the {kind} {name!r} {count} times")
+        return self
+
+    @model_validator(mode="after")
+    def _encoding_fits(self):
+        if (self.encoding, self.ndim) == ("png", 3):
+            raise ValueError("has 3-D images as PNG files, which hold 2-D images only")
+        return self
+
+
+def parse_manifest(content, path):
+    """Return the Manifest of the bytes of manifest.json; raises UserError that names `path`."""
+    try:
+        content = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError(f"{path} is not a manifest of {FORMAT}")
+    if content.get("version") == 2:
+        content = _from_version_2(content)
+    if content.get("version") != VERSION:
+        raise UserError(
+            f"{path} has version {content.get('version')}, this program reads 2 and {VERSION}; build the set again"
+        )
+    try:
+        return Manifest.model_validate(content)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(map(str, fault["loc"])) or "its top level"
+        raise UserError(
+            f"{path} is damaged at {where}: {fault['msg'].removeprefix('Value error, ')};"
+            " copy the file again or build the set again"
+        ) from None
+
+
+def _from_version_2(content):
+    content = _payload_renamed(content) | {"version": VERSION, "ndim": 2}
+    if isinstance(content.get("options"), dict):
+        content["options"] = _payload_renamed(content["options"])
+    return content
+
+
+def _payload_renamed(entries):
+    return {"encoding" if key == "payload" else key: value for key, value in entries.items()}

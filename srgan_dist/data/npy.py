@@ -1,0 +1,42 @@
+"""NPY files: one array [H, W] or [slices, H, W] of uint8 or uint16."""
+
+import numpy as np
+
+from srgan_dist.data.image_info import ImageError, ImageInfo
+
+
+def _open_npy(path):
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (FileNotFoundError, PermissionError):
+        raise
+    except Exception as error:  # numpy's words range from tokens of the header to advice to load it unsafely
+        raise ImageError(
+            path,
+            "is cut short, damaged, or holds something other than numbers;"
+            " save it again with numpy.save as an array of uint8 or uint16",
+        ) from error
+
+
+def npy_info(path):
+    """Read the header of an NPY file: ImageInfo; raises ImageError for all but one array [H, W] or [slices, H, W]."""
+    volume = _open_npy(path)
+    if volume.ndim not in (2, 3):
+        raise ImageError(
+            path, f"has shape {volume.shape}; use [H, W] for a slice or [slices, H, W] for a volume"
+        )
+    if volume.ndim == 3 and 1 <= volume.shape[-1] <= 4:
+        raise ImageError(
+            path,
+            f"has shape {volume.shape}, whose last axis looks like colour channels;"
+            " save a slice as [H, W] and a volume as [slices, H, W]",
+        )
+    if path.stat().st_size != volume.offset + volume.nbytes:
+        raise ImageError(path, "holds more than one array; save each to a file of its own")
+    return ImageInfo(path, (1, *volume.shape)[-3:], volume.dtype.newbyteorder("="))
+
+
+def npy_pages(info, start, stop):
+    """Yield the pages start to stop - 1, each [H, W], copied from a memory map one at a time."""
+    for page in _open_npy(info.path).reshape(info.shape)[start:stop]:
+        yield np.array(page, info.dtype)

@@ -1,0 +1,61 @@
+"""PNG files: header and pixels of one grey page of 8 or 16 bit."""
+
+import os
+import struct
+
+import imagecodecs
+import numpy as np
+
+from srgan_dist.data.image_info import CENTIMETRE, ImageError, ImageInfo
+
+_COLOURS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB with alpha"}
+
+
+def png_info(path):
+    """Read the header of a PNG file: ImageInfo; raises ImageError for all but grey or RGB of 8 or 16 bit."""
+    chunks = _chunks(path)
+    if len(chunks.get(b"IHDR", b"")) != 13 or b"IDAT" not in chunks:
+        raise ImageError(path, "is damaged or cut short before its pixels; copy or export it again")
+    width, height, depth, colour = struct.unpack(">IIBB", chunks[b"IHDR"][:10])
+    if colour not in (0, 2):
+        raise ImageError(
+            path,
+            f"is a PNG of type {_COLOURS.get(colour, colour)};"
+            " save it as grey (or RGB with equal channels), without palette or alpha",
+        )
+    if depth not in (8, 16):
+        raise ImageError(path, f"has {depth} bit per pixel; save it as 8 or 16 bit grey")
+    if b"tRNS" in chunks:
+        raise ImageError(path, "has a transparent colour; save it without transparency")
+    if b"acTL" in chunks:
+        raise ImageError(path, "is an animated PNG of several frames; save each frame as a PNG of its own")
+    return ImageInfo(path, (1, height, width), np.dtype(f"uint{depth}"), tags=_tags(chunks.get(b"pHYs", b"")))
+
+
+def _chunks(path):
+    """Return {name: content} of the chunks of a PNG up to its first pixels, whose own content is left empty."""
+    chunks = {}
+    with open(path, "rb") as file:
+        file.seek(8)
+        while b"IDAT" not in chunks and len(head := file.read(8)) == 8:
+            length, name = struct.unpack(">I4s", head)
+            chunks[name] = file.read(length) if name != b"IDAT" else b""
+            file.seek(4, os.SEEK_CUR)  # its checksum
+    return chunks
+
+
+def _tags(physical):
+    """Return the resolution of a pHYs chunk, which counts pixels per metre, as TIFF tags."""
+    if len(physical) != 9:
+        return {}
+    *pixels, unit = struct.unpack(">IIB", physical)
+    if unit != 1 or not all(0 < count < 2**31 for count in pixels):
+        return {}
+    return {"resolution": tuple((count, 100) for count in pixels), "resolutionunit": CENTIMETRE}
+
+
+def png_pages(info, start, stop):
+    """Yield the one page [H, W] or [H, W, 3]."""
+    # Not Pillow: it reduces 16-bit RGB to 8 bit silently.
+    if start < stop:
+        yield imagecodecs.png_decode(info.path.read_bytes())

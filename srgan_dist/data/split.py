@@ -1,0 +1,213 @@
+"""A packed set, opened for reading. A set is a folder, or the same files below a URL (`remote.py`):
+
+OUT/manifest.json          format of the set; size and sha256 of every other file
+OUT/train.index.npy        one row of the index per sample, in the order of the shards
+OUT/train-000000.tar ...   samples; the same for valid and test
+"""
+
+import hashlib
+import stat
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from srgan_dist.data.index import load_index
+from srgan_dist.data.manifest import Manifest, parse_manifest
+from srgan_dist.storage.cache import Cache
+from srgan_dist.storage.decoded import DecodedShard, decoded_rows
+from srgan_dist.storage.remote import Remote, is_url
+from srgan_dist.utils.errors import UserError
+
+FETCHERS = 4  # shards that are fetched, or decoded, at a time
+
+
+def open_set(address, cache=None):
+    """Read and check the manifest of the set in a folder or at a URL; raises UserError for anything else.
+
+    cache: for copies of shards that are remote or have to be decoded; None: the one in the user's cache folder.
+    """
+    cache = cache or Cache()
+    place = Remote(address, cache) if is_url(address) else Folder(address)
+    try:
+        content = place.manifest()
+    except FileNotFoundError:
+        raise UserError(
+            f"{place} is not a packed data set: it has no manifest.json."
+            " Make one with: python shards/build.py SOURCE OUT"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{place}/manifest.json cannot be read: {error}") from None
+    manifest = parse_manifest(content, f"{place}/manifest.json")
+    return PackedSet(place, manifest, hashlib.sha256(content).hexdigest(), cache)
+
+
+def open_split(address, name, check_sizes=True, cache=None):
+    """Open one split of a set; see `open_set` and `PackedSet.split`."""
+    return open_set(address, cache).split(name, check_sizes)
+
+
+def read_manifest(address, cache=None):
+    """Return the Manifest of a set; see `open_set`."""
+    return open_set(address, cache).manifest
+
+
+class Folder:
+    """The files of a set in a folder of this machine; `remote.Remote` does the same for a URL."""
+
+    def __init__(self, path):
+        self.path = Path(path)
+
+    def __str__(self):
+        return str(self.path)
+
+    def manifest(self):
+        """Return the bytes of manifest.json; raises FileNotFoundError where there is none."""
+        return (self.path / "manifest.json").read_bytes()
+
+    def file(self, entry):
+        """Return the path of a file of the set, given its FileEntry."""
+        return self.path / entry.file
+
+    def check_files(self, entries):
+        """Raise UserError if one of the files is missing or has another size than the manifest says."""
+        for entry in entries:
+            _check_size(self.file(entry), entry.bytes)
+
+
+def _check_size(path, size):
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} is missing although the manifest lists it; copy it again or build the set again"
+        ) from None
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path} is no regular file; copy it again or build the set again")
+    if status.st_size != size:
+        raise UserError(
+            f"{path} has {status.st_size} bytes, the manifest says {size};"
+            " copy it again or build the set again"
+        )
+
+
+@dataclass(frozen=True)
+class PackedSet:
+    """A packed set: its files and its manifest."""
+
+    place: Any  # Folder or remote.Remote
+    manifest: Manifest
+    sha256: str  # of manifest.json, which has that of every other file: two equal sets have equal ones
+    cache: Cache  # for copies of shards that are remote or have to be decoded
+
+    def split(self, name, check_sizes=True, blank_corrupt_images=False):
+        """Open one split for reading, or return None if the set has no such split.
+
+        blank_corrupt_images: a PNG image that cannot be decoded is blank, which its crc32 shows, instead of an error.
+        Raises UserError when a shard is missing or has another size (unless check_sizes is False), or the index is not
+        the one the manifest names.
+        """
+        split = self.stored_split(name, check_sizes)
+        if split is None or self.manifest.encoding == "npy":
+            return split
+        rows, shards = decoded_rows(split.rows, split.dtype, split.scale), []
+        entries = self.manifest.splits[name].shards
+        for number, (shard, entry) in enumerate(zip(split.shards, entries, strict=True)):
+            inside = rows["shard"] == number
+            shards.append(
+                DecodedShard(
+                    shard,
+                    entry.sha256,
+                    split.rows[inside],
+                    rows[inside],
+                    split.dtype,
+                    split.scale,
+                    self.cache,
+                    blank_corrupt_images,
+                )
+            )
+        return Split(self, name, rows, split.rows, shards)
+
+    def stored_split(self, name, check_sizes=True):
+        """Open one split as it is stored in its tars; only `split` decodes PNG files."""
+        entry = self.manifest.splits.get(name)
+        if entry is None:
+            return None
+        self.place.check_files([entry.index, *(entry.shards if check_sizes else ())])
+        table = self.place.file(entry.index)
+        with table.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != entry.index.sha256:
+                way_out = (
+                    "build the set again"
+                    if isinstance(table, Path)
+                    else f"delete its copy {table.copy}, which has been damaged"
+                )
+                raise UserError(
+                    f"{table} is not the index that the manifest names (sha256 differs); {way_out}"
+                )
+            file.seek(0)
+            rows = load_index(table, file, self.manifest, entry)
+        return Split(self, name, rows, rows, [self.place.file(shard) for shard in entry.shards])
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of a packed set: the index of its samples, and their shards."""
+
+    set: PackedSet
+    name: str
+    rows: np.ndarray  # of index_dtype(ndim), with the offsets in the files that `shards` open
+    stored: np.ndarray  # the same with the offsets in the tars
+    shards: list  # paths, or RemoteFiles or DecodedShards, which have `open`; in the order of rows["shard"]
+
+    def __len__(self):
+        return len(self.rows)
+
+    @property
+    def place(self):
+        return self.set.place
+
+    @property
+    def rocks(self):
+        return self.set.manifest.rocks
+
+    @property
+    def ndim(self):
+        return self.set.manifest.ndim
+
+    @property
+    def scale(self):
+        return self.set.manifest.scale
+
+    @cached_property
+    def dtype(self):
+        return np.dtype(self.set.manifest.dtype)
+
+    @property
+    def is_cached(self):
+        """Whether the shards are read from copies in a cache."""
+        return not isinstance(self.shards[0], Path)
+
+    @property
+    def cached_bytes(self):
+        """The number of bytes that each shard takes in a cache, 0 where it is read in its place."""
+        return [shard.cached_bytes if self.is_cached else 0 for shard in self.shards]
+
+    @property
+    def transient_cache_bytes(self):
+        """The largest number of bytes in the cache of tars that are fetched only to be decoded."""
+        fetched = [shard.transient_cache_bytes for shard in self.shards if isinstance(shard, DecodedShard)]
+        return sum(sorted(fetched)[-FETCHERS:])
+
+    def rock(self, i):
+        return self.rocks[self.rows["rock"][i]]
+
+    def key(self, i):
+        return self.rows["key"][i].decode()
+
+    @property
+    def smallest_lr(self):
+        """The shortest side of any LR image in pixels: the largest crop that can be cut from all of them."""
+        return int(self.rows["lr_shape"].min())

@@ -1,0 +1,260 @@
+"""TIFF files: headers, slices and resolution, and refusal of everything that is not a plain stack of grey slices."""
+
+import contextlib
+import logging
+import math
+import re
+from fractions import Fraction
+
+import numpy as np
+import tifffile
+
+from srgan_dist.data.image_info import ALLOWED_DTYPES, CENTIMETRE, INCH, ImageError, ImageInfo
+
+_GREY_PHOTOMETRICS = ("MINISBLACK", "RGB")
+_MICROMETRES = {
+    "micron": 1.0,
+    "microns": 1.0,
+    "um": 1.0,
+    "\u00b5m": 1.0,
+    "\\u00B5m": 1.0,
+    "mm": 1e3,
+    "nm": 1e-3,
+}
+
+
+class _Errors(logging.Handler):
+    def __init__(self):
+        super().__init__(logging.ERROR)
+        self.messages = []
+
+    def emit(self, record):
+        self.messages.append(record.getMessage())
+
+
+@contextlib.contextmanager
+def _logged_errors():
+    """Collect the errors that tifffile only logs."""
+    logger, errors = logging.getLogger("tifffile"), _Errors()
+    logger.addHandler(errors)
+    propagate, logger.propagate = logger.propagate, False
+    try:
+        yield errors.messages
+    finally:
+        logger.removeHandler(errors)
+        logger.propagate = propagate
+
+
+@contextlib.contextmanager
+def _open_tiff(path):
+    """Open a TIFF; an error that tifffile only logs is raised: a truncated file would look like a shorter one."""
+    with _logged_errors() as errors, tifffile.TiffFile(path, _multifile=False) as tiff:
+        len(tiff.pages)  # walk the chain of pages now
+        _refuse(path, errors)
+        yield tiff
+        _refuse(path, errors)
+
+
+def _refuse(path, errors):
+    if errors:
+        words = re.sub(r"^<[^>]*> ", "", errors[0])  # <tifffile.TiffPages @8>
+        raise ImageError(path, f"is damaged or cut short ({words}); copy or export it again")
+
+
+def tiff_info(path):
+    """Read the headers of all pages of a TIFF file: ImageInfo; raises ImageError for all but a stack of grey slices."""
+    with _open_tiff(path) as tiff:
+        first = tiff.pages[0]
+        for number, page in enumerate(tiff.pages):  # before _count_slices, which thins the pages out
+            if problem := _pixel_problem(page) or _storage_problem(page) or _difference(page, first):
+                raise ImageError(path, f"page {number} {problem}")
+        pages = _count_slices(path, tiff, first)
+        shape = pages, first.imagelength, first.imagewidth
+        dtype = np.dtype(first.dtype).newbyteorder("=")
+        return ImageInfo(path, shape, dtype, _voxel_size_um(first), _carried_tags(first))
+
+
+def _pixel_problem(page):
+    """Return why the values of a page cannot be taken as grey levels, or None."""
+    photometric = getattr(page.photometric, "name", str(page.photometric))
+    if photometric not in _GREY_PHOTOMETRICS:
+        return f"is stored as {photometric}; save it as grey with black at 0 (MINISBLACK)"
+    if page.extrasamples or page.samplesperpixel not in (1, 3):
+        return f"has {page.samplesperpixel} channels; save it as grey without alpha"
+    if page.dtype is None or page.dtype in ALLOWED_DTYPES and page.bitspersample != 8 * page.dtype.itemsize:
+        return (
+            f"has {page.bitspersample} bit per pixel; save it as 8 or 16 bit grey, with one factor for all images"
+            " if the grey levels are scaled"
+        )
+    return None
+
+
+def _storage_problem(page):
+    """Return why a page is not one whole slice, or None."""
+    size = page.parent.filehandle.size
+    chunks = list(zip(page.dataoffsets, page.databytecounts))  # strips or tiles
+    if page.imagedepth != 1:
+        return "is a tiled volume; save the volume as one page per slice"
+    if page.subfiletype & 0b101:
+        return (
+            f"is a thumbnail or mask (NewSubfileType {int(page.subfiletype)}) and no slice;"
+            " save the file without thumbnails, pyramid and masks"
+        )
+    if len(chunks) < math.prod(page.chunked) or not all(map(all, chunks)):
+        return (
+            "has strips or tiles without data (a sparse file), which would be black; save it with all pixels"
+        )
+    if (end := max(map(sum, chunks))) > size:
+        return f"is cut short: its pixels end at byte {end}, the file has {size}; copy or export it again"
+    return None
+
+
+def _difference(page, first):
+    own, others = (f"{p.imagelength}x{p.imagewidth} {p.dtype}" for p in (page, first))
+    if own != others:
+        return f"is {own}, page 0 is {others}; all slices must be alike"
+    if _orientation(page) != _orientation(first):
+        return (
+            f"has Orientation {_orientation(page)}, page 0 has {_orientation(first)}; turn the pixels of one and"
+            " save all pages with Orientation 1"
+        )
+    return None
+
+
+def _orientation(page):
+    """Return the TIFF orientation of a page, 1 to 8; 1 (as stored) where it is missing or invalid."""
+    value = _tag(page, "Orientation", 1)
+    return int(value) if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _count_slices(path, tiff, first):
+    """Return the number of slices; refuse a file whose description (ImageJ, OME, tifffile) has other slices."""
+    series = _series(tiff)
+    if series is None:
+        raise ImageError(
+            path,
+            "its description names slices that the file does not hold: it is cut short, or the"
+            " description is not its own. Copy it again, or save it as a plain stack without one",
+        )
+    slices, pages = sum(_slices_of(path, part) for part in series), len(tiff.pages)
+    if slices != pages:
+        _check_headerless(path, series, first, pages, slices)
+    return slices
+
+
+def _series(tiff):
+    """Return the pages as tifffile groups them by the description, None where that fails."""
+    with _logged_errors() as errors:
+        try:
+            series = tiff.series
+        except Exception:  # any: descriptions are free text
+            return None
+    return None if errors else series
+
+
+def _slices_of(path, series):
+    """Return the number of slices of one of tifffile's series; refuse more than one axis of them."""
+    sizes = [(axis, size) for axis, size in zip(series.axes, series.shape) if axis not in "YXS" and size > 1]
+    # By default tifffile calls the slices of a volume channels (C); ImageJ has up to 4 colour channels.
+    if len(sizes) > 1 or series.kind == "imagej" and dict(sizes).get("C", 9) <= 4:
+        sizes = ", ".join(f"{axis}={size}" for axis, size in sizes)
+        raise ImageError(
+            path,
+            f"holds channels, slices or time points side by side ({sizes}); save each volume as"
+            " a stack of its own, with slices as its only axis (axes ZYX)",
+        )
+    return math.prod(size for _, size in sizes)
+
+
+def _check_headerless(path, series, first, pages, slices):
+    """Refuse all but stacks of one header and raw slices behind it, as ImageJ writes them above 4 GB."""
+    offset = series[0].dataoffset if len(series) == pages == first.samplesperpixel == 1 else None
+    if offset is None:
+        raise ImageError(
+            path,
+            f"holds {pages} page{'s' * (pages != 1)}, its description tells of {slices} slices;"
+            " save it again as a plain stack, one page per slice",
+        )
+    size, end = first.parent.filehandle.size, offset + slices * first.nbytes
+    if end > size:
+        raise ImageError(
+            path,
+            f"is cut short: its {slices} slices end at byte {end}, the file has {size};"
+            " copy or export it again",
+        )
+
+
+def tiff_pages(info, start, stop):
+    """Yield the pages start to stop - 1, each [H, W] or [H, W, 3], decoded one at a time."""
+    with _open_tiff(info.path) as tiff:
+        if info.pages > len(tiff.pages):
+            yield from _raw_slices(info, tiff, start, stop)
+            return
+        for number in range(start, stop):
+            page = tiff.pages[number]
+            pixels = page.asarray()
+            if page.axes == "SYX":
+                pixels = np.moveaxis(pixels, 0, -1)
+            yield pixels.astype(info.dtype, copy=False)
+
+
+def _raw_slices(info, tiff, start, stop):
+    page = tiff.pages[0]
+    stored = np.dtype(tiff.byteorder + page.dtype.char)
+    slice_bytes = info.height * info.width * stored.itemsize
+    with open(info.path, "rb") as file:
+        file.seek(page.dataoffsets[0] + start * slice_bytes)
+        for _ in range(start, stop):
+            yield (
+                np.frombuffer(file.read(slice_bytes), stored)
+                .reshape(info.height, info.width)
+                .astype(info.dtype)
+            )
+
+
+def _tag(page, name, default=None):
+    return page.tags[name].value if name in page.tags else default
+
+
+def _rational(value):
+    """Return a resolution as (numerator, denominator), None where it is not a finite positive number."""
+    try:
+        ratio = Fraction(*value) if isinstance(value, tuple) else Fraction(value)
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError):
+        return None
+    ratio = ratio.limit_denominator(2**32 - 1)  # a float, as some programs write, may need more
+    return ratio.as_integer_ratio() if ratio > 0 else None
+
+
+def _voxel_size_um(page):
+    """Return the pixel size where ImageJ recorded it with a physical unit; plain dpi values are rarely true."""
+    match = re.search(r"^unit=(\S+)", str(page.description), re.MULTILINE)
+    resolution = _rational(_tag(page, "XResolution"))
+    if not match or match[1] not in _MICROMETRES or not resolution:
+        return None
+    pixels, units = resolution
+    return units / pixels * _MICROMETRES[match[1]]
+
+
+def _carried_tags(page):
+    tags = {}
+    resolution = tuple(_rational(_tag(page, name)) for name in ("XResolution", "YResolution"))
+    if all(resolution):
+        unit = _tag(page, "ResolutionUnit", INCH)
+        tags["resolution"] = resolution
+        tags["resolutionunit"] = int(unit) if unit in (1, INCH, CENTIMETRE) else 1
+    if description := _carried_description(page.description):
+        tags["description"] = description
+    if _orientation(page) != 1:
+        tags["orientation"] = _orientation(page)
+    return tags
+
+
+def _carried_description(text):
+    """Return the part of a description that is also true of another size and storage."""
+    if text.lstrip("\ufeff \r\n\t").startswith(("{", "<?xml", "<OME")):  # sizes, of tifffile and OME
+        return ""
+    if text.startswith("ImageJ="):
+        # With images=5 ImageJ ignores all headers but the first and reads the slices back to back after it.
+        text = re.sub(r"^(images|slices|frames|channels|hyperstack)=.*\n?", "", text, flags=re.MULTILINE)
+    return text

@@ -1,0 +1,95 @@
+"""Writing images: PNG, TIFF and NPY files that hold one page or a volume."""
+
+import io
+import itertools
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import tifffile
+from PIL import Image
+
+from srgan_dist.data.image_info import CENTIMETRE, INCH, ImageError
+from srgan_dist.utils.files import atomic_write
+
+
+def write_pages(path, pages, count, tags=None):
+    """Write `count` pages, each [H, W] uint8 or uint16 of one shape, one in memory at a time.
+
+    The suffix chooses the format; PNG takes one page. The file appears under its name only when it is complete, and
+    never replaces another.
+    tags: "resolution" ((numerator, denominator) along x and y), "resolutionunit", "description" and "orientation" in
+    the terms of a TIFF, as `read_info` gives them; those that the format cannot hold are left out.
+    """
+    path, tags = Path(path), tags or {}
+    check_writable(path, count, tags)
+    with atomic_write(path, replace=False) as unfinished:
+        WRITERS[path.suffix.lower()](unfinished, pages, count, tags)
+
+
+def check_writable(path, count, tags):
+    """Raise ImageError where the format of `path` cannot hold `count` pages with these tags."""
+    writer = WRITERS.get(path.suffix.lower())
+    if writer is None:
+        raise ImageError(
+            path,
+            f"format {path.suffix!r} is not written; give a name that ends in one of {', '.join(WRITERS)}",
+        )
+    if writer is _write_png and count != 1:
+        raise ImageError(path, f"PNG holds one page, not {count}; write .tif or .npy")
+    if writer is not _write_tiff and "orientation" in tags:
+        # Without this tag a program that applies it would show the image in another orientation.
+        raise ImageError(
+            path,
+            f"only TIFF can say that the picture is to be turned, as its source does (Orientation"
+            f" {tags['orientation']}); write .tif, or save the source with Orientation 1",
+        )
+
+
+def _write_png(path, pages, count, tags):
+    data = io.BytesIO()
+    Image.fromarray(next(iter(pages))).save(data, "png", dpi=_dpi(tags))
+    path.write_bytes(data.getvalue())
+
+
+def _dpi(tags):
+    """Return the resolution as a PNG holds it, None where it has no length to refer to or does not fit."""
+    per_metre = {INCH: Fraction(10000, 254), CENTIMETRE: 100}.get(tags.get("resolutionunit"))
+    if per_metre is None or "resolution" not in tags:
+        return None
+    resolution = [Fraction(*pair) * per_metre for pair in tags["resolution"]]
+    fits = all(1 <= round(pixels) < 2**31 for pixels in resolution)
+    return tuple(float(pixels) * 0.0254 for pixels in resolution) if fits else None
+
+
+def _write_tiff(path, pages, count, tags):
+    pages = iter(pages)
+    first = next(pages)
+    resolution = [Fraction(*pair).as_integer_ratio() for pair in tags.get("resolution", ())]
+    options = {}
+    if resolution and max(map(max, resolution)) < 2**32:
+        options = {"resolution": tuple(resolution), "resolutionunit": tags["resolutionunit"]}
+    if "description" in tags:
+        options["description"] = tags["description"].encode()
+    if "orientation" in tags:
+        options["extratags"] = [(274, "H", 1, tags["orientation"], True)]
+    with tifffile.TiffWriter(path, bigtiff=first.nbytes * count > 4e9) as tiff:
+        for page in itertools.chain([first], pages):
+            tiff.write(page, photometric="minisblack", metadata=None, contiguous=False, **options)
+
+
+def _write_npy(path, pages, count, tags):
+    pages = iter(pages)
+    first = next(pages)
+    if count == 1:
+        with open(path, "wb") as file:
+            np.save(file, first)
+        return
+    volume = np.lib.format.open_memmap(path, "w+", first.dtype, (count, *first.shape))
+    for number, page in enumerate(itertools.chain([first], pages)):
+        volume[number] = page
+    volume.flush()
+
+
+# suffix in lower case -> writer
+WRITERS = {".png": _write_png, ".tif": _write_tiff, ".tiff": _write_tiff, ".npy": _write_npy}

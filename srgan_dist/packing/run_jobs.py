@@ -1,0 +1,183 @@
+"""All pixels of a build: one job per source, run by any executor, and their results entered into the index tables."""
+
+from dataclasses import dataclass, field, replace
+from itertools import chain
+
+import numpy as np
+
+from srgan_dist.data.manifest import shard_name
+from srgan_dist.packing.assemble import assemble_all
+from srgan_dist.packing.layout import place, write_skeleton
+from srgan_dist.packing.pack import Facts, Job, Packed, name_of_page, pack
+from srgan_dist.utils.errors import UserError
+
+FAINT = 2**14  # 16-bit images below it use less than a quarter of their range
+
+
+class BuildError(UserError):
+    """All faults of a source, one per line."""
+
+    def __init__(self, faults):
+        listed = "\n".join(f"  {fault}" for fault in faults)
+        super().__init__(
+            f"{len(faults)} fault{'s' * (len(faults) != 1)} found, nothing was written:\n{listed}"
+        )
+        self.faults = faults
+
+
+def decode_faults(sources, samples, options, run, progress):
+    """Decode all pixels of the sources and return their faults."""
+    return _run(_jobs(sources, samples, options), run, progress).faults
+
+
+def pack_all(sources, samples, tables, shards, dtype, options, directory, run, progress):
+    """Write all shards into a BuildDirectory and complete the tables; returns the notes on the images.
+
+    Raises BuildError with all faults of the pixels.
+    """
+    jobs = _jobs(sources, samples, options, directory, dtype)
+    pack_images = _pack_plain if options.encoding == "npy" else _pack_encoded
+    results = pack_images(jobs, tables, shards, directory, run, progress)
+    return results.notes() + _faint(tables, dtype)
+
+
+def _jobs(sources, samples, options, directory=None, dtype=None):
+    """Return a Job for every source; without a BuildDirectory they only decode."""
+    by_source = {}
+    for sample in samples:
+        by_source.setdefault(sample.source, []).append(sample)
+    return [
+        Job(
+            sources[i],
+            group,
+            options.scale,
+            options.ndim,
+            dtype,
+            options.encoding,
+            known=_known(directory, i, group),
+        )
+        for i, group in sorted(by_source.items())
+    ]
+
+
+def _known(directory, number, samples):
+    """Return the Packed that an interrupted build recorded of a source, or None."""
+    if not directory or number not in directory.known:
+        return None
+    pages, facts = directory.known[number]
+    return Packed(None, pages, [Facts(*each) for each in facts]) if len(facts) == len(samples) else None
+
+
+def _pack_plain(jobs, tables, shards, directory, run, progress):
+    """Write pixels directly to their places, which are known; returns Results."""
+    for shard in chain(*shards.values()):
+        write_skeleton(directory.set / shard.file, shard, place(shard))
+    return _pack(_placed(jobs, tables, directory), tables, directory, run, progress)
+
+
+def _pack_encoded(jobs, tables, shards, directory, run, progress):
+    """Encode all images, then assemble the shards, as their places depend on the bytes of all; returns Results."""
+    jobs = [replace(job, spool=directory.spool / f"{number:06d}") for number, job in enumerate(jobs)]
+    if all(job.known for job in jobs):  # then some may be in their shards already
+        _enter(tables, jobs, [job.known.facts for job in jobs])
+        for shard in chain(*shards.values()):
+            place(shard)
+        jobs = _placed(jobs, tables, directory)
+    results = _pack(jobs, tables, directory, run, progress)
+    directory.sync_journal()  # from here on spools are removed
+    assemble_all(directory.set, list(chain(*shards.values())), jobs, results.facts, run)
+    return results
+
+
+def _placed(jobs, tables, directory):
+    """Return the jobs with the places of their images in the shards."""
+    places = {}
+    for split, table in tables.items():
+        for row in table:
+            shard = directory.set / shard_name(split, row["shard"])
+            places[row["key"].decode()] = shard, int(row["hr_offset"]), int(row["lr_offset"])
+    return [replace(job, places=[places[sample.key] for sample in job.samples]) for job in jobs]
+
+
+def _enter(tables, jobs, facts):
+    """Enter the Facts of all images into the tables."""
+    rows = {row["key"].decode(): row for table in tables.values() for row in table}
+    for job, facts_of_job in zip(jobs, facts, strict=True):
+        for sample, each in zip(job.samples, facts_of_job, strict=True):
+            row = rows[sample.key]
+            for name, value in each._asdict().items():
+                if name in row.dtype.names:
+                    row[name] = value
+
+
+def _pack(jobs, tables, directory, run, progress):
+    """Run all jobs and enter their facts into the tables; returns Results, or raises BuildError with all faults."""
+    results = _run(jobs, run, progress, directory)
+    if results.faults:
+        raise BuildError(results.faults)
+    _enter(tables, jobs, results.facts)
+    return results
+
+
+def _run(jobs, run, progress, directory=None):
+    """Run all jobs and record their results in the journal; returns Results."""
+    results = Results(resumed=sum(job.known is not None for job in jobs))
+    for number, (job, packed) in enumerate(zip(jobs, progress(run(pack, jobs)), strict=True)):
+        results.add(job.source, packed)
+        if directory and not job.known and not packed.fault:
+            directory.record(number, [packed.pages, packed.facts])
+    return results
+
+
+@dataclass
+class Results:
+    """The results of all jobs."""
+
+    faults: list = field(default_factory=list)
+    constant: list = field(default_factory=list)  # names of pages
+    repeated: list = field(default_factory=list)
+    first_seen: dict = field(default_factory=dict)  # hash of a page -> (split, name of the page)
+    facts: list = field(default_factory=list)  # of each source, those of its samples
+    resumed: int = 0  # sources that an interrupted build had packed
+
+    def add(self, source, packed):
+        """Add the result of one source; sources come in their order, whatever the order of the work."""
+        self.facts.append(packed.facts)
+        if packed.fault:
+            self.faults.append(packed.fault)
+        for number, content in enumerate(packed.pages):
+            name = name_of_page(source, number)
+            if content is None:
+                self.constant.append(name)  # blank slices are alike everywhere and are no sign of leakage
+                continue
+            split, first = self.first_seen.setdefault(content, (source.split, name))
+            if split != source.split:
+                self.faults.append(
+                    f"{name}: is in {source.split} and is the same picture as {first} in {split};"
+                    " scores would be too good. Remove one of them"
+                )
+            elif first != name:
+                self.repeated.append(name)
+
+    def notes(self):
+        notes = []
+        if self.resumed:
+            notes.append(
+                f"an interrupted build had packed {self.resumed} of {len(self.facts)} images already"
+            )
+        if self.constant:
+            notes.append(f"{len(self.constant)} images have one grey level only, e.g. {self.constant[0]}")
+        if self.repeated:
+            notes.append(f"{len(self.repeated)} images repeat an earlier picture, e.g. {self.repeated[0]}")
+        return notes
+
+
+def _faint(tables, dtype):
+    """Return a note if 16-bit images use little of their range."""
+    brightest = max(int(table["brightest"].max()) for table in tables.values())
+    if dtype != np.uint16 or brightest >= FAINT:
+        return []
+    return [
+        f"the brightest grey level is {brightest} of 65535 (12-bit data?): networks and scores take 65535 for white,"
+        " so map the grey levels of all images onto 16 bits before packing"
+    ]

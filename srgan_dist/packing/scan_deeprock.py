@@ -1,0 +1,174 @@
+"""DeepRock-SR, its root or one of its sets.
+
+<set>_<split>_HR/0001.png   and beside it   <set>_<split>_LR_<kind>_X<scale>/0001x<scale>.png
+"""
+
+import re
+
+from srgan_dist.data.image_files import is_image
+from srgan_dist.packing.source import Source, grouped, header_or_problem, only_images, some
+
+_HR_FOLDER = re.compile(r"(?P<set>.+)_(?P<split>train|valid|test)_HR")
+_LR_FOLDER = re.compile(r"(?P<set_and_split>.+_(train|valid|test))_LR_[a-z]+_X\d+")
+_SIDE = re.compile(r".+_(HR|LR(_[a-z]+_X\d+)?)", re.IGNORECASE)
+
+
+def is_side(folder):
+    """Return whether a folder has a name like one side, HR or LR, of a set."""
+    return _SIDE.fullmatch(folder.name) is not None
+
+
+def find_pairs(root, sides, files, kind, scale, ndim, scan):
+    """Add to a Scan the image pairs of the folders `sides` below `root`, and every fault of their layout.
+
+    files: all files below root. kind, scale: of the LR side; ndim: of an image.
+    """
+    hr_folders = _checked_sides(root, sides, scan.faults)
+    _report_strays(root, set(sides), [path for path in files if is_image(path)], scan)
+    by_folder = {}
+    for path in files:
+        by_folder.setdefault(path.parent, []).append(path)
+    problems = {}
+    for folder in _without_shuffled(hr_folders, scan.notes):
+        split = _HR_FOLDER.fullmatch(folder.name)["split"]
+        lr_folder = folder.with_name(f"{folder.name.removesuffix('_HR')}_LR_{kind}_X{scale}")
+        if not lr_folder.is_dir():
+            prefix = folder.name.removesuffix("HR") + "LR_"
+            present = sorted(path.name for path in folder.parent.glob(f"{prefix}*"))
+            scan.faults.append(
+                f"{lr_folder}: missing (kind={kind}, scale={scale}); the set has {', '.join(present) or 'no LR side'}"
+            )
+            continue
+        for name, hr_path, lr_path in _pair_up(folder, lr_folder, scale, by_folder, scan):
+            hr, lr = header_or_problem(hr_path, problems), header_or_problem(lr_path, problems)
+            if hr and lr and _pair_fits(hr, lr, scale, ndim, problems):
+                rock = _rock_of_set(folder)
+                scan.sources.append(
+                    Source(f"{rock}_{name}", rock, split, str(hr_path.relative_to(root)), hr, lr)
+                )
+    scan.faults.extend(grouped(problems))
+
+
+def _checked_sides(root, sides, faults):
+    """Return the HR folders; a folder that only resembles a side of a set, or is too deep, is a fault."""
+    hr_folders, deep = [], {}
+    for folder in sides:
+        lr_match = _LR_FOLDER.fullmatch(folder.name)
+        if not lr_match and not _HR_FOLDER.fullmatch(folder.name):
+            faults.append(
+                f"{folder}: resembles a side of a DeepRock-SR set, which has to be called <set>_<split>_HR or"
+                " <set>_<split>_LR_<kind>_X<scale>, split being train, valid or test; rename it. If it is a rock"
+                " of its own, give it a name that ends neither in _HR nor _LR"
+            )
+        elif len(folder.relative_to(root).parts) > 3:
+            deep.setdefault(folder.parent, folder)
+        elif lr_match and not folder.with_name(f"{lr_match['set_and_split']}_HR").is_dir():
+            faults.append(
+                f"{folder}: has no {lr_match['set_and_split']}_HR beside it; add that, or move this away"
+            )
+        elif not lr_match:
+            hr_folders.append(folder)
+    faults.extend(
+        f"{parent}: its sets, e.g. {folder.name}, are more than two levels below SOURCE={root};"
+        f" give SOURCE={parent}, or move them"
+        for parent, folder in deep.items()
+    )
+    return sorted(hr_folders)
+
+
+def _report_strays(root, sides, images, scan):
+    """Name the images that belong to no set: a fault inside the folder of a side, a note anywhere else."""
+    beside, inside = [], {}
+    for path in images:
+        side = next((folder for folder in path.parents if folder in sides), None)
+        if side is None:
+            beside.append(str(path.relative_to(root)))
+        elif side != path.parent:
+            inside.setdefault(side, []).append(path.relative_to(side))
+    scan.faults.extend(
+        f"{side}: {len(paths)} images are in folders inside it: {some(paths)}; a side holds its images"
+        " directly, so move them up or away"
+        for side, paths in inside.items()
+    )
+    if beside:
+        scan.notes.append(
+            f"{len(beside)} images below {root} belong to no set and are left out: {some(beside)}"
+        )
+
+
+def _without_shuffled(folders, notes):
+    rocks = {_rock_of_set(folder) for folder in folders}
+    if len(rocks) == 1 or "shuffled" not in rocks:
+        return folders
+    notes.append(
+        "shuffled2D is left out: it holds the images of the other sets again."
+        " To pack it, give its own folder as SOURCE"
+    )
+    return [folder for folder in folders if _rock_of_set(folder) != "shuffled"]
+
+
+def _rock_of_set(folder):
+    return _HR_FOLDER.fullmatch(folder.name)["set"].removesuffix("2D")
+
+
+def _pair_up(hr_folder, lr_folder, scale, by_folder, scan):
+    """Match 0001.png with 0001x4.png: [(0001, HR path, LR path)]; an image with no partner, or two, is a fault."""
+    hr_images, lr_images = (
+        only_images(by_folder.get(folder, []), folder, scan) for folder in (hr_folder, lr_folder)
+    )
+    hr_paths = _by_name(hr_images, lambda path: path.stem, scan.faults)
+    lr_paths = _by_name(lr_images, lambda path: _lr_id(path, scale), scan.faults)
+    if not hr_paths:
+        scan.faults.append(
+            f"{hr_folder}: holds no image (3-D sets of .mat files are not read; export slices as TIFF or NPY)"
+        )
+    pairs = []
+    for name, hr_path in hr_paths.items():
+        lr_path = lr_paths.pop(name, None)
+        if lr_path is None:
+            scan.faults.append(
+                f"{hr_path}: has no LR partner; expected {lr_folder / (name + f'x{scale}.png')}"
+            )
+        else:
+            pairs.append((name, hr_path, lr_path))
+    scan.faults.extend(f"{path}: has no HR partner in {hr_folder}" for path in lr_paths.values())
+    return pairs
+
+
+def _by_name(paths, name_of, faults):
+    named = {}
+    for path in paths:
+        other = named.setdefault(name_of(path), path)
+        if other is not path:
+            faults.append(f"{path}: is the same image as {other}; remove one of them")
+    return named
+
+
+def _lr_id(path, scale):
+    return (
+        path.stem.removesuffix(f"x{scale}")
+        if path.stem.endswith(f"x{scale}")
+        else f"{path.stem} (no x{scale})"
+    )
+
+
+def _pair_fits(hr, lr, scale, ndim, problems):
+    """Return whether two headers are those of a pair; adds to {problem: paths} where they are not."""
+    misfits, hr_size, lr_size = [], hr.shape[-ndim:], lr.shape[-ndim:]
+    if hr_size != tuple(scale * size for size in lr_size):
+        misfits.append(
+            f"is {'x'.join(map(str, hr_size))}, which is not scale={scale} times {'x'.join(map(str, lr_size))}"
+            f" of its partner in {lr.path.parent}"
+        )
+    if ndim == 2 and hr.pages != lr.pages:
+        misfits.append(
+            f"has {hr.pages} pages, its partner in {lr.path.parent} has {lr.pages};"
+            " pairs are slices of one plane"
+        )
+    if hr.dtype != lr.dtype:
+        misfits.append(
+            f"is {hr.dtype}, its partner in {lr.path.parent} is {lr.dtype}; both sides need one pixel type"
+        )
+    for misfit in misfits:
+        problems.setdefault(misfit, []).append(hr.path)
+    return not misfits

@@ -1,0 +1,92 @@
+"""A folder of HR images, one sub-folder per rock, optionally below `train`, `valid` and `test`.
+
+A layout that only resembles this is a fault: a misspelt split would turn test images into training images.
+"""
+
+import re
+
+from srgan_dist.data.manifest import SPLITS
+from srgan_dist.packing.source import Source, grouped, header_or_problem, only_images, some
+
+_SPLIT_NAMES = {"train", "training", "valid", "validation", "val", "dev", "test", "testing"}
+
+
+def find_images(root, files, scan):
+    """Add to a Scan the HR images among the files below `root`, with rock and split, and every fault of the layout."""
+    images, problems = only_images(files, root, scan), {}
+    given = _given_splits(root, images, scan.faults)
+    if given:
+        scan.notes.append(f"the splits are those of the folders {', '.join(given)}")
+    groups = {}  # (rock, given split or None) -> [(header, names of folders below the rock's)] in natural order
+    for path in images:
+        split, *folders = [*([] if given else [None]), *path.relative_to(root).parts[:-1]]
+        rock, *inside = folders or [root.resolve().name]
+        if info := header_or_problem(path, problems):
+            groups.setdefault((rock, split), []).append((info, inside))
+    scan.faults.extend(grouped(problems))
+    if not groups and not scan.faults:
+        scan.faults.append(f"{root}: holds no image that is read here (PNG, TIFF, NPY)")
+    for (rock, given_split), members in sorted(groups.items(), key=lambda group: group[0][0]):
+        splits = [given_split] * len(members) if given_split else split_in_order(len(members))
+        if len(set(splits)) < 3 and not given_split:
+            scan.notes.append(
+                f"{rock}: {len(members)} source image{'s' * (len(members) != 1)} only, so there is no"
+                f" {'test' if len(members) == 2 else 'valid and no test'} split of it"
+            )
+        for (info, inside), split in zip(members, splits, strict=True):
+            name = "_".join([rock, *filter(None, [given_split]), *inside, info.path.stem])
+            file = str(info.path.relative_to(root))
+            scan.sources.append(Source(re.sub(r"[^A-Za-z0-9_-]", "_", name), rock, split, file, info))
+
+
+def _given_splits(root, images, faults):
+    """Return the splits that the user made as sub-folders, or none; a layout that resembles this is a fault."""
+    paths = [path.relative_to(root) for path in images]
+    deeper = dict.fromkeys(
+        root / path.parent for path in paths if any(map(_resembles_split, path.parts[1:-1]))
+    )
+    if deeper:
+        faults.append(
+            f"{some(list(deeper))}: splits are only understood above the rocks: call the folders"
+            f" {root / 'train' / 'ROCK'} and so on, or give them names unlike splits if they are none"
+        )
+    folders = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not any(map(_resembles_split, folders)):
+        return []
+    problems = _split_problems(folders, paths)
+    if problems:
+        faults.append(
+            f"{root}: has folders called like splits, but {'; '.join(problems)}. Allowed are a folder train"
+            " and, beside it, valid and test, with one image or more in each and nothing else. Rename, move or"
+            " remove what differs; if the folders are rocks, give them names unlike splits"
+        )
+        return []
+    return [split for split in SPLITS if split in folders]
+
+
+def _resembles_split(name):
+    return name.lower() in _SPLIT_NAMES
+
+
+def _split_problems(folders, paths):
+    """Return the problems of folders that are not exactly train, valid and test."""
+    with_images = {path.parts[0] for path in paths}
+    beside = [path.name for path in paths if len(path.parts) == 1]
+    problems = [f"{name} is none of {', '.join(SPLITS)}" for name in folders if name not in SPLITS]
+    problems += [f"{name} holds no image" for name in folders if name in SPLITS and name not in with_images]
+    if "train" not in folders:
+        problems.append("train is missing")
+    if beside:
+        problems.append(f"{some(beside)} {'is' if len(beside) == 1 else 'are'} beside them")
+    return problems
+
+
+def split_in_order(count):
+    """Assign `count` images of one rock to splits, 8:1:1 in their order, so that neighbours mostly stay together.
+
+    From three images on each split has one at least; two give train and valid, one gives train.
+    """
+    if count < 3:
+        return list(SPLITS[:count])
+    tenth = max(1, (count + 5) // 10)
+    return ["train"] * (count - 2 * tenth) + ["valid"] * tenth + ["test"] * tenth

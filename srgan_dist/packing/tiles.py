@@ -1,0 +1,138 @@
+"""The samples of each source: pages and tiles of it, with their keys; and the faults that only show over all of them."""
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+
+from srgan_dist.data.degradation import draw_kernel
+from srgan_dist.data.sample import key_problem
+from srgan_dist.packing.source import grouped
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One HR/LR pair to be packed: a block of a source, in HR pixels along (page, row, column).
+
+    In 2-D it is a tile of one page: a block of depth 1, stored as [H, W].
+    """
+
+    key: str
+    source: int  # position in the list of sources
+    corner: tuple
+    shape: tuple
+    kernel: str | None  # None: the LR image exists and its kernel is not recorded
+
+
+def tile_starts(size, tile, scale):
+    """Cut one axis of `size` pixels into tiles: (length of a tile, first pixel of each).
+
+    Tiles are `tile` long, evenly spaced, and overlap rather than leave a remainder. An axis that is shorter than
+    that is one tile; only the excess over a multiple of `scale` (less than `scale` pixels) is left out at its ends.
+    """
+    whole = size - size % scale
+    if whole <= tile:
+        return whole, [(size - whole) // 2]
+    count = -(-size // tile)
+    return tile, [round(i * (size - tile) / (count - 1)) for i in range(count)]
+
+
+def list_samples(sources, options):
+    """Cut every source into samples, in the order of the sources, each in the order of its pages."""
+    cut = {True: _pair_samples, False: _tile_samples}
+    return [
+        sample
+        for position, source in enumerate(sources)
+        for sample in cut[source.lr is not None](position, source, options)
+    ]
+
+
+def _pair_samples(position, source, options):
+    """Take each page of a pair as it is, or in 3-D the whole volume."""
+    kernel = "bicubic" if options.kind == "default" else None
+    pages, height, width = source.hr.shape
+    if options.ndim == 3:
+        return [Sample(source.name, position, (0, 0, 0), source.hr.shape, kernel)]
+    return [
+        Sample(source.name + _page_suffix(page, pages), position, (page, 0, 0), (1, height, width), kernel)
+        for page in range(pages)
+    ]
+
+
+def _tile_samples(position, source, options):
+    """Cut every page of an HR image into tiles, or in 3-D the volume into blocks."""
+    pages, *plane = source.hr.shape
+    depth = tile_starts(pages, options.tile, options.scale) if options.ndim == 3 else (1, range(pages))
+    axes = [depth, *(tile_starts(size, options.tile, options.scale) for size in plane)]
+    shape = tuple(length for length, _ in axes)
+    starts = [starts for _, starts in axes]
+    samples = []
+    for corner in itertools.product(*starts):
+        key = source.name + _suffix(corner, starts, options.ndim)
+        samples.append(Sample(key, position, corner, shape, draw_kernel(options.kind, options.seed, key)))
+    return samples
+
+
+def _suffix(corner, starts, ndim):
+    """Return the end of a key: _p0003 of a page, _y0000_x0000 of a tile, _z0000_y0000_x0000 of a block."""
+    page = _page_suffix(corner[0], len(starts[0])) if ndim == 2 else ""
+    axes = range(3 - ndim, 3)
+    if all(len(starts[axis]) == 1 for axis in axes):
+        return page
+    return page + "".join(f"_{'zyx'[axis]}{corner[axis]:04d}" for axis in axes)
+
+
+def _page_suffix(page, pages):
+    digits = max(4, len(str(pages - 1)))
+    return f"_p{page:0{digits}d}" if pages > 1 else ""
+
+
+def check_samples(sources, samples, options):
+    """Return the faults of the whole set: mixed pixel types, small images, names."""
+    faults = []
+    dtypes = {source.hr.dtype: source.hr.path for source in sources}
+    if len(dtypes) > 1 and options.dtype is None:
+        (one, first), (other, second) = list(dtypes.items())[:2]
+        faults.append(
+            f"{first}: is {one} and {second} is {other}; one set holds one pixel type."
+            " Use --dtype uint16 to store 8-bit values times 257"
+        )
+    faults += _small_images(sources, options)
+    faults += [
+        f"rock {rock!r}: its name is not printable; rename the folder"
+        for rock in sorted({source.rock for source in sources})
+        if not rock.isprintable()
+    ]
+    for sample in samples:
+        if problem := key_problem(sample.key):
+            faults.append(f"{sources[sample.source].hr.path}: {problem}; rename the file")
+    return list(dict.fromkeys(faults)) + _collisions(sources, samples)
+
+
+def _small_images(sources, options):
+    problems, square = {}, "square" if options.ndim == 2 else "cube"
+    for source in sources:
+        size = source.hr.shape[-options.ndim :]
+        if min(size) < options.crop:
+            problem = (
+                f"{'x'.join(map(str, size))} pixels are less than crop={options.crop}, the HR {square} that training"
+                f" cuts ({options.crop // options.scale} LR pixels at scale={options.scale}); leave the image out or"
+                " choose a smaller --crop"
+            )
+            problems.setdefault(problem, []).append(source.hr.path)
+    return grouped(problems)
+
+
+def _collisions(sources, samples):
+    seen, faults = {}, []
+    for sample in samples:
+        path = sources[sample.source].hr.path
+        other = seen.setdefault(sample.key.lower(), path)
+        if other is not path:
+            faults.append(f"{path}: has the same key {sample.key!r} as {other}; rename one of them")
+    return faults
+
+
+def stored_dtype(sources, dtype):
+    """Return the pixel type of the set: the given one, else that of the images."""
+    return np.dtype(dtype) if dtype else sources[0].hr.dtype
