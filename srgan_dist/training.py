@@ -65,7 +65,7 @@ def train(config, resume="auto"):
             exit_code = 1
             try:
                 for name, phase_config in config.phases():
-                    if name in run.state.phase_ends:
+                    if name in run.state.finished:
                         skip_finished_phase(run, name)
                     elif phase_config.weights is not None:
                         take_weights(run, name, phase_config.weights)
@@ -205,7 +205,7 @@ def finish_phase(run, name, saved):
         run.export(path, name, scores)
         run.log_main(f"{name} is finished, its generator is {path}")
     run.save(saved)
-    if len(run.state.phase_ends) < len(run.config.phases()) and (stop := run.any_rank()[0]):
+    if len(run.state.finished) < len(run.config.phases()) and (stop := run.any_rank()[0]):
         run.stop(stop)
 
 

@@ -126,7 +126,7 @@ def kill_trainings(config, kills, seed=0):
             report["kills"] += 1
             report["inside"] += any(run.glob("checkpoints/*.unfinished"))
             found = newest_checkpoint(run / "checkpoints")
-            updates = found[1]["updates"] if found else 0
+            updates = found[1]["global_step"] if found else 0
             assert updates >= newest, f"{name}: {newest} updates were saved, {updates} are left"
             newest = updates
             for path in list_checkpoints(run / "checkpoints"):

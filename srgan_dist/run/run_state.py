@@ -50,6 +50,11 @@ class RunState(BaseModel):
         """Begin a phase, or with None end the one before."""
         self.phase, self.phase_step, self.consecutive_skips, self.phase_seconds = phase, 0, 0, 0.0
 
+    @property
+    def finished(self):
+        """The finished phases, in their order."""
+        return list(self.phase_ends)
+
     def pinned_steps(self):
         """Return the global steps whose checkpoints stay: the end of each phase, and its best validation."""
         return {*self.phase_ends.values(), *(best.global_step for best in self.best.values())}
@@ -100,7 +105,7 @@ def parse_state(content, path, config, fingerprint):
             f"{path} was saved with other settings ({'; '.join(changed)}). Restore them, or start a run from finished"
             " weights instead: --pretrain.weights=FILE"
         )
-    began = [*state.phase_ends, *filter(None, [state.phase])]
+    began = [*state.finished, *filter(None, [state.phase])]
     phases = [name for name, _ in config.phases()]
     if began != phases[: len(began)] or state.phase_step > state.global_step:
         raise UserError(
@@ -122,9 +127,8 @@ def _from_version_1(content):
     saved = state.get("fingerprint")
     if isinstance(saved, dict) and isinstance(saved.get("discriminator"), dict):
         discriminator = saved["discriminator"] | {"name": "dense"}
-        augment = saved.get("data.augment")
         state["fingerprint"] = saved | {
-            "data.augment": {True: "all", False: "none"}.get(augment, augment),
+            "data.augment": "all" if saved.get("data.augment") is True else "none",
             "generator": TypeAdapter(GeneratorConfig)
             .validate_python(saved.get("generator"))
             .model_dump(mode="json"),

@@ -557,7 +557,7 @@ def test_ctrl_c_at_any_moment_waits_for_a_checkpoint_and_the_run_continues(
     assert (code == 130) == done.stderr.endswith("interrupted\n")
     run = tmp_path / "tiny"
     found = newest_checkpoint(run / "checkpoints")
-    assert (found and found[1]["updates"]) == updates
+    assert (found and found[1]["global_step"]) == updates
     assert (run / "weights" / "pretrain.safetensors").exists() == (code == 0)
     assert train(config).state.finished == ["pretrain"]
     assert not list(run.rglob("*.unfinished*"))

@@ -70,8 +70,7 @@ def test_a_run_that_ends_by_time_anneals_by_the_time_that_is_over(shards, tmp_pa
     settings = {
         "steps": 10**9,
         "max_seconds": 40,
-        "anneal": True,
-        "lr_schedule": {"name": "constant"},
+        "lr_schedule": {"name": "cosine"},
         "learning_rate": 1e-3,
     }
     records, _ = logged(shards, tmp_path, settings)

@@ -380,7 +380,7 @@ def test_a_disk_that_is_full_at_the_end_of_a_phase_is_an_error_and_the_run_goes_
     with full_disk(HALF), pytest.raises(CheckpointError, match="step-00000015 cannot be written .*Make room"):
         train(config_of(shards, tmp_path))
     assert len(caplog.records) == 5  # the updates of phase 2 before its last
-    assert newest_checkpoint(tmp_path / "run" / "checkpoints")[1]["updates"] == 9
+    assert newest_checkpoint(tmp_path / "run" / "checkpoints")[1]["global_step"] == 9
     assert train(config_of(shards, tmp_path)).state.global_step == 15
     assert contents(tmp_path / "run") == contents(whole)
 
@@ -403,7 +403,7 @@ def test_panels_that_cannot_be_written_cost_a_warning(shards, tmp_path, caplog):
     config = config_of(shards, tmp_path, num_sample_images=1, adversarial=None)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "samples").write_text("a file in the way of a folder")
-    assert train(config).state.ends == {"pretrain": 9}
+    assert train(config).state.phase_ends == {"pretrain": 9}
     assert sum("goes on without panels" in record.getMessage() for record in caplog.records) == 3
 
 
@@ -477,9 +477,9 @@ def test_the_best_generator_of_a_phase_is_exported_and_its_checkpoint_stays(shar
         best = max(scores, key=scores.get)
         assert len(scores) == last - first + 1 and best != last
         assert (
-            state.best[phase].updates == best
+            state.best[phase].global_step == best
             and state.best[phase].psnr == scores[best]
-            and state.best[phase].step == best - first + 1
+            and state.best[phase].phase_step == best - first + 1
         )
         generator, facts = load_generator(tmp_path / "run" / "weights" / "best" / f"{phase}.safetensors")
         saved = load_file(tmp_path / "all" / "checkpoints" / f"step-{best:08d}" / "generator.safetensors")
@@ -498,17 +498,18 @@ def test_a_run_from_a_checkpoint_of_another_brings_the_best_weights_of_finished_
 ):
     start = stopped(whole, tmp_path, 12) / "checkpoints" / "step-00000012"
     best = json.loads((start / "state.json").read_text())["best"]
-    edit_state(start, {"best": best | {"adversarial": {"psnr": 99.0, "step": 2, "updates": 11}}})
+    edit_state(start, {"best": best | {"adversarial": {"psnr": 99.0, "phase_step": 2, "global_step": 11}}})
     state = train(config_of(shards, tmp_path, name="other", validate_every=1000), resume=str(start)).state
     ours, theirs = (
         {path.name: weights_of(path) for path in (run / "weights" / "best").iterdir()}
         for run in (tmp_path / "other", whole)
     )
     assert (
-        ours["pretrain.safetensors"] == theirs["pretrain.safetensors"] and state.best["pretrain"].updates == 9
+        ours["pretrain.safetensors"] == theirs["pretrain.safetensors"]
+        and state.best["pretrain"].global_step == 9
     )
     assert (
-        state.best["adversarial"].updates == 15 and "adversarial.safetensors" in ours
+        state.best["adversarial"].global_step == 15 and "adversarial.safetensors" in ours
     )  # its only validation of that phase
 
 
@@ -530,17 +531,17 @@ def test_best_weights_that_could_not_be_kept_are_not_the_best_that_is_known(
     monkeypatch.setattr(training_run, "save_generator", refused)
     trained = train(config_of(shards, tmp_path, adversarial=None))
     assert "goes on without best weights: no room" in caplog.text
-    assert trained.state.best["pretrain"].psnr == 20.0 and trained.state.best["pretrain"].step == 9
+    assert trained.state.best["pretrain"].psnr == 20.0 and trained.state.best["pretrain"].phase_step == 9
     _, facts = load_generator(tmp_path / "run" / "weights" / "best" / "pretrain.safetensors")
     assert facts["samples_seen"] == 4 * 9
 
 
-@pytest.mark.parametrize("version", [0, 2, None])
+@pytest.mark.parametrize("version", [0, 3, None])
 def test_a_state_of_another_version_is_named(shards, whole, tmp_path, version):
     run = stopped(whole, tmp_path, 4)
     edit_state(run / "checkpoints" / "step-00000004", {"version": version})
     with pytest.raises(
         UserError,
-        match=f"step-00000004 holds a state of version {version}, this program reads 1; continue it with",
+        match=f"step-00000004 holds a state of version {version}, this program reads 1 and 2; continue it with",
     ):
         train(config_of(shards, tmp_path))

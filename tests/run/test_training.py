@@ -235,7 +235,7 @@ def test_a_training_that_diverges_ends_with_an_error_and_keeps_what_was_good(sha
 
 def poisoned(monkeypatch, updates):
     """Let the loader give grey levels that are no numbers at some updates."""
-    from srgan_dist.training import TrainLoader
+    from srgan_dist.run.training_run import TrainLoader
 
     class Poisoned(TrainLoader):
         def batches(self, first_update):
@@ -284,7 +284,7 @@ def test_too_many_skipped_updates_in_a_row_end_the_training(
     ):
         train(config)
     path, state = newest_checkpoint(tmp_path / "tiny" / "checkpoints")
-    assert state["updates"] == at - 2
+    assert state["global_step"] == at - 2
     assert all(
         tensor.isfinite().all() for file in path.glob("*.safetensors") for tensor in load_file(file).values()
     )
@@ -407,7 +407,7 @@ def test_a_guard_that_was_off_when_a_checkpoint_was_saved_begins_anew(shards, tm
     assert trained.state.global_step == 10
     said = capsys.readouterr().out
     for label in ("generator_average", "generator_usual", "discriminator_usual"):
-        assert f"step-00000009 holds no {label}, which begins anew" in said
+        assert f"step-00000009 holds no {label}, which begins new" in said
     saved = load_file(
         tmp_path / "other" / "checkpoints" / "step-00000010" / "discriminator_usual.safetensors"
     )
@@ -542,9 +542,9 @@ def test_a_run_from_a_checkpoint_brings_the_weights_of_finished_phases_along(sha
 @pytest.mark.parametrize(
     "change",
     [
-        {"updates": -5},
-        {"updates": 2**63},
-        {"step": 1000},
+        {"global_step": -5},
+        {"global_step": 2**63},
+        {"phase_step": 1000},
         {"phase_seconds": None},
         {"best": {"pretrain": {"foo": 1.0}}},
         {"finished": ["adversarial"]},
@@ -617,6 +617,7 @@ def test_a_new_generator_is_a_class_and_a_line(shards, tmp_path, monkeypatch):
     class WideConfig(Settings):
         name: Literal["wide"]
         scale: int = 4
+        ndim: int = 2
 
     class Wide(torch.nn.Module):
         tile_overlap = 2
@@ -631,7 +632,7 @@ def test_a_new_generator_is_a_class_and_a_line(shards, tmp_path, monkeypatch):
 
     either = Annotated[SRResNetConfig | WideConfig, Field(discriminator="name")]
     monkeypatch.setitem(GENERATORS, WideConfig, Wide)
-    monkeypatch.setattr("srgan_dist.run.checkpoint.GeneratorConfig", either)
+    monkeypatch.setattr("srgan_dist.models.weights_file.GeneratorConfig", either)
     WithWide = create_model("WithWide", __base__=Config, generator=(either, SRResNetConfig()))
     raw = tiny_config(shards, tmp_path, adversarial=None).model_dump(mode="json")
     trained = train(WithWide.model_validate(raw | {"generator": {"name": "wide"}}))
@@ -795,7 +796,7 @@ def test_a_set_of_which_every_sample_is_damaged_is_refused(shards, granite, tmp_
         shards, verify="full", max_bad_samples=9, train=[{"path": str(shards)}, {"path": str(copy)}]
     )
     with pytest.raises(
-        UserError, match="set: every sample of its train split is damaged, none is left to stand in"
+        UserError, match="set: every sample of its train split is damaged, none is left to substitute"
     ):
         train(tiny_config(shards, tmp_path, data=data))
 
@@ -922,7 +923,7 @@ def test_dry_run_shows_config_networks_data_and_phases(shards, tmp_path):
         "train 3 coal, 4 sandstone",
         "pretrain    6 updates, 1 pixel",
         "adversarial 4 updates, 1 pixel + 0.005 adversarial",
-        "starts anew",
+        "a new run",
     ):
         assert part in report
     assert not (tmp_path / "tiny").exists()

@@ -169,4 +169,4 @@ def test_the_record_of_a_run_executes_nothing(shards, tmp_path, encoding, done):
     run.mkdir()
     (run / "metrics.jsonl").write_bytes(encoding + b"\n" + encoding)
     train(tiny_config(shards, tmp_path, adversarial=None))
-    assert not done.exists() and newest_checkpoint(run / "checkpoints")[1]["updates"] == 6
+    assert not done.exists() and newest_checkpoint(run / "checkpoints")[1]["global_step"] == 6

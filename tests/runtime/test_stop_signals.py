@@ -82,7 +82,7 @@ def test_a_stopped_training_has_saved_and_continues_to_the_same_end(
             train(config)
     assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)] == before
     _, state = newest_checkpoint(tmp_path / "tiny" / "checkpoints")
-    assert state["updates"] == updates
+    assert state["global_step"] == updates
     assert records(config, "loss/pixel")[-1]["samples_seen"] == 4 * updates
     assert digests(train(config)) == undisturbed[0]
     assert [(r["samples_seen"], r["val/psnr"]) for r in records(config, "val/psnr")] == undisturbed[1]
@@ -110,7 +110,7 @@ def test_ctrl_c_in_a_terminal_closes_the_record_of_wandb_too(shards, tmp_path):
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 85 and "Traceback" not in errors, errors
     path, state = newest_checkpoint(tmp_path / "tiny" / "checkpoints")
-    assert f"stopped by SIGINT after update {state['updates']}, which is saved" in output
+    assert f"stopped by SIGINT after update {state['global_step']}, which is saved" in output
     (last,) = offline_records(tmp_path / "tiny")
     kinds = [record.WhichOneof("record_type") for record in last]
     assert "preempting" in kinds
@@ -147,7 +147,7 @@ def test_a_launcher_that_is_sent_a_signal_leaves_a_saved_run_and_no_process(shar
     output, errors = process.communicate(timeout=60)  # the pipes are open until the last rank has ended
     assert process.returncode == code, errors
     assert not processes_of(config) and len(ranks) > 1
-    updates = newest_checkpoint(tmp_path / "tiny" / "checkpoints")[1]["updates"]
+    updates = newest_checkpoint(tmp_path / "tiny" / "checkpoints")[1]["global_step"]
     assert f"after update {updates}, which is saved" in output
     assert [
         json.loads(line)["samples_seen"]
@@ -232,7 +232,7 @@ def test_a_rank_that_is_stopped_by_hand_stops_all_in_spite_of_restarts(shards, t
     os.kill(ranks_of(process, config)[-1], signal.SIGTERM)
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 85 and f"continues from {tmp_path}" not in output, errors
-    updates = newest_checkpoint(tmp_path / "tiny" / "checkpoints")[1]["updates"]
+    updates = newest_checkpoint(tmp_path / "tiny" / "checkpoints")[1]["global_step"]
     assert f"stopped by SIGTERM after update {updates}, which is saved" in output
 
 

@@ -72,7 +72,7 @@ def test_the_records_are_on_the_disk_before_a_checkpoint_is(shards, tmp_path, mo
     def noted_save(folder, name, tensors, state, *arguments):
         metrics = folder.parent / "metrics.jsonl"
         on_disk = metrics.read_bytes()[: synced.get(metrics.stat().st_ino, 0)].splitlines()
-        at_saves.append(json.loads(on_disk[-1])["samples_seen"] >= 4 * state["updates"])
+        at_saves.append(json.loads(on_disk[-1])["samples_seen"] >= 4 * state["global_step"])
         save(folder, name, tensors, state, *arguments)
 
     monkeypatch.setattr(os, "fsync", noted_fsync)
