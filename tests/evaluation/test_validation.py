@@ -1,4 +1,4 @@
-"""Validation in a training: what it keeps between runs, and what it draws."""
+"""Validation in a training: the scores it caches between runs, and the panels it draws."""
 
 import hashlib
 import json
@@ -65,15 +65,15 @@ def test_the_scores_of_bicubic_are_computed_once_for_all_runs_on_a_set(shards, t
     ],
     ids=["empty", "cut", "no rows", "no list", "deep", "another order", "infinite", "null", "another method"],
 )
-def test_scores_of_bicubic_that_are_not_what_they_should_be_are_computed_again(
+def test_cached_scores_of_bicubic_that_do_not_fit_the_split_are_computed_again(
     shards, tmp_path, cache, damage
 ):
     first = gains(config_of(shards, tmp_path, "first"))
-    right = {path: path.read_text() for path in cache.iterdir()}
-    for path, text in right.items():
+    written = {path: path.read_text() for path in cache.iterdir()}
+    for path, text in written.items():
         write(path, damage(text.partition("\n")[2]))
     assert gains(config_of(shards, tmp_path, "second")) == first
-    assert {path: path.read_text() for path in cache.iterdir()} == right
+    assert {path: path.read_text() for path in cache.iterdir()} == written
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_scores_of_bicubic_that_are_not_what_they_should_be_are_computed_again(
     ],
     ids=["a digit", "cut", "empty", "no text", "a line"],
 )
-def test_a_file_of_scores_that_has_changed_is_not_believed(shards, tmp_path, cache, damage):
+def test_a_changed_file_of_scores_is_computed_again(shards, tmp_path, cache, damage):
     first = gains(config_of(shards, tmp_path, "first"))
     for path in cache.iterdir():
         path.write_text(damage(path.read_text()), encoding="latin-1")
@@ -97,7 +97,7 @@ def test_a_file_of_scores_that_has_changed_is_not_believed(shards, tmp_path, cac
 @pytest.mark.parametrize("most, fails", [(3, False), (1, False), (0, True)])
 def test_images_whose_scores_do_not_fit_into_memory_are_scored_in_parts(shards, monkeypatch, most, fails):
     split = open_split(shards, "valid")
-    monkeypatch.setitem(scoring.AT_ONCE, "cpu", 16)
+    monkeypatch.setitem(scoring.BATCH_SIZES, ("cpu", 2), 16)
     ssim = scoring.METRICS["ssim"]
     device, methods = torch.device("cpu"), scoring.methods_of({}, split.scale, torch.device("cpu"))
     whole = scoring.score_split(split, methods, 0, 1, device)
@@ -131,7 +131,7 @@ def test_a_cache_that_cannot_be_made_costs_nothing(shards, tmp_path, monkeypatch
 
 
 def test_panels_show_the_same_part_of_lr_sr_and_hr(shards, tmp_path):
-    """Of images of 72 x 80 the whole: in the panel of LR every pixel is 4 x 4, in that of HR they average to it."""
+    """Images of 72 x 80 are shown whole: in the panel of LR every pixel is 4 x 4, the mean of those of HR."""
     train(config_of(shards, tmp_path, "run"))
     picture = np.asarray(Image.open(tmp_path / "run" / "samples" / "step-00000003.png").convert("L"), float)[
         16:
