@@ -37,7 +37,7 @@ def super_resolve(generator, lr, tile=None):
     scale, ndim = generator.config.scale, generator.config.ndim
     shape = lr.shape[-ndim:]
     sr = torch.empty(*lr.shape[:-ndim], *(scale * length for length in shape), device=_device_of(generator))
-    for window in tiles_of(shape, tile or TILES[ndim]):
+    for window in tiles_of(shape, _tile_or_default(tile, generator)):
         sr[..., *scaled(window, scale)] = super_resolve_window(generator, lr, window)
     return sr
 
@@ -82,7 +82,7 @@ def super_resolve_pages(generator, images, tile=None):
     some tiles and one slab. On a CPU every thread has a tile of its own, of this slab or of the next.
     """
     scale = generator.config.scale
-    tile = tile or TILES[generator.config.ndim]
+    tile = _tile_or_default(tile, generator)
 
     def compute(job):
         image, window = job
@@ -102,6 +102,10 @@ def super_resolve_pages(generator, images, tile=None):
 def depth_scale(generator):
     """Return the number of HR pages per LR page: 1 for a 2-D generator, its scale for a 3-D one."""
     return generator.config.scale if generator.config.ndim == 3 else 1
+
+
+def _tile_or_default(tile, generator):
+    return TILES[generator.config.ndim] if tile is None else tile
 
 
 def _device_of(generator):
@@ -184,7 +188,7 @@ def super_resolve_files(generator, jobs, tile=None, progress=lambda info, pages:
                 raise
             raise UserError(
                 f"{info.path}: {memory_of(_device_of(generator))} is too small for"
-                f" --tile {tile or TILES[generator.config.ndim]}; use a smaller --tile"
+                f" --tile {_tile_or_default(tile, generator)}; use a smaller --tile"
             ) from None
         yield info, path
 

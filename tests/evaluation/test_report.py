@@ -216,10 +216,10 @@ def test_a_split_named_twice_counts_once_and_odd_facts_sort_first(shards, tmp_pa
 
 
 def test_an_out_that_is_a_file_is_refused(shards, tmp_path):
-    (tmp_path / "out").write_text("mine")
+    (tmp_path / "out").write_text("precious")
     with pytest.raises(UserError, match="--out=.*out is a file; name a folder"):
         evaluated(tmp_path, shards, tmp_path / "out")
-    assert (tmp_path / "out").read_text() == "mine"
+    assert (tmp_path / "out").read_text() == "precious"
 
 
 def test_images_too_small_to_score_are_refused_before_a_training_too(tmp_path):

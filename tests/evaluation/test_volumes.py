@@ -19,8 +19,8 @@ from srgan_dist.evaluation.report import evaluate
 from srgan_dist.evaluation.scoring import methods_of, score_split
 from srgan_dist.evaluation.validation import Validator
 from srgan_dist.models.srresnet import SRResNet, SRResNetConfig
+from srgan_dist.models.weights_file import save_generator
 from srgan_dist.packing.build import BuildOptions, build
-from srgan_dist.run.checkpoint import save_generator
 from srgan_dist.utils.errors import UserError
 
 SIDE = 24  # HR voxels
