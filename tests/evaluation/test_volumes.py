@@ -17,7 +17,7 @@ from srgan_dist.data.reader import Reader
 from srgan_dist.evaluation.figures import GAP
 from srgan_dist.evaluation.report import evaluate
 from srgan_dist.evaluation.scoring import methods_of, score_split
-from srgan_dist.evaluation.validation import Validator
+from srgan_dist.evaluation.validation import Validator, spread_over_rocks
 from srgan_dist.models.srresnet import SRResNet, SRResNetConfig
 from srgan_dist.models.weights_file import save_generator
 from srgan_dist.packing.build import BuildOptions, build
@@ -114,9 +114,9 @@ def test_validation_logs_ssim_of_slices_and_draws_three_planes(volumes, tmp_path
     with Image.open(pictures["LR | bicubic | SR | HR | error"]) as image:
         picture = np.asarray(image.convert("L"), float)
     assert picture.shape == (3 * (16 + SIDE), 5 * (SIDE + GAP) - GAP)
-    lr, hr = Reader(split).image(0)
+    _, hr = Reader(split).image(*spread_over_rocks(split, 1))
     left = 3 * (SIDE + GAP)
-    for number, plane in enumerate((hr[12], hr[:, 12], hr[:, :, 12])):
+    for number, plane in enumerate((hr[13], hr[:, 13], hr[:, :, 13])):  # in the LR slice 6, the middle of 12
         top = number * (16 + SIDE) + 16
         drawn = picture[top : top + SIDE, left : left + SIDE]
         assert np.corrcoef(drawn.ravel(), plane.ravel())[0, 1] > 0.999
