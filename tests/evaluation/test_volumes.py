@@ -12,8 +12,8 @@ from PIL import Image
 from skimage.metrics import structural_similarity
 
 from srgan_dist.data.degradation import upsample
-from srgan_dist.data.split import open_split
 from srgan_dist.data.reader import Reader
+from srgan_dist.data.split import open_split
 from srgan_dist.evaluation.figures import GAP
 from srgan_dist.evaluation.report import evaluate
 from srgan_dist.evaluation.scoring import methods_of, score_split
