@@ -9,7 +9,7 @@ import sys
 
 import torch
 
-from srgan_dist.evaluation.super_resolve import TILE, list_jobs, super_resolve_files
+from srgan_dist.evaluation.super_resolve import TILES, depth_scale, list_jobs, super_resolve_files
 from srgan_dist.models.weights_file import load_generator
 from srgan_dist.runtime.device import use_exact_float32
 from srgan_dist.utils.errors import cli_errors
@@ -45,20 +45,20 @@ def main():
     parser.add_argument(
         "--tile",
         type=int,
-        default=TILE,
-        help="height and width of a tile in LR pixels; bounds the memory (default: %(default)s)",
+        help="LR pixels of a tile along each axis; bounds the memory"
+        f" (default: {TILES[2]} for 2-D generators, {TILES[3]} for 3-D ones)",
     )
     parser.add_argument(
         "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s"
     )
     arguments = parser.parse_args()
-    if arguments.tile < 1:
+    if arguments.tile is not None and arguments.tile < 1:
         parser.error(f"--tile {arguments.tile} must be 1 or more")
 
     with cli_errors():
         use_exact_float32()
         generator, _ = load_generator(arguments.weights, arguments.device)
-        jobs, notes = list_jobs(arguments.input, arguments.output)
+        jobs, notes = list_jobs(arguments.input, arguments.output, depth_scale(generator))
         for note in notes:
             print(f"note: {note}", file=sys.stderr)
         work_through(jobs, generator, arguments.tile)
@@ -66,7 +66,8 @@ def main():
         print(f"{len(jobs)} images written to {arguments.output}")
     else:
         (info, path), scale = jobs[0], generator.config.scale
-        print(f"{path}: {info.pages} x {info.height * scale} x {info.width * scale} {info.dtype}")
+        pages = info.pages * depth_scale(generator)
+        print(f"{path}: {pages} x {info.height * scale} x {info.width * scale} {info.dtype}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Pictures for people: sample panels, and figures 2 and 3 of the paper."""
+"""Sample panels, and figures 2 and 3 of the paper; of a volume they show three orthogonal middle slices."""
 
 import matplotlib
 import numpy as np
@@ -13,11 +13,26 @@ TITLES = {
 COLOURS = ("#8c8c8c", "#4878a8", "#c8553d", "#5b9e62", "#8568a8")  # bicubic, phase 1, phase 2, ...
 CROP = 240  # HR pixels, as in figure 2 of the paper
 GAP = 4
+PLANES = ("xy", "xz", "yz")  # of the slices of a volume across z, y and x
 
 
 def title(method):
-    """Return what a method is called in tables and figures."""
+    """Return the name of a method in tables and figures."""
     return TITLES.get(method, method)
+
+
+def middle_slices(image):
+    """Return {plane: [H, W]} of the middle slices of a volume [D, H, W]; of an image [H, W] itself: {"":
+    image}.
+    """
+    if image.ndim == 2:
+        return {"": image}
+    return {plane: image.take(image.shape[axis] // 2, axis) for axis, plane in enumerate(PLANES)}
+
+
+def label(name, plane):
+    """Return the name of a rock or a column, with the plane of the slice if it is one of a volume."""
+    return f"{name} {plane}".rstrip()
 
 
 def centre(image, side):
@@ -27,18 +42,20 @@ def centre(image, side):
     return image[top : top + height, left : left + width]
 
 
-def panel(lr, bicubic, sr, hr, side=CROP):
-    """Draw LR | bicubic | SR | HR | error of one image as an RGB picture with captions.
+def panel(lr, bicubic, sr, hr, plane="", side=CROP):
+    """Draw LR | bicubic | SR | HR | error of one image, or of one slice of a volume, as an RGB picture with
+    captions.
 
-    lr: [H, W], the others [s*H, s*W], numpy on [0, 1]; grey is stretched to the range of hr for display. The error
-    |SR - HR| is shown on a scale from 0 to a quarter of that range.
+    lr: [H, W], the others [s*H, s*W], numpy on [0, 1]; grey is stretched to the range of hr for display. The
+    error |SR - HR| has a scale from 0 to a quarter of that range. plane: one of PLANES, for the first
+    caption.
     """
     scale = hr.shape[0] // lr.shape[0]
     side = side // scale * scale
     black, white = float(hr.min()), float(hr.max())
     span = max(white - black, 1e-6)
     lr = np.kron(centre(lr, side // scale), np.ones((scale, scale)))
-    columns = {"LR": lr, "bicubic": bicubic, "SR": sr, "HR": hr}
+    columns = {label("LR", plane): lr, "bicubic": bicubic, "SR": sr, "HR": hr}
     tiles = {name: _grey((centre(image, side) - black) / span) for name, image in columns.items()}
     tiles["error"] = _hot(np.abs(centre(sr, side) - centre(hr, side)) / (span / 4))
     return _row(tiles)
@@ -75,23 +92,24 @@ def stack(pictures):
 
 
 def figure_2(examples):
-    """Draw figure 2 of the paper: per rock a full HR image with its box, crops of every method, and error maps.
+    """Draw figure 2 of the paper: per rock a full HR image with its box, crops of every method, and error
+    maps.
 
-    examples: rock -> {"lr": image, method: image, ..., "hr": image}, all on [0, 1], lr [H, W] and the others
-    [s*H, s*W]; bicubic is one of the methods. The error maps of a rock share one scale, whose end is the 99th
-    percentile of the bicubic error.
+    examples: name of an image -> {"lr": image, method: image, ..., "hr": image}, all on [0, 1], lr [H, W] and
+    the others [s*H, s*W]; bicubic is one of the methods. The error maps of an image share one scale, whose
+    end is the 99th percentile of the bicubic error.
     """
     methods = [name for name in next(iter(examples.values())) if name not in ("lr", "hr")]
     columns = ["full", "lr", *methods, "hr"]
     figure = Figure((2.3 * len(columns), 4.9 * len(examples)), layout="constrained")
     axes = figure.subplots(2 * len(examples), len(columns), squeeze=False)
-    for row, (rock, images) in enumerate(examples.items()):
-        _draw_crops(axes[2 * row], rock, columns, images)
+    for row, (name, images) in enumerate(examples.items()):
+        _draw_crops(axes[2 * row], name, columns, images)
         _draw_errors(axes[2 * row + 1], methods, columns, images)
     return figure
 
 
-def _draw_crops(axes, rock, columns, images):
+def _draw_crops(axes, name, columns, images):
     hr = images["hr"]
     scale = hr.shape[0] // images["lr"].shape[0]
     side = CROP // scale * scale
@@ -103,7 +121,7 @@ def _draw_crops(axes, rock, columns, images):
             height, width = centre(hr, side).shape
             corner = (hr.shape[1] - width) / 2, (hr.shape[0] - height) / 2
             axis.add_patch(Rectangle(corner, width, height, fill=False, edgecolor="red"))
-            axis.set_title(rock)
+            axis.set_title(name)
         else:
             shown = centre(images[column], side // scale if column == "lr" else side)
             axis.imshow(shown, interpolation="nearest", **grey)

@@ -1,4 +1,6 @@
-"""Scores of bicubic and of the generators of a run on whole images, per image and per rock, with tables and figures."""
+"""Scores of bicubic and of the generators of a run on whole images, per image and per rock, with tables and
+figures.
+"""
 
 import csv
 import json
@@ -8,9 +10,16 @@ from pathlib import Path
 
 from srgan_dist.data.reader import Reader
 from srgan_dist.data.split import open_set
-from srgan_dist.evaluation.figures import figure_2, figure_3, title
+from srgan_dist.evaluation.figures import figure_2, figure_3, label, middle_slices, title
 from srgan_dist.evaluation.metrics import relative_error_reduction
-from srgan_dist.evaluation.scoring import check_scorable, mean_of, mean_scores, methods_of, score_split
+from srgan_dist.evaluation.scoring import (
+    AVERAGED,
+    check_scorable,
+    mean_of,
+    mean_scores,
+    methods_of,
+    score_split,
+)
 from srgan_dist.models.weights_file import load_generator
 from srgan_dist.runtime.process_group import barrier
 from srgan_dist.utils.errors import UserError
@@ -33,30 +42,20 @@ COLUMNS = (
 def evaluate(run, shards, out, splits, accelerator, progress=None, cache=None):
     """Score the generators of a run directory on a packed set and write tables and figures to `out`.
 
-    Writes scores.csv (a row per image and method), scores.json (means per split, rock and method), figure2.png and
-    figure3.png. Returns the table as text.
+    Writes scores.csv (a row per image and method), scores.json (means per split, rock and method),
+    figure2.png and figure3.png. progress(split name) returns a function that wraps the batches as tqdm does.
+    Returns the table as text.
     """
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out={out} is a file; name a folder for tables and figures")
-    generators, scale = _load_generators(Path(run), accelerator.device)
-    packed = open_set(shards, cache)
-    opened = [packed.split(name) for name in dict.fromkeys(splits)]
-    present = [split for split in opened if split is not None]
-    if not present:
-        raise UserError(
-            f"SHARDS={shards} has none of the splits {', '.join(splits)}; name others with --splits"
-        )
-    if present[0].scale != scale:
-        raise UserError(
-            f"SHARDS={shards} has scale={present[0].scale}, the generators of RUN={run} have scale={scale}"
-        )
-    for split in present:
-        check_scorable(split)
+    generators = _load_generators(Path(run), accelerator.device)
+    present = _open_splits(shards, splits, cache)
+    ndim, scale = _check_fit(present, generators, f"SHARDS={shards}", f"RUN={run}")
     if accelerator.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
 
-    methods = methods_of(generators, scale, accelerator.device)
+    methods = methods_of(generators, scale, accelerator.device, ndim)
     rows = []
     for split in present:
         bar = progress(split.name) if progress and accelerator.is_main_process else iter
@@ -79,8 +78,8 @@ def evaluate(run, shards, out, splits, accelerator, progress=None, cache=None):
 
 
 def _load_generators(run, device):
-    """Return ({name: generator}, scale) of every phase that a run has finished, in the order of the phases; or of every
-    file in a folder of weights, e.g. RUN/weights/best.
+    """Return {name: generator} of every phase that a run has finished, in the order of the phases; or of
+    every file in a folder of weights, e.g. RUN/weights/best.
     """
     paths = sorted((run / "weights").glob("*.safetensors")) or sorted(run.glob("*.safetensors"))
     for path in paths:
@@ -89,19 +88,47 @@ def _load_generators(run, device):
                 f"{path}: a generator cannot be called {path.stem}, which has another meaning in tables and"
                 " figures; rename the file"
             )
-    found = {path.stem: load_generator(path, device) for path in paths}
-    if not found:
+    loaded = {path.stem: load_generator(path, device) for path in paths}
+    if not loaded:
         raise UserError(
             f"RUN={run} holds no weights/*.safetensors;"
             " give the directory of a run that finished a phase, e.g. runs/NAME"
         )
-    generators = {
-        name: found[name][0] for name in sorted(found, key=lambda name: _phase_number(found[name][1]))
-    }
-    scales = {generator.config.scale for generator in generators.values()}
-    if len(scales) > 1:
-        raise UserError(f"RUN={run} holds generators of different scales {sorted(scales)}")
-    return generators, scales.pop()
+    return {name: loaded[name][0] for name in sorted(loaded, key=lambda name: _phase_number(loaded[name][1]))}
+
+
+def _open_splits(shards, names, cache):
+    """Open the splits that a packed set has of `names`, each once."""
+    packed = open_set(shards, cache)
+    splits = [packed.split(name) for name in dict.fromkeys(names)]
+    present = [split for split in splits if split is not None]
+    if not present:
+        raise UserError(
+            f"SHARDS={shards} has none of the splits {', '.join(names)}; name others with --splits"
+        )
+    for split in present:
+        check_scorable(split)
+    return present
+
+
+def _check_fit(splits, generators, shards, run):
+    """Return the (ndim, scale) that the set and all generators of a run have in common; raise UserError if
+    they differ.
+    """
+    packed = splits[0]
+    for setting in ("ndim", "scale"):
+        values = {getattr(generator.config, setting) for generator in generators.values()}
+        if len(values) > 1:
+            raise UserError(
+                f"{run} holds generators of different {setting} {sorted(values)};"
+                " move the weights of all but one elsewhere"
+            )
+        if values != {getattr(packed, setting)}:
+            raise UserError(
+                f"{shards} has {setting}={getattr(packed, setting)}, the generators of {run} have"
+                f" {setting}={values.pop()}; give a set and a run that agree"
+            )
+    return packed.ndim, packed.scale
 
 
 def _phase_number(facts):
@@ -111,8 +138,8 @@ def _phase_number(facts):
 
 def _check_finite(rows, run):
     for row in rows:
-        for name in ("psnr", "ssim", "spectrum_error", "mse"):
-            if not math.isfinite(row[name]):
+        for name in (*AVERAGED, "mse"):
+            if not math.isfinite(row.get(name, 0)):
                 raise UserError(
                     f"generator {row['method']} of RUN={run} has {name}={row[name]} on {row['key']} of the"
                     f" {row['split']} split; its weights are useless. Train it again, or move"
@@ -130,7 +157,8 @@ def add_error_reduction(rows):
 
 def _write_scores(out, rows):
     with atomic_write(out / "scores.csv") as path, open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+        columns = [*COLUMNS, *(["ssim_slices"] if "ssim_slices" in rows[0] else [])]
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
     means = {
@@ -142,18 +170,22 @@ def _write_scores(out, rows):
 
 
 def _examples(splits, rows, methods):
-    """Return per rock the images of its typical sample: of the last split that has the rock, the one of median
-    bicubic PSNR.
+    """Return the images of the typical sample of each rock, as `figure_2` takes them: of the last split that
+    has the rock, the one of median bicubic PSNR; of volumes the middle slices.
     """
     examples = {}
     for split in splits:
         reader = Reader(split)
-        mine = [row for row in rows if row["split"] == split.name and row["method"] == "bicubic"]
-        for rock in {row["rock"] for row in mine}:
-            lr, hr = reader.image(median_image([row for row in mine if row["rock"] == rock]))
+        scores = [row for row in rows if row["split"] == split.name and row["method"] == "bicubic"]
+        for rock in {row["rock"] for row in scores}:
+            lr, hr = reader.image(median_image([row for row in scores if row["rock"] == rock]))
             images = {name: method(lr).cpu().numpy() for name, method in methods.items()}
             examples[rock] = {"lr": lr / reader.peak, "hr": hr / reader.peak, **images}
-    return dict(sorted(examples.items()))
+    return {
+        label(rock, plane): {name: middle_slices(image)[plane] for name, image in images.items()}
+        for rock, images in sorted(examples.items())
+        for plane in middle_slices(images["lr"])
+    }
 
 
 def median_image(rows):
@@ -170,19 +202,25 @@ def _per_rock_psnr(rows):
 
 def format_table(rows):
     """Return the mean scores per split, rock and method as text."""
-    head = f"{'split':<7}{'rock':<14}{'method':<18}{'images':>7}{'PSNR dB':>9}{'gain dB':>9}{'SSIM':>8}{'spectrum':>10}{'error cut':>11}"
+    head = f"{'split':<7}{'rock':<14}{'method':<18}{'images':>7}{'PSNR dB':>9}{'gain dB':>9}{'SSIM':>8}"
+    head += f"{'spectrum':>10}{'error cut':>11}"
+    if "ssim_slices" in rows[0]:
+        head += f"{'SSIM slices':>13}"
     lines = [head, "-" * len(head)]
     for split in dict.fromkeys(row["split"] for row in rows):
         chosen = [row for row in rows if row["split"] == split]
         for rock, methods in mean_scores(chosen).items():
             for method, score in methods.items():
-                cut = mean_of(
-                    [r for r in chosen if r["rock"] == rock and r["method"] == method],
-                    "relative_error_reduction",
-                )
-                gain = score["psnr"] - methods["bicubic"]["psnr"]
-                lines.append(
-                    f"{split:<7}{rock:<14}{title(method):<18}{score['count']:>7}{score['psnr']:>9.2f}{gain:>+9.2f}"
-                    f"{score['ssim']:>8.4f}{score['spectrum_error']:>10.3f}{cut:>11.1%}"
-                )
+                group = [row for row in chosen if row["rock"] == rock and row["method"] == method]
+                lines.append(f"{split:<7}{rock:<14}{_format_score(method, score, methods['bicubic'], group)}")
     return "\n".join(lines)
+
+
+def _format_score(method, score, bicubic, rows):
+    gain = score["psnr"] - bicubic["psnr"]
+    reduction = mean_of(rows, "relative_error_reduction")
+    slices = f"{score['ssim_slices']:>13.4f}" if "ssim_slices" in score else ""
+    return (
+        f"{title(method):<18}{score['count']:>7}{score['psnr']:>9.2f}{gain:>+9.2f}{score['ssim']:>8.4f}"
+        f"{score['spectrum_error']:>10.3f}{reduction:>11.1%}{slices}"
+    )

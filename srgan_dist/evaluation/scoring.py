@@ -1,6 +1,9 @@
-"""Scores of methods on whole images, each image once over all ranks; for validation in a training and for evaluation."""
+"""Scores of methods on whole images, each image once over all ranks; for validation in a training and for
+evaluation.
+"""
 
 import contextlib
+import itertools
 from collections import defaultdict
 
 import numpy as np
@@ -18,6 +21,7 @@ from srgan_dist.evaluation.metrics import (
     psnr_of_mse,
     spectrum_error,
     ssim,
+    ssim_slices,
 )
 from srgan_dist.evaluation.super_resolve import super_resolve
 from srgan_dist.runtime.cpu import one_thread_each
@@ -32,18 +36,35 @@ METRICS = {
     "mean_shift": mean_shift,
     "histogram_distance": histogram_distance,
 }
-AT_ONCE = {"cuda": 16}  # images of one size; on a CPU, which gains nothing from more, one
+AVERAGED = (
+    "psnr",
+    "ssim",
+    "ssim_slices",
+    "spectrum_error",
+)  # scores with a mean per rock, where rows have them
+BATCH_SIZES = {
+    ("cuda", 2): 16
+}  # (device, ndim) -> 2-D images of one shape; others gain nothing from more than one
 
 
-def bicubic(lr, scale, device="cpu"):
-    """Enlarge lr [..., H, W] uint8 or uint16 to [..., s*H, s*W] float32 in [0, 1], what overshoots clamped."""
-    unit = upsample(lr, scale) / np.iinfo(lr.dtype).max
+def metrics_of(ndim):
+    """Return name -> metric for images of `ndim` dimensions; volumes also have the SSIM of their slices."""
+    return METRICS if ndim == 2 else METRICS | {"ssim_slices": ssim_slices}
+
+
+def bicubic(lr, scale, ndim=2, device="cpu"):
+    """Enlarge lr [..., *shape] uint8 or uint16, ndim axes of shape, to [..., *(s*shape)] float32 in [0, 1];
+    overshoot is clamped.
+    """
+    unit = upsample(lr, scale, ndim=ndim) / np.iinfo(lr.dtype).max
     return torch.from_numpy(unit).float().clamp(0, 1).to(device)
 
 
-def methods_of(generators, scale, device):
-    """Return name -> function(lr [N, H, W]) for bicubic and each of `generators` (name -> network in eval mode)."""
-    methods = {"bicubic": lambda lr: bicubic(lr, scale, device)}
+def methods_of(generators, scale, device, ndim=2):
+    """Return name -> function(lr [N, *shape]) for bicubic and each of `generators` (name -> network in eval
+    mode).
+    """
+    methods = {"bicubic": lambda lr: bicubic(lr, scale, ndim, device)}
     for name, generator in generators.items():
         methods[name] = lambda lr, generator=generator: super_resolve(generator, lr)
     return methods
@@ -55,92 +76,91 @@ def check_scorable(split):
     if smallest < SMALLEST_IMAGE:
         raise UserError(
             f"the {split.name} split of {split.place} has HR images of {smallest} pixels a side;"
-            f" scores need {SMALLEST_IMAGE} or more (the window of SSIM)"
+            f" scores need {SMALLEST_IMAGE} or more (the window of SSIM); pack the set with larger tiles or"
+            " without such images"
         )
 
 
 def score_split(split, methods, rank, world_size, device, progress=iter):
-    """Score every image of a split exactly once over all ranks, images of one size together.
+    """Score every image of a split exactly once over all ranks, images of one shape together.
 
-    methods: name -> function(lr [N, H, W]) -> [N, s*H, s*W] on [0, 1]. progress wraps the work as tqdm does. Returns on
-    every rank the same list of dictionaries with index, split, rock, key, method, psnr, ssim, spectrum_error, mse,
-    mean_shift and histogram_distance, in the order of the split.
+    methods: name -> function(lr [N, *shape]) -> [N, *(s*shape)] on [0, 1]. progress wraps the batches as tqdm
+    does. Returns on every rank the same list of dictionaries with index, split, rock, key, method, psnr,
+    ssim, spectrum_error, mse, mean_shift and histogram_distance, for volumes also ssim_slices, in the order
+    of the split.
     """
-    reader = Reader(split)
-    batches = _equal_sizes(split, images_of_rank(len(split), rank, world_size), AT_ONCE.get(device.type, 1))
+    reader, metrics = Reader(split), metrics_of(split.ndim)
+    batch_size = BATCH_SIZES.get((device.type, split.ndim), 1)
+    batches = _group_by_shape(split, images_of_rank(len(split), rank, world_size), batch_size)
     pairs = (
         [np.stack(images) for images in zip(*map(reader.image, batch), strict=True)]
         for batch in progress(batches)
     )
 
-    def scored(pair):
+    def score(pair):
         return _in_halves(
-            lambda lr, hr: _scores(lr, hr, methods, device),
+            lambda lr, hr: _scores(lr, hr, methods, metrics, device),
             *pair,
             where=f"the {split.name} split of {split.place}",
         )
 
-    with _without_search():
-        scores = list(one_thread_each(scored, pairs, device))  # [metrics, methods, N] each
+    with _without_cudnn_benchmark():
+        scores = list(one_thread_each(score, pairs, device))  # [metrics, methods, N] each
     if scores:
         scores = torch.cat(scores, -1).cpu().permute(2, 1, 0).tolist()  # the one time that the host waits
-    mine = []
-    for i, of_methods in zip([i for batch in batches for i in batch], scores, strict=True):
+    rows = []
+    for i, of_methods in zip(itertools.chain(*batches), scores, strict=True):
+        image = {"index": i, "split": split.name, "rock": split.rock(i), "key": split.key(i)}
         for name, values in zip(methods, of_methods, strict=True):
-            row = dict(zip(METRICS, values, strict=True))
-            mine.append(
-                {
-                    "index": i,
-                    "split": split.name,
-                    "rock": split.rock(i),
-                    "key": split.key(i),
-                    "method": name,
-                    "psnr": psnr_of_mse(row["mse"]),
-                    **row,
-                }
-            )
-    rows = sorted(gather_lists(mine), key=lambda row: row["index"])
+            row = dict(zip(metrics, values, strict=True))
+            rows.append({**image, "method": name, "psnr": psnr_of_mse(row["mse"]), **row})
+    rows = sorted(gather_lists(rows), key=lambda row: row["index"])
     assert len(rows) == len(split) * len(methods), "every image is scored once"
     return rows
 
 
-def _equal_sizes(split, indices, most):
-    """Group images of one size: lists of at most `most` indices."""
-    by_size = defaultdict(list)
+def _group_by_shape(split, indices, batch_size):
+    """Group images of one shape: lists of at most `batch_size` indices."""
+    groups = defaultdict(list)
     for i in indices:
-        by_size[tuple(split.rows["lr_shape"][i].tolist())].append(i)
-    return [found[k : k + most] for found in by_size.values() for k in range(0, len(found), most)]
+        groups[tuple(split.rows["lr_shape"][i].tolist())].append(i)
+    return [group[k : k + batch_size] for group in groups.values() for k in range(0, len(group), batch_size)]
 
 
-def _scores(lr, hr, methods, device):
-    """Return the metrics of all methods on images of one size: lr [N, H, W], hr [N, s*H, s*W] -> [metrics, methods, N]."""
+def _scores(lr, hr, methods, metrics, device):
+    """Return the metrics of all methods on images of one shape: lr [N, *shape], hr [N, *(s*shape)] ->
+    [metrics, methods, N].
+    """
     hr = to_metric_range(to_network_range(torch.from_numpy(hr).to(device)))
-    found = []
+    scores = []
     for method in methods.values():
         sr = method(lr)
-        found.append(torch.stack([metric(sr, hr).double() for metric in METRICS.values()]))
-    return torch.stack(found, 1)
+        scores.append(torch.stack([metric(sr, hr).double() for metric in metrics.values()]))
+    return torch.stack(scores, 1)
 
 
 def _in_halves(score, lr, hr, where):
-    """Score a batch, [..., N]; where memory does not suffice, half of it at a time. Raises UserError where one image is too large."""
+    """Score a batch, [..., N]; where memory does not suffice, half of it at a time. Raises UserError where
+    one image is too large.
+    """
     try:
         return score(lr, hr)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         if len(lr) == 1:
+            size = "x".join(map(str, hr.shape[1:]))
             raise UserError(
-                f"the scores of an image of {hr.shape[-2]}x{hr.shape[-1]} HR pixels in {where} need more memory than there"
-                " is; pack the set with smaller tiles (shards/build.py --tile)"
+                f"the scores of an image of {size} HR pixels in {where} need more memory than there is;"
+                " pack the set with smaller tiles (shards/build.py --tile)"
             ) from None
     halves = zip(np.array_split(lr, 2), np.array_split(hr, 2), strict=True)
     return torch.cat([_in_halves(score, *half, where) for half in halves], -1)
 
 
 @contextlib.contextmanager
-def _without_search():
-    """Let cuDNN take algorithms by rule of thumb: a search for each size of image takes longer than it saves."""
+def _without_cudnn_benchmark():
+    """Let cuDNN choose algorithms by its heuristics: a search for each shape takes longer than it saves."""
     before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False
     try:
         yield
@@ -149,14 +169,16 @@ def _without_search():
 
 
 def mean_scores(rows):
-    """Average rows over images: {rock: {method: {psnr, ssim, spectrum_error, count}}}."""
+    """Average rows over images: {rock: {method: {psnr, ssim, spectrum_error, count}}}, for volumes also
+    ssim_slices.
+    """
     groups = defaultdict(lambda: defaultdict(list))
     for row in rows:
         groups[row["rock"]][row["method"]].append(row)
     return {
         rock: {
             method: {
-                **{name: mean_of(group, name) for name in ("psnr", "ssim", "spectrum_error")},
+                **{name: mean_of(group, name) for name in AVERAGED if name in group[0]},
                 "count": len(group),
             }
             for method, group in methods.items()

@@ -1,7 +1,8 @@
-"""Applying a generator to images of any size: tile by tile, with the same result as all at once."""
+"""Applying a generator to images and volumes of any size, tile by tile, as if it saw each in one piece."""
 
 import itertools
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -21,88 +22,103 @@ from srgan_dist.runtime.cpu import one_thread_each
 from srgan_dist.runtime.device import is_out_of_memory, memory_of
 from srgan_dist.utils.errors import UserError
 
-SHOWN = 20  # faults that an error lists
+LISTED = 20  # faults that an error lists
 
-TILE = 192  # LR pixels; a 16-block network then needs about 1.5 GB of activations at x4
+# ndim -> LR pixels of a tile along each axis; in 2-D a 16-block network at x4 needs about 1.5 GB for it
+TILES = {2: 192, 3: 32}
 
 
-def super_resolve(generator, lr, tile=TILE):
-    """Super-resolve images of one size: lr [..., H, W] numpy uint8 or uint16 -> float32 tensor [..., s*H, s*W] in [0, 1] on
-    the device.
+def super_resolve(generator, lr, tile=None):
+    """Super-resolve images of one shape: lr [..., *shape] numpy uint8 or uint16 -> float32 tensor [...,
+    *(s*shape)] in [0, 1] on the device; shape has as many axes as the generator has dimensions.
+
+    tile: LR pixels of a tile along each axis; None takes that of TILES.
     """
-    scale = generator.config.scale
-    sr = torch.empty(*lr.shape[:-2], lr.shape[-2] * scale, lr.shape[-1] * scale, device=_device_of(generator))
-    for rows, columns in tiles_of(*lr.shape[-2:], tile):
-        sr[..., _scaled(rows, scale), _scaled(columns, scale)] = super_resolve_window(
-            generator, lr, rows, columns
-        )
+    scale, ndim = generator.config.scale, generator.config.ndim
+    shape = lr.shape[-ndim:]
+    sr = torch.empty(*lr.shape[:-ndim], *(scale * length for length in shape), device=_device_of(generator))
+    for window in tiles_of(shape, _tile_or_default(tile, generator)):
+        sr[..., *scaled(window, scale)] = super_resolve_window(generator, lr, window)
     return sr
 
 
 @torch.inference_mode()
-def super_resolve_window(generator, lr, rows, columns):
-    """Super-resolve a window of images: lr [..., H, W] -> [..., s*h, s*w], as it is in the whole image; rows and columns are
-    slices in LR pixels. The network sees it with as much around it as its pixels can depend on.
+def super_resolve_window(generator, lr, window):
+    """Super-resolve a window of images: lr [..., *shape] -> [..., *(s * window's shape)], with the values
+    that it has in the whole image. window: a slice in LR pixels per axis.
+
+    The network reads `generator.tile_overlap` LR pixels beyond the window on each side, as far as the image
+    goes.
     """
-    scale, margin = generator.config.scale, generator.tile_overlap
-    first_row, first_column = max(rows.start - margin, 0), max(columns.start - margin, 0)
-    seen = np.ascontiguousarray(lr[..., first_row : rows.stop + margin, first_column : columns.stop + margin])
-    output = generator(
-        to_network_range(torch.from_numpy(seen).to(_device_of(generator))).view(-1, 1, *seen.shape[-2:])
-    ).squeeze(1)
-    top, left = (rows.start - first_row) * scale, (columns.start - first_column) * scale
-    height, width = (rows.stop - rows.start) * scale, (columns.stop - columns.start) * scale
-    return to_metric_range(output[:, top : top + height, left : left + width].float()).view(
-        *lr.shape[:-2], height, width
-    )
+    scale, overlap, ndim = generator.config.scale, generator.tile_overlap, generator.config.ndim
+    starts = [max(side.start - overlap, 0) for side in window]
+    wide = tuple(slice(start, side.stop + overlap) for start, side in zip(starts, window, strict=True))
+    pixels = np.ascontiguousarray(lr[..., *wide])
+    network_input = to_network_range(torch.from_numpy(pixels).to(_device_of(generator)))
+    output = generator(network_input.view(-1, 1, *pixels.shape[-ndim:])).squeeze(1)
+    inner = [slice(side.start - start, side.stop - start) for start, side in zip(starts, window, strict=True)]
+    unit = to_metric_range(output[:, *scaled(inner, scale)].float())
+    return unit.view(*lr.shape[:-ndim], *unit.shape[1:])
 
 
-def tiles_of(height, width, tile):
-    """Cut an image into tiles, row by row: [(rows, columns)], slices in pixels."""
-    return [
-        (slice(top, min(top + tile, height)), slice(left, min(left + tile, width)))
-        for top in range(0, height, tile)
-        for left in range(0, width, tile)
+def tiles_of(shape, tile):
+    """Cut an image into tiles, the last axis fastest: yields a tuple of slices in pixels, one per axis."""
+    sides = [
+        [slice(start, min(start + tile, length)) for start in range(0, length, tile)] for length in shape
     ]
+    return itertools.product(*sides)
 
 
-def super_resolve_pages(generator, pages, tile=TILE):
-    """Yield every page super-resolved in its own type: [H, W] numpy uint8 or uint16 -> [s*H, s*W] of the same dtype.
+def scaled(window, scale):
+    """Return the window in HR pixels of a window in LR pixels."""
+    return tuple(slice(side.start * scale, side.stop * scale) for side in window)
 
-    The network only ever sees a tile with its surroundings, so memory is bounded by some tiles and pages. On a CPU every
-    thread has a tile of its own, of this page or of the next.
+
+def super_resolve_pages(generator, images, tile=None):
+    """Super-resolve images in their own type and yield the HR pages, each [s*H, s*W] numpy uint8 or uint16:
+    one per [H, W] image of a 2-D generator, s*D per [D, H, W] volume of a 3-D one.
+
+    Pages are assembled tile by tile, those of a volume in slabs of one tile's depth, so memory is bounded by
+    some tiles and one slab. On a CPU every thread has a tile of its own, of this slab or of the next.
     """
     scale = generator.config.scale
+    tile = _tile_or_default(tile, generator)
 
     def compute(job):
-        page, rows, columns = job
-        return *job, to_grey_levels(
-            super_resolve_window(generator, page, rows, columns).cpu().numpy(), page.dtype
-        )
+        image, window = job
+        return *job, to_grey_levels(super_resolve_window(generator, image, window).cpu().numpy(), image.dtype)
 
-    jobs = ((page, *tile_of) for page in pages for tile_of in tiles_of(*page.shape, tile))
-    for page, rows, columns, pixels in one_thread_each(compute, jobs, _device_of(generator)):
+    jobs = ((image, window) for image in images for window in tiles_of(image.shape, tile))
+    for image, window, pixels in one_thread_each(compute, jobs, _device_of(generator)):
+        *_, height, width = image.shape
+        *_, rows, columns = window
         if rows.start == columns.start == 0:
-            sr = np.empty((page.shape[0] * scale, page.shape[1] * scale), page.dtype)
-        sr[_scaled(rows, scale), _scaled(columns, scale)] = pixels
-        if (rows.stop, columns.stop) == page.shape:
-            yield sr
+            slab = np.empty((*pixels.shape[:-2], height * scale, width * scale), image.dtype)
+        slab[..., *scaled((rows, columns), scale)] = pixels
+        if (rows.stop, columns.stop) == (height, width):
+            yield from slab.reshape(-1, *slab.shape[-2:])
 
 
-def _scaled(pixels, scale):
-    return slice(pixels.start * scale, pixels.stop * scale)
+def depth_scale(generator):
+    """Return the number of HR pages per LR page: 1 for a 2-D generator, its scale for a 3-D one."""
+    return generator.config.scale if generator.config.ndim == 3 else 1
+
+
+def _tile_or_default(tile, generator):
+    return TILES[generator.config.ndim] if tile is None else tile
 
 
 def _device_of(generator):
     return next(generator.parameters()).device
 
 
-def list_jobs(source, target):
-    """Pair every image of `source` (a file or a folder) with the file to write at or below `target`: (jobs, notes).
+def list_jobs(source, target, pages_per_page=1):
+    """Pair every image of `source` (a file or a folder) with the file to write at or below `target`: (jobs,
+    notes).
 
-    notes name the files that are left out because they are no images. Raises UserError with all faults before
-    anything is computed: for what cannot be read, for a target that exists, and for a format that cannot hold the
-    result.
+    A job is (ImageInfo, output path); notes name the files that are left out because they are no images.
+    pages_per_page: `depth_scale` of the generator. Raises UserError that lists all faults before anything is
+    computed: images that cannot be read, outputs that exist, and formats that cannot hold the result.
     """
     source, target = Path(source), Path(target)
     if not source.exists():
@@ -111,9 +127,9 @@ def list_jobs(source, target):
         pairs, faults, notes = _pairs_of_folder(source, target)
     else:
         pairs, faults, notes = [(source, target / source.name if target.is_dir() else target)], [], []
-    jobs = [_job(path, output, faults) for path, output in pairs]
+    jobs = [_job(path, output, pages_per_page, faults) for path, output in pairs]
     if faults:
-        raise UserError(_told(faults))
+        raise UserError(_format_faults(faults))
     return jobs, notes
 
 
@@ -123,22 +139,22 @@ def _pairs_of_folder(source, target):
         raise UserError(f"OUTPUT={target} names a file, but INPUT={source} is a folder; give a folder")
     if target.resolve().is_relative_to(source.resolve()):
         raise UserError(
-            f"OUTPUT={target} lies in INPUT={source}, where the next run would read it as input;"
+            f"OUTPUT={target} is inside INPUT={source}, where the next run would read it as input;"
             " give a folder elsewhere"
         )
     images, others = find_images(source)
     faults = [f"{path}: {BROKEN_LINK}" for path in others if not path.exists()]
     if not images and not faults:
-        raise UserError(f"INPUT={source} holds no image that is read here (PNG, TIFF, NPY)")
+        raise UserError(f"INPUT={source} holds no image in a format that can be read (PNG, TIFF, NPY)")
     notes = left_out(source, [str(path.relative_to(source)) for path in others])
     return [(path, target / path.relative_to(source)) for path in images], faults, notes
 
 
-def _job(path, output, faults):
-    """Return (header, output); add to `faults` what is wrong with the two."""
+def _job(path, output, pages_per_page, faults):
+    """Return (info, output); append the problem of either to `faults`."""
     try:
         info = read_info(path)
-        check_writable(output, info.pages, info.tags)
+        check_writable(output, info.pages * pages_per_page, info.tags)
         if os.path.lexists(output):
             raise UserError(f"OUTPUT={output} exists; give another name or delete it")
         return info, output
@@ -147,48 +163,70 @@ def _job(path, output, faults):
         return None
 
 
-def _told(faults):
+def _format_faults(faults):
     if len(faults) == 1:
         return faults[0]
-    more = [f"and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
-    return "\n  ".join([f"{len(faults)} faults found, nothing was written:", *faults[:SHOWN], *more])
+    more = [f"and {len(faults) - LISTED} more"] if len(faults) > LISTED else []
+    return "\n  ".join([f"{len(faults)} faults found, nothing was written:", *faults[:LISTED], *more])
 
 
-def super_resolve_files(generator, jobs, tile=TILE, progress=lambda info, pages: pages):
-    """Super-resolve every page of every file, page by page; yields the jobs of `list_jobs` as they are done.
+def super_resolve_files(generator, jobs, tile=None, progress=lambda info, pages: pages):
+    """Super-resolve the images of `list_jobs`, page by page or volume by volume; yields each job when its
+    file is written.
 
-    progress(info, pages) wraps the pages of a file as tqdm does.
+    progress(info, pages) wraps the HR pages of a file as tqdm does.
     """
-    results = super_resolve_pages(generator, _pages_of(jobs), tile)
+    results = super_resolve_pages(generator, _images_of(jobs, generator.config.ndim), tile)
     for info, path in jobs:
         path.parent.mkdir(parents=True, exist_ok=True)
-        pages = itertools.islice(results, info.pages)
+        count = info.pages * depth_scale(generator)
+        pages = itertools.islice(results, count)
         try:
-            write_pages(path, progress(info, pages), info.pages, _finer(info.tags, generator.config.scale))
+            write_pages(path, progress(info, pages), count, _scale_tags(info.tags, generator))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             raise UserError(
-                f"{info.path}: {memory_of(_device_of(generator))} is too small for --tile {tile}; use a smaller --tile"
+                f"{info.path}: {memory_of(_device_of(generator))} is too small for"
+                f" --tile {_tile_or_default(tile, generator)}; use a smaller --tile"
             ) from None
         yield info, path
 
 
-def _pages_of(jobs):
-    """Yield the pages of all files, one file after the other."""
+def _images_of(jobs, ndim):
+    """Yield the images of all files, one file after the other: pages for a 2-D generator, volumes for a 3-D
+    one.
+    """
     for info, _ in jobs:
-        pages = 0
-        for page in read_pages(info.path):
-            yield page
-            pages += 1
-        if pages != info.pages:
-            raise UserError(
-                f"{info.path} has {pages} pages by now, and had {info.pages}: it was changed while it was read"
-            )
+        if ndim == 2:
+            yield from _pages_of(info)
+        else:
+            yield np.stack(list(_pages_of(info)))
 
 
-def _finer(tags, scale):
-    """Scale resolution tags: the pixels are `scale` times smaller, so a unit of length holds more of them."""
-    if "resolution" not in tags:
-        return tags
-    return tags | {"resolution": tuple((pixels * scale, units) for pixels, units in tags["resolution"])}
+def _pages_of(info):
+    pages = 0
+    for page in read_pages(info.path):
+        yield page
+        pages += 1
+    if pages != info.pages:
+        raise UserError(
+            f"{info.path} has {pages} pages now and had {info.pages} before: it was changed while it was read"
+        )
+
+
+def _scale_tags(tags, generator):
+    """Scale the resolution, as the pixels are `scale` times smaller, and the distance of slices of a volume
+    in ImageJ's description.
+    """
+    scale, tags = generator.config.scale, dict(tags)
+    if "resolution" in tags:
+        tags["resolution"] = tuple((pixels * scale, units) for pixels, units in tags["resolution"])
+    if generator.config.ndim == 3 and "description" in tags:
+        tags["description"] = re.sub(
+            r"^spacing=(\d+\.?\d*(?:e-?\d+)?)(?=\s*$)",
+            lambda match: f"spacing={float(match[1]) / scale:.10g}",
+            tags["description"],
+            flags=re.MULTILINE | re.IGNORECASE,
+        )
+    return tags

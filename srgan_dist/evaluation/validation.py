@@ -1,4 +1,4 @@
-"""Looking at a generator while it trains: scores over whole splits, and panels of a few images."""
+"""Validation of a generator while it trains: scores over whole splits, and panels of a few images."""
 
 import contextlib
 import hashlib
@@ -8,35 +8,37 @@ import math
 import torch
 
 from srgan_dist.data.reader import Reader
-from srgan_dist.evaluation.figures import CROP, panel, stack
-from srgan_dist.evaluation.scoring import METRICS, bicubic, mean_scores, methods_of, score_split
-from srgan_dist.evaluation.super_resolve import super_resolve, super_resolve_window
+from srgan_dist.evaluation.figures import CROP, PLANES, middle_slices, panel, stack
+from srgan_dist.evaluation.scoring import bicubic, mean_scores, methods_of, metrics_of, score_split
+from srgan_dist.evaluation.super_resolve import scaled, super_resolve, super_resolve_window
 from srgan_dist.models import build_generator
+from srgan_dist.models.layers import CHANNELS_LAST
 from srgan_dist.runtime.process_group import gather_lists
 from srgan_dist.storage.cache import cache_at
 from srgan_dist.utils.files import atomic_write
 
-PROTOCOL = 1  # of the metrics and of bicubic; a change of either makes kept scores void
-PREFIXES = {"valid": "val"}  # of the public names of numbers; other splits keep theirs
+PROTOCOL = 1  # version of the metrics and of bicubic; a change of either makes cached scores invalid
+PREFIXES = {"valid": "val"}  # of logged metrics; other splits keep their names
 
 
 class Validator:
     """Scores generators on the splits of a run, every image on one rank, and records panels.
 
-    It computes in float32 on a plain copy of the network, whatever the training does to its own.
+    It computes in float32 on a plain copy of the network, whatever precision and wrapping the training uses.
     """
 
     def __init__(self, config, splits, directory, tracker, accelerator):
         self.splits, self.directory, self.tracker, self.accelerator = splits, directory, tracker, accelerator
-        self.panels = config.num_sample_images
+        self.num_sample_images = config.num_sample_images
         generator = build_generator(config.generator)
-        self.generator = generator.to(accelerator.device, memory_format=torch.channels_last).eval()
+        layout = CHANNELS_LAST[config.generator.ndim]
+        self.generator = generator.to(accelerator.device, memory_format=layout).eval()
         self.bicubic_rows, self.cache_folder = {}, cache_at(config.data.cache).folder
 
     def validate(self, generator, names):
-        """Score `generator` on the splits `names`, as far as they exist.
+        """Score `generator` on those of the splits `names` that exist.
 
-        Returns {split: (numbers under their public names, means per rock and method)}.
+        Returns {split: (metrics under their logged names, means per rock and method)}.
         """
         self.generator.load_state_dict(generator.state_dict())
         results = {}
@@ -48,63 +50,65 @@ class Validator:
                 split, {"SR": lambda lr: super_resolve(self.generator, lr)}
             )
             scores = mean_scores(rows)
-            numbers = to_logged_metrics(PREFIXES.get(name, name), rows, scores)
-            results[name] = numbers, scores
+            metrics = to_logged_metrics(PREFIXES.get(name, name), rows, scores)
+            results[name] = metrics, scores
         return results
 
     def draw_panels(self, updates, samples_seen):
         """Draw and record panels of the generator that was validated last, on images of the valid split."""
-        if not self.panels or not self.accelerator.is_main_process:
+        if not self.num_sample_images or not self.accelerator.is_main_process:
             return
-        split, pictures = self.splits["valid"], []
+        split = self.splits["valid"]
         reader = Reader(split)
-        for i in spread_over_rocks(split, self.panels):
-            lr, hr = reader.image(i)
-            rows, columns = (_middle(length, CROP // split.scale) for length in lr.shape)
-            of_hr = tuple(
-                slice(split.scale * side.start, split.scale * side.stop) for side in (rows, columns)
-            )
-            sr = super_resolve_window(self.generator, lr, rows, columns).cpu().numpy()
-            pictures.append(
-                panel(
-                    lr[rows, columns] / reader.peak,
-                    bicubic(lr, split.scale).numpy()[of_hr],
-                    sr,
-                    hr[of_hr] / reader.peak,
-                )
-            )
+        pictures = [
+            picture
+            for i in spread_over_rocks(split, self.num_sample_images)
+            for picture in self._panels_of(*reader.image(i), reader.peak)
+        ]
         path = self.directory / "samples" / f"step-{updates:08d}.png"
         path.parent.mkdir(exist_ok=True)
         with atomic_write(path) as unfinished:
             stack(pictures).save(unfinished, format="png")
         self.tracker.panels("samples", {"LR | bicubic | SR | HR | error": path}, samples_seen)
 
+    def _panels_of(self, lr, hr, peak):
+        """Yield the panel of an image, or those of the three middle slices of a volume."""
+        scale = self.generator.config.scale
+        interpolated = bicubic(lr, scale, lr.ndim).numpy()
+        for plane, window in middle_windows(lr.shape, CROP // scale).items():
+            of_hr = scaled(window, scale)
+            sr = super_resolve_window(self.generator, lr, window).cpu().numpy()
+            images = (lr[window] / peak, interpolated[of_hr], sr, hr[of_hr] / peak)
+            yield panel(*(middle_slices(image)[plane] for image in images), plane)
+
     def _score(self, split, methods):
         a = self.accelerator
         return score_split(split, methods, a.process_index, a.num_processes, a.device)
 
     def _bicubic(self, split):
-        """Return the scores of bicubic, which do not change: computed once, and kept for later runs in the cache folder."""
+        """Return the scores of bicubic, which do not change: computed once, and kept in the cache folder for
+        later runs.
+        """
         if split.name not in self.bicubic_rows:
-            kept = KeptRows(split, self.cache_folder, self.accelerator.device)
-            (rows,) = gather_lists([kept.read()] if self.accelerator.is_main_process else [])
+            cache = BicubicScoreCache(split, self.cache_folder, self.accelerator.device)
+            (rows,) = gather_lists([cache.read()] if self.accelerator.is_main_process else [])
             if rows is None:
-                rows = self._score(split, methods_of({}, split.scale, self.accelerator.device))
+                rows = self._score(split, methods_of({}, split.scale, self.accelerator.device, split.ndim))
                 if self.accelerator.is_main_process:
-                    kept.write(rows)
+                    cache.write(rows)
             self.bicubic_rows[split.name] = rows
         return self.bicubic_rows[split.name]
 
 
-class KeptRows:
-    """Scores of bicubic on a split, in a file that is named after all that decides them. It is a convenience: what cannot be
-    read, or is not what it should be, is computed again.
+class BicubicScoreCache:
+    """The scores of bicubic on a split, in a file whose name is a hash of everything that determines them. A
+    file that cannot be read, or that does not fit the split, counts as missing.
     """
 
     def __init__(self, split, folder, device):
         self.split = split
-        decides = [PROTOCOL, split.set.sha256, split.name, device.type, torch.__version__]
-        self.path = folder / "bicubic" / f"{hashlib.sha256(json.dumps(decides).encode()).hexdigest()}.json"
+        key = [PROTOCOL, split.set.sha256, split.name, device.type, torch.__version__]
+        self.path = folder / "bicubic" / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()}.json"
 
     def read(self):
         """Return the rows as `score_split` does, or None."""
@@ -113,17 +117,18 @@ class KeptRows:
             if digest.decode() != hashlib.sha256(text).hexdigest():
                 return None
             rows = json.loads(text)
-            right = len(rows) == len(self.split) and all(
-                (row["index"], row["key"], row["rock"], row["method"])
-                == (i, self.split.key(i), self.split.rock(i), "bicubic")
-                and all(
-                    isinstance(row[name], float) and math.isfinite(row[name]) for name in ("psnr", *METRICS)
-                )
-                for i, row in enumerate(rows)
-            )
+            fits = len(rows) == len(self.split) and all(self._fits(i, row) for i, row in enumerate(rows))
         except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return None
-        return rows if right else None
+        return rows if fits else None
+
+    def _fits(self, i, row):
+        """Return whether a row is about image i and all its scores are finite."""
+        expected = (i, self.split.key(i), self.split.rock(i), "bicubic")
+        return (row["index"], row["key"], row["rock"], row["method"]) == expected and all(
+            isinstance(row[name], float) and math.isfinite(row[name])
+            for name in ("psnr", *metrics_of(self.split.ndim))
+        )
 
     def write(self, rows):
         with contextlib.suppress(OSError):
@@ -147,32 +152,45 @@ def spread_over_rocks(split, count):
     return turns[:count]
 
 
+def middle_windows(shape, side):
+    """Return {plane: window} at the centre of an image of `shape`, of at most `side` pixels along each axis.
+
+    An image [H, W] has one window, of plane ""; a volume has one per plane of `middle_slices`, one voxel
+    thick.
+    """
+    middle = tuple(_middle(length, side) for length in shape)
+    if len(shape) == 2:
+        return {"": middle}
+    return {
+        plane: (*middle[:axis], slice(shape[axis] // 2, shape[axis] // 2 + 1), *middle[axis + 1 :])
+        for axis, plane in enumerate(PLANES)
+    }
+
+
 def _middle(length, side):
-    """Return the slice in the middle of `length` pixels that has `side` of them, or all."""
+    """Return the slice of `side` pixels in the middle of `length`, or of all where there are fewer."""
     side = min(side, length)
     return slice((length - side) // 2, (length - side) // 2 + side)
 
 
 def to_logged_metrics(prefix, rows, scores):
-    """Return the numbers of one validation under their public names: means over images, gains also per rock."""
+    """Return the metrics of a validation under their logged names: means over images, gains also per rock."""
 
     def mean(name, method):
-        chosen = [row[name] for row in rows if row["method"] == method]
-        return sum(chosen) / len(chosen)
+        values = [row[name] for row in rows if row["method"] == method]
+        return sum(values) / len(values)
 
-    numbers = {
-        f"{prefix}/{name}": mean(name, "SR")
-        for name in ("psnr", "ssim", "spectrum_error", "mean_shift", "histogram_distance")
-    }
-    numbers[f"{prefix}/histogram_distance_bicubic"] = mean("histogram_distance", "bicubic")
-    numbers[f"{prefix}/psnr_gain"] = mean("psnr", "SR") - mean("psnr", "bicubic")
+    names = ("psnr", "ssim", "ssim_slices", "spectrum_error", "mean_shift", "histogram_distance")
+    metrics = {f"{prefix}/{name}": mean(name, "SR") for name in names if name in rows[0]}
+    metrics[f"{prefix}/histogram_distance_bicubic"] = mean("histogram_distance", "bicubic")
+    metrics[f"{prefix}/psnr_gain"] = mean("psnr", "SR") - mean("psnr", "bicubic")
     for rock, methods in scores.items():
-        numbers[f"{prefix}/psnr_gain/{rock}"] = methods["SR"]["psnr"] - methods["bicubic"]["psnr"]
-    return numbers
+        metrics[f"{prefix}/psnr_gain/{rock}"] = methods["SR"]["psnr"] - methods["bicubic"]["psnr"]
+    return metrics
 
 
 def format_psnr(scores):
-    """Say the PSNR per rock, and what it gains over bicubic."""
+    """Return the PSNR per rock and its gain over bicubic as text."""
     gains = {rock: (m["SR"]["psnr"], m["SR"]["psnr"] - m["bicubic"]["psnr"]) for rock, m in scores.items()}
     return "; ".join(
         f"{rock} {psnr:.2f} dB ({gain:+.2f} over bicubic)" for rock, (psnr, gain) in gains.items()

@@ -5,7 +5,17 @@ import pytest
 from conftest import texture
 
 from srgan_dist.data.degradation import downsample, upsample
-from srgan_dist.evaluation.figures import GAP, TITLES, centre, figure_2, figure_3, panel, stack
+from srgan_dist.evaluation.figures import (
+    GAP,
+    TITLES,
+    centre,
+    figure_2,
+    figure_3,
+    label,
+    middle_slices,
+    panel,
+    stack,
+)
 
 
 def images(seed, height=60, width=72):
@@ -26,8 +36,35 @@ def test_panel_shows_five_columns_and_no_error_where_there_is_none():
     assert stack([picture, picture]).size == (picture.width, 2 * picture.height)
 
 
-def test_centre_takes_what_there_is():
+def test_centre_of_an_image_smaller_than_the_crop_is_the_image():
     assert centre(np.zeros((10, 30)), 20).shape == (10, 20)
+
+
+def test_middle_slices_of_a_volume_are_its_three_orthogonal_planes():
+    volume = np.arange(4 * 6 * 10).reshape(4, 6, 10)
+    slices = middle_slices(volume)
+    assert list(slices) == ["xy", "xz", "yz"]
+    for plane, expected in zip(slices.values(), (volume[2], volume[:, 3], volume[:, :, 5])):
+        assert np.array_equal(plane, expected)
+    # of LR and HR they are the same plane of the rock
+    lr = np.random.default_rng(0).random((3, 4, 5))
+    hr = np.kron(lr, np.ones((2, 2, 2)))
+    for low, high in zip(middle_slices(lr).values(), middle_slices(hr).values()):
+        assert np.array_equal(np.kron(low, np.ones((2, 2))), high)
+
+
+def test_an_image_is_its_own_middle_slice_and_keeps_its_name():
+    image = texture(0, 20, 24)
+    assert list(middle_slices(image)) == [""] and middle_slices(image)[""] is image
+    assert (label("coal", ""), label("coal", "xz")) == ("coal", "coal xz")
+
+
+def test_the_plane_of_a_slice_is_in_the_caption_of_its_panel():
+    i = images(0)
+    plain, named = (
+        np.asarray(panel(i["lr"], i["bicubic"], i["hr"], i["hr"], plane, side=40)) for plane in ("", "xy")
+    )
+    assert np.array_equal(plain[16:], named[16:]) and not np.array_equal(plain[:16], named[:16])
 
 
 def test_panel_of_a_blank_image():

@@ -6,59 +6,71 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from srgan_dist.evaluation import metrics
-from srgan_dist.evaluation.metrics import radial_log_power, relative_error_reduction
+from srgan_dist.evaluation.metrics import relative_error_reduction
+from srgan_dist.utils.errors import UserError
+
+NAMES = ("mse", "psnr", "ssim", "spectrum_error", "mean_shift", "histogram_distance")
+IMAGE, VOLUME = (64, 80), (24, 20, 32)
 
 
 def of_one_image(metric):
-    return lambda sr, hr: metric(sr, hr).item()
+    return lambda sr, hr: metric(sr[None], hr[None]).item()
 
 
-histogram_distance, mean_shift, mse, psnr, spectrum_error, ssim = map(
-    of_one_image,
-    (
-        metrics.histogram_distance,
-        metrics.mean_shift,
-        metrics.mse,
-        metrics.psnr,
-        metrics.spectrum_error,
-        metrics.ssim,
-    ),
+mse, psnr, ssim, spectrum_error, mean_shift, histogram_distance = (
+    of_one_image(getattr(metrics, name)) for name in NAMES
 )
+ssim_slices = of_one_image(metrics.ssim_slices)
 
 
-def pair(seed=0, height=64, width=80):
+def radial_log_power(image):
+    return metrics.radial_log_power(image[None])[0]
+
+
+def pair(seed=0, shape=IMAGE):
     rng = np.random.default_rng(seed)
-    hr = np.clip(np.cumsum(rng.normal(0, 0.05, (height, width)), axis=1) + 0.5, 0, 1)
+    hr = np.clip(np.cumsum(rng.normal(0, 0.05, shape), axis=1) + 0.5, 0, 1)
     sr = np.clip(hr + rng.normal(0, 0.03, hr.shape), 0, 1)
     return torch.from_numpy(sr).float(), torch.from_numpy(hr).float()
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_psnr_and_ssim_agree_with_an_independent_library(seed):
-    sr, hr = pair(seed)
-    a, b = sr.double().numpy(), hr.double().numpy()
-    assert psnr(sr, hr) == pytest.approx(peak_signal_noise_ratio(b, a, data_range=1), abs=1e-4)
-    reference = structural_similarity(
-        a, b, data_range=1, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
-    )
-    assert ssim(sr, hr) == pytest.approx(reference, abs=1e-4)
+def skimage_ssim(sr, hr):
+    settings = {"data_range": 1, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    return structural_similarity(sr.double().numpy(), hr.double().numpy(), **settings)
+
+
+@pytest.mark.parametrize("shape", [IMAGE, VOLUME])
+@pytest.mark.parametrize("seed", range(2))
+def test_psnr_and_ssim_agree_with_an_independent_library(seed, shape):
+    sr, hr = pair(seed, shape)
+    reference = peak_signal_noise_ratio(hr.double().numpy(), sr.double().numpy(), data_range=1)
+    assert psnr(sr, hr) == pytest.approx(reference, abs=1e-4)
+    assert ssim(sr, hr) == pytest.approx(skimage_ssim(sr, hr), abs=1e-4)
+
+
+def test_ssim_of_slices_is_the_mean_over_the_slices_along_z():
+    sr, hr = pair(3, VOLUME)
+    expected = np.mean([skimage_ssim(*images) for images in zip(sr, hr)])
+    assert ssim_slices(sr, hr) == pytest.approx(expected, abs=1e-4)
+    assert ssim_slices(sr, hr) != pytest.approx(ssim(sr, hr), abs=1e-3)
 
 
 def test_psnr_on_unit_range_equals_peak_255_on_grey_levels():
     rng = np.random.default_rng(0)
     a, b = rng.integers(0, 256, (2, 40, 40))
     expected = 10 * math.log10(255**2 / np.mean((a - b) ** 2.0))
-    assert psnr(torch.from_numpy(a).float() / 255, torch.from_numpy(b).float() / 255) == pytest.approx(
-        expected, abs=1e-4
-    )
+    sr, hr = (torch.from_numpy(image).float() / 255 for image in (a, b))
+    assert psnr(sr, hr) == pytest.approx(expected, abs=1e-4)
 
 
-def test_known_values():
-    hr = torch.zeros(32, 32)
+@pytest.mark.parametrize("shape", [(32, 32), (12, 14, 16)])
+def test_known_values(shape):
+    hr = torch.zeros(shape)
     assert psnr(hr + 0.1, hr) == pytest.approx(20, abs=1e-4)
     assert psnr(hr, hr) == 100  # instead of infinity, which JSON cannot hold
     assert mse(hr + 0.1, hr) == pytest.approx(0.01)
-    assert ssim(*pair()[1:] * 2) == pytest.approx(1)
+    _, image = pair(0, shape)
+    assert ssim(image, image) == pytest.approx(1)
     # two flat images: contrast and structure are 1, luminance is (2ab + c1) / (a^2 + b^2 + c1)
     assert ssim(hr + 0.5, hr + 0.25) == pytest.approx((0.25 + 1e-4) / (0.3125 + 1e-4), abs=1e-5)
 
@@ -75,18 +87,20 @@ def test_images_that_bicubic_gets_right_do_not_outweigh_the_others_in_a_mean():
     assert values == [0.0, -1.0, 0.5]
 
 
-def test_spectrum_of_white_noise_is_flat_at_its_variance():
+@pytest.mark.parametrize("shape, rings", [((256, 200), 100), ((64, 48, 56), 24)])
+def test_spectrum_of_white_noise_is_flat_at_its_variance(shape, rings):
     torch.manual_seed(0)
-    power = radial_log_power(0.5 + 0.1 * torch.randn(256, 200))
-    assert power.shape == (100,)
+    power = radial_log_power(0.5 + 0.1 * torch.randn(shape))
+    assert power.shape == (rings,)
     assert power[5:].mean().item() == pytest.approx(math.log(0.01), abs=0.05)
 
 
-def test_a_wave_stands_at_its_own_frequency():
-    x = torch.arange(128.0)
-    wave = torch.sin(2 * math.pi * 20 * x / 128)
-    for image in (wave.expand(128, 128), wave[:, None].expand(128, 128)):
-        assert radial_log_power(image).argmax().item() == 20 - 1  # rings count from 1
+@pytest.mark.parametrize("cycles", [(20, 0), (0, 20), (12, 16), (9, 0, 0), (0, 9, 0), (0, 0, 9), (4, 4, 7)])
+def test_a_plane_wave_has_its_power_at_its_own_frequency(cycles):
+    side = 128 if len(cycles) == 2 else 32
+    grid = torch.meshgrid(*[torch.arange(side) / side for _ in cycles], indexing="ij")
+    wave = torch.sin(2 * math.pi * sum(count * x for count, x in zip(cycles, grid)))
+    assert radial_log_power(wave).argmax().item() == round(math.hypot(*cycles)) - 1  # rings count from 1
 
 
 def test_spectrum_error_worked_by_hand():
@@ -97,31 +111,33 @@ def test_spectrum_error_worked_by_hand():
     assert spectrum_error(centred * 0.5, centred) == pytest.approx(2 * math.log(2), rel=1e-3)
 
 
-def test_blur_is_seen_in_the_spectrum_and_matching_texture_is_not():
+@pytest.mark.parametrize("shape", [(128, 128), (48, 48, 48)])
+def test_blur_raises_the_spectrum_error_and_matching_texture_does_not(shape):
     torch.manual_seed(0)
-    hr = 0.5 + 0.1 * torch.randn(128, 128)
-    blurred = torch.nn.functional.avg_pool2d(hr[None, None], 5, 1, 2)[0, 0]
-    other = 0.5 + 0.1 * torch.randn(128, 128)
+    hr, other = 0.5 + 0.1 * torch.randn(2, *shape)
+    pool = torch.nn.functional.avg_pool2d if len(shape) == 2 else torch.nn.functional.avg_pool3d
+    blurred = 0.5 + pool(hr[None, None] - 0.5, 5, 1, 2)[0, 0]
     assert psnr(blurred, hr) > psnr(other, hr)
     assert spectrum_error(other, hr) < 0.2 < 1 < spectrum_error(blurred, hr)
 
 
-def test_ssim_refuses_images_smaller_than_its_window():
-    with pytest.raises(ValueError, match="11x11 pixels or more"):
-        ssim(torch.zeros(10, 40), torch.zeros(10, 40))
+@pytest.mark.parametrize("shape, size", [((10, 40), "10x40"), ((40, 10, 40), "40x10x40")])
+def test_ssim_refuses_images_smaller_than_its_window(shape, size):
+    with pytest.raises(UserError, match=f"11 pixels or more along each axis, not {size}"):
+        ssim(torch.zeros(shape), torch.zeros(shape))
 
 
-def test_mean_shift_and_histogram_distance_worked_by_hand():
-    hr = torch.tensor([[0, 0], [100, 200]]) / 255
-    sr = (
-        torch.tensor([[200, 10], [100, 0]]) / 255
-    )  # the same greys elsewhere, but for one that is 10 brighter
+@pytest.mark.parametrize("shape", [(2, 2), (1, 2, 2)])
+def test_mean_shift_and_histogram_distance_worked_by_hand(shape):
+    hr = torch.tensor([0, 0, 100, 200]).view(shape) / 255
+    # the same grey levels at other pixels, except for one that is 10 brighter
+    sr = torch.tensor([200, 10, 100, 0]).view(shape) / 255
     assert mean_shift(sr, hr) == pytest.approx(100 * 2.5 / 255, abs=1e-4)
     assert histogram_distance(sr, hr) == pytest.approx(100 * 2.5 / 255, abs=1e-9)
-    spread = torch.tensor([[0.25, 0.75], [0.25, 0.75]])
-    assert mean_shift(spread, torch.full((2, 2), 0.5)) == 0
-    assert histogram_distance(spread, torch.full((2, 2), 0.5)) == pytest.approx(25, abs=2e-3)
-    assert histogram_distance(torch.ones(3, 3), torch.zeros(3, 3)) == 100
+    spread = torch.tensor([0.25, 0.75, 0.25, 0.75]).view(shape)
+    assert mean_shift(spread, torch.full(shape, 0.5)) == 0
+    assert histogram_distance(spread, torch.full(shape, 0.5)) == pytest.approx(25, abs=2e-3)
+    assert histogram_distance(torch.ones(shape), torch.zeros(shape)) == 100
 
 
 def test_histogram_distance_agrees_with_the_mean_distance_of_sorted_greys():
@@ -133,12 +149,12 @@ def test_histogram_distance_agrees_with_the_mean_distance_of_sorted_greys():
 
 
 @pytest.mark.parametrize(
-    "name", ["mse", "psnr", "ssim", "spectrum_error", "mean_shift", "histogram_distance"]
+    "name, shape", [*((name, s) for name in NAMES for s in (IMAGE, VOLUME)), ("ssim_slices", VOLUME)]
 )
-def test_images_of_a_batch_are_scored_each_by_itself(name):
-    sr, hr = (torch.stack(images) for images in zip(*(pair(seed) for seed in range(3))))
+def test_images_of_a_batch_are_scored_each_by_itself(name, shape):
+    sr, hr = (torch.stack(images) for images in zip(*(pair(seed, shape) for seed in range(3))))
     metric = getattr(metrics, name)
-    found = metric(sr, hr)
-    assert found.shape == (3,)
-    for one, *images in zip(found, sr, hr):
-        assert one.item() == pytest.approx(metric(*images).item(), rel=1e-5)
+    scores = metric(sr, hr)
+    assert scores.shape == (3,)
+    for score, *images in zip(scores, sr, hr):
+        assert score.item() == pytest.approx(metric(*(image[None] for image in images)).item(), rel=1e-5)

@@ -1,4 +1,4 @@
-"""Validation in a training: what it keeps between runs, and what it draws."""
+"""Validation in a training: the scores it caches between runs, and the panels it draws."""
 
 import hashlib
 import json
@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from conftest import tiny_config
 from PIL import Image
 
 from srgan_dist.data.split import open_split
 from srgan_dist.evaluation import scoring
+from srgan_dist.evaluation.validation import Validator
+from srgan_dist.models import build_generator
 from srgan_dist.training import train
 from srgan_dist.utils.errors import UserError
 
@@ -38,11 +41,21 @@ def config_of(shards, output, name):
     return tiny_config(shards, output, name=name, adversarial=None, validate_every=3)
 
 
+def validate(shards, output):
+    """Return the logged metrics of a new Validator, as a run on the set has one, per split."""
+    config = config_of(shards, output, "run")
+    splits = {name: open_split(shards, name) for name in ("valid", "test")}
+    validator = Validator(config, splits, output, None, Accelerator())
+    torch.manual_seed(0)
+    results = validator.validate(build_generator(config.generator), splits)
+    return {name: metrics for name, (metrics, _) in results.items()}
+
+
 def test_the_scores_of_bicubic_are_computed_once_for_all_runs_on_a_set(shards, tmp_path, cache):
     first = gains(config_of(shards, tmp_path, "first"))
-    kept = sorted(cache.iterdir())
-    assert len(kept) == 2  # of the valid and the test split
-    for path in kept:
+    files = sorted(cache.iterdir())
+    assert len(files) == 2  # of the valid and the test split
+    for path in files:
         rows = json.loads(path.read_text().partition("\n")[2])
         write(path, json.dumps([row | {"psnr": row["psnr"] + 1} for row in rows]))
     assert gains(config_of(shards, tmp_path, "second")) == pytest.approx(
@@ -65,15 +78,15 @@ def test_the_scores_of_bicubic_are_computed_once_for_all_runs_on_a_set(shards, t
     ],
     ids=["empty", "cut", "no rows", "no list", "deep", "another order", "infinite", "null", "another method"],
 )
-def test_scores_of_bicubic_that_are_not_what_they_should_be_are_computed_again(
+def test_cached_scores_of_bicubic_that_do_not_fit_the_split_are_computed_again(
     shards, tmp_path, cache, damage
 ):
-    first = gains(config_of(shards, tmp_path, "first"))
-    right = {path: path.read_text() for path in cache.iterdir()}
-    for path, text in right.items():
+    first = validate(shards, tmp_path)
+    written = {path: path.read_text() for path in cache.iterdir()}
+    for path, text in written.items():
         write(path, damage(text.partition("\n")[2]))
-    assert gains(config_of(shards, tmp_path, "second")) == first
-    assert {path: path.read_text() for path in cache.iterdir()} == right
+    assert validate(shards, tmp_path) == first
+    assert {path: path.read_text() for path in cache.iterdir()} == written
 
 
 @pytest.mark.parametrize(
@@ -87,17 +100,17 @@ def test_scores_of_bicubic_that_are_not_what_they_should_be_are_computed_again(
     ],
     ids=["a digit", "cut", "empty", "no text", "a line"],
 )
-def test_a_file_of_scores_that_has_changed_is_not_believed(shards, tmp_path, cache, damage):
-    first = gains(config_of(shards, tmp_path, "first"))
+def test_a_changed_file_of_scores_is_computed_again(shards, tmp_path, cache, damage):
+    first = validate(shards, tmp_path)
     for path in cache.iterdir():
         path.write_text(damage(path.read_text()), encoding="latin-1")
-    assert gains(config_of(shards, tmp_path, "second")) == first
+    assert validate(shards, tmp_path) == first
 
 
 @pytest.mark.parametrize("most, fails", [(3, False), (1, False), (0, True)])
 def test_images_whose_scores_do_not_fit_into_memory_are_scored_in_parts(shards, monkeypatch, most, fails):
     split = open_split(shards, "valid")
-    monkeypatch.setitem(scoring.AT_ONCE, "cpu", 16)
+    monkeypatch.setitem(scoring.BATCH_SIZES, ("cpu", 2), 16)
     ssim = scoring.METRICS["ssim"]
     device, methods = torch.device("cpu"), scoring.methods_of({}, split.scale, torch.device("cpu"))
     whole = scoring.score_split(split, methods, 0, 1, device)
@@ -131,7 +144,7 @@ def test_a_cache_that_cannot_be_made_costs_nothing(shards, tmp_path, monkeypatch
 
 
 def test_panels_show_the_same_part_of_lr_sr_and_hr(shards, tmp_path):
-    """Of images of 72 x 80 the whole: in the panel of LR every pixel is 4 x 4, in that of HR they average to it."""
+    """Images of 72 x 80 are shown whole: in the panel of LR every pixel is 4 x 4, the mean of those of HR."""
     train(config_of(shards, tmp_path, "run"))
     picture = np.asarray(Image.open(tmp_path / "run" / "samples" / "step-00000003.png").convert("L"), float)[
         16:

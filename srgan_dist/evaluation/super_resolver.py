@@ -1,0 +1,54 @@
+"""A generator that is called on arrays: grey levels in, grey levels out."""
+
+import numpy as np
+
+from srgan_dist.evaluation.super_resolve import super_resolve_pages
+from srgan_dist.utils.errors import UserError
+
+
+class SuperResolver:
+    """A trained generator for numpy arrays: `sr = resolver(lr)`.
+
+    generator: the network in eval mode, on its device; header: facts of its weights file (phase, scores,
+    versions ...).
+    """
+
+    def __init__(self, generator, header=None):
+        self.generator, self.header = generator, dict(header or {})
+        self.scale, self.ndim = generator.config.scale, generator.config.ndim
+
+    def __call__(self, array, tile=None):
+        """Super-resolve an array of uint8 or uint16 into an array of the same dtype.
+
+        A 2-D generator maps [H, W] -> [s*H, s*W], and [pages, H, W] -> [pages, s*H, s*W] page by page; a 3-D
+        one maps [D, H, W] -> [s*D, s*H, s*W]. tile: LR pixels of a tile along each axis, which bounds the
+        memory; None takes 192 in 2-D and 32 in 3-D. Raises UserError for other dtypes, numbers of dimensions,
+        and empty arrays.
+        """
+        array = np.asarray(array)
+        array = array.astype(array.dtype.newbyteorder("="), copy=False)
+        self._check(array, tile)
+        shape = (*array.shape[: -self.ndim], *(self.scale * length for length in array.shape[-self.ndim :]))
+        sr = np.empty(shape, array.dtype)
+        images = array.reshape(-1, *array.shape[-self.ndim :])
+        pages = super_resolve_pages(self.generator, images, tile)
+        for target, page in zip(sr.reshape(-1, *sr.shape[-2:]), pages, strict=True):
+            target[...] = page
+        return sr
+
+    def _check(self, array, tile):
+        if array.dtype not in (np.uint8, np.uint16):
+            raise UserError(
+                f"the array has dtype {array.dtype}; use uint8 or uint16 with the grey levels of the training"
+                " images, e.g. numpy.round(255 * x).astype(numpy.uint8) for x in [0, 1]"
+            )
+        if array.ndim not in (self.ndim, 3):
+            shapes = "[H, W] or [pages, H, W]" if self.ndim == 2 else "[D, H, W]"
+            raise UserError(
+                f"the array has shape {array.shape}; use {shapes} with a {self.ndim}-D generator,"
+                " e.g. array.squeeze() to drop axes of length 1"
+            )
+        if array.size == 0:
+            raise UserError(f"the array has shape {array.shape}, which holds no pixels; give one or more")
+        if tile is not None and tile < 1:
+            raise UserError(f"tile={tile} must be 1 or more; leave it out for a tile that fits most GPUs")

@@ -1,0 +1,122 @@
+"""Scores, figures and panels of a set of volumes."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from conftest import texture, tiny_config
+from PIL import Image
+from skimage.metrics import structural_similarity
+
+from srgan_dist.data.degradation import upsample
+from srgan_dist.data.reader import Reader
+from srgan_dist.data.split import open_split
+from srgan_dist.evaluation.figures import GAP
+from srgan_dist.evaluation.report import evaluate
+from srgan_dist.evaluation.scoring import methods_of, score_split
+from srgan_dist.evaluation.validation import Validator, spread_over_rocks
+from srgan_dist.models.srresnet import SRResNet, SRResNetConfig
+from srgan_dist.models.weights_file import save_generator
+from srgan_dist.packing.build import BuildOptions, build
+from srgan_dist.utils.errors import UserError
+
+SIDE = 24  # HR voxels
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory):
+    """A packed set of one rock with volumes of 24x24x24 voxels, x2, uint8."""
+    root = tmp_path_factory.mktemp("volumes")
+    (root / "hr" / "coal").mkdir(parents=True)
+    for number in range(6):
+        volume = [texture(100 * number + z, SIDE, SIDE) for z in range(SIDE)]
+        np.save(root / "hr" / "coal" / f"scan_{number}.npy", np.stack(volume))
+    options = BuildOptions(ndim=3, scale=2, kind="default", tile=SIDE, crop=16, samples_per_shard=3)
+    build(root / "hr", root / "set", options)
+    return root / "set"
+
+
+def network(ndim=3):
+    torch.manual_seed(0)
+    return SRResNet(SRResNetConfig(ndim=ndim, scale=2, num_blocks=1, num_filters=4, init_std=None)).eval()
+
+
+def test_bicubic_of_volumes_is_scored_in_three_dimensions_and_by_slices(volumes):
+    split = open_split(volumes, "valid")
+    rows = score_split(split, methods_of({}, 2, CPU, 3), 0, 1, CPU)
+    assert len(rows) == len(split)
+    settings = {"data_range": 1, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    for row in rows:
+        lr, hr = Reader(split).image(row["index"])
+        hr, sr = hr / 255, np.clip(upsample(lr, 2, ndim=3) / 255, 0, 1)
+        slices = [structural_similarity(*images, **settings) for images in zip(hr, sr)]
+        assert row["psnr"] == pytest.approx(-10 * np.log10(np.mean((sr - hr) ** 2)), abs=1e-3)
+        assert row["ssim"] == pytest.approx(structural_similarity(hr, sr, **settings), abs=1e-4)
+        assert row["ssim_slices"] == pytest.approx(np.mean(slices), abs=1e-4)
+
+
+def test_tables_of_volumes_have_both_forms_of_ssim(volumes, tmp_path):
+    save_generator(tmp_path / "weights" / "pretrain.safetensors", network(), {})
+    table = evaluate(tmp_path, volumes, tmp_path / "eval", ["valid"], Accelerator()).splitlines()
+    scores = json.loads((tmp_path / "eval" / "scores.json").read_text())["valid"]["coal"]["pretrain"]
+    assert list(scores) == ["psnr", "ssim", "ssim_slices", "spectrum_error", "count"]
+    assert table[0].endswith("SSIM slices") and table[3].endswith(f"{scores['ssim_slices']:.4f}")
+    with open(tmp_path / "eval" / "scores.csv") as file:
+        found = [float(row["ssim_slices"]) for row in csv.DictReader(file) if row["method"] == "pretrain"]
+    assert np.mean(found) == pytest.approx(scores["ssim_slices"])
+    with Image.open(tmp_path / "eval" / "figure2.png") as figure:
+        assert figure.height == pytest.approx(3 * 4.9 * 120, abs=2)  # three planes of the one rock
+
+
+def test_a_set_of_volumes_needs_generators_of_volumes(volumes, tmp_path):
+    save_generator(tmp_path / "weights" / "pretrain.safetensors", network(ndim=2), {})
+    with pytest.raises(UserError, match="SHARDS=.* has ndim=3, the generators of RUN=.* have ndim=2; give"):
+        evaluate(tmp_path, volumes, tmp_path / "eval", ["valid"], Accelerator())
+    save_generator(tmp_path / "weights" / "adversarial.safetensors", network(), {})
+    with pytest.raises(UserError, match=r"RUN=.* holds generators of different ndim \[2, 3\]; move"):
+        evaluate(tmp_path, volumes, tmp_path / "eval", ["valid"], Accelerator())
+
+
+class Recorder:
+    """A tracker that keeps the panels it is given."""
+
+    def __init__(self):
+        self.recorded = []
+
+    def panels(self, name, pictures, samples_seen):
+        self.recorded.append((name, pictures, samples_seen))
+
+
+def test_validation_logs_ssim_of_slices_and_draws_three_planes(volumes, tmp_path):
+    generator = {
+        "name": "srresnet",
+        "ndim": 3,
+        "scale": 2,
+        "num_blocks": 1,
+        "num_filters": 4,
+        "init_std": None,
+    }
+    data = {"path": str(volumes), "lr_crop": 8, "batch_size": 2, "cache": str(tmp_path / "cache")}
+    config = tiny_config(volumes, tmp_path, generator=generator, data=data, adversarial=None)
+    split, recorder = open_split(volumes, "valid"), Recorder()
+    validator = Validator(config, {"valid": split}, tmp_path, recorder, Accelerator())
+    metrics, scores = validator.validate(network(), ["valid", "test"])["valid"]
+    assert metrics["val/ssim_slices"] == pytest.approx(scores["coal"]["SR"]["ssim_slices"])
+    assert metrics["val/psnr_gain"] == pytest.approx(metrics["val/psnr_gain/coal"])
+
+    validator.draw_panels(5, 10)
+    ((name, pictures, samples_seen),) = recorder.recorded
+    assert (name, samples_seen) == ("samples", 10)
+    with Image.open(pictures["LR | bicubic | SR | HR | error"]) as image:
+        picture = np.asarray(image.convert("L"), float)
+    assert picture.shape == (3 * (16 + SIDE), 5 * (SIDE + GAP) - GAP)
+    _, hr = Reader(split).image(*spread_over_rocks(split, 1))
+    left = 3 * (SIDE + GAP)
+    for number, plane in enumerate((hr[13], hr[:, 13], hr[:, :, 13])):  # in the LR slice 6, the middle of 12
+        top = number * (16 + SIDE) + 16
+        drawn = picture[top : top + SIDE, left : left + SIDE]
+        assert np.corrcoef(drawn.ravel(), plane.ravel())[0, 1] > 0.999
