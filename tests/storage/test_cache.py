@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, full_disk, read_only
 
-from srgan_dist.storage.cache import Cache, Stopped, cache_at
+from srgan_dist.storage.cache import Cache, Cancelled, cache_at
 from srgan_dist.utils import locks
 from srgan_dist.utils.errors import UserError
 
@@ -146,7 +146,7 @@ def test_what_a_killed_process_left_is_gone_on_with(cache):
         assert process.stdout.readline() == b"half\n"
         stop = threading.Event()
         threading.Timer(0.3, stop.set).start()
-        with pytest.raises(Stopped):  # the other process holds the lock
+        with pytest.raises(Cancelled):  # the other process holds the lock
             read(cache, ONE, stop=stop)
         process.send_signal(signal.SIGKILL)
         process.wait()

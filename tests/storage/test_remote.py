@@ -243,13 +243,13 @@ def test_what_passes_is_tried_again_and_goes_on_where_it_was(server, cache, shar
 @pytest.mark.parametrize(
     "fault, words",
     [
-        (status(500), r"could not be fetched: 500, message=.* \(3 tries\). What has come is kept"),
-        (status(403), r"could not be fetched: 403, message='Forbidden'.*'\. What has come"),
+        (status(500), r"could not be fetched: 500, message=.* \(3 tries\). Complete pieces are kept"),
+        (status(403), r"could not be fetched: 403, message='Forbidden'.*'\. Complete pieces"),
         (status(404), "does not exist, or may not be read without credentials"),
-        (stall, r"could not be fetched: nothing, or too little, came in 2 s \(3 tries\)"),
-        (short, r"could not be fetched: bytes 0 to 20,000 were asked for, 10,000 came \(3 tries\)"),
+        (stall, r"could not be fetched: no complete answer within 2 s \(3 tries\)"),
+        (short, r"could not be fetched: bytes 0 to 20,000 were requested, 10,000 received \(3 tries\)"),
         (flipped, "has not the content that the manifest names"),
-        (login_page, r"could not be fetched: bytes 0 to 20,000 were asked for, 36 came"),
+        (login_page, r"could not be fetched: bytes 0 to 20,000 were requested, 36 received"),
     ],
 )
 def test_what_does_not_pass_is_named(server, cache, fault, words):
