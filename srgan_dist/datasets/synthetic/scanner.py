@@ -27,8 +27,8 @@ def scan(rng, scene, blur, noise, rings):
     """Image a scene as a scanner does, into uint8 [size, size].
 
     One Gaussian blurs the edges and correlates the noise: in real slices the noise spectrum falls like a
-    Gaussian too. blur: its standard deviation in pixels; noise, rings: those of the noise after the blur and of
-    the ring artefacts before it, in grey levels. The rotation axis may be outside the slice.
+    Gaussian too. blur: its standard deviation in pixels; noise, rings: those of the noise after the blur and
+    of the ring artefacts before it, in grey levels. The rotation axis may be outside the slice.
     """
     size = len(scene)
     weights = _gaussian(blur)
