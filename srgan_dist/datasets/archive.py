@@ -22,7 +22,7 @@ EXPECTED = Limits()
 
 
 def checked_files(path, limits=EXPECTED):
-    """Return the ZipInfo of all files in a zip; raises UserError that names what is unsafe to unpack."""
+    """Return the ZipInfo of all files in a zip; raises UserError that names unsafe members."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()

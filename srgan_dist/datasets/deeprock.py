@@ -115,7 +115,7 @@ def _read_record(out):
         return None
     except ValidationError:
         raise UserError(
-            f"{path} is damaged; delete it, and {out / FOLDER} if it is there, and start again"
+            f"{path} is corrupt; delete it, and {out / FOLDER} if it is there, and start again"
         ) from None
 
 

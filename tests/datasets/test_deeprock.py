@@ -176,7 +176,7 @@ def test_an_archive_from_a_file_is_recorded_like_a_download(tmp_path, out):
         (lambda out: (out / FOLDER).mkdir(parents=True), f"is there, but no {RECORD}"),
         (
             lambda out: (out.mkdir(), (out / RECORD).write_text('{"url": "x"}')),
-            f"{RECORD} is damaged; delete it",
+            f"{RECORD} is corrupt; delete it",
         ),
     ],
 )
