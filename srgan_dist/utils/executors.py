@@ -106,9 +106,7 @@ def _ordered_map(pool, lost, *errors):
     def results(function, *items):
         try:
             with _sigint_blocked():  # processes are started by this call
-                ordered = Executor.map(
-                    pool, function, *items
-                )  # not pool.map: others keep less of its promises
+                ordered = Executor.map(pool, function, *items)  # of any pool: in order, cancelled when closed
             yield from ordered
         except (BrokenExecutor, CancelledError, *errors):
             raise WorkersLost(lost) from None

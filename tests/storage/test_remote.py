@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from srgan_dist.data.index import open_set, open_split
+from srgan_dist.data.split import open_set, open_split
 from srgan_dist.integrity.find_corruption import find_corrupt_samples
 from srgan_dist.storage import remote
 from srgan_dist.storage.cache import GIB, Cache, Cancelled
