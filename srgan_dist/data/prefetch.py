@@ -6,7 +6,7 @@ import threading
 import torch
 
 from srgan_dist.data.split import FETCHERS
-from srgan_dist.storage.cache import Stopped
+from srgan_dist.storage.cache import Cancelled
 from srgan_dist.utils.errors import UserError
 
 
@@ -125,7 +125,7 @@ class ShardPrefetcher:
                 continue
             try:
                 file = self.reader.split.shards[shard].open(stop=self.stop)
-            except (UserError, Stopped):
+            except (UserError, Cancelled):
                 continue
             with self.lock:
                 if shard in self.needed and shard not in self.opened:

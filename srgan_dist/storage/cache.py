@@ -1,12 +1,13 @@
-"""A folder of local copies under a limit of bytes: each made by one process, used by all, the least recently used ones
-removed.
+"""A folder of local copies with a limit in bytes: one process makes a copy, all use it, and the least
+recently used copies are evicted.
 
-    CACHE/NAME         a copy, complete; NAME tells its content (a sha256), so runs and sets share them
-    CACHE/NAME.part    its beginning, while it is made; who goes on with it begins where that ends
-    CACHE/NAME.lock    held by the process that makes it; says how many bytes it will take
+    CACHE/NAME         a complete copy; NAME is the sha256 of its content, so runs and sets share it
+    CACHE/NAME.part    a copy that is being made; the next process resumes from its end
+    CACHE/NAME.lock    held by the process that makes the copy; contains the bytes that it reserves
+    CACHE/room.lock    held while files are listed and evicted, and while a part becomes a copy
 
-A copy that is open is never removed: whoever opens one holds a shared lock on it for as long as the file, or a memory
-map of it, is open.
+An open copy is never evicted: every process that opens one holds a shared lock on it for as long as the file,
+or a memory map of it, is open.
 """
 
 import contextlib
@@ -24,11 +25,11 @@ from srgan_dist.utils.errors import UserError
 
 GIB = 2**30
 DEFAULT_GIB = 50
-_COPY = re.compile(r"(?P<name>[0-9a-f]{64}[a-z]*)(?P<part>\.part)?")
+_FILE_NAME = re.compile(r"(?P<name>[0-9a-f]{64}[a-z]*)(?P<part>\.part)?")
 
 
-class Stopped(Exception):
-    """The one who asked for a copy needs it no longer."""
+class Cancelled(Exception):
+    """The `stop` event of a request was set before its copy was there."""
 
 
 def default_folder():
@@ -37,12 +38,12 @@ def default_folder():
 
 
 def opened(shard, stop=None):
-    """Open a shard for reading: a file in its place, or the copy of one that has to be brought, which `stop` ends."""
+    """Open a shard for reading: a local file, or the cached copy of a remote one, which `stop` cancels."""
     return shard.open("rb") if isinstance(shard, Path) else shard.open(stop=stop)
 
 
 def cache_at(folder=None, gib=DEFAULT_GIB):
-    """Return the Cache in a folder, None: in the user's cache folder, for at most so many GiB."""
+    """Return a Cache of at most `gib` GiB in a folder, by default in the user's cache folder."""
     return Cache(Path(os.path.expanduser(folder)) if folder else default_folder(), int(gib * GIB))
 
 
@@ -52,32 +53,32 @@ class Cache:
 
     folder: Path = field(default_factory=default_folder)
     limit: int = DEFAULT_GIB * GIB
-    room_seconds: float = 600  # to wait until others close what they use
+    room_seconds: float = 600  # to wait until others close copies that they use
 
     def open(self, name, size, make, stop=None):
-        """Return the copy `name` of `size` bytes as an open binary file; it stays in the cache at least until closed.
+        """Return the copy `name` of `size` bytes as an open binary file; while it is open it is not evicted.
 
-        make(part, stop): called where there is none, in one process at a time; brings the file `part`, which may hold
-        its beginning, to `size` verified bytes. stop: an Event that ends waiting and making with Stopped.
+        make(part, stop): called where there is no copy, in one process at a time; completes the file `part`,
+        which may hold a beginning, to `size` verified bytes. stop: an Event that ends waiting and making with
+        Cancelled.
         Raises UserError when the folder cannot be written to or has no room.
         """
         stop, path = stop or threading.Event(), self.folder / name
         while True:
             if (file := self._opened(path, size)) is not None:
                 return file
-            with self._failures_named(size):
+            with self._name_write_errors(size):
                 self.folder.mkdir(parents=True, exist_ok=True)
                 with locks.blocking_lock(path.with_name(f"{name}.lock"), stop) as lock:
-                    if lock and not path.exists():  # otherwise another process has made it meanwhile
+                    if lock and not path.exists():  # another process may have made it meanwhile
                         self._make(path, size, make, lock, stop)
             if stop.is_set():
-                raise Stopped
+                raise Cancelled
 
     def holds(self, name):
-        """Tell whether there is a copy of that name now."""
-        return os.path.exists(
-            self.folder / name
-        )  # unlike Path.exists also where the folder may not be searched
+        """Return whether there is a copy of that name now."""
+        # Unlike Path.exists also False in a folder that may not be searched
+        return os.path.exists(self.folder / name)
 
     def _opened(self, path, size):
         """Return a copy open and in use, or None; one of another size is removed."""
@@ -87,16 +88,16 @@ class Cache:
             return None
         except OSError as error:
             raise UserError(f"data.cache={self.folder}: {path.name} cannot be read ({error})") from None
-        locks.share(file)
+        locks.shared_lock(file)
         if os.fstat(file.fileno()).st_size != size:
             file.close()
-            with self._failures_named(size):
+            with self._name_write_errors(size):
                 path.unlink(missing_ok=True)
             return None
-        if not locks.still_called(file.fileno(), path):  # removed between the opening and the lock
+        if not locks.has_path(file.fileno(), path):  # evicted between the opening and the lock
             file.close()
             return None
-        with contextlib.suppress(OSError):  # read-only: then nothing is removed either
+        with contextlib.suppress(OSError):  # a read-only cache evicts nothing either
             os.utime(path)
         return file
 
@@ -106,106 +107,98 @@ class Cache:
         make(part, stop)
         with open(part, "rb") as file:
             os.fsync(file.fileno())
-            assert os.fstat(file.fileno()).st_size == size, "whoever makes a copy checks it"
-        with locks.blocking_lock(
-            self.folder / "room.lock"
-        ):  # who lists the folder meanwhile may find neither name
+            assert os.fstat(file.fileno()).st_size == size, "make() verifies the copy"
+        with locks.blocking_lock(self.folder / "room.lock"):  # or a listing might find neither name
             os.replace(part, path)
 
     @contextlib.contextmanager
-    def _failures_named(self, size):
+    def _name_write_errors(self, size):
         try:
             yield
-        except (Stopped, UserError):
+        except (Cancelled, UserError):
             raise
         except OSError as error:
-            free = shutil.disk_usage(
-                next(p for p in (self.folder, *self.folder.parents) if os.path.exists(p))
-            ).free
+            existing = next(p for p in (self.folder, *self.folder.parents) if os.path.exists(p))
             raise UserError(
                 f"data.cache={self.folder} cannot be written to ({error}); a copy needs {size:,} bytes and"
-                f" {free:,} are free there. Free more, or give another folder"
+                f" {shutil.disk_usage(existing).free:,} are free there. Free more, or give another folder"
             ) from None
 
     # Room
 
     def _wait_for_room(self, part, size, lock, stop):
-        """Remove what was not used for longest until `size` bytes fit, and claim them."""
+        """Evict the least recently used copies until `size` bytes fit, and reserve them."""
         if size > self.limit:
             raise UserError(
                 f"data.cache_gib={self.limit / GIB:g} is less than a copy of {size:,} bytes takes; at least"
                 f" {size / GIB:.3g} are needed"
             )
-        deadline = time.monotonic() + self.room_seconds * random.uniform(
-            1, 1.5
-        )  # of two that wait for each other, one goes on
-        while not self._claim(part, size, lock):
+        # Random, so that of two processes that wait for each other one gives up first
+        deadline = time.monotonic() + self.room_seconds * random.uniform(1, 1.5)
+        while not self._reserve(part, size, lock):
             if stop.wait(0.2):
-                raise Stopped
+                raise Cancelled
             if time.monotonic() > deadline:
                 raise UserError(
-                    f"data.cache_gib={self.limit / GIB:g}: the copies in {self.folder} that are in use, by this"
-                    f" run and others, leave no room for {size:,} bytes; enlarge it, or give this run a"
+                    f"data.cache_gib={self.limit / GIB:g}: the copies in {self.folder} that are in use, by"
+                    f" this run and others, leave no room for {size:,} bytes; enlarge it, or give this run a"
                     " folder of its own (data.cache)"
                 )
 
-    def _claim(self, part, size, lock):
-        """Make room and claim it for a part; returns whether that was possible."""
+    def _reserve(self, part, size, lock):
+        """Make room and reserve it for a part; returns whether that was possible."""
         with locks.blocking_lock(self.folder / "room.lock"):
-            copies = self._copies(part)
-            taken = sum(bytes_taken for _, _, bytes_taken in copies)
-            there = part.stat().st_size if part.exists() else 0
-            for path, _, bytes_taken in copies:
-                if taken + size <= self.limit and size - there <= shutil.disk_usage(self.folder).free:
+            files = self._list_files(part)
+            taken = sum(bytes_taken for _, _, bytes_taken in files)
+            missing = size - (part.stat().st_size if part.exists() else 0)
+            for path, _, bytes_taken in files:
+                if taken + size <= self.limit and missing <= shutil.disk_usage(self.folder).free:
                     break
-                if _remove(path):
+                if _evict(path):
                     taken -= bytes_taken
-            fits = taken + size <= self.limit
-            if fits:
-                free = shutil.disk_usage(self.folder).free
-                if size - there > free:
-                    raise UserError(
-                        f"data.cache={self.folder}: the disk has {free:,} bytes free, the next copy needs"
-                        f" {size - there:,}; free more, or give another folder"
-                    )
-                os.truncate(lock.fileno(), 0)
-                os.pwrite(lock.fileno(), str(size).encode(), 0)
-                part.touch()
-        return fits
+            if taken + size > self.limit:
+                return False
+            free = shutil.disk_usage(self.folder).free
+            if missing > free:
+                raise UserError(
+                    f"data.cache={self.folder}: the disk has {free:,} bytes free, the next copy needs"
+                    f" {missing:,}; free more, or give another folder"
+                )
+            os.truncate(lock.fileno(), 0)
+            os.pwrite(lock.fileno(), str(size).encode(), 0)
+            part.touch()
+            return True
 
-    def _copies(self, apart_from):
-        """List (path, last use, bytes that it takes or will take) of copies and parts, the least recently used first."""
+    def _list_files(self, own_part):
+        """List (path, last use, bytes taken or reserved) of copies and parts, least recently used first."""
         found = []
         for entry in os.scandir(self.folder):
-            match = _COPY.fullmatch(entry.name)
-            if not match or entry.name == apart_from.name:
+            match = _FILE_NAME.fullmatch(entry.name)
+            if not match or entry.name == own_part.name:
                 continue
-            with contextlib.suppress(FileNotFoundError):  # gone meanwhile
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
                 status = entry.stat()
-                claimed = _claimed(self.folder / f"{match['name']}.lock") if match["part"] else 0
-                found.append((Path(entry.path), status.st_mtime, max(status.st_size, claimed)))
-        return sorted(found, key=lambda copy: copy[1])
+                reserved = _reserved_bytes(self.folder / f"{match['name']}.lock") if match["part"] else 0
+                found.append((Path(entry.path), status.st_mtime, max(status.st_size, reserved)))
+        return sorted(found, key=lambda file: file[1])
 
 
-def _claimed(lock):
+def _reserved_bytes(lock):
     try:
         return int(lock.read_bytes() or 0)
     except (OSError, ValueError):
         return 0
 
 
-def _remove(path):
+def _evict(path):
     """Remove a copy, or a part, that nobody uses; returns whether that was possible."""
     if path.suffix == ".part":
         with locks.try_lock(path.with_suffix(".lock")) as lock:
             if lock:
                 path.unlink(missing_ok=True)
             return lock is not None
-    with (
-        contextlib.suppress(OSError),
-        open(path, "rb") as file,
-    ):  # PermissionError: read-only, or open under Windows
-        if locks.alone(file):
+    with contextlib.suppress(OSError), open(path, "rb") as file:  # read-only, or open under Windows
+        if locks.exclusive_lock(file):
             path.unlink()
             return True
     return not path.exists()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from srgan_dist.storage.cache import Cache, Stopped, opened
+from srgan_dist.storage.cache import Cache, Cancelled, opened
 from srgan_dist.storage.encoding import EncodingError, decode, image_shape
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.executors import usable_cores
@@ -73,7 +73,7 @@ class DecodedShard:
         return 0 if isinstance(self.shard, Path) else self.shard.cached_bytes
 
     def open(self, mode="rb", stop=None):
-        """Return the decoded copy as an open file, made if need be; the Event `stop` ends that with Stopped.
+        """Return the decoded copy as an open file, made if need be; the Event `stop` ends that with Cancelled.
 
         Raises UserError for a tar that is not the one that was packed, or with blank_corrupt_images decodes the images
         of it that are intact.
@@ -107,7 +107,7 @@ class DecodedShard:
 
     def _pixels(self, tar, row, side, stop):
         if stop.is_set():
-            raise Stopped
+            raise Cancelled
         try:
             return self._decode(tar, row, side).tobytes()
         except EncodingError as error:

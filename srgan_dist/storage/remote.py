@@ -1,7 +1,7 @@
-"""Sets that lie elsewhere: files below a URL, fetched whole and verified into the cache (`cache.py`) through fsspec.
+"""Remote sets: the files below a URL, fetched through fsspec into verified copies in the cache (`cache.py`).
 
-A file comes in pieces, each of which has to come in time: that is connection timeout, stall and least speed in one
-rule, whatever the protocol. What has come stays for the next try, also of another process.
+A file is fetched in pieces with a time limit each: one rule for connection timeout, stall and least speed,
+whatever the protocol. Complete pieces are kept for the next try, also of another process.
 """
 
 import contextlib
@@ -15,12 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 
-from srgan_dist.storage.cache import Cache, Stopped
+from srgan_dist.storage.cache import Cache, Cancelled
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.files import sha256_of
 
 MANIFEST_BYTES = 2**26  # the largest manifest that is read: about a million shards
-CONNECTIONS = 8  # when the sizes of files are asked for
+CONNECTIONS = 8  # that ask for the sizes of files
 PACKAGES = {
     "s3": "s3fs",
     "s3a": "s3fs",
@@ -34,27 +34,31 @@ PACKAGES = {
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """When a try is given up, and when all are."""
+    """When a request fails, and how often it is tried."""
 
     piece_bytes: int = 2**23
-    piece_seconds: float = 60  # for a piece: so 140 kB/s is the least speed
-    tries: int = 6  # for one piece
+    piece_seconds: float = 60  # time limit of a piece: the least speed is 140 kB/s
+    tries: int = 6  # of one piece
     first_pause: float = 1  # seconds; doubles from try to try
     longest_pause: float = 30
+
+    def pause(self, failures):
+        """Return the seconds to wait after a number of failures in a row."""
+        return min(self.longest_pause, self.first_pause * 2 ** (failures - 1))
 
 
 RETRY_POLICY = RetryPolicy()
 
 
 def is_url(address):
-    """Tell a URL from the path of a folder."""
+    """Return whether an address is a URL, not the path of a folder."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(address)) is not None
 
 
 class Remote:
     """The files of a set below a URL of any protocol that fsspec knows, and their copies in a cache.
 
-    Raises UserError when the URL cannot be one of a set, or its protocol is not there.
+    Raises UserError for a URL that is not one of a folder, or that has a password.
     """
 
     def __init__(self, url, cache: Cache):
@@ -64,12 +68,12 @@ class Remote:
         return self.url
 
     @cached_property
-    def _place(self):
+    def _location(self):
         """Return the file system and the path of the set in it."""
-        import fsspec  # takes long, and few sets are remote
+        import fsspec  # slow, and few sets are remote
 
         protocol = self.url.partition(":")[0]
-        # Behind a proxy, and with bytes that are those of the file
+        # Through a proxy, and without compression, which would change sizes
         options = {"client_kwargs": {"trust_env": True}, "headers": {"Accept-Encoding": "identity"}}
         try:
             return fsspec.core.url_to_fs(self.url, **(options if protocol in ("http", "https") else {}))
@@ -79,12 +83,12 @@ class Remote:
                 f"{self.url} needs a package that is not installed ({error})"
                 + (f"; pip install {package}" if package else "")
             ) from None
-        except Exception as error:  # whatever the protocol's own code makes of settings and credentials
+        except Exception as error:  # every protocol raises its own for settings and credentials
             raise UserError(f"{self.url} cannot be opened: {_cause(error)}") from None
 
     def manifest(self):
-        """Return the bytes of manifest.json; raises MissingFile (a FileNotFoundError too) where there is none."""
-        return self._persistently("manifest.json", lambda: self._bytes("manifest.json", 0, MANIFEST_BYTES))
+        """Return the bytes of manifest.json; raises MissingFile (a FileNotFoundError too) without one."""
+        return self._retried("manifest.json", lambda: self._bytes("manifest.json", 0, MANIFEST_BYTES))
 
     def file(self, entry):
         """Return a file of the set, given its FileEntry."""
@@ -98,88 +102,84 @@ class Remote:
                 for _ in pool.map(lambda entry: self.file(entry).check_size(stop), entries):
                     pass
             finally:
-                stop.set()  # the first failure, or Ctrl-C, waits for no other file
+                stop.set()  # on the first failure, or Ctrl-C, requests for other files are cancelled
 
     def size(self, name, stop=None):
-        """Return the size of a file in bytes, None if the server does not tell; `stop` ends that with Stopped."""
-        system, path = self._place
+        """Return the size of a file in bytes, None if the server does not give one; `stop` cancels."""
+        system, path = self._location
 
         def ask():
             return _within(self.retry_policy.piece_seconds, lambda: system.info(f"{path}/{name}"), stop)
 
-        return self._persistently(name, ask, stop).get("size")
+        return self._retried(name, ask, stop).get("size")
 
     def fetch(self, entry, part, stop):
-        """Bring the file `part`, which may hold its beginning, to the bytes that a FileEntry promises."""
+        """Complete the file `part`, which may hold a beginning, to the content that a FileEntry names."""
         for last_try in (False, True):
             with open(part, "ab") as file:
                 while (start := file.tell()) < entry.bytes:
-                    file.write(self._persistently(entry.file, lambda: self._piece(entry, start, stop), stop))
+                    file.write(self._retried(entry.file, partial(self._piece, entry, start, stop), stop))
                     file.flush()
             if os.path.getsize(part) == entry.bytes and sha256_of(part) == entry.sha256:
                 return
-            os.truncate(
-                part, 0
-            )  # the file was replaced while it was fetched, or what an earlier run left is damaged
+            os.truncate(part, 0)  # the file was replaced while it was fetched, or the part is corrupt
             if last_try:
                 raise UserError(
-                    f"{self.url}/{entry.file} has not the content that the manifest names (sha256 differs from"
-                    f" {entry.sha256}); copy the set there again"
+                    f"{self.url}/{entry.file} has not the content that the manifest names (sha256 differs"
+                    f" from {entry.sha256}); copy the set there again"
                 )
 
     def _piece(self, entry, start, stop):
-        """Return bytes of a file from `start` on: a piece, its rest, or all that is left."""
+        """Return the bytes of a file from `start` on: one piece, or all where the server has no ranges."""
         end = min(start + self.retry_policy.piece_bytes, entry.bytes)
         data = self._bytes(entry.file, start, end, stop)
-        if len(data) == entry.bytes and len(data) != end - start:  # a server that always sends the whole file
+        if len(data) == entry.bytes != end - start:  # a server without ranges sends the whole file
             return data[start:]
         if len(data) != end - start:
-            raise OSError(f"bytes {start:,} to {end:,} were asked for, {len(data):,} came")
+            raise OSError(f"bytes {start:,} to {end:,} were requested, {len(data):,} received")
         return data
 
     def _bytes(self, name, start, end, stop=None):
-        system, path = self._place
+        system, path = self._location
         return _within(
             self.retry_policy.piece_seconds,
             lambda: system.cat_file(f"{path}/{name}", start=start, end=end),
             stop,
         )
 
-    def _persistently(self, name, action, stop=None):
-        """Repeat what may pass; raises UserError when it does not, Stopped when nobody waits for it any more."""
-        failed = 0
+    def _retried(self, name, action, stop=None):
+        """Return action(), tried again after errors that may be temporary.
+
+        Raises UserError after the last try and Cancelled when `stop` is set.
+        """
+        failures = 0
         while True:
             try:
                 return action()
-            except (UserError, Stopped):
+            except (UserError, Cancelled):
                 raise
-            except Exception as error:  # every protocol raises kinds of its own
-                error = _root_of(error)
+            except Exception as error:  # every protocol raises its own
+                error = _server_error(error)
                 if isinstance(error, FileNotFoundError) or getattr(error, "status", None) in (404, 410):
                     raise MissingFile(
                         f"{self.url}/{name} does not exist, or may not be read without credentials"
                     ) from None
-                failed += 1
-                if _is_final(error) or failed == self.retry_policy.tries:
-                    tries = f" ({failed} tries)" if failed > 1 else ""
+                failures += 1
+                if _is_final(error) or failures == self.retry_policy.tries:
+                    tries = f" ({failures} tries)" if failures > 1 else ""
                     raise UserError(
-                        f"{self.url}/{name} could not be fetched: {_cause(error)}{tries}. What has come is"
-                        " kept: the same command goes on from there"
+                        f"{self.url}/{name} could not be fetched: {_cause(error)}{tries}. Complete pieces are"
+                        " kept: the same command resumes after them"
                     ) from None
-                pause = min(
-                    self.retry_policy.longest_pause, self.retry_policy.first_pause * 2 ** (failed - 1)
-                )
-                print(
-                    f"{self.url}/{name}: {_cause(error)}; trying again in {pause:g} s",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                pause = self.retry_policy.pause(failures)
+                line = f"{self.url}/{name}: {_cause(error)}; trying again in {pause:g} s"
+                print(line, file=sys.stderr, flush=True)
                 if (stop or threading.Event()).wait(pause):
-                    raise Stopped from None
+                    raise Cancelled from None
 
 
 class MissingFile(UserError, FileNotFoundError):
-    """A file that a set should have is not there."""
+    """A file of a set does not exist."""
 
 
 @dataclass(frozen=True)
@@ -191,23 +191,23 @@ class RemoteFile:
 
     @property
     def cached_bytes(self):
-        """How many bytes the copy takes in the cache."""
+        """Bytes that the copy takes in the cache."""
         return self.entry.bytes
 
     @property
     def copy(self):
-        """Where the copy lies, if there is one."""
+        """Path of the copy in the cache, which need not exist yet."""
         return self.remote.cache.folder / self.entry.sha256
 
     def open(self, mode="rb", stop=None):
-        """Return the verified copy as an open file, fetched if need be; `stop` ends that with Stopped."""
+        """Return the verified copy as an open file, fetched if need be; `stop` cancels that."""
         return self.remote.cache.open(
             self.entry.sha256, self.entry.bytes, partial(self.remote.fetch, self.entry), stop
         )
 
     def check_size(self, stop=None):
-        """Raise UserError if the file is missing or has another size than the manifest says; a copy was checked already."""
-        if self.remote.cache.holds(self.entry.sha256):
+        """Raise UserError if the file is missing or has another size than the manifest says."""
+        if self.remote.cache.holds(self.entry.sha256):  # a copy is verified
             return
         size = self.remote.size(self.entry.file, stop)
         if size not in (None, self.entry.bytes):
@@ -222,12 +222,12 @@ class RemoteFile:
 def _checked_url(url):
     url = str(url).rstrip("/")
     scheme, _, rest = url.partition("://")
-    place, slash, path = rest.partition("/")
-    user, at, host = place.rpartition("@")
-    if at and (":" in user or scheme.lower() in ("http", "https")):  # also a token may stand there
+    authority, slash, path = rest.partition("/")
+    user, at, host = authority.rpartition("@")
+    if at and (":" in user or scheme.lower() in ("http", "https")):  # a user without password may be a token
         raise UserError(
-            f"the URL {scheme}://***@{host}{slash}{path} holds a password, which would end up in records;"
-            " remove it and put it where the protocol looks for it, e.g. ~/.netrc or ~/.aws/credentials"
+            f"the URL {scheme}://***@{host}{slash}{path} holds a password, which would be stored with the"
+            " run; remove it and put it where the protocol looks for it, e.g. ~/.netrc or ~/.aws/credentials"
         )
     if not rest or "::" in re.sub(r"//\[[0-9A-Fa-f:.]*\]", "", url) or set(url) & set("?#"):
         raise UserError(
@@ -237,20 +237,16 @@ def _checked_url(url):
     return f"{scheme.lower()}://{rest}"
 
 
-def _root_of(error):
-    """Return the answer of a server behind an error that does not tell it: fsspec calls more than 404 not found."""
+def _server_error(error):
+    """Return the error with the server's status: fsspec hides it, e.g. FileNotFoundError for 403."""
     return error.__cause__ if isinstance(getattr(error.__cause__, "status", None), int) else error
 
 
 def _is_final(error):
-    """Tell whether asking again would bring the same answer."""
+    """Return whether another try would give the same error."""
     status = getattr(error, "status", None)
-    if isinstance(status, int):
-        return 400 < status < 500 and status not in (
-            408,
-            425,
-            429,
-        )  # 400: also an answer that the client cannot read
+    if isinstance(status, int):  # 400: aiohttp's, too, for an answer that it cannot parse
+        return 400 < status < 500 and status not in (408, 425, 429)
     return (
         isinstance(error, (PermissionError, ImportError, NotImplementedError))
         or "Credentials" in type(error).__name__
@@ -263,7 +259,7 @@ def _cause(error):
 
 
 def _within(seconds, action, stop=None):
-    """Return what action() returns, or raise TimeoutError: it runs in a thread that is left behind if it takes longer."""
+    """Return action() or raise TimeoutError; it runs in a thread, which is abandoned if it takes longer."""
     answers = queue.SimpleQueue()
 
     def run():
@@ -281,5 +277,5 @@ def _within(seconds, action, stop=None):
                 raise error
             return result
     if stop and stop.is_set():
-        raise Stopped
-    raise TimeoutError(f"nothing, or too little, came in {seconds:g} s")
+        raise Cancelled
+    raise TimeoutError(f"no complete answer within {seconds:g} s")

@@ -1,4 +1,8 @@
-"""One process at a time that writes a folder or makes a file, and files that stay while they are used."""
+"""Lock files that one process holds at a time, and shared locks on files that are in use.
+
+The system's lock (flock) ends with its process, however that ends. A lock file may have content, which is
+never truncated: the name of the holder, the bytes that it reserves, the record of an unfinished set.
+"""
 
 import contextlib
 import os
@@ -14,99 +18,87 @@ except ImportError:  # Windows
 
 @contextlib.contextmanager
 def file_lock(path, message, file_is_lock=False):
-    """Hold the lock file `path`, made if need be, while the block runs; UserError with `message` if another process does.
+    """Hold the lock file `path`, made if need be, while the block runs.
 
-    The system's lock ends with its process, however that ends. Where there is none (Windows, some network file systems)
-    nothing is held, or with `file_is_lock` the file itself, which a killed process leaves behind.
+    Raises UserError with `message` if another process holds it. The file stays. file_is_lock: where the
+    system has no locks (Windows, some network file systems), a file that exists counts as held, even if its
+    process was killed; otherwise nothing is held there.
     """
     try:
-        descriptor, fresh = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), True
+        descriptor, is_new = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), True
     except FileExistsError:
-        descriptor, fresh = os.open(path, os.O_RDWR), False
+        descriptor, is_new = os.open(path, os.O_RDWR), False
     try:
-        if not _locked(descriptor, otherwise=fresh or not file_is_lock) or not still_called(descriptor, path):
+        if not _flock(descriptor, without_locks=is_new or not file_is_lock) or not has_path(descriptor, path):
             raise UserError(message)
         yield
     finally:
         os.close(descriptor)
 
 
-def _locked(descriptor, otherwise):
-    """Take the system's lock; returns `otherwise` where there are no locks."""
-    if fcntl is None:
-        return otherwise
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return otherwise
-    return True
-
-
-def still_called(descriptor, path):
-    """Tell whether an open file has kept its name: it may have been removed while we waited for its lock."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except FileNotFoundError:
-        return False
-
-
 def output_lock(path, out):
     """Hold `path` while OUT is being written, also where the system has no locks."""
-    message = f"another build is writing OUT={out}; wait for it or give another folder (if there is none, delete {path})"
-    return file_lock(path, message, file_is_lock=True)
-
-
-# Locks that are waited for; where the system has none, everybody gets them at once
-
-
-@contextlib.contextmanager
-def blocking_lock(path, stop=None):
-    """Hold the lock file `path` while the block runs, waiting for it; yields it open for writing.
-
-    Yields None if the Event `stop` is set first. The file goes with the lock.
-    """
-    while (lock := _opened_and_locked(path)) is None and not (stop and stop.is_set()):
-        time.sleep(0.05)
-    with _released(lock, path):
-        yield lock
+    wait = f"wait for it or give another folder (if there is none, delete {path})"
+    return file_lock(path, f"another build is writing OUT={out}; {wait}", file_is_lock=True)
 
 
 @contextlib.contextmanager
 def try_lock(path):
-    """Hold the lock file `path` while the block runs; yields None if another holds it."""
-    lock = _opened_and_locked(path)
-    with _released(lock, path):
-        yield lock
+    """Hold the lock file `path` while the block runs; yields the open file, or None if it is held already.
 
-
-def _opened_and_locked(path):
-    lock = open(path, "a+b")
-    if _locked(lock.fileno(), otherwise=True) and still_called(lock.fileno(), path):
-        return lock
-    lock.close()
-    return None
+    The file is removed with the lock. Where the system has no locks, every process gets it.
+    """
+    with open(path, "a+b") as lock:
+        if not _flock(lock.fileno(), without_locks=True) or not has_path(lock.fileno(), path):
+            yield None
+            return
+        try:
+            yield lock
+        finally:
+            with contextlib.suppress(OSError):  # Windows does not remove an open file
+                os.unlink(path)
 
 
 @contextlib.contextmanager
-def _released(lock, path):
-    try:
-        yield
-    finally:
-        if lock is not None:
-            with contextlib.suppress(OSError):  # Windows does not remove what is open
-                os.unlink(path)
-            lock.close()
+def blocking_lock(path, stop=None):
+    """Wait for `try_lock(path)`; yields None if the Event `stop` is set first."""
+    while not (stop and stop.is_set()):
+        with try_lock(path) as lock:
+            if lock is not None:
+                yield lock
+                return
+        time.sleep(0.05)
+    yield None
 
 
-def share(file):
+def shared_lock(file):
     """Lock an open file together with others that share it, until it and its memory maps are closed."""
     if fcntl is not None:
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(file, fcntl.LOCK_SH)
 
 
-def alone(file):
-    """Tell whether nobody shares an open file, and keep others from sharing it until it is closed."""
-    return _locked(file.fileno(), otherwise=True)
+def exclusive_lock(file):
+    """Lock an open file until it is closed; returns False if others share it."""
+    return _flock(file.fileno(), without_locks=True)
+
+
+def has_path(descriptor, path):
+    """Return whether an open file is still the one at `path`, and has not been removed meanwhile."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _flock(descriptor, without_locks):
+    """Take the system's exclusive lock, return whether that succeeded; `without_locks` if it has none."""
+    if fcntl is None:
+        return without_locks
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return without_locks
+    return True

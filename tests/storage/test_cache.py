@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, full_disk, read_only
 
-from srgan_dist.storage.cache import Cache, Stopped, cache_at
+from srgan_dist.storage.cache import Cache, Cancelled, cache_at
 from srgan_dist.utils import locks
 from srgan_dist.utils.errors import UserError
 
@@ -50,13 +50,13 @@ def held(cache):
     return {content[0] for content in (ONE, TWO, THREE) if cache.holds(name_of(content))}
 
 
-def test_a_copy_is_made_once_and_only_it_stays(cache):
+def test_a_copy_is_made_once_and_is_the_only_file_left(cache):
     log = []
     assert read(cache, ONE, log) == read(cache, ONE, log) == ONE
     assert log == [0] and os.listdir(cache.folder) == [name_of(ONE)]
 
 
-def test_the_least_recently_used_copy_goes_first(cache):
+def test_the_least_recently_used_copy_is_evicted_first(cache):
     for content in (ONE, TWO):
         read(cache, content)
     os.utime(cache.folder / name_of(ONE), (1, 1))
@@ -67,7 +67,7 @@ def test_the_least_recently_used_copy_goes_first(cache):
 
 
 @pytest.mark.parametrize("mapped", [False, True])
-def test_what_is_open_or_mapped_stays(cache, mapped):
+def test_an_open_or_mapped_copy_is_not_evicted(cache, mapped):
     with cache.open(name_of(ONE), 1000, maker(ONE)) as file:
         kept = (
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -87,21 +87,19 @@ def test_what_is_open_or_mapped_stays(cache, mapped):
 def test_without_room_the_setting_is_named(tmp_path):
     cache = Cache(tmp_path / "cache", 1500, room_seconds=0.3)
     with cache.open(name_of(ONE), 1000, maker(ONE)):
-        with pytest.raises(
-            UserError,
-            match=r"data.cache_gib=1.39.*e-06: the copies in .*cache that are in use.* leave no room for 1,000 bytes",
-        ):
+        words = r"data.cache_gib=1.39.*e-06: the copies in .*cache that are in use.* no room for 1,000 bytes"
+        with pytest.raises(UserError, match=words):
             read(cache, TWO)
     assert read(cache, TWO) == TWO
 
 
-def test_what_is_larger_than_the_cache_is_refused_at_once_and_removes_nothing(tmp_path):
+def test_a_copy_larger_than_the_cache_is_refused_and_evicts_nothing(tmp_path):
     cache = Cache(tmp_path / "cache", 2500, room_seconds=0.3)
     read(cache, ONE)
-    with pytest.raises(
-        UserError,
-        match=r"data.cache_gib=2.32.*e-06 is less than a copy of 2,501 bytes takes; at least 2.33e-06 are needed",
-    ):
+    words = (
+        r"data.cache_gib=2.32.*e-06 is less than a copy of 2,501 bytes takes; at least 2.33e-06 are needed"
+    )
+    with pytest.raises(UserError, match=words):
         read(cache, bytes(2501))
     assert held(cache) == {1}
 
@@ -137,7 +135,7 @@ Cache(Path(sys.argv[1]), 2500).open(sys.argv[2], 1000, make)
 """
 
 
-def test_what_a_killed_process_left_is_gone_on_with(cache):
+def test_the_part_of_a_killed_process_is_resumed(cache):
     with subprocess.Popen(
         [sys.executable, "-c", KILLED, str(cache.folder), name_of(ONE)],
         stdout=subprocess.PIPE,
@@ -146,7 +144,7 @@ def test_what_a_killed_process_left_is_gone_on_with(cache):
         assert process.stdout.readline() == b"half\n"
         stop = threading.Event()
         threading.Timer(0.3, stop.set).start()
-        with pytest.raises(Stopped):  # the other process holds the lock
+        with pytest.raises(Cancelled):  # the other process holds the lock
             read(cache, ONE, stop=stop)
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -154,7 +152,7 @@ def test_what_a_killed_process_left_is_gone_on_with(cache):
     assert read(cache, ONE, log) == ONE and log == [400]
 
 
-def test_parts_that_nobody_makes_any_more_give_way(cache):
+def test_abandoned_parts_are_evicted(cache):
     cache.folder.mkdir()
     part = cache.folder / f"{name_of(ONE)}.part"
     part.write_bytes(bytes(2000))
@@ -162,7 +160,7 @@ def test_parts_that_nobody_makes_any_more_give_way(cache):
     assert read(cache, TWO) == TWO and not part.exists()
 
 
-def test_a_part_claims_its_room_while_it_is_made(tmp_path):
+def test_a_part_reserves_its_room_while_it_is_made(tmp_path):
     cache = Cache(tmp_path / "cache", 1500, room_seconds=0.3)
 
     def make(part, stop):
@@ -174,12 +172,12 @@ def test_a_part_claims_its_room_while_it_is_made(tmp_path):
     assert held(cache) == {1}
 
 
-def test_a_part_does_not_become_a_copy_while_somebody_counts(cache):
-    counting, begun = contextlib.ExitStack(), threading.Event()
+def test_a_part_does_not_become_a_copy_while_files_are_listed(cache):
+    listing, begun = contextlib.ExitStack(), threading.Event()
 
     def make(part, stop):
         maker(ONE)(part, stop)
-        counting.enter_context(locks.blocking_lock(cache.folder / "room.lock"))
+        listing.enter_context(locks.blocking_lock(cache.folder / "room.lock"))
         begun.set()
 
     thread = threading.Thread(target=lambda: cache.open(name_of(ONE), 1000, make).close())
@@ -187,7 +185,7 @@ def test_a_part_does_not_become_a_copy_while_somebody_counts(cache):
     begun.wait()
     thread.join(0.3)
     assert held(cache) == set()
-    counting.close()
+    listing.close()
     thread.join()
     assert held(cache) == {1}
 
@@ -208,7 +206,7 @@ def test_a_copy_of_another_size_is_made_again(cache):
     assert read(cache, ONE) == ONE
 
 
-def test_files_of_others_stay(cache):
+def test_other_files_are_left_alone(cache):
     cache.folder.mkdir()
     (cache.folder / "notes.txt").write_bytes(bytes(5000))
     read(cache, ONE)
@@ -225,7 +223,7 @@ def test_a_disk_that_fills_up_while_a_copy_is_made(cache):
     assert read(cache, ONE) == ONE
 
 
-def test_a_full_disk_is_named_before_anything_is_fetched(cache, monkeypatch):
+def test_a_full_disk_is_found_before_anything_is_fetched(cache, monkeypatch):
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=999))
     log = []

@@ -14,7 +14,7 @@ def without_launcher(monkeypatch):
 
 
 def report(error, capsys):
-    """Raise an error where commands report theirs; returns the exit code and what stderr says."""
+    """Raise an error where commands report theirs; returns the exit code and stderr."""
     with pytest.raises(SystemExit) as ended, cli_errors():
         raise error
     out, err = capsys.readouterr()
@@ -33,7 +33,7 @@ def report(error, capsys):
         ),
     ],
 )
-def test_what_a_user_can_mend_is_one_line_and_exit_code_1(capsys, error, text):
+def test_an_error_of_the_user_is_one_line_and_exit_code_1(capsys, error, text):
     assert report(error, capsys) == (1, text)
 
 
@@ -41,14 +41,14 @@ def test_an_interrupt_is_a_word_and_exit_code_130(capsys):
     assert report(KeyboardInterrupt(), capsys) == (130, "interrupted\n")
 
 
-def test_a_launched_rank_says_its_number(capsys, monkeypatch):
+def test_a_launched_rank_prints_its_number(capsys, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     assert report(UserError("the disk is gone"), capsys) == (1, "error: rank 1: the disk is gone\n")
     assert report(KeyboardInterrupt(), capsys) == (130, "rank 1: interrupted\n")
 
 
-def test_a_single_launched_process_says_no_number(capsys, monkeypatch):
+def test_a_single_launched_process_prints_no_number(capsys, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "1")
     monkeypatch.setenv("RANK", "0")
     assert report(UserError("wrong"), capsys) == (1, "error: wrong\n")
@@ -70,7 +70,7 @@ def test_without_an_error_nothing_happens(capsys):
 
 
 def ended(block, reads=True):
-    """Run a block inside cli_errors() in a process of its own, whose stdout nobody reads if not `reads`."""
+    """Run a block inside cli_errors() in a process of its own; without `reads` its stdout is closed."""
     code = "import os, sys\nfrom srgan_dist.utils.errors import UserError, cli_errors\nwith cli_errors():\n"
     code += "\n".join(f"    {line}" for line in block.splitlines())
     process = subprocess.Popen(

@@ -75,7 +75,7 @@ def test_two_writers_of_one_file_do_not_mix(tmp_path):
 
 
 @pytest.mark.parametrize("durable", [False, True])
-def test_an_existing_file_is_replaced_unless_that_is_ruled_out(tmp_path, durable):
+def test_an_existing_file_is_replaced_unless_replace_is_false(tmp_path, durable):
     target = tmp_path / "a.txt"
     for text in ("old", "new"):
         with atomic_write(target, durable) as path:
