@@ -4,7 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
-from test_index import edit_manifest
+from packed_sets import edit_manifest
 
 from srgan_dist.data.split import open_set, open_split
 from srgan_dist.integrity.audit import verify
@@ -51,7 +51,7 @@ def darken(rows):
     [
         (
             swap_places,
-            "at offset 0 lies the file '(.*)' of 5888 bytes, the index has the file '\\1' of 5888 bytes at 8704$",
+            "at offset 0 is the file '(.*)' of 5888 bytes, the index has the file '\\1' of 5888 bytes at 8704$",
         ),
         (darken, "has grey levels from .* the index says 0 to 1$"),
     ],
@@ -106,6 +106,4 @@ def test_a_shard_that_is_no_tar_is_named_although_its_hash_fits(shards, tmp_path
         copy, lambda manifest: manifest["splits"]["train"]["shards"][1].update(sha256=sha256_of(path))
     )
     (fault,) = verify(open_set(copy))
-    assert fault.startswith(
-        f"{path}: at offset 0 lies no tar header (invalid header), the index has the file"
-    )
+    assert fault.startswith(f"{path}: at offset 0 is no tar header (invalid header), the index has the file")
