@@ -24,7 +24,7 @@ def cube(ndim, dtype, side=3):
 
 
 def symmetries(image):
-    """All flips and transposes of an array by NumPy, as bytes: the symmetry group of the square or the cube."""
+    """All flips and transposes of an array by NumPy, as bytes: the symmetry group of a square or cube."""
     return {
         np.ascontiguousarray(np.flip(image.transpose(axes), flipped)).tobytes()
         for axes in itertools.permutations(range(image.ndim))

@@ -43,7 +43,8 @@ OTHER_INDEX = r"train.index.npy is not the index that the manifest names \(sha25
 NO_HEADER = r"train-000001.tar: at offset \d+ is no tar header"
 
 
-DAMAGES = {  # name: (damage, words of the size check, of the full one, of summarize --verify); None: it cannot see it
+# name: (damage, words of the size check, of the full one, of summarize --verify); None: undetected by it
+DAMAGES = {
     "cut inside a header": (cut(lambda s: s.begins + 100), SIZES, SIZES, SIZES),
     "cut between samples": (cut(lambda s: s.begins), SIZES, SIZES, SIZES),
     "cut between HR and LR": (cut(lambda s: int(s.second["record_offset"]) - BLOCK), SIZES, SIZES, SIZES),

@@ -26,7 +26,7 @@ def members_of(path):
 
 
 def repack(folder, change, format=tarfile.USTAR_FORMAT):
-    """Rewrite the first train shard: change(members) returns those it has from now on, index and manifest follow."""
+    """Rewrite the first train shard with change(members); index and manifest follow."""
     path = folder / "train-000000.tar"
     data, places = b"", {}
     for member, content in change(members_of(path)):
