@@ -96,8 +96,7 @@ def downsample(hr, scale, kernel="bicubic"):
 
 
 def upsample(lr, scale, kernel="bicubic", ndim=2):
-    """Enlarge the last `ndim` axes of `lr` to float64 in the same grey levels: the interpolation that SR has
-    to beat.
+    """Enlarge the last `ndim` axes of `lr` to float64 in the same grey levels: the baseline of all scores.
 
     lr: [..., H, W] -> [..., s*H, s*W], or with ndim=3 [..., D, H, W] -> [..., s*D, s*H, s*W].
     """

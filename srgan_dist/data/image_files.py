@@ -20,7 +20,7 @@ from srgan_dist.data.tiff import tiff_info, tiff_pages
 
 MAX_PIXELS = 2**30  # of one page: far above any detector, far below what a forged header can claim
 
-BROKEN_LINK = "is a broken link; restore what it points to, or delete it"
+BROKEN_LINK = "is a broken link; restore its target, or delete it"
 
 _SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
 _SIGNATURES = {  # how a file begins

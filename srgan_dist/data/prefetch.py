@@ -65,8 +65,7 @@ class BatchPrefetcher:
 
 
 class ShardPrefetcher:
-    """Opens the shards of a block before the reading reaches it, so that they are in the cache and stay
-    there.
+    """Opens the shards of a block before the reading reaches it, so that the cache has and keeps them.
 
     blocks: yields (end, shards) as `CropSampler.blocks` does. lag: batches into a block before the next is
     fetched; by then all ranks have left the block before it, for they share the cache and none is further

@@ -178,7 +178,7 @@ class DatasetMixture:
 
 
 def _shares(weights, total):
-    """Divide `total` places by weight; the largest remainders take what rounding leaves."""
+    """Divide `total` places by weight; the places left by rounding go to the largest remainders."""
     exact = weights / weights.sum() * total
     shares = np.floor(exact).astype(np.int64)
     shares[np.argsort(shares - exact, kind="stable")[: total - shares.sum()]] += 1

@@ -172,7 +172,7 @@ def _check_headerless(path, series, first, pages, slices):
     if offset is None:
         raise ImageError(
             path,
-            f"holds {pages} page{'s' * (pages != 1)}, its description tells of {slices} slices;"
+            f"holds {pages} page{'s' * (pages != 1)}, its description says {slices} slices;"
             " save it again as a plain stack, one page per slice",
         )
     size, end = first.parent.filehandle.size, offset + slices * first.nbytes

@@ -77,7 +77,7 @@ def _set_problems(packed, splits):
 
 def _stream_problems(split, number):
     rows, path = split.rows[split.rows["shard"] == number], split.shards[number]
-    with path.open("rb") as stream:  # opened here: a path with # or ? in it is no URL
+    with path.open("rb") as stream:  # not by WebDataset, for which a path with # or ? is a URL
         samples = group_by_keys(tar_file_expander([{"url": str(path), "stream": stream}]))
         try:
             yield from filter(

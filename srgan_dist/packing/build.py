@@ -157,7 +157,7 @@ def _same_set(out, fingerprint):
         remove_left_over(out)
         return manifest
     differences = [
-        f"{name}: {options.get(name)} there, {value} asked for"
+        f"{name}: {options.get(name)} in OUT, now {value}"
         for name, value in fingerprint["options"].items()
         if options.get(name) != value
     ] or ["its images are not those of SOURCE now"]

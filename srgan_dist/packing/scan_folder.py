@@ -25,7 +25,7 @@ def find_images(root, files, scan):
             groups.setdefault((rock, split), []).append((info, inside))
     scan.faults.extend(grouped(problems))
     if not groups and not scan.faults:
-        scan.faults.append(f"{root}: holds no image that is read here (PNG, TIFF, NPY)")
+        scan.faults.append(f"{root}: holds no image of a format that is read (PNG, TIFF, NPY)")
     for (rock, given_split), members in sorted(groups.items(), key=lambda group: group[0][0]):
         splits = [given_split] * len(members) if given_split else split_in_order(len(members))
         if len(set(splits)) < 3 and not given_split:
@@ -58,7 +58,7 @@ def _given_splits(root, images, faults):
         faults.append(
             f"{root}: has folders called like splits, but {'; '.join(problems)}. Allowed are a folder train"
             " and, beside it, valid and test, with one image or more in each and nothing else. Rename, move"
-            " or remove what differs; if the folders are rocks, give them names unlike splits"
+            " or remove the others; if the folders are rocks, give them names unlike splits"
         )
         return []
     return [split for split in SPLITS if split in folders]

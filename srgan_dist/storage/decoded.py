@@ -1,4 +1,4 @@
-"""Shards whose images are PNG files: decoded once into the cache, and from then on read there like any other.
+"""Shards whose images are PNG files: decoded once into the cache, and read from that copy like any other.
 
 A decoded shard is the pixels of all its images back to back in the order of the index, HR before LR, followed
 by the JSON members.

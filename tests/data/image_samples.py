@@ -25,7 +25,7 @@ def save(path, pixels, **options):
 
 
 def set_tag(path, name, value, dtype=None, page=0):
-    """Overwrite a tag of a TIFF with what its writer would not write."""
+    """Overwrite a tag of a TIFF with a value that its writer does not write."""
     with tifffile.TiffFile(path, mode="r+") as tiff:
         tiff.pages[page].tags[name].overwrite(value, dtype=dtype)
     return path

@@ -91,7 +91,7 @@ def test_an_rgb_imagej_stack_without_headers_is_refused(tmp_path):
         photometric="rgb",
         metadata={"axes": "ZYXS"},
     )
-    with pytest.raises(ImageError, match="rgb.tif: holds 1 page, its description tells of 5 slices"):
+    with pytest.raises(ImageError, match="rgb.tif: holds 1 page, its description says 5 slices"):
         read_info(path)
 
 

@@ -100,7 +100,7 @@ def test_it_is_recognised_as_the_set_of_its_source_and_stays_as_it_is(sets):
     assert open_set(old).sha256 == before["manifest.json"]  # runs that were trained on it continue
     result = build(old.with_name("hr"), old, options)
     assert result.already_there and result.manifest.encoding == options.encoding
-    with pytest.raises(UserError, match="holds another set .seed: 0 there, 1 asked for"):
+    with pytest.raises(UserError, match="holds another set .seed: 0 in OUT, now 1"):
         build(old.with_name("hr"), old, replace(options, seed=1))
     assert {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in old.iterdir()} == before
 

@@ -87,7 +87,7 @@ def test_a_png_with_an_impossible_resolution_is_read_without_it(tmp_path):
 
 
 def test_the_slice_count_of_imagej_is_not_carried_over(tmp_path):
-    """ImageJ would take it to mean that all slices lie behind the first header."""
+    """ImageJ would read all slices back to back after the first header."""
     save(tmp_path / "a.tif", VOLUME, imagej=True, metadata={"axes": "ZYX", "unit": "um", "spacing": 2.0})
     description = read_info(tmp_path / "a.tif").tags["description"]
     assert "unit=um" in description and "spacing=2.0" in description

@@ -26,7 +26,7 @@ def config_of(folder, **data):
 
 
 def damaged_shard(folder):
-    """Return what the damages below need to know: the second train shard and where its second sample lies."""
+    """Return the second train shard of a set, and the offset of its second sample, for the damages below."""
     split = open_split(folder, "train")
     first, second = split.rows[split.rows["shard"] == 1][:2]
     begins = int(second["hr_offset"]) // BLOCK * BLOCK - BLOCK
@@ -60,18 +60,18 @@ def flip(side):
 
 
 def verify(address):
-    """Do what shards/summarize.py --verify does."""
+    """Verify a set as shards/summarize.py --verify does."""
     return audit.verify(open_set(address))
 
 
 def full(config):
-    """Do what a training does with data.verify=full before it begins."""
+    """Check data as a training with data.verify=full does before it begins."""
     prepared = preflight(config)
     check_corruption_limit(prepared.train, prepared.eval_splits.values(), config.data.max_bad_samples)
 
 
 def said(check, *arguments):
-    """Return what a check finds, in words, or None."""
+    """Return the findings of a check as text, or None."""
     try:
         return "\n".join(check(*arguments) or ()) or None
     except UserError as error:

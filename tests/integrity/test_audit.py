@@ -17,7 +17,7 @@ def test_an_intact_set_verifies(shards):
 
 @pytest.mark.parametrize("trusted", [False, True], ids=["hash", "stream"])
 def test_one_flipped_bit_is_found(shards, tmp_path, trusted):
-    """Also when the manifest was made to fit the damaged shard: the pixels' own crc32 tells."""
+    """Also when the manifest was made to fit the damaged shard: the crc32 of the pixels shows it."""
     copy = shutil.copytree(shards, tmp_path / "copy")
     split = open_split(copy, "train")
     row = split.rows[split.rows["shard"] == 1][0]

@@ -114,7 +114,7 @@ DAMAGES = {
 
 
 def sizes(config):
-    """Do what a training does with data.verify=size before it begins."""
+    """Check data as a training with data.verify=size does before it begins."""
     preflight(config)
 
 

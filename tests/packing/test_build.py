@@ -212,14 +212,14 @@ def run(*arguments):
     )
 
 
-@pytest.mark.parametrize("peak, told", [(4095, True), (40000, False)])
-def test_16_bit_images_that_use_little_of_their_range_are_told_of(tmp_path, peak, told):
+@pytest.mark.parametrize("peak, noted", [(4095, True), (40000, False)])
+def test_16_bit_images_that_use_little_of_their_range_are_noted(tmp_path, peak, noted):
     (tmp_path / "hr" / "coal").mkdir(parents=True)
     for i in range(3):
         levels = (texture(i, dtype=np.uint16).astype(np.uint64) * peak // 65535).astype(np.uint16)
         np.save(tmp_path / "hr" / "coal" / f"{i}.npy", levels)
     notes = "".join(build(tmp_path / "hr", tmp_path / "out", BuildOptions(tile=80, crop=32)).notes)
-    assert ("of 65535 (12-bit data?)" in notes) == told
+    assert ("of 65535 (12-bit data?)" in notes) == noted
 
 
 @pytest.mark.rocks

@@ -245,7 +245,7 @@ def test_a_build_whose_processes_were_killed_is_continued(tmp_path, source):
 
 
 def ended_by_death(taken):
-    """Let a process of the pool be killed when so many results have been taken in."""
+    """Let a process of the pool be killed after this number of results."""
 
     def progress(results, count):
         for number, result in enumerate(results):

@@ -24,7 +24,7 @@ def test_a_finished_set_is_recognised_and_another_is_refused(tmp_path):
     build(tmp_path / "hr", tmp_path / "out", TINY)
     before = digests(tmp_path / "out")
     assert build(tmp_path / "hr", tmp_path / "out", TINY).already_there
-    with pytest.raises(ValueError, match="seed: 0 there, 5 asked for"):
+    with pytest.raises(ValueError, match="seed: 0 in OUT, now 5"):
         build(tmp_path / "hr", tmp_path / "out", BuildOptions(tile=80, crop=32, samples_per_shard=3, seed=5))
     Image.fromarray(texture(77)).save(tmp_path / "hr" / "coal" / "slice_0.png")
     with pytest.raises(ValueError, match="its images are not those of SOURCE now"):

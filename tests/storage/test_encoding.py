@@ -266,7 +266,7 @@ def test_other_pixels_in_an_intact_png_are_found(copy):
 
 
 def test_another_payload_is_another_set(sets):
-    with pytest.raises(UserError, match="holds another set .encoding: png there, npy asked for"):
+    with pytest.raises(UserError, match="holds another set .encoding: png in OUT, now npy"):
         build(sets / "hr", sets / "png", TINY)
     assert build(sets / "hr", sets / "png", PNG).already_there
     with pytest.raises(UserError, match="encoding='jpeg' must be npy or png"):
