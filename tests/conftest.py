@@ -4,6 +4,7 @@ import contextlib
 import gc
 import os
 import resource
+import shutil
 import signal
 import tempfile
 import warnings
@@ -137,6 +138,12 @@ def shards(tmp_path_factory):
     out = root / "shards"
     build(write_folder(root / "hr", {"sandstone": 6, "coal": 5}), out, TINY)
     return out
+
+
+@pytest.fixture
+def copy(shards, tmp_path):
+    """A copy of that set, to be changed."""
+    return shutil.copytree(shards, tmp_path / "copy")
 
 
 @pytest.fixture(scope="session")

@@ -16,9 +16,10 @@ def num_orientations(augment, ndim):
 def orient(images, orientations):
     """Flip and swap the axes of each image of a batch.
 
-    images: [B, C, *[S] * n] integers. orientations: [B] in 0 .. 2^n n! - 1, on the same device; its lowest n bits
-    flip axes 0 .. n - 1, then the rest in a factorial base swaps axes: for axis i = 1 .. n - 1 the digit (base i + 1)
-    is 0 to leave it in place, or k + 1 to swap it with axis k < i. In 2-D: flip rows, flip columns, transpose.
+    images: [B, C, *[S] * n] integers. orientations: [B] in 0 .. 2^n n! - 1, on the same device; its lowest n
+    bits flip axes 0 .. n - 1, then the rest in a factorial base swaps axes: for axis i = 1 .. n - 1 the digit
+    (base i + 1) is 0 to leave it in place, or k + 1 to swap it with axis k < i. In 2-D: flip rows, flip
+    columns, transpose.
     """
     dtype, axes = images.dtype, range(images.dim() - 2)
     if dtype == torch.uint16:  # a type with few kernels outside the CPU

@@ -1,8 +1,8 @@
 """MATLAB-exact image resizing: how DeepRock-SR made its low-resolution side, and the bicubic baseline.
 
 The rules of MATLAB's `imresize`: pixel centres are at half-integers; the kernel is widened by the scale when
-shrinking (antialiasing) and not when enlarging; weights are normalised; borders are mirrored; one pass per axis, all
-in float, and the result is rounded once. Kernels of other libraries differ in one of these points.
+shrinking (antialiasing) and not when enlarging; weights are normalised; borders are mirrored; one pass per
+axis, all in float, and the result is rounded once. Kernels of other libraries differ in one of these points.
 """
 
 import hashlib
@@ -85,8 +85,8 @@ def resize(image, shape, kernel):
 def downsample(hr, scale, kernel="bicubic"):
     """Make the low-resolution image of `hr`.
 
-    hr: [s*H, s*W] or [s*D, s*H, s*W] uint8 or uint16, s = scale; returns [H, W] or [D, H, W] of the same dtype,
-    rounded half up once.
+    hr: [s*H, s*W] or [s*D, s*H, s*W] uint8 or uint16, s = scale; returns [H, W] or [D, H, W] of the same
+    dtype, rounded half up once.
     """
     if any(size % scale for size in hr.shape):
         size = "x".join(map(str, hr.shape))
@@ -96,7 +96,7 @@ def downsample(hr, scale, kernel="bicubic"):
 
 
 def upsample(lr, scale, kernel="bicubic", ndim=2):
-    """Enlarge the last `ndim` axes of `lr` to float64 in the same grey levels: the interpolation that SR has to beat.
+    """Enlarge the last `ndim` axes of `lr` to float64 in the same grey levels: the baseline of all scores.
 
     lr: [..., H, W] -> [..., s*H, s*W], or with ndim=3 [..., D, H, W] -> [..., s*D, s*H, s*W].
     """

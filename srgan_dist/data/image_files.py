@@ -2,8 +2,8 @@
 
 A file holds one page (a slice) or many (a volume): PNG, TIFF (any compression, multi-page, ImageJ stacks) and
 NPY. RGB is read as grey when its three channels are equal. Everything that would need a decision about grey
-levels (float data, palettes, alpha, unequal channels, inverted scales) or slices (channels, time points, thumbnails,
-a description of other slices than the file holds) is an error that names it.
+levels (float data, palettes, alpha, unequal channels, inverted scales) or slices (channels, time points,
+thumbnails, a description of other slices than the file holds) is an error that names it.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from srgan_dist.data.tiff import tiff_info, tiff_pages
 
 MAX_PIXELS = 2**30  # of one page: far above any detector, far below what a forged header can claim
 
-BROKEN_LINK = "is a broken link; restore what it points to, or delete it"
+BROKEN_LINK = "is a broken link; restore its target, or delete it"
 
 _SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
 _SIGNATURES = {  # how a file begins
@@ -85,8 +85,9 @@ def read_pages(path):
 def read_block(path, corner, shape, info=None):
     """Read a block of a volume: [d, h, w] uint8 or uint16; only the d pages that it touches are decoded.
 
-    corner: of its first voxel, shape: (d, h, w), both in voxels along (page, row, column). info: the header that
-    `read_info` gave, where it has been read already. Raises ImageError for a block that exceeds the volume.
+    corner: of its first voxel, shape: (d, h, w), both in voxels along (page, row, column). info: the header
+    that `read_info` gave, where it has been read already. Raises ImageError for a block that exceeds the
+    volume.
     """
     info = info or read_info(path)
     ends = tuple(start + size for start, size in zip(corner, shape, strict=True))
@@ -97,7 +98,8 @@ def read_block(path, corner, shape, info=None):
     ):
         raise ImageError(
             info.path,
-            f"has {_by(info.shape)} voxels, which do not contain the block of {_by(shape)} at {tuple(corner)}",
+            f"has {_by(info.shape)} voxels, which do not contain the block of {_by(shape)}"
+            f" at {tuple(corner)}",
         )
     rows, columns = slice(corner[1], ends[1]), slice(corner[2], ends[2])
     block = np.empty(shape, info.dtype)
@@ -137,10 +139,11 @@ def is_image(path):
 
 
 def find_images(root):
-    """List the files below the folder `root` in natural order (slice_2 before slice_10): (images, other files).
+    """List the files below the folder `root` in natural order (slice_2 before slice_10): (images, other
+    files).
 
-    Links to folders are followed. Hidden files and folders and system files (Thumbs.db) are left out. A broken link is
-    listed like a file, so that reading it raises ImageError.
+    Links to folders are followed. Hidden files and folders and system files (Thumbs.db) are left out. A
+    broken link is listed like a file, so that reading it raises ImageError.
     """
     paths = sorted(_files_below(Path(root), ()), key=natural)
     return [path for path in paths if is_image(path)], [path for path in paths if not is_image(path)]

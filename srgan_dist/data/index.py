@@ -32,7 +32,7 @@ _VERSION_2 = np.dtype(
 
 
 def index_dtype(ndim):
-    """Return the type of a row for images of `ndim` axes; the shape of the HR image is scale times lr_shape."""
+    """Return the type of a row for images of `ndim` axes; the shape of HR is scale times lr_shape."""
     return np.dtype(
         [
             ("key", "S90"),
@@ -56,8 +56,8 @@ def index_dtype(ndim):
 def load_index(table, file, manifest, entry):
     """Read and check the index of a split from an open NPY file: rows of index_dtype(manifest.ndim).
 
-    table: its name in errors. manifest: of the set, entry: its SplitEntry. Raises UserError for a table that does not
-    fit them.
+    table: its name in errors. manifest: of the set, entry: its SplitEntry. Raises UserError for a table that
+    does not fit them.
     """
     try:
         rows = np.load(file, allow_pickle=False)
@@ -93,7 +93,7 @@ def _from_version_2(table, old, scale):
 
 
 def _check_rows(table, rows, manifest, entry):
-    """Check that shards and rocks exist, that samples are laid out as in a tar, and that their bytes fit their shapes."""
+    """Check that shards and rocks exist, that samples are placed as in a tar, and that bytes fit shapes."""
     shard_bytes = np.array([shard.bytes for shard in entry.shards], np.uint64)
     fits = (rows["shard"] < len(shard_bytes)) & (rows["rock"] < len(manifest.rocks))
     shard_bytes = shard_bytes[np.where(fits, rows["shard"], 0)]
@@ -142,7 +142,7 @@ def _check_overlap(table, rows, ends):
 
 
 def _check_samples(table, rows, manifest, entry):
-    """Check that keys are valid and unique, and that rocks and shards have the sample counts of the manifest."""
+    """Check that keys are valid and unique, and that the counts of rocks and shards fit the manifest."""
     keys = [key.decode("ascii", "backslashreplace") for key in rows["key"].tolist()]
     problem = next(filter(None, map(key_problem, keys)), None)
     if problem:

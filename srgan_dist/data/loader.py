@@ -1,4 +1,4 @@
-"""Batches for training: prefetched by a thread, moved to the device as integers, made float and oriented there."""
+"""Batches for training: prefetched by a thread, moved to the device as integers, made float there."""
 
 import contextlib
 import threading
@@ -30,10 +30,10 @@ class TrainLoader:
     """Yields the batches of one rank from any update on.
 
     splits: [(split, weight)], all of one scale, pixel type and number of dimensions. batch_size: of all ranks
-    together, who take equal shares of it. augment: "none", "flips" or "all", see `num_orientations`. bad: for each
-    split the samples that others are substituted for; None: all are good. blocks: for each split the number of shards
-    that are shuffled together; None: all. gradient_accumulation_steps: micro-batches of equal size in which a rank
-    takes its share of an update.
+    together, who take equal shares of it. augment: "none", "flips" or "all", see `num_orientations`. bad: for
+    each split the samples that others are substituted for; None: all are good. blocks: for each split the
+    number of shards that are shuffled together; None: all. gradient_accumulation_steps: micro-batches of
+    equal size in which a rank takes its share of an update.
     """
 
     def __init__(
@@ -74,8 +74,9 @@ class TrainLoader:
     def batches(self, first_update):
         """Yield (lr, hr) for update first_update, first_update + 1, ... without end, in micro-batches.
 
-        lr: [B, 1, c, c], hr: [B, 1, s*c, s*c] (of volumes [B, 1, c, c, c] and so on); float32 in [-1, 1] on the
-        device; B this rank's share of a micro-batch. Close the generator when done: its threads stop then.
+        lr: [B, 1, c, c], hr: [B, 1, s*c, s*c] (of volumes [B, 1, c, c, c] and so on); float32 in [-1, 1] on
+        the device; B this rank's share of a micro-batch. Close the generator when done: its threads stop
+        then.
         """
         buffers = [self._buffer() for _ in range(PREFETCHED + 1)]
         reached = self.mixture.reached(first_update * self.batch_size).tolist()

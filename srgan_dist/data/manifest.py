@@ -109,7 +109,8 @@ def parse_manifest(content, path):
         content = _from_version_2(content)
     if content.get("version") != VERSION:
         raise UserError(
-            f"{path} has version {content.get('version')}, this program reads 2 and {VERSION}; build the set again"
+            f"{path} has version {content.get('version')}, this program reads 2 and {VERSION};"
+            " build the set again"
         )
     try:
         return Manifest.model_validate(content)

@@ -19,7 +19,7 @@ def _open_npy(path):
 
 
 def npy_info(path):
-    """Read the header of an NPY file: ImageInfo; raises ImageError for all but one array [H, W] or [slices, H, W]."""
+    """Read the header of an NPY file; raises ImageError for all but one array [H, W] or [slices, H, W]."""
     volume = _open_npy(path)
     if volume.ndim not in (2, 3):
         raise ImageError(

@@ -33,7 +33,7 @@ def png_info(path):
 
 
 def _chunks(path):
-    """Return {name: content} of the chunks of a PNG up to its first pixels, whose own content is left empty."""
+    """Return {name: content} of the chunks of a PNG up to its pixels, whose own content is left empty."""
     chunks = {}
     with open(path, "rb") as file:
         file.seek(8)

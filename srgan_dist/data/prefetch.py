@@ -13,7 +13,8 @@ from srgan_dist.utils.errors import UserError
 class BatchPrefetcher:
     """Calls fill(buffer, n), fill(buffer, n + 1), ... in a thread, ahead of `next`; `next` raises its errors.
 
-    device: of the copies of the buffers. A thread that uses CUDA without a choice takes GPU 0, and memory of it.
+    device: of the copies of the buffers. A thread that uses CUDA without a choice takes GPU 0, and memory of
+    it.
     """
 
     def __init__(self, fill, buffers, first, device):
@@ -64,11 +65,12 @@ class BatchPrefetcher:
 
 
 class ShardPrefetcher:
-    """Opens the shards of a block before the reading reaches it, so that they are in the cache and stay there.
+    """Opens the shards of a block before the reading reaches it, so that the cache has and keeps them.
 
-    blocks: yields (end, shards) as `CropSampler.blocks` does. lag: batches into a block before the next is fetched;
-    by then all ranks have left the block before it, for they share the cache and none is further ahead of another.
-    stop: an Event that ends it. Errors are left to the reading, which raises them when it needs the shard.
+    blocks: yields (end, shards) as `CropSampler.blocks` does. lag: batches into a block before the next is
+    fetched; by then all ranks have left the block before it, for they share the cache and none is further
+    ahead of another. stop: an Event that ends it. Errors are left to the reading, which raises them when it
+    needs the shard.
     """
 
     def __init__(self, reader, blocks, lag, stop):
@@ -95,7 +97,7 @@ class ShardPrefetcher:
         self.reader.stop = None
 
     def reach(self, slot, number):
-        """Note that batch `number` has reached a slot: release the blocks before it, fetch the one after it."""
+        """Batch `number` has reached a slot: release the blocks before it, fetch the one after it."""
         while slot >= self.end:
             self.end, self.current = self.next_end, self.next
             self.next_end, self.next = next(self.blocks)

@@ -43,7 +43,7 @@ class Reader:
         self.views = lru_cache(2**16)(lambda i: views()(i))  # some 500 bytes each
 
     def image(self, i):
-        """Return sample i whole, numpy of the set's dtype: lr [H, W] and hr [s*H, s*W], or [D, H, W] and so on."""
+        """Return sample i whole, numpy of the set's dtype: lr [H, W] or [D, H, W], hr s times that size."""
         self._turn_to(i)
         return tuple(view.copy() for view in self.views(i))
 
@@ -70,7 +70,7 @@ class Reader:
         return None
 
     def empty_batch(self, count, lr_crop, pin_memory=False):
-        """Return buffers for a batch, tensors of the set's dtype: lr [B, 1, *[c] * n], hr [B, 1, *[s*c] * n]; n axes."""
+        """Return buffers for a batch, of the set's dtype: lr [B, 1, *[c] * n], hr [B, 1, *[s*c] * n]."""
         return tuple(
             torch.empty((count, 1, *[side] * self.split.ndim), dtype=self.torch_dtype, pin_memory=pin_memory)
             for side in (lr_crop, self.scale * lr_crop)
@@ -105,16 +105,18 @@ class Reader:
         return row
 
     def _check_shards(self, samples):
-        """Raise UserError if a shard has been truncated since it was mapped: reading it would kill the process.
+        """Raise UserError if a shard has been truncated since it was mapped: reading it would kill the
+        process.
 
-        A truncation in the milliseconds between this check and the end of a batch still does; then the launcher
-        restarts or names it.
+        A truncation in the milliseconds between this check and the end of a batch still does; then the
+        launcher restarts or names it.
         """
         for shard in set(self.split.rows["shard"][samples].tolist()):
             mapped = self._map(shard)
             if mapped.size() < len(mapped):
                 raise UserError(
-                    f"{self.split.shards[shard]} has been cut while it was read; copy it again, then start again"
+                    f"{self.split.shards[shard]} has been cut while it was read;"
+                    " copy it again, then start again"
                 )
 
     def _views(self, i):

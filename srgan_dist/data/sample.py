@@ -1,8 +1,8 @@
 """A sample: one HR/LR pair, and its members in a tar.
 
-In the tar a sample is three consecutive members, KEY.hr.npy, KEY.json and KEY.lr.npy (.png where the images are PNG
-files), as any WebDataset reader expects them. `members` is the one description of this format: packing places and
-writes them by it, the index is checked against it, and shards are verified by it.
+In the tar a sample is three consecutive members, KEY.hr.npy, KEY.json and KEY.lr.npy (.png where the images
+are PNG files), as any WebDataset reader expects them. `members` is the one description of this format:
+packing places and writes them by it, the index is checked against it, and shards are verified by it.
 """
 
 import io
@@ -32,12 +32,12 @@ class Member(NamedTuple):
 
     part: str  # "hr", "record" or "lr"
     name: str
-    head: bytes  # its first bytes, before those that `part`_offset of the index points to: the NPY header, or none
+    head: bytes  # the NPY header, before the byte that the index column `part`_offset points to; else empty
     size: int  # of its content in bytes, with the head
 
 
 def members(row, encoding, dtype, scale):
-    """Return the Members of one row of the index, whose byte counts must be known, in the order of the tar."""
+    """Return the Members of one row of the index in the order of the tar; its byte counts must be known."""
     key, found = row["key"].decode(), []
     for part in PARTS:
         is_npy = part != "record" and encoding == "npy"
@@ -48,7 +48,7 @@ def members(row, encoding, dtype, scale):
 
 
 def next_content(end):
-    """Return the offset of the next member's content after one that ends at `end`: behind padding and a header."""
+    """Return the offset of the content of the member after one that ends at `end`."""
     return (end + (BLOCK - 1)) // BLOCK * BLOCK + BLOCK
 
 
@@ -80,7 +80,7 @@ def encode_record(record):
 
 
 def key_problem(key):
-    """Return why a key is not valid, or None: it must be a valid file name in any tar and WebDataset reader."""
+    """Return why a key is not valid, or None: it must be a file name for any tar and WebDataset reader."""
     if _KEY.fullmatch(key):
         return None
     return f"key {key!r} must be 1 to 90 of the characters A-Z a-z 0-9 _ -"

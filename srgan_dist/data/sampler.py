@@ -1,12 +1,12 @@
 """The order of training data: which crop of which sample fills each slot of each batch.
 
 Slots are numbered 0, 1, 2, ... over the whole run; slot t is position t % N of epoch t // N, N the number of
-samples. The crop of a slot is a pure function of (seed, epoch, position), so the loader has no state but the number
-of the next update: a resumed run, or one on another number of ranks, has the same global batches. Several sets take
-turns by a fixed pattern of their weights, each with slots and epochs of its own.
+samples. The crop of a slot is a pure function of (seed, epoch, position), so the loader has no state but the
+number of the next update: a resumed run, or one on another number of ranks, has the same global batches.
+Several sets take turns by a fixed pattern of their weights, each with slots and epochs of its own.
 
-An epoch is a permutation of all samples; or, of a set that is larger than its cache, of one block of shards after
-the other, so that the cache holds the shards of two blocks only.
+An epoch is a permutation of all samples; or, of a set that is larger than its cache, of one block of shards
+after the other, so that the cache holds the shards of two blocks only.
 """
 
 from dataclasses import dataclass
@@ -47,8 +47,8 @@ def images_of_rank(count, rank, world_size):
 class EpochOrder:
     """The order of the samples in each epoch: each sample once.
 
-    shards: of every sample, [N]. block_shards: permute the samples inside each block of this number of shards; blocks
-    are drawn for each epoch. None: permute all samples.
+    shards: of every sample, [N]. block_shards: permute the samples inside each block of this number of
+    shards; blocks are drawn for each epoch. None: permute all samples.
     """
 
     def __init__(self, shards, seed, block_shards=None):
@@ -76,7 +76,7 @@ class EpochOrder:
         return np.split(by_shard, np.cumsum(np.bincount(self.shards))[:-1])
 
     def block_at(self, epoch, position):
-        """Return the samples of the block of a position of an epoch, and the position where the block begins."""
+        """Return the samples of the block of a position of an epoch, and the first position of the block."""
         samples, ends = self.epoch(epoch)
         number = np.searchsorted(ends, position, side="right")
         start = ends[number - 1] if number else 0
@@ -86,9 +86,10 @@ class EpochOrder:
 class CropSampler:
     """Fills slots with crops of lr_crop LR pixels along every axis.
 
-    lr_shapes: of every sample's LR image, [N, ndim]. augment: "none", "flips" or "all", see `num_orientations`.
-    number: of the set, where there are several. bad: corrupt samples; another of the same block, drawn by the same
-    function of seed, epoch and position, is substituted for each. shards, block_shards: see `EpochOrder`.
+    lr_shapes: of every sample's LR image, [N, ndim]. augment: "none", "flips" or "all", see
+    `num_orientations`. number: of the set, where there are several. bad: corrupt samples; another of the same
+    block, drawn by the same function of seed, epoch and position, is substituted for each. shards,
+    block_shards: see `EpochOrder`.
     """
 
     def __init__(self, lr_shapes, lr_crop, seed, augment, number=0, bad=(), shards=None, block_shards=None):
@@ -136,7 +137,8 @@ class CropSampler:
     def blocks(self, slot):
         """Yield (end, shards) for the block of this slot and those after it, without end.
 
-        end: the first slot after the block; shards: of its samples from the slot on, in the order of their first use.
+        end: the first slot after the block; shards: of its samples from the slot on, in the order of their
+        first use.
         """
         while True:
             epoch, position = divmod(slot, self.count)
@@ -149,8 +151,8 @@ class CropSampler:
 class DatasetMixture:
     """Assigns slots to sets in proportion to their weights (positive numbers).
 
-    A pattern of PERIOD slots is repeated; in it, each set has its share of places, to within one, shuffled by the
-    seed.
+    A pattern of PERIOD slots is repeated; in it, each set has its share of places, to within one, shuffled by
+    the seed.
     """
 
     def __init__(self, weights, seed):
@@ -176,7 +178,7 @@ class DatasetMixture:
 
 
 def _shares(weights, total):
-    """Divide `total` places by weight; the largest remainders take what rounding leaves."""
+    """Divide `total` places by weight; the places left by rounding go to the largest remainders."""
     exact = weights / weights.sum() * total
     shares = np.floor(exact).astype(np.int64)
     shares[np.argsort(shares - exact, kind="stable")[: total - shares.sum()]] += 1
@@ -184,7 +186,7 @@ def _shares(weights, total):
 
 
 def splitmix64(x):
-    """Scramble 64-bit integers (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators")."""
+    """Scramble 64-bit integers: Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators"."""
     with np.errstate(over="ignore"):
         x = x + np.uint64(0x9E3779B97F4A7C15)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

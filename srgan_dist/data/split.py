@@ -27,7 +27,8 @@ FETCHERS = 4  # shards that are fetched, or decoded, at a time
 def open_set(address, cache=None):
     """Read and check the manifest of the set in a folder or at a URL; raises UserError for anything else.
 
-    cache: for copies of shards that are remote or have to be decoded; None: the one in the user's cache folder.
+    cache: for copies of shards that are remote or have to be decoded; None: the one in the user's cache
+    folder.
     """
     cache = cache or Cache()
     place = Remote(address, cache) if is_url(address) else Folder(address)
@@ -105,9 +106,9 @@ class PackedSet:
     def split(self, name, check_sizes=True, blank_corrupt_images=False):
         """Open one split for reading, or return None if the set has no such split.
 
-        blank_corrupt_images: a PNG image that cannot be decoded is blank, which its crc32 shows, instead of an error.
-        Raises UserError when a shard is missing or has another size (unless check_sizes is False), or the index is not
-        the one the manifest names.
+        blank_corrupt_images: a PNG image that cannot be decoded is blank, which its crc32 shows, instead of
+        an error. Raises UserError when a shard is missing or has another size (unless check_sizes is False),
+        or the index is not the one the manifest names.
         """
         split = self.stored_split(name, check_sizes)
         if split is None or self.manifest.encoding == "npy":

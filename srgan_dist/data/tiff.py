@@ -1,4 +1,4 @@
-"""TIFF files: headers, slices and resolution, and refusal of everything that is not a plain stack of grey slices."""
+"""TIFF files: headers, slices and resolution; an error for everything but a plain stack of grey slices."""
 
 import contextlib
 import logging
@@ -47,7 +47,7 @@ def _logged_errors():
 
 @contextlib.contextmanager
 def _open_tiff(path):
-    """Open a TIFF; an error that tifffile only logs is raised: a truncated file would look like a shorter one."""
+    """Open a TIFF, and raise errors that tifffile only logs, e.g. for a file that was cut short."""
     with _logged_errors() as errors, tifffile.TiffFile(path, _multifile=False) as tiff:
         len(tiff.pages)  # walk the chain of pages now
         _refuse(path, errors)
@@ -62,7 +62,7 @@ def _refuse(path, errors):
 
 
 def tiff_info(path):
-    """Read the headers of all pages of a TIFF file: ImageInfo; raises ImageError for all but a stack of grey slices."""
+    """Read the headers of all pages of a TIFF file; raises ImageError for all but a stack of grey slices."""
     with _open_tiff(path) as tiff:
         first = tiff.pages[0]
         for number, page in enumerate(tiff.pages):  # before _count_slices, which thins the pages out
@@ -83,8 +83,8 @@ def _pixel_problem(page):
         return f"has {page.samplesperpixel} channels; save it as grey without alpha"
     if page.dtype is None or page.dtype in ALLOWED_DTYPES and page.bitspersample != 8 * page.dtype.itemsize:
         return (
-            f"has {page.bitspersample} bit per pixel; save it as 8 or 16 bit grey, with one factor for all images"
-            " if the grey levels are scaled"
+            f"has {page.bitspersample} bit per pixel; save it as 8 or 16 bit grey, with one factor for all"
+            " images if the grey levels are scaled"
         )
     return None
 
@@ -115,8 +115,8 @@ def _difference(page, first):
         return f"is {own}, page 0 is {others}; all slices must be alike"
     if _orientation(page) != _orientation(first):
         return (
-            f"has Orientation {_orientation(page)}, page 0 has {_orientation(first)}; turn the pixels of one and"
-            " save all pages with Orientation 1"
+            f"has Orientation {_orientation(page)}, page 0 has {_orientation(first)}; turn the pixels of one"
+            " and save all pages with Orientation 1"
         )
     return None
 
@@ -128,7 +128,7 @@ def _orientation(page):
 
 
 def _count_slices(path, tiff, first):
-    """Return the number of slices; refuse a file whose description (ImageJ, OME, tifffile) has other slices."""
+    """Return the number of slices; refuse a file whose description (ImageJ, OME, tifffile) has others."""
     series = _series(tiff)
     if series is None:
         raise ImageError(
@@ -172,7 +172,7 @@ def _check_headerless(path, series, first, pages, slices):
     if offset is None:
         raise ImageError(
             path,
-            f"holds {pages} page{'s' * (pages != 1)}, its description tells of {slices} slices;"
+            f"holds {pages} page{'s' * (pages != 1)}, its description says {slices} slices;"
             " save it again as a plain stack, one page per slice",
         )
     size, end = first.parent.filehandle.size, offset + slices * first.nbytes
@@ -227,7 +227,7 @@ def _rational(value):
 
 
 def _voxel_size_um(page):
-    """Return the pixel size where ImageJ recorded it with a physical unit; plain dpi values are rarely true."""
+    """Return the pixel size where ImageJ recorded it with a unit of length; dpi values are rarely true."""
     match = re.search(r"^unit=(\S+)", str(page.description), re.MULTILINE)
     resolution = _rational(_tag(page, "XResolution"))
     if not match or match[1] not in _MICROMETRES or not resolution:

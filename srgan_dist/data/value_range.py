@@ -1,4 +1,4 @@
-"""What grey levels mean to a network.
+"""The ranges of grey levels: of files, networks and metrics.
 
 On the device an image is float in [-1, 1]; everywhere else it keeps its own uint8 or uint16.
 """
@@ -16,7 +16,7 @@ def to_network_range(image):
 
 
 def to_metric_range(signed):
-    """Map the networks' range to the metrics': float in [-1, 1] -> [0, 1], what lies outside clamped."""
+    """Map the networks' range to the metrics': float in [-1, 1] -> [0, 1], values outside are clamped."""
     return signed.add(1).div(2).clamp(0, 1)
 
 

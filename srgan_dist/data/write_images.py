@@ -16,10 +16,10 @@ from srgan_dist.utils.files import atomic_write
 def write_pages(path, pages, count, tags=None):
     """Write `count` pages, each [H, W] uint8 or uint16 of one shape, one in memory at a time.
 
-    The suffix chooses the format; PNG takes one page. The file appears under its name only when it is complete, and
-    never replaces another.
-    tags: "resolution" ((numerator, denominator) along x and y), "resolutionunit", "description" and "orientation" in
-    the terms of a TIFF, as `read_info` gives them; those that the format cannot hold are left out.
+    The suffix chooses the format; PNG takes one page. The file appears under its name only when it is
+    complete, and never replaces another. tags: "resolution" ((numerator, denominator) along x and y),
+    "resolutionunit", "description" and "orientation" in the terms of a TIFF, as `read_info` gives them; those
+    that the format cannot hold are left out.
     """
     path, tags = Path(path), tags or {}
     check_writable(path, count, tags)

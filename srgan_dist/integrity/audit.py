@@ -18,9 +18,9 @@ from srgan_dist.storage.encoding import EncodingError, decode, image_shape
 def verify(packed, progress=iter):
     """Check every byte of a PackedSet and return the faults.
 
-    Shards are compared with their sha256 in the manifest, must be plain tars of exactly the members of the index, and
-    are read twice: streamed with WebDataset, and at the offsets of the index, as the training does. Keys, order,
-    pixels and their crc32 have to be those of the index.
+    Shards are compared with their sha256 in the manifest, must be plain tars of exactly the members of the
+    index, and are read twice: streamed with WebDataset, and at the offsets of the index, as the training
+    does. Keys, order, pixels and their crc32 have to be those of the index.
     """
     manifest = packed.manifest
     splits = {name: packed.stored_split(name) for name in manifest.splits}
@@ -50,7 +50,7 @@ def _sha256_of(shard):
 
 
 def _set_problems(packed, splits):
-    """Return the faults of the set as a whole: files that are not listed, keys of two splits, wrong totals."""
+    """Return the faults of the whole set: files that are not listed, keys of two splits, wrong totals."""
     manifest, place = packed.manifest, packed.place
     listed = {entry.file for split in manifest.splits.values() for entry in split.shards}
     # not every protocol of a URL can list
@@ -77,7 +77,7 @@ def _set_problems(packed, splits):
 
 def _stream_problems(split, number):
     rows, path = split.rows[split.rows["shard"] == number], split.shards[number]
-    with path.open("rb") as stream:  # opened here: a path with # or ? in it is no URL
+    with path.open("rb") as stream:  # not by WebDataset, for which a path with # or ? is a URL
         samples = group_by_keys(tar_file_expander([{"url": str(path), "stream": stream}]))
         try:
             yield from filter(

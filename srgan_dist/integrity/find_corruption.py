@@ -8,7 +8,7 @@ from srgan_dist.utils.errors import UserError
 
 
 def find_corrupt_samples(split, rank=0, world_size=1):
-    """Read a split, each image and each shard on one rank; returns a CorruptSample per damaged sample, on every rank."""
+    """Read a split, each image and shard on one rank; returns its CorruptSamples, on every rank."""
     reader = Reader(split)
     found = [sample for i in images_of_rank(len(split), rank, world_size) if (sample := reader.damage(i))]
     if split.set.manifest.encoding == "npy":  # other tars were compared as a whole when they were decoded
@@ -26,8 +26,9 @@ def find_corrupt_samples(split, rank=0, world_size=1):
 def check_corruption_limit(train, eval_splits, limit, rank=0, world_size=1):
     """Find the corrupt samples of all splits that a training uses.
 
-    train: [(split, weight)]; eval_splits: splits that are only scored, in which none may be corrupt. Returns for each
-    training set its list of CorruptSample; raises UserError on every rank when they are more than `limit` in all.
+    train: [(split, weight)]; eval_splits: splits that are only scored, in which none may be corrupt. Returns
+    for each training set its list of CorruptSample; raises UserError on every rank when they are more than
+    `limit` in all.
     """
     found = [find_corrupt_samples(split, rank, world_size) for split, _ in train]
     scored = [sample for split in eval_splits for sample in find_corrupt_samples(split, rank, world_size)]

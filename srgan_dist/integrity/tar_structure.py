@@ -1,4 +1,4 @@
-"""Whether a shard is a plain tar of the samples of the index and of nothing else: no links, other members, or gaps."""
+"""Whether a shard is a plain tar of the samples of the index only: no links, other members, or gaps."""
 
 import mmap
 import tarfile
@@ -64,4 +64,5 @@ def _kind_at(data, position):
         member = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except tarfile.HeaderError as error:
         return f"no tar header ({error})"
-    return f"{KINDS.get(member.type, f'a member of type {member.type!r}')} {member.name!r} of {member.size} bytes"
+    kind = KINDS.get(member.type, f"a member of type {member.type!r}")
+    return f"{kind} {member.name!r} of {member.size} bytes"

@@ -1,7 +1,8 @@
 """Shards of encoded images, assembled when the bytes of all images are known.
 
-Until then they are in spools, one file per source. A spool is removed when the last shard that reads it is complete,
-so the disk holds little twice, unless the sources are volumes, whose slices are spread over many shards.
+Until then they are in spools, one file per source. A spool is removed when the last shard that reads it is
+complete, so the disk holds little twice, unless the sources are volumes, whose slices are spread over many
+shards.
 """
 
 import errno

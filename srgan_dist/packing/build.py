@@ -1,10 +1,10 @@
 """Packing: from sources to a directory of tar shards, the same bytes for the same input and options.
 
-The layout of every shard follows from headers alone (`layout.py`), so pixels can then be written to their places in
-any order and by many processes, each source decoded once (`pack.py`, `run_jobs.py`). Only the layout of compressed
-images has to wait until all of them are encoded (`assemble.py`). The set is made in a directory beside OUT
-(`build_directory.py`) and gets that name in one rename when it is complete and without fault. An interrupted build is
-continued by the next one.
+The layout of every shard follows from headers alone (`layout.py`), so pixels can then be written to their
+places in any order and by many processes, each source decoded once (`pack.py`, `run_jobs.py`). Only the
+layout of compressed images has to wait until all of them are encoded (`assemble.py`). The set is made in a
+directory beside OUT (`build_directory.py`) and gets that name in one rename when it is complete and without
+fault. An interrupted build is continued by the next one.
 """
 
 import contextlib
@@ -85,9 +85,10 @@ class Result:
 def build(source, out, options, progress=None, run=map):
     """Pack `source` into the directory `out` and return a Result.
 
-    run(function, jobs): yields the results in order, as `map` and the `map` of any executor of concurrent.futures do;
-    the set has the same bytes with any of them. progress(results, count) wraps the results, as tqdm does.
-    Raises BuildError with all faults of the source, UserError when `out` holds something else.
+    run(function, jobs): yields the results in order, as `map` and the `map` of any executor of
+    concurrent.futures do; the set has the same bytes with any of them. progress(results, count) wraps the
+    results, as tqdm does. Raises BuildError with all faults of the source, UserError when `out` holds
+    something else.
     """
     source, out = Path(source), Path(os.path.realpath(out))
     _check_out(source, out)
@@ -156,7 +157,7 @@ def _same_set(out, fingerprint):
         remove_left_over(out)
         return manifest
     differences = [
-        f"{name}: {options.get(name)} there, {value} asked for"
+        f"{name}: {options.get(name)} in OUT, now {value}"
         for name, value in fingerprint["options"].items()
         if options.get(name) != value
     ] or ["its images are not those of SOURCE now"]
@@ -166,7 +167,7 @@ def _same_set(out, fingerprint):
 
 
 def _digest(sources, run):
-    """Hash names and bytes of all source files; the manifest records it, so that a set can be compared with them."""
+    """Hash names and bytes of all source files, with which the manifest lets a set be compared."""
     sides = [[side.path for side in (source.hr, source.lr) if side] for source in sources]
     hashes = iter(run(sha256_of, list(chain(*sides))))
     total = hashlib.sha256()

@@ -1,12 +1,13 @@
-"""The directory in which a set is made before it gets its name, and the journal that lets the next build resume it.
+"""The directory in which a set is made before it gets its name, and the journal that lets the next build
+resume it.
 
     OUT.building/building.json         locked by the build; marks the directory as made by this program
     OUT.building/<hash>/packed.jsonl   the packed sources, one line each, with a checksum
     OUT.building/<hash>/spool/         encoded images until their shard is assembled, one file per source
     OUT.building/<hash>/set/           becomes OUT in one rename
 
-The hash is that of everything that determines the bytes of the set, so a process that outlives a build with other
-options cannot write into the files of this one.
+The hash is that of everything that determines the bytes of the set, so a process that outlives a build with
+other options cannot write into the files of this one.
 """
 
 import contextlib
@@ -29,8 +30,8 @@ JOURNAL = "packed.jsonl"
 def build_directory(out, fingerprint):
     """Yield a BuildDirectory beside OUT that no other build works in.
 
-    It is removed when the build is done or fails with an error. When the build is interrupted it stays, and the next
-    one with the same fingerprint (plain JSON) resumes it.
+    It is removed when the build is done or fails with an error. When the build is interrupted it stays, and
+    the next one with the same fingerprint (plain JSON) resumes it.
     """
     top = _beside(out)
     if top.exists() and not _is_ours(top):
@@ -95,8 +96,8 @@ def _remove(top):
 class BuildDirectory:
     """The directory in which one set is made, and its journal.
 
-    known: the results of earlier builds, by number of the job. A journal of another build, or one that is damaged
-    anywhere but in its last, unfinished line, means starting over.
+    known: the results of earlier builds, by number of the job. A journal of another build, or one that is
+    damaged anywhere but in its last, unfinished line, means starting over.
     """
 
     def __init__(self, root, fingerprint):

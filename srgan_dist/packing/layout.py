@@ -1,7 +1,7 @@
 """The layout of a set: which sample is in which shard, and where in the tar.
 
-For uncompressed pixels all of it follows from headers and options, so they can be written to their places in any
-order and by many processes. The places of encoded images are known when all of them are encoded.
+For uncompressed pixels all of it follows from headers and options, so they can be written to their places in
+any order and by many processes. The places of encoded images are known when all of them are encoded.
 """
 
 import math
@@ -33,10 +33,11 @@ class Shard:
 
 
 def arrange(sources, samples, rocks, dtype, options):
-    """Distribute the samples over shards, shuffled by the seed, so that reading in order mixes rocks and slices.
+    """Distribute the samples over shards, shuffled by the seed, so that reading in order mixes rocks and
+    slices.
 
-    Returns {split: index}, complete but for the facts that need pixels (for encoded images the byte counts are those
-    of the uncompressed pixels), and {split: list of Shard}, whose rows are parts of these tables.
+    Returns {split: index}, complete but for the facts that need pixels (for encoded images the byte counts
+    are those of the uncompressed pixels), and {split: list of Shard}, whose rows are parts of these tables.
     """
     tables, shards = {}, {}
     for number, split in enumerate(SPLITS):

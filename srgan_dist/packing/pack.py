@@ -1,8 +1,8 @@
-"""The pixels of one source: decoded once, cut, downsampled to LR, and written to their places in the shards, or, to be
-encoded, one after the other to a spool.
+"""The pixels of one source: decoded once, cut, downsampled to LR, and written to their places in the shards,
+or, to be encoded, one after the other to a spool.
 
-A job holds all its input and returns all its results, so jobs can run in any process and in any order. A job that was
-done before the build was interrupted only checks that its pixels are still on disk.
+A job holds all its input and returns all its results, so jobs can run in any process and in any order. A job
+that was done before the build was interrupted only checks that its pixels are still on disk.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from srgan_dist.storage.encoding import encode
 
 @dataclass(frozen=True)
 class Job:
-    """A source, its samples, and the places of their images; without places and spool it only decodes all pages."""
+    """A source, its samples, and the places of their images; without places and spool it only decodes."""
 
     source: Source
     samples: list  # in the order of pages; all have the same depth
@@ -61,7 +61,7 @@ class Packed(NamedTuple):
 
 
 def pack(job):
-    """Decode a source and write its samples, unless all of them are in their places already; returns Packed."""
+    """Decode a source and write its samples, unless all are in their places already; returns Packed."""
     if job.known and _is_stored(job):
         return job.known
     pages, facts = [], [None] * len(job.samples)

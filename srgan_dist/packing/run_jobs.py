@@ -1,4 +1,4 @@
-"""All pixels of a build: one job per source, run by any executor, and their results entered into the index tables."""
+"""All pixels of a build: one job per source, run by any executor, and the results entered into the index."""
 
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -76,7 +76,7 @@ def _pack_plain(jobs, tables, shards, directory, run, progress):
 
 
 def _pack_encoded(jobs, tables, shards, directory, run, progress):
-    """Encode all images, then assemble the shards, as their places depend on the bytes of all; returns Results."""
+    """Encode all images, then assemble the shards, as places depend on the bytes of all; returns Results."""
     jobs = [replace(job, spool=directory.spool / f"{number:06d}") for number, job in enumerate(jobs)]
     if all(job.known for job in jobs):  # then some may be in their shards already
         _enter(tables, jobs, [job.known.facts for job in jobs])
@@ -111,7 +111,7 @@ def _enter(tables, jobs, facts):
 
 
 def _pack(jobs, tables, directory, run, progress):
-    """Run all jobs and enter their facts into the tables; returns Results, or raises BuildError with all faults."""
+    """Run all jobs and enter their facts into the tables; returns Results, or raises BuildError."""
     results = _run(jobs, run, progress, directory)
     if results.faults:
         raise BuildError(results.faults)
@@ -178,6 +178,6 @@ def _faint(tables, dtype):
     if dtype != np.uint16 or brightest >= FAINT:
         return []
     return [
-        f"the brightest grey level is {brightest} of 65535 (12-bit data?): networks and scores take 65535 for white,"
-        " so map the grey levels of all images onto 16 bits before packing"
+        f"the brightest grey level is {brightest} of 65535 (12-bit data?): networks and scores take 65535 for"
+        " white, so map the grey levels of all images onto 16 bits before packing"
     ]

@@ -1,8 +1,8 @@
 """Finding the files to pack: images or image pairs, with rock and split of each, from their headers alone.
 
-Two layouts are read: DeepRock-SR (`scan_deeprock.py`), and any folder of HR images (`scan_folder.py`), whose LR side
-is then made from them. A folder that only resembles one of them is a fault. No pixel is decoded, so all faults of a
-source are reported before anything is written.
+Two layouts are read: DeepRock-SR (`scan_deeprock.py`), and any folder of HR images (`scan_folder.py`), whose
+LR side is then made from them. A folder that only resembles one of them is a fault. No pixel is decoded, so
+all faults of a source are reported before anything is written.
 """
 
 import os
@@ -27,7 +27,8 @@ def find_sources(root, kind, scale, ndim=2):
     if is_side(absolute):
         raise UserError(
             f"SOURCE={root} is called like one side of a DeepRock-SR set; give the folder that holds both,"
-            f" {absolute.parent}, or, to have an LR side made, a folder whose name ends neither in _HR nor _LR"
+            f" {absolute.parent}, or, to have an LR side made, a folder whose name ends neither in _HR nor"
+            " _LR"
         )
     scan = Scan()
     folders, files = _walk(root, scan)
@@ -40,7 +41,7 @@ def find_sources(root, kind, scale, ndim=2):
 
 
 def _walk(root, scan):
-    """List the folders below `root` and all files, in natural order; links are followed, hidden names left out."""
+    """List the folders and files below `root` in natural order; links are followed, hidden names left out."""
     folders, files, reached = [], [], {}
 
     def unreadable(error):

@@ -36,7 +36,8 @@ def find_pairs(root, sides, files, kind, scale, ndim, scan):
             prefix = folder.name.removesuffix("HR") + "LR_"
             present = sorted(path.name for path in folder.parent.glob(f"{prefix}*"))
             scan.faults.append(
-                f"{lr_folder}: missing (kind={kind}, scale={scale}); the set has {', '.join(present) or 'no LR side'}"
+                f"{lr_folder}: missing (kind={kind}, scale={scale}); the set has"
+                f" {', '.join(present) or 'no LR side'}"
             )
             continue
         for name, hr_path, lr_path in _pair_up(folder, lr_folder, scale, by_folder, scan):
@@ -57,8 +58,8 @@ def _checked_sides(root, sides, faults):
         if not lr_match and not _HR_FOLDER.fullmatch(folder.name):
             faults.append(
                 f"{folder}: resembles a side of a DeepRock-SR set, which has to be called <set>_<split>_HR or"
-                " <set>_<split>_LR_<kind>_X<scale>, split being train, valid or test; rename it. If it is a rock"
-                " of its own, give it a name that ends neither in _HR nor _LR"
+                " <set>_<split>_LR_<kind>_X<scale>, split being train, valid or test; rename it. If it is a"
+                " rock of its own, give it a name that ends neither in _HR nor _LR"
             )
         elif len(folder.relative_to(root).parts) > 3:
             deep.setdefault(folder.parent, folder)
@@ -112,7 +113,7 @@ def _rock_of_set(folder):
 
 
 def _pair_up(hr_folder, lr_folder, scale, by_folder, scan):
-    """Match 0001.png with 0001x4.png: [(0001, HR path, LR path)]; an image with no partner, or two, is a fault."""
+    """Match 0001.png with 0001x4.png: [(0001, HR path, LR path)]; no partner, or two, is a fault."""
     hr_images, lr_images = (
         only_images(by_folder.get(folder, []), folder, scan) for folder in (hr_folder, lr_folder)
     )
@@ -157,8 +158,8 @@ def _pair_fits(hr, lr, scale, ndim, problems):
     misfits, hr_size, lr_size = [], hr.shape[-ndim:], lr.shape[-ndim:]
     if hr_size != tuple(scale * size for size in lr_size):
         misfits.append(
-            f"is {'x'.join(map(str, hr_size))}, which is not scale={scale} times {'x'.join(map(str, lr_size))}"
-            f" of its partner in {lr.path.parent}"
+            f"is {'x'.join(map(str, hr_size))}, which is not scale={scale} times"
+            f" {'x'.join(map(str, lr_size))} of its partner in {lr.path.parent}"
         )
     if ndim == 2 and hr.pages != lr.pages:
         misfits.append(

@@ -12,12 +12,12 @@ _SPLIT_NAMES = {"train", "training", "valid", "validation", "val", "dev", "test"
 
 
 def find_images(root, files, scan):
-    """Add to a Scan the HR images among the files below `root`, with rock and split, and every fault of the layout."""
+    """Add to a Scan the HR images among the files below `root`, and every fault of their layout."""
     images, problems = only_images(files, root, scan), {}
     given = _given_splits(root, images, scan.faults)
     if given:
         scan.notes.append(f"the splits are those of the folders {', '.join(given)}")
-    groups = {}  # (rock, given split or None) -> [(header, names of folders below the rock's)] in natural order
+    groups = {}  # (rock, given split or None) -> [(header, names of folders below the rock's)], in order
     for path in images:
         split, *folders = [*([] if given else [None]), *path.relative_to(root).parts[:-1]]
         rock, *inside = folders or [root.resolve().name]
@@ -25,7 +25,7 @@ def find_images(root, files, scan):
             groups.setdefault((rock, split), []).append((info, inside))
     scan.faults.extend(grouped(problems))
     if not groups and not scan.faults:
-        scan.faults.append(f"{root}: holds no image that is read here (PNG, TIFF, NPY)")
+        scan.faults.append(f"{root}: holds no image of a format that is read (PNG, TIFF, NPY)")
     for (rock, given_split), members in sorted(groups.items(), key=lambda group: group[0][0]):
         splits = [given_split] * len(members) if given_split else split_in_order(len(members))
         if len(set(splits)) < 3 and not given_split:
@@ -40,7 +40,7 @@ def find_images(root, files, scan):
 
 
 def _given_splits(root, images, faults):
-    """Return the splits that the user made as sub-folders, or none; a layout that resembles this is a fault."""
+    """Return the splits that the user made as sub-folders, or none; a similar layout is a fault."""
     paths = [path.relative_to(root) for path in images]
     deeper = dict.fromkeys(
         root / path.parent for path in paths if any(map(_resembles_split, path.parts[1:-1]))
@@ -57,8 +57,8 @@ def _given_splits(root, images, faults):
     if problems:
         faults.append(
             f"{root}: has folders called like splits, but {'; '.join(problems)}. Allowed are a folder train"
-            " and, beside it, valid and test, with one image or more in each and nothing else. Rename, move or"
-            " remove what differs; if the folders are rocks, give them names unlike splits"
+            " and, beside it, valid and test, with one image or more in each and nothing else. Rename, move"
+            " or remove the others; if the folders are rocks, give them names unlike splits"
         )
         return []
     return [split for split in SPLITS if split in folders]
@@ -82,7 +82,8 @@ def _split_problems(folders, paths):
 
 
 def split_in_order(count):
-    """Assign `count` images of one rock to splits, 8:1:1 in their order, so that neighbours mostly stay together.
+    """Assign `count` images of one rock to splits, 8:1:1 in their order, so that neighbours mostly stay
+    together.
 
     From three images on each split has one at least; two give train and valid, one gives train.
     """

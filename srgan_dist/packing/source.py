@@ -1,4 +1,4 @@
-"""A source of samples, and what the scans of all layouts share: headers read once, faults grouped by problem."""
+"""A source of samples, and the helpers of all scans: headers read once, faults grouped by problem."""
 
 from dataclasses import dataclass, field
 

@@ -1,4 +1,4 @@
-"""The samples of each source: pages and tiles of it, with their keys; and the faults that only show over all of them."""
+"""The samples of each source: its pages, tiles or blocks; and the faults of all samples together."""
 
 import itertools
 from dataclasses import dataclass
@@ -27,8 +27,9 @@ class Sample:
 def tile_starts(size, tile, scale):
     """Cut one axis of `size` pixels into tiles: (length of a tile, first pixel of each).
 
-    Tiles are `tile` long, evenly spaced, and overlap rather than leave a remainder. An axis that is shorter than
-    that is one tile; only the excess over a multiple of `scale` (less than `scale` pixels) is left out at its ends.
+    Tiles are `tile` long, evenly spaced, and overlap rather than leave a remainder. An axis that is shorter
+    than that is one tile; only the excess over a multiple of `scale` (less than `scale` pixels) is left out
+    at its ends.
     """
     whole = size - size % scale
     if whole <= tile:
@@ -115,9 +116,9 @@ def _small_images(sources, options):
         size = source.hr.shape[-options.ndim :]
         if min(size) < options.crop:
             problem = (
-                f"{'x'.join(map(str, size))} pixels are less than crop={options.crop}, the HR {square} that training"
-                f" cuts ({options.crop // options.scale} LR pixels at scale={options.scale}); leave the image out or"
-                " choose a smaller --crop"
+                f"{'x'.join(map(str, size))} pixels are less than crop={options.crop}, the HR {square} that"
+                f" training cuts ({options.crop // options.scale} LR pixels at scale={options.scale});"
+                " leave the image out or choose a smaller --crop"
             )
             problems.setdefault(problem, []).append(source.hr.path)
     return grouped(problems)

@@ -1,7 +1,7 @@
-"""Shards whose images are PNG files: decoded once into the cache, and from then on read there like any other.
+"""Shards whose images are PNG files: decoded once into the cache, and read from that copy like any other.
 
-A decoded shard is the pixels of all its images back to back in the order of the index, HR before LR, followed by
-the JSON members.
+A decoded shard is the pixels of all its images back to back in the order of the index, HR before LR, followed
+by the JSON members.
 """
 
 import os
@@ -75,8 +75,8 @@ class DecodedShard:
     def open(self, mode="rb", stop=None):
         """Return the decoded copy as an open file, made if need be; the Event `stop` ends that with Cancelled.
 
-        Raises UserError for a tar that is not the one that was packed, or with blank_corrupt_images decodes the images
-        of it that are intact.
+        Raises UserError for a tar that is not the one that was packed, or with blank_corrupt_images decodes
+        the images of it that are intact.
         """
         name = self.sha256
         if (
@@ -86,8 +86,8 @@ class DecodedShard:
         ):
             if not self.blank_corrupt_images:
                 raise UserError(
-                    f"{self.shard} is not the shard that the manifest names (sha256 differs{self._first_damage()});"
-                    " copy it again or build the set again"
+                    f"{self.shard} is not the shard that the manifest names"
+                    f" (sha256 differs{self._first_damage()}); copy it again or build the set again"
                 )
             name = found  # never taken for the intact one
         return self.cache.open(f"{name}pixels", self.cached_bytes, self._make, stop)

@@ -1,4 +1,4 @@
-"""How an image is stored in a set: its pixels uncompressed (npy), or losslessly compressed (png), for slow links."""
+"""How an image is stored in a set: uncompressed pixels (npy), or a PNG file (png), for slow links."""
 
 import io
 import math
@@ -37,7 +37,7 @@ def image_shape(row, side, scale):
 
 
 def encode(encoding, image):
-    """Return the bytes of an image, uint8 or uint16: its pixels in little-endian order, or of [H, W] a PNG file."""
+    """Return the bytes of an image, uint8 or uint16: little-endian pixels, or a PNG file of [H, W]."""
     if encoding == "npy":
         return image.tobytes()
     file = io.BytesIO()
@@ -46,10 +46,12 @@ def encode(encoding, image):
 
 
 def decode(encoding, data, shape, dtype):
-    """Turn the bytes of one image back into an array of this shape and dtype, uint8 or uint16; raises EncodingError.
+    """Turn the bytes of one image back into an array of this shape and dtype, uint8 or uint16; raises
+    EncodingError.
 
-    A PNG is decoded only when its header has the expected shape, so a forged one cannot claim memory. Whether the
-    pixels are correct only their crc32 in the index shows: Pillow leaves rows black that an intact file does not hold.
+    A PNG is decoded only when its header has the expected shape, so a forged one cannot claim memory. Whether
+    the pixels are correct only their crc32 in the index shows: Pillow leaves rows black that an intact file
+    does not hold.
     """
     if encoding == "npy":
         return _decode_npy(data, shape, np.dtype(dtype))

@@ -8,7 +8,7 @@ from srgan_dist.data.image_files import read_image
 def weights_of_lr_pixel(kernel, scale, pixel=8, size=64):
     """The weight of every HR pixel of a row in one LR pixel, read off impulses."""
     impulses = np.eye(size)
-    return resize(impulses, size, size // scale, kernel)[:, pixel]
+    return resize(impulses, (size, size // scale), kernel)[:, pixel]
 
 
 def test_bilinear_x2_is_a_triangle_over_four_pixels():
@@ -25,7 +25,7 @@ def test_bicubic_x2_weights_worked_by_hand():
 
 def test_lanczos_weights_follow_the_windowed_sinc():
     for kernel, lobes in (("lanczos2", 2), ("lanczos3", 3)):
-        distance = (np.arange(64) - 33.5) / 4  # LR pixel 8 lies at HR position 33.5
+        distance = (np.arange(64) - 33.5) / 4  # LR pixel 8 is at HR position 33.5
         expected = np.sinc(distance) * np.sinc(distance / lobes) * (np.abs(distance) < lobes)
         assert weights_of_lr_pixel(kernel, 4) == pytest.approx(expected / expected.sum())
 
@@ -53,7 +53,7 @@ def test_rounding_happens_once():
 def test_overshoot_is_clipped_to_the_range_of_the_type():
     edge = np.zeros((32, 32), np.uint8)
     edge[:, 16:] = 255
-    assert resize(edge, 8, 8, "lanczos3").min() < 0 and resize(edge, 8, 8, "lanczos3").max() > 255
+    assert resize(edge, (8, 8), "lanczos3").min() < 0 and resize(edge, (8, 8), "lanczos3").max() > 255
     lr = downsample(edge, 4, "lanczos3")
     assert lr.dtype == np.uint8 and lr.min() == 0 and lr.max() == 255
 
@@ -73,9 +73,36 @@ def test_enlarging_keeps_half_integer_centres():
     assert inner == pytest.approx(expected[12:-12])
 
 
+@pytest.mark.parametrize("scale", [2, 3])
+def test_in_a_volume_box_is_the_mean_of_cubes(scale):
+    volume = np.random.default_rng(0).integers(0, 65536, (2 * scale, 3 * scale, 4 * scale), dtype=np.uint16)
+    means = volume.reshape(2, scale, 3, scale, 4, scale).mean(axis=(1, 3, 5))
+    assert np.array_equal(downsample(volume, scale, "box"), np.floor(means + 0.5))
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_slices_that_are_all_alike_are_resized_as_one(kernel):
+    image = np.random.default_rng(2).integers(0, 256, (18, 24)).astype(np.uint8)
+    for axis in range(3):
+        volume = np.repeat(np.expand_dims(image, axis), 12, axis)
+        small = downsample(volume, 2, kernel)
+        assert np.array_equal(small, np.repeat(np.expand_dims(downsample(image, 2, kernel), axis), 6, axis))
+        large = np.repeat(np.expand_dims(upsample(image, 2, kernel), axis), 24, axis)
+        np.testing.assert_allclose(upsample(volume, 2, kernel, ndim=3), large, atol=1e-9)
+
+
+def test_axes_before_those_that_are_resized_are_a_batch():
+    images = np.random.default_rng(3).integers(0, 256, (2, 3, 12, 16)).astype(np.uint8)
+    one_by_one = [[resize(image, (5, 9), "bicubic") for image in row] for row in images]
+    assert np.array_equal(resize(images, (5, 9), "bicubic"), one_by_one)
+    assert np.array_equal(upsample(images, 2, ndim=3), [upsample(volume, 2, ndim=3) for volume in images])
+
+
 def test_a_size_that_is_no_multiple_is_refused():
     with pytest.raises(ValueError, match="10x8 pixels is not a multiple of scale=4"):
         downsample(np.zeros((10, 8), np.uint8), 4)
+    with pytest.raises(ValueError, match="8x9x8 pixels is not a multiple of scale=4"):
+        downsample(np.zeros((8, 9, 8), np.uint8), 4)
 
 
 def test_the_draw_of_a_kernel_depends_on_seed_and_key_alone():

@@ -9,17 +9,19 @@ import pytest
 import torch
 from conftest import write_folder
 from PIL import Image
+from test_augment import SYMMETRIES_OF_A_SQUARE
 
-from srgan_dist.data.loader import TrainLoader, orient
+from srgan_dist.data.loader import TrainLoader
 from srgan_dist.data.reader import Reader
 from srgan_dist.data.split import open_split
 from srgan_dist.packing.build import BuildOptions, build
 from srgan_dist.utils.errors import UserError
+from srgan_dist.utils.scales import SCALES
 
 CPU = torch.device("cpu")
 
 
-def loader(split, rank=0, world_size=1, batch_size=6, seed=0, augment=True, lr_crop=8):
+def loader(split, rank=0, world_size=1, batch_size=6, seed=0, augment="all", lr_crop=8):
     return TrainLoader([(split, 1.0)], lr_crop, batch_size, seed, augment, rank, world_size, CPU)
 
 
@@ -56,7 +58,7 @@ def test_a_loader_started_at_any_update_continues_exactly(train_split):
 
 
 def coded_split(folder, scale, lr_size=12):
-    """Pack pairs whose pixels tell their own place: HR row and column below one LR pixel share its value."""
+    """Pack pairs whose pixels code their row or column: HR pixels below one LR pixel share its value."""
     rows, columns = np.mgrid[: lr_size * scale, : lr_size * scale]
     for code, hr in (("rows", rows), ("columns", columns)):
         for side, image in (("HR", hr), (f"LR_default_X{scale}", hr[::scale, ::scale] // scale)):
@@ -69,14 +71,14 @@ def coded_split(folder, scale, lr_size=12):
     return open_split(out, "train")
 
 
-@pytest.mark.parametrize("scale", [2, 4])
-def test_hr_crops_lie_exactly_over_lr_crops_in_all_eight_orientations(tmp_path, scale):
+@pytest.mark.parametrize("scale", SCALES)
+def test_hr_crops_match_lr_crops_exactly_in_all_eight_orientations(tmp_path, scale):
     split = coded_split(tmp_path, scale)
     source = loader(split, batch_size=64, lr_crop=4)
     seen_corners, seen_orientations = set(), set()
     for update, (lr, hr) in enumerate(take(source, 0, 20)):
-        crops = source.plans[0].crops(range(64 * update, 64 * update + 64))
-        seen_corners |= set(zip(crops.tops.tolist(), crops.lefts.tolist()))
+        crops = source.samplers[0].crops(range(64 * update, 64 * update + 64))
+        seen_corners |= set(map(tuple, crops.corners.tolist()))
         seen_orientations |= set(crops.orientations.tolist())
         lr, hr = (((x + 1) / 2 * 255).round() for x in (lr, hr))
         assert torch.equal(
@@ -86,47 +88,21 @@ def test_hr_crops_lie_exactly_over_lr_crops_in_all_eight_orientations(tmp_path, 
     assert {(0, 0), (0, 8), (8, 0), (8, 8)} <= seen_corners and seen_orientations == set(range(8))
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16])
-def test_orientations_are_the_eight_symmetries_of_the_square(dtype):
-    image = torch.arange(9).to(dtype).view(1, 1, 3, 3)
-    turned = {tuple(orient(image, torch.tensor([o])).flatten().tolist()) for o in range(8)}
-    by_hand = {
-        tuple(torch.rot90(x, k, (-2, -1)).flatten().tolist())
-        for x in (image.int(), image.int().flip(-1))
-        for k in range(4)
-    }
-    assert turned == by_hand and len(turned) == 8
-    assert torch.equal(orient(image, torch.tensor([0])), image)
-    assert [orient(image[..., 1:2, :1], torch.tensor([o])).item() for o in (0, 5)] == [3, 3]  # one pixel
-
-
-BY_HAND = [  # orientation -> what it makes of an image
-    lambda x: x,
-    lambda x: np.flip(x, 0),
-    lambda x: np.flip(x, 1),
-    lambda x: np.flip(np.flip(x, 0), 1),
-    lambda x: x.T,
-    lambda x: np.flip(x, 0).T,
-    lambda x: np.flip(x, 1).T,
-    lambda x: np.flip(np.flip(x, 0), 1).T,
-]
-
-
-@pytest.mark.parametrize("augment", [True, False])
-def test_each_crop_is_oriented_as_the_plan_says_in_lr_and_hr_alike(train_split, augment):
+@pytest.mark.parametrize("augment, count", [("all", 8), ("flips", 4), ("none", 1)])
+def test_each_crop_is_oriented_as_it_was_drawn_in_lr_and_hr_alike(train_split, augment, count):
     source, reader = loader(train_split, batch_size=64, augment=augment), Reader(train_split)
     seen = set()
     for update, (lr, hr) in enumerate(take(source, 0, 2)):
-        crops = source.plans[0].crops(range(64 * update, 64 * update + 64))
+        crops = source.samplers[0].crops(range(64 * update, 64 * update + 64))
         seen |= set(crops.orientations.tolist())
         for slot in range(64):
             whole_lr, whole_hr = reader.image(crops.samples[slot])
-            top, left, turn = crops.tops[slot], crops.lefts[slot], BY_HAND[crops.orientations[slot]]
+            (top, left), orientation = crops.corners[slot], crops.orientations[slot]
             for image, whole, scale in ((lr, whole_lr, 1), (hr, whole_hr, 4)):
                 window = whole[scale * top : scale * (top + 8), scale * left : scale * (left + 8)]
-                expected = turn(window / 127.5 - 1)
+                expected = SYMMETRIES_OF_A_SQUARE[orientation](window / 127.5 - 1)
                 np.testing.assert_allclose(image[slot, 0].numpy(), expected, rtol=0, atol=1e-6)
-    assert seen == (set(range(8)) if augment else {0})
+    assert seen == set(range(count))
 
 
 def test_16_bit_values_reach_the_device_unchanged(tmp_path):
@@ -135,7 +111,7 @@ def test_16_bit_values_reach_the_device_unchanged(tmp_path):
     Image.fromarray(ramp).save(tmp_path / "hr" / "ramp.png")
     build(tmp_path / "hr", tmp_path / "out", BuildOptions(crop=64, tile=64))
     ((_, hr),) = take(
-        loader(open_split(tmp_path / "out", "train"), batch_size=1, augment=False, lr_crop=16), 0, 1
+        loader(open_split(tmp_path / "out", "train"), batch_size=1, augment="none", lr_crop=16), 0, 1
     )
     assert torch.equal(hr[0, 0], torch.from_numpy(ramp.astype(np.float32)) * (2 / 65535) - 1)
 
@@ -147,14 +123,14 @@ def test_mixed_sets_each_fill_their_share_of_every_batch(train_split, tmp_path):
         BuildOptions(tile=96, crop=32),
     )
     other = open_split(tmp_path / "out", "train")
-    source = TrainLoader([(train_split, 1.0), (other, 1.0)], 8, 50, 0, False, 0, 1, CPU)
+    source = TrainLoader([(train_split, 1.0), (other, 1.0)], 8, 50, 0, "none", 0, 1, CPU)
     ((lr, hr),) = take(source, 3, 1)
     readers = [Reader(train_split), Reader(other)]
     found = source.mixture.split(range(150, 200))
     assert sum(len(places) for places, _ in found) == 50 and all(len(places) > 10 for places, _ in found)
-    for (places, own), plan, reader in zip(found, source.plans, readers):
-        crops = plan.crops(own)
-        for place, i, top, left in zip(places, crops.samples, crops.tops, crops.lefts):
+    for (places, own), sampler, reader in zip(found, source.samplers, readers):
+        crops = sampler.crops(own)
+        for place, i, (top, left) in zip(places, crops.samples, crops.corners):
             window = reader.image(i)[1][4 * top : 4 * top + 32, 4 * left : 4 * left + 32]
             assert torch.equal(hr[place, 0], torch.from_numpy(window).float() * (2 / 255) - 1)
 
@@ -180,7 +156,7 @@ def test_a_shard_that_is_cut_while_it_is_mapped_is_named(shards, tmp_path, monke
             next(batches)
 
 
-def test_a_failure_while_reading_ahead_is_raised(train_split, monkeypatch):
+def test_an_error_while_prefetching_is_raised(train_split, monkeypatch):
     source = loader(train_split)
 
     def broken(*_, **__):
@@ -195,7 +171,7 @@ def test_the_thread_ends_with_the_generator(train_split):
     batches = loader(train_split).batches(0)
     next(batches)
     batches.close()
-    assert not [t for t in threading.enumerate() if t.name == "read-ahead"]
+    assert not [t for t in threading.enumerate() if t.name == "prefetch-batches"]
 
 
 def test_whole_images_and_records(train_split):

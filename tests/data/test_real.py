@@ -1,4 +1,4 @@
-"""The main job on real rocks, cut down to a minute: does it learn what it should?"""
+"""The main job on real rocks, in a minute: does the network learn?"""
 
 import json
 

@@ -7,11 +7,12 @@ from srgan_dist.data.sample import key_problem, npy_header, padded
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_npy_header_is_what_numpy_writes(dtype):
-    image = np.arange(12, dtype=dtype).reshape(3, 4)
+@pytest.mark.parametrize("shape", [(3, 4), (2, 3, 4)])
+def test_the_npy_header_is_that_of_numpy(dtype, shape):
+    image = np.arange(np.prod(shape), dtype=dtype).reshape(shape)
     buffer = io.BytesIO()
     np.save(buffer, image)
-    assert npy_header(3, 4, dtype) + image.tobytes() == buffer.getvalue()
+    assert npy_header(shape, dtype) + image.tobytes() == buffer.getvalue()
 
 
 def test_keys():

@@ -3,29 +3,36 @@ import pytest
 
 from srgan_dist.data.sampler import PERIOD, CropSampler, DatasetMixture, images_of_rank, slots_of
 
-SIZES = np.full(50, 30)
+SHAPES = np.full((50, 2), 30)
+KNOWN = [  # sample, corner, orientation
+    (2, (24, 22), 7),
+    (0, (21, 19), 2),
+    (1, (16, 5), 7),
+    (2, (23, 15), 5),
+    (0, (21, 8), 7),
+    (1, (7, 15), 4),
+]
 
 
 def rows(crops):
-    return list(
-        zip(crops.samples.tolist(), crops.tops.tolist(), crops.lefts.tolist(), crops.orientations.tolist())
-    )
+    corners = map(tuple, crops.corners.tolist())
+    return list(zip(crops.samples.tolist(), corners, crops.orientations.tolist()))
 
 
 def test_each_sample_fills_one_slot_per_epoch():
-    plan = CropSampler(SIZES, SIZES, 8, seed=1, augment=True)
+    sampler = CropSampler(SHAPES, 8, seed=1, augment="all")
     for epoch in range(3):
-        assert sorted(plan.crops(range(50 * epoch, 50 * epoch + 50)).samples) == list(range(50))
+        assert sorted(sampler.crops(range(50 * epoch, 50 * epoch + 50)).samples) == list(range(50))
 
 
 def test_what_fills_a_slot_depends_on_seed_epoch_and_position_alone():
-    plan = CropSampler(SIZES, SIZES, 8, seed=1, augment=True)
+    sampler = CropSampler(SHAPES, 8, seed=1, augment="all")
     slots = np.random.default_rng(0).permutation(200)
-    alone = [rows(plan.crops([slot]))[0] for slot in slots]
-    assert rows(plan.crops(slots)) == alone
-    assert rows(CropSampler(SIZES, SIZES, 8, seed=1, augment=True).crops(slots)) == alone
-    assert rows(CropSampler(SIZES, SIZES, 8, seed=2, augment=True).crops(slots)) != alone
-    first, second = (rows(plan.crops(range(start, start + 50))) for start in (0, 50))
+    alone = [rows(sampler.crops([slot]))[0] for slot in slots]
+    assert rows(sampler.crops(slots)) == alone
+    assert rows(CropSampler(SHAPES, 8, seed=1, augment="all").crops(slots)) == alone
+    assert rows(CropSampler(SHAPES, 8, seed=2, augment="all").crops(slots)) != alone
+    first, second = (rows(sampler.crops(range(start, start + 50))) for start in (0, 50))
     assert first != second and [r[0] for r in first] != [r[0] for r in second]
 
 
@@ -51,9 +58,8 @@ def test_every_image_is_evaluated_on_one_rank(count, world_size):
 
 
 def test_crop_corners_are_uniform_and_reach_every_border():
-    plan = CropSampler(np.full(1, 17), np.full(1, 14), 8, seed=3, augment=True)
-    crops = plan.crops(range(70_000))
-    counts = np.histogram2d(crops.tops, crops.lefts, bins=[range(11), range(8)])[0]
+    crops = CropSampler(np.array([[17, 14]]), 8, seed=3, augment="all").crops(range(70_000))
+    counts = np.histogram2d(*crops.corners.T, bins=[range(11), range(8)])[0]
     assert counts.shape == (10, 7)
     chi_square = ((counts - 1000) ** 2 / 1000).sum()
     assert 36 < chi_square < 110  # 69 degrees of freedom: probability 0.001 on either side
@@ -61,18 +67,39 @@ def test_crop_corners_are_uniform_and_reach_every_border():
     assert ((orientations - 8750) ** 2 / 8750).sum() < 24.3  # 7 degrees of freedom, 0.001
 
 
-def test_crops_stay_inside_images_of_any_size():
-    heights, widths = np.array([8, 9, 40]), np.array([20, 8, 31])
-    crops = CropSampler(heights, widths, 8, seed=0, augment=False).crops(range(3000))
-    assert (crops.tops + 8 <= heights[crops.samples]).all() and (
-        crops.lefts + 8 <= widths[crops.samples]
-    ).all()
+def test_corners_and_orientations_of_crops_of_volumes_are_uniform():
+    crops = CropSampler(np.array([[9, 10, 11]]), 8, seed=3, augment="all").crops(range(24_000))
+    counts = np.histogramdd(crops.corners, bins=[range(3), range(4), range(5)])[0]
+    assert counts.shape == (2, 3, 4)
+    assert 7 < ((counts - 1000) ** 2 / 1000).sum() < 50  # 23 degrees of freedom, 0.001 on either side
+    orientations = np.bincount(crops.orientations, minlength=48)
+    assert len(orientations) == 48
+    assert ((orientations - 500) ** 2 / 500).sum() < 83  # 47 degrees of freedom, 0.001
+
+
+def test_the_crops_of_images_are_those_of_earlier_versions():
+    """A resumed run must see the crops that it would have seen: known answers of the first version."""
+    crops = CropSampler(np.array([[30, 41], [37, 52], [44, 33]]), 8, seed=5, augment="all").crops(range(6))
+    assert rows(crops) == KNOWN
+
+
+@pytest.mark.parametrize("ndim, augment, count", [(2, "flips", 4), (3, "flips", 8), (3, "none", 1)])
+def test_the_orientations_that_are_drawn(ndim, augment, count):
+    crops = CropSampler(np.full((5, ndim), 30), 8, seed=1, augment=augment).crops(range(1000))
+    assert set(crops.orientations.tolist()) == set(range(count))
+
+
+@pytest.mark.parametrize("shapes", [[[8, 20], [9, 8], [40, 31]], [[8, 20, 9], [9, 8, 30], [40, 31, 8]]])
+def test_crops_stay_inside_images_of_any_size(shapes):
+    shapes = np.array(shapes)
+    crops = CropSampler(shapes, 8, seed=0, augment="none").crops(range(3000))
+    assert (crops.corners >= 0).all() and (crops.corners + 8 <= shapes[crops.samples]).all()
     assert not crops.orientations.any()
 
 
 def test_others_stand_in_for_bad_samples_and_no_other_slot_changes():
-    plan, spared = CropSampler(SIZES, SIZES, 8, 1, True), CropSampler(SIZES, SIZES, 8, 1, True, bad=[3, 17])
-    before, after = (rows(p.crops(range(400))) for p in (plan, spared))
+    sampler, spared = CropSampler(SHAPES, 8, 1, "all"), CropSampler(SHAPES, 8, 1, "all", bad=[3, 17])
+    before, after = (rows(p.crops(range(400))) for p in (sampler, spared))
     changed = [(b, a) for b, a in zip(before, after) if b != a]
     assert {b[0] for b, _ in changed} == {3, 17} and len(changed) == 16  # twice in each of eight epochs
     assert not {3, 17} & {row[0] for row in after} and len({a[0] for _, a in changed}) > 8
@@ -120,17 +147,17 @@ BLOCKS = {"shards": SHARDS, "block_shards": 2}
 
 
 def test_in_blocks_each_sample_fills_one_slot_per_epoch_and_few_shards_are_needed_at_a_time():
-    plan, blocks = CropSampler(SIZES, SIZES, 8, 1, True, **BLOCKS), []
+    sampler, blocks = CropSampler(SHAPES, 8, 1, "all", **BLOCKS), []
     for epoch in range(3):
-        samples = plan.crops(range(50 * epoch, 50 * epoch + 50)).samples
+        samples = sampler.crops(range(50 * epoch, 50 * epoch + 50)).samples
         assert sorted(samples) == list(range(50))
         blocks.append(SHARDS[samples].tolist())
     assert len({tuple(shards) for shards in blocks}) == 3
-    ends = plan.blocks(0)
+    ends = sampler.blocks(0)
     start = 0
     for _ in range(12):
         end, shards = next(ends)
-        used = [SHARDS[i] for i in plan.crops(range(start, end)).samples]
+        used = [SHARDS[i] for i in sampler.crops(range(start, end)).samples]
         assert list(dict.fromkeys(used)) == shards and len(shards) <= 2
         assert len(used) == sum(np.isin(SHARDS, shards))  # whole shards
         start = end
@@ -138,41 +165,41 @@ def test_in_blocks_each_sample_fills_one_slot_per_epoch_and_few_shards_are_neede
 
 
 def test_inside_a_block_samples_of_its_shards_are_mixed():
-    plan = CropSampler(
-        np.full(4000, 30), np.full(4000, 30), 8, 1, False, shards=np.repeat(range(4), 1000), block_shards=2
+    sampler = CropSampler(
+        np.full((4000, 2), 30), 8, 1, "none", shards=np.repeat(range(4), 1000), block_shards=2
     )
-    shards = plan.crops(range(2000)).samples // 1000
+    shards = sampler.crops(range(2000)).samples // 1000
     changes = np.count_nonzero(np.diff(shards))
     assert 900 < changes < 1100  # of 1999, half expected: 4.5 standard deviations
 
 
 def test_a_block_entered_anywhere_is_that_of_the_whole_run():
-    plan = CropSampler(SIZES, SIZES, 8, 1, True, **BLOCKS)
-    whole = rows(plan.crops(range(170)))
+    sampler = CropSampler(SHAPES, 8, 1, "all", **BLOCKS)
+    whole = rows(sampler.crops(range(170)))
     for slot in (0, 1, 49, 50, 73, 149):
-        end, shards = next(CropSampler(SIZES, SIZES, 8, 1, True, **BLOCKS).blocks(slot))
-        rest = rows(CropSampler(SIZES, SIZES, 8, 1, True, **BLOCKS).crops(range(slot, end)))
+        end, shards = next(CropSampler(SHAPES, 8, 1, "all", **BLOCKS).blocks(slot))
+        rest = rows(CropSampler(SHAPES, 8, 1, "all", **BLOCKS).crops(range(slot, end)))
         assert rest == whole[slot:end]
         assert list(dict.fromkeys(int(SHARDS[row[0]]) for row in rest)) == shards
 
 
 def test_without_blocks_an_epoch_is_one_that_needs_all_shards():
-    end, shards = next(CropSampler(SIZES, SIZES, 8, 1, True, shards=SHARDS).blocks(60))
+    end, shards = next(CropSampler(SHAPES, 8, 1, "all", shards=SHARDS).blocks(60))
     assert end == 100 and sorted(shards) == list(range(7))
-    assert rows(CropSampler(SIZES, SIZES, 8, 1, True, shards=SHARDS).crops(range(99))) == rows(
-        CropSampler(SIZES, SIZES, 8, 1, True).crops(range(99))
+    assert rows(CropSampler(SHAPES, 8, 1, "all", shards=SHARDS).crops(range(99))) == rows(
+        CropSampler(SHAPES, 8, 1, "all").crops(range(99))
     )
 
 
 def test_substitutes_come_from_the_block_of_the_bad_sample_if_it_has_a_good_one():
     bad = [0, 1, 17, *np.flatnonzero(SHARDS == 6)]
-    good, plan = (
-        CropSampler(SIZES, SIZES, 8, 1, True, **BLOCKS),
-        CropSampler(SIZES, SIZES, 8, 1, True, bad=bad, **BLOCKS),
+    good, sampler = (
+        CropSampler(SHAPES, 8, 1, "all", **BLOCKS),
+        CropSampler(SHAPES, 8, 1, "all", bad=bad, **BLOCKS),
     )
     start = 0
     for end, shards in (next(blocks) for blocks in [good.blocks(0)] for _ in range(40)):
-        samples = plan.crops(range(start, end)).samples
+        samples = sampler.crops(range(start, end)).samples
         assert not set(samples) & set(bad)
         if shards != [6]:
             assert set(SHARDS[samples]) <= set(shards)

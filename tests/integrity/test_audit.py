@@ -4,7 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
-from test_index import edit_manifest
+from packed_sets import edit_manifest
 
 from srgan_dist.data.split import open_set, open_split
 from srgan_dist.integrity.audit import verify
@@ -17,7 +17,7 @@ def test_an_intact_set_verifies(shards):
 
 @pytest.mark.parametrize("trusted", [False, True], ids=["hash", "stream"])
 def test_one_flipped_bit_is_found(shards, tmp_path, trusted):
-    """Also when the manifest was made to fit the damaged shard: the pixels' own crc32 tells."""
+    """Also when the manifest was made to fit the damaged shard: the crc32 of the pixels shows it."""
     copy = shutil.copytree(shards, tmp_path / "copy")
     split = open_split(copy, "train")
     row = split.rows[split.rows["shard"] == 1][0]
@@ -51,7 +51,8 @@ def darken(rows):
     [
         (
             swap_places,
-            "at offset 0 lies the file '(.*)' of 5888 bytes, the index has the file '\\1' of 5888 bytes at 8704$",
+            "at offset 0 is the file '(.*)' of 5888 bytes,"
+            " the index has the file '\\1' of 5888 bytes at 8704$",
         ),
         (darken, "has grey levels from .* the index says 0 to 1$"),
     ],
@@ -106,6 +107,4 @@ def test_a_shard_that_is_no_tar_is_named_although_its_hash_fits(shards, tmp_path
         copy, lambda manifest: manifest["splits"]["train"]["shards"][1].update(sha256=sha256_of(path))
     )
     (fault,) = verify(open_set(copy))
-    assert fault.startswith(
-        f"{path}: at offset 0 lies no tar header (invalid header), the index has the file"
-    )
+    assert fault.startswith(f"{path}: at offset 0 is no tar header (invalid header), the index has the file")

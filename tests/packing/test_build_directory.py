@@ -57,7 +57,7 @@ def kill_build(tmp_path, taken, jobs=1, options=TINY, content=KILLED, *more):
 
 
 def continued(tmp_path, options=TINY):
-    """Build again; returns the notes about an earlier build, having compared the set with one made in one go."""
+    """Build again and compare the set with an uninterrupted one; returns the notes about an earlier build."""
     result = build(tmp_path / "hr", tmp_path / "out", options)
     build(tmp_path / "hr", tmp_path / "alone", options)
     assert (
@@ -107,7 +107,7 @@ def test_a_build_killed_while_it_puts_shards_together_is_continued(tmp_path, sou
 
 
 def kill_assembling(tmp_path, shards, begun=0):
-    """Run a build of PNG images that is killed when it has put so many shards together; returns its journal."""
+    """Run a build of PNG images that is killed after this number of shards; returns its journal."""
     script = (
         KILLED.replace("import json, os, signal, sys", "import json, os, signal, sys" + ASSEMBLING)
         .replace("killed, run)", "run=run)")
@@ -245,7 +245,7 @@ def test_a_build_whose_processes_were_killed_is_continued(tmp_path, source):
 
 
 def ended_by_death(taken):
-    """Let a process of the pool be killed when so many results have been taken in."""
+    """Let a process of the pool be killed after this number of results."""
 
     def progress(results, count):
         for number, result in enumerate(results):

@@ -10,9 +10,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import TINY, stream, texture, write_folder
+from packed_sets import edit_manifest
 from PIL import Image
 from test_build import digests
-from test_index import edit_manifest
 
 from srgan_dist.data.split import open_set
 from srgan_dist.integrity.audit import verify
@@ -30,14 +30,14 @@ PNG = replace(TINY, encoding="png")
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_every_grey_level_comes_back(encoding, dtype):
     levels = np.arange(np.iinfo(dtype).max + 1, dtype=dtype).reshape(-1, 16)
-    image = decode(encoding, encode(encoding, levels), *levels.shape, dtype)
+    image = decode(encoding, encode(encoding, levels), levels.shape, dtype)
     assert np.array_equal(image, levels) and image.dtype == dtype
 
 
 @pytest.mark.parametrize("encoding", ["npy", "png"])
 def test_a_part_of_a_larger_image_is_stored_alone(encoding):
     part = texture(0)[3:43, 5:55]
-    assert np.array_equal(decode(encoding, encode(encoding, part), 40, 50, np.uint8), part)
+    assert np.array_equal(decode(encoding, encode(encoding, part), (40, 50), np.uint8), part)
 
 
 def test_the_same_pixels_give_the_same_bytes():
@@ -97,12 +97,12 @@ FLIPPED = GOOD[:200] + bytes([GOOD[200] ^ 1]) + GOOD[201:]
 )
 def test_what_is_not_the_expected_png_is_refused(data, words):
     with pytest.raises(EncodingError, match=words):
-        decode("png", data, 72, 80, np.uint8)
+        decode("png", data, (72, 80), np.uint8)
 
 
 def test_pixels_of_another_size_are_refused():
     with pytest.raises(EncodingError, match="has 5759 bytes of pixels, not those of 72x80 uint8"):
-        decode("npy", bytes(5759), 72, 80, "uint8")
+        decode("npy", bytes(5759), (72, 80), "uint8")
 
 
 # Sets
@@ -143,7 +143,7 @@ def test_images_are_where_the_index_says(tmp_path, dtype):
     split = open_set(tmp_path / "out").stored_split("train")
     row, data = split.rows[0], split.shards[0].read_bytes()
     start = int(row["hr_offset"])
-    image = decode("png", data[start : start + int(row["hr_bytes"])], 72, 80, dtype)
+    image = decode("png", data[start : start + int(row["hr_bytes"])], (72, 80), dtype)
     assert np.array_equal(image, texture(0, 72, 80, dtype)) and zlib.crc32(image) == row["hr_crc32"]
     assert verify(open_set(tmp_path / "out")) == []
 
@@ -154,8 +154,7 @@ def test_the_index_tells_the_same_of_the_pixels(sets):
         "key",
         "rock",
         "shard",
-        "hr_height",
-        "lr_width",
+        "lr_shape",
         "hr_crc32",
         "lr_crc32",
         "darkest",
@@ -235,17 +234,13 @@ def test_places_outside_the_shard_are_refused(copy, field, value):
 
 @pytest.mark.parametrize("side", [2**16, 2**31, 2**32 - 4])
 def test_sizes_that_no_png_of_so_few_bytes_has_are_refused(copy, side):
-    def change(rows):
-        for name, scale in (("hr", 1), ("lr", 4)):
-            rows[f"{name}_height"][2] = rows[f"{name}_width"][2] = side // scale
-
-    edit_rows(copy, change)
+    edit_rows(copy, lambda rows: rows["lr_shape"].__setitem__(2, side // 4))
     with pytest.raises(UserError, match="train.index.npy does not fit its shards, first at row 2"):
         open_set(copy).stored_split("train")
 
 
 @pytest.mark.parametrize("encoding", ["npy", "PNG", None])
-def test_another_payload_than_the_shards_have_is_refused(copy, encoding):
+def test_another_encoding_than_the_shards_have_is_refused(copy, encoding):
     edit_manifest(copy, lambda manifest: manifest.update(encoding=encoding))
     with pytest.raises(UserError, match="does not fit its shards|manifest.json is damaged at encoding"):
         open_set(copy).stored_split("train")
@@ -271,7 +266,7 @@ def test_other_pixels_in_an_intact_png_are_found(copy):
 
 
 def test_another_payload_is_another_set(sets):
-    with pytest.raises(UserError, match="holds another set .encoding: png there, npy asked for"):
+    with pytest.raises(UserError, match="holds another set .encoding: png in OUT, now npy"):
         build(sets / "hr", sets / "png", TINY)
     assert build(sets / "hr", sets / "png", PNG).already_there
     with pytest.raises(UserError, match="encoding='jpeg' must be npy or png"):

@@ -1,0 +1,189 @@
+import logging
+
+import numpy as np
+import pytest
+import tifffile
+from image_samples import GREY8, GREY16, VOLUME, save, set_tag
+from PIL import Image
+
+from srgan_dist.data.image_files import read_image, read_info, read_pages
+from srgan_dist.data.image_info import ImageError
+
+
+def test_planar_rgb_tiff(tmp_path):
+    path = save(tmp_path / "planar.tif", np.stack([GREY8] * 3), photometric="rgb", planarconfig="separate")
+    assert np.array_equal(read_image(path), GREY8)
+
+
+@pytest.mark.parametrize("compression", [None, "lzw", "zlib", "zstd", "packbits"])
+def test_multi_page_tiff_in_every_usual_compression(tmp_path, compression):
+    path = save(tmp_path / "volume.tif", VOLUME, compression=compression)
+    assert read_info(path).pages == 5
+    assert np.array_equal(np.stack(list(read_pages(path))), VOLUME)
+
+
+def test_multi_page_tiff_written_page_by_page_and_by_pillow(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "pages.tif") as tiff:
+        for page in VOLUME:
+            tiff.write(page, contiguous=False)
+    pages = [Image.fromarray(page) for page in VOLUME]
+    pages[0].save(tmp_path / "pillow.tif", save_all=True, append_images=pages[1:], compression="tiff_lzw")
+    for name in ("pages.tif", "pillow.tif"):
+        assert np.array_equal(np.stack(list(read_pages(tmp_path / name))), VOLUME)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_imagej_stack_whose_later_pages_have_no_header(tmp_path, dtype):
+    """ImageJ writes stacks above 4 GB with one header and all slices behind it."""
+    volume = VOLUME.astype(dtype) * (257 if dtype == np.uint16 else 1)
+    path = save(
+        tmp_path / "stack.tif",
+        volume,
+        imagej=True,
+        resolution=(0.5, 0.5),
+        metadata={"unit": "um", "axes": "ZYX"},
+    )
+    with tifffile.TiffFile(path) as tiff:
+        first = tiff.pages[0]
+        link, end = first.offset + 2 + 12 * len(first.tags), first.dataoffsets[0] + volume.nbytes
+    data = bytearray(path.read_bytes()[:end])
+    data[link : link + 4] = bytes(4)
+    path.write_bytes(data)
+    info = read_info(path)
+    assert (info.pages, info.voxel_size_um) == (5, 2.0)
+    assert np.array_equal(np.stack(list(read_pages(path))), volume)
+
+
+def test_a_volume_behind_one_header_with_its_shape_is_read_whole_or_refused(tmp_path):
+    path = save(tmp_path / "one.tif", VOLUME, truncate=True)
+    assert np.array_equal(np.stack(list(read_pages(path))), VOLUME)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ImageError, match="one.tif: is cut short: its 5 slices end at byte"):
+        read_info(path)
+    path = save(
+        tmp_path / "packed.tif",
+        GREY8,
+        compression="zlib",
+        metadata=None,
+        description='{"shape": [5, 40, 52]}',
+    )
+    with pytest.raises(
+        ImageError, match="packed.tif: its description names slices that the file does not hold"
+    ):
+        read_info(path)
+
+
+def test_a_description_that_makes_no_sense_is_named(tmp_path):
+    path = save(tmp_path / "odd.tif", GREY8, metadata=None, description="ImageJ=1.53\nimages=abc")
+    with pytest.raises(
+        ImageError, match="odd.tif: its description names slices .* as a plain stack without one"
+    ) as error:
+        read_info(path)
+    assert "not supported between" not in str(error.value)
+
+
+def test_an_rgb_imagej_stack_without_headers_is_refused(tmp_path):
+    path = save(
+        tmp_path / "rgb.tif",
+        np.stack([VOLUME] * 3, -1),
+        imagej=True,
+        truncate=True,
+        photometric="rgb",
+        metadata={"axes": "ZYXS"},
+    )
+    with pytest.raises(ImageError, match="rgb.tif: holds 1 page, its description says 5 slices"):
+        read_info(path)
+
+
+@pytest.mark.parametrize("shape, axes", [((2, 3), "TZ"), ((3, 2), "ZC"), ((4,), "C")])
+def test_imagej_stacks_of_channels_or_time_points_are_refused(tmp_path, shape, axes):
+    pixels = np.zeros((*shape, 40, 52), np.uint8)
+    path = save(tmp_path / "hyper.tif", pixels, imagej=True, metadata={"axes": axes + "YX"})
+    with pytest.raises(ImageError, match="hyper.tif: holds channels, .* side by side .* stack of its own"):
+        read_info(path)
+
+
+def test_an_imagej_volume_whose_axes_were_not_named_is_read(tmp_path):
+    assert np.array_equal(np.stack(list(read_pages(save(tmp_path / "v.tif", VOLUME, imagej=True)))), VOLUME)
+
+
+@pytest.mark.parametrize("metadata", [{}, {"axes": "ZYX"}], ids=["as tifffile writes them", "as slices"])
+def test_multi_page_ome_tiff_is_read(tmp_path, metadata):
+    path = save(tmp_path / "volume.ome.tif", VOLUME, metadata=metadata)
+    assert np.array_equal(np.stack(list(read_pages(path))), VOLUME)
+    assert "description" not in read_info(path).tags  # its sizes would be wrong for other pixels
+
+
+def test_ome_tiff_of_slices_and_channels_is_refused(tmp_path):
+    path = save(tmp_path / "both.ome.tif", np.stack([VOLUME] * 2), metadata={"axes": "CZYX"})
+    with pytest.raises(ImageError, match="side by side .C=2, Z=5."):
+        read_info(path)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 6, 10, 12, 14])
+def test_tiff_of_packed_bits_is_refused(tmp_path, bits):
+    pixels = GREY8 if bits < 8 else GREY16
+    path = set_tag(save(tmp_path / "packed.tif", pixels), "BitsPerSample", bits)
+    with pytest.raises(ImageError, match=f"page 0 has {bits} bit per pixel; save it as 8 or 16 bit grey"):
+        read_info(path)
+
+
+def test_a_sparse_tiff_is_refused_instead_of_read_as_black(tmp_path):
+    path = save(tmp_path / "sparse.tif", GREY8, rowsperstrip=10, compression="zlib")
+    with tifffile.TiffFile(path) as tiff:
+        counts = tiff.pages[0].databytecounts
+    set_tag(path, "StripByteCounts", (0, *counts[1:]))
+    with pytest.raises(ImageError, match="sparse.tif: page 0 has strips or tiles without data"):
+        read_info(path)
+
+
+@pytest.mark.parametrize("compression", ["jpeg", None])
+def test_a_tiff_whose_last_strip_is_cut_is_refused(tmp_path, compression):
+    path = save(tmp_path / "cut.tif", GREY8, compression=compression)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(
+        ImageError, match="cut.tif: page 0 is cut short: its pixels end at byte .* copy or export it again"
+    ):
+        read_info(path)
+
+
+@pytest.mark.parametrize("kind", [1, 4], ids=["thumbnail", "mask"])
+def test_thumbnails_and_masks_are_not_taken_for_slices(tmp_path, kind):
+    path = save(tmp_path / "thumb.tif", GREY8, metadata=None)
+    tifffile.imwrite(path, GREY8, append=True, metadata=None, subfiletype=1)
+    set_tag(path, "NewSubfileType", kind, page=1)
+    with pytest.raises(
+        ImageError, match=f"page 1 is a thumbnail or mask .NewSubfileType {kind}. and no slice"
+    ):
+        read_info(path)
+
+
+def test_pages_that_differ_are_refused(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "mixed.tif") as tiff:
+        tiff.write(GREY8, contiguous=False)
+        tiff.write(GREY8[:, :30], contiguous=False)
+    with pytest.raises(ImageError, match="page 1 is 40x30 uint8, page 0 is 40x52 uint8"):
+        read_info(tmp_path / "mixed.tif")
+
+
+def test_tifffile_logging_is_left_as_it_was(tmp_path):
+    before = list(logging.getLogger("tifffile").handlers)
+    read_info(save(tmp_path / "a.tif", GREY8))
+    assert logging.getLogger("tifffile").handlers == before and logging.getLogger("tifffile").propagate
+
+
+def test_a_resolution_stored_as_float_is_read(tmp_path):
+    path = save(
+        tmp_path / "a.tif", GREY8, resolution=(3, 3), metadata=None, description="ImageJ=1.53\nunit=um"
+    )
+    for name in ("XResolution", "YResolution"):
+        set_tag(path, name, 0.25, dtype=11)
+    info = read_info(path)
+    assert info.tags["resolution"] == ((1, 4), (1, 4)) and info.voxel_size_um == 4
+
+
+def test_pages_that_are_turned_differently_are_refused(tmp_path):
+    path = save(tmp_path / "a.tif", VOLUME[:1], metadata=None, extratags=[(274, "H", 1, 1, True)])
+    tifffile.imwrite(path, VOLUME[1], append=True, metadata=None, extratags=[(274, "H", 1, 3, True)])
+    with pytest.raises(ImageError, match="page 1 has Orientation 3, page 0 has 1"):
+        read_info(path)

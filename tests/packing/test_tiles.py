@@ -1,0 +1,125 @@
+import numpy as np
+import pytest
+import tifffile
+from conftest import texture, write_folder
+from PIL import Image
+
+from srgan_dist.packing.build import BuildOptions
+from srgan_dist.packing.scan import find_sources
+from srgan_dist.packing.tiles import check_samples, list_samples, tile_starts
+
+
+def test_slices_of_a_volume_stay_in_one_split(tmp_path):
+    for i in range(3):
+        tifffile.imwrite(
+            tmp_path / f"plug{i}.tif",
+            np.stack([texture(10 * i + j, 40, 40) for j in range(4)]),
+            photometric="minisblack",
+        )
+    np.save(tmp_path / "plug3.npy", np.stack([texture(50 + j, 40, 40) for j in range(4)]))
+    sources = find_sources(tmp_path, "default", 4).sources
+    assert [s.hr.pages for s in sources] == [4] * 4
+    samples = list_samples(sources, BuildOptions(kind="default", tile=40, crop=16))
+    splits = {}
+    for sample in samples:
+        splits.setdefault(sample.source, set()).add(sources[sample.source].split)
+    assert len(samples) == 16 and all(len(found) == 1 for found in splits.values())
+    assert samples[5].key.endswith("_plug1_p0001")
+
+
+@pytest.mark.parametrize(
+    "size, tile, scale, expected",
+    [
+        (500, 500, 4, (500, [0])),
+        (1000, 500, 4, (500, [0, 500])),
+        (996, 500, 4, (500, [0, 496])),  # overlap, nothing left out
+        (1024, 500, 4, (500, [0, 262, 524])),
+        (300, 500, 4, (300, [0])),
+        (403, 500, 4, (400, [1])),  # three pixels are no multiple of the scale
+        (503, 500, 4, (500, [1])),
+    ],
+)
+def test_tiles_cover_an_axis(size, tile, scale, expected):
+    assert tile_starts(size, tile, scale) == expected
+
+
+def test_tiles_of_an_image_cover_every_pixel(tmp_path):
+    Image.fromarray(texture(0, 130, 210)).save(tmp_path / "a.png")
+    samples = list_samples(find_sources(tmp_path, "unknown", 4).sources, BuildOptions(tile=64, crop=16))
+    covered = np.zeros((130, 210), bool)
+    for s in samples:
+        page, top, left = s.corner
+        covered[top : top + 64, left : left + 64] = True
+    assert covered.all() and {s.shape for s in samples} == {(1, 64, 64)}
+    assert len({s.key for s in samples}) == len(samples) == 12
+    assert len({s.kernel for s in samples}) > 1
+
+
+def test_small_images_mixed_types_bad_and_colliding_keys_are_faults(tmp_path):
+    (tmp_path / "r").mkdir()
+    Image.fromarray(texture(0, 40, 40)).save(tmp_path / "r" / "small.png")
+    Image.fromarray(texture(0, 64, 64, np.uint16)).save(tmp_path / "r" / "deep.png")
+    Image.fromarray(texture(1, 64, 64)).save(tmp_path / "r" / "a b.png")
+    Image.fromarray(texture(2, 64, 64)).save(tmp_path / "r" / "a.b.png")
+    Image.fromarray(texture(3, 64, 64)).save(tmp_path / "r" / f"{'long' * 30}.png")
+    sources = find_sources(tmp_path, "default", 4).sources
+    samples = list_samples(sources, BuildOptions(kind="default", tile=64, crop=16))
+    faults = "\n".join(check_samples(sources, samples, BuildOptions(crop=48)))
+    assert "is uint8 and" in faults and "--dtype uint16" in faults
+    assert "small.png: 40x40 pixels are less than crop=48" in faults
+    assert "must be 1 to 90 of the characters" in faults
+    assert "a.b.png: has the same key 'r_a_b' as" in faults
+    assert len(faults.splitlines()) == 4
+    assert "uint16" not in "\n".join(check_samples(sources, samples, BuildOptions(crop=16, dtype="uint16")))
+
+
+def test_rocks_whose_name_is_not_printable_are_faults(tmp_path):
+    write_folder(tmp_path, {"coal\udcff": 1, "two\nlines": 1})
+    sources = find_sources(tmp_path, "default", 4).sources
+    options = BuildOptions(kind="default", tile=80, crop=48)
+    faults = check_samples(sources, list_samples(sources, options), options)
+    assert faults == [
+        r"rock 'coal\udcff': its name is not printable; rename the folder",
+        r"rock 'two\nlines': its name is not printable; rename the folder",
+    ]
+
+
+def test_the_same_fault_of_many_files_is_one_line_with_a_count(tmp_path):
+    write_folder(tmp_path, {"coal": 30}, size=(3, 3))
+    sources = find_sources(tmp_path, "default", 4).sources
+    options = BuildOptions(kind="default", tile=80, crop=48)
+    (fault,) = check_samples(sources, list_samples(sources, options), options)
+    first = ", ".join(str(tmp_path / "coal" / f"slice_{i}.png") for i in range(3))
+    assert fault.startswith(f"{first} and 27 more: 3x3 pixels")
+    assert "less than crop=48, the HR square that training cuts (12 LR pixels at scale=4)" in fault
+
+
+def test_blocks_of_a_volume_cover_every_voxel_in_the_order_of_its_pages(tmp_path):
+    np.save(tmp_path / "plug.npy", np.zeros((30, 21, 16), np.uint8))
+    options = BuildOptions(tile=16, crop=8, ndim=3)
+    samples = list_samples(find_sources(tmp_path, "unknown", 4, 3).sources, options)
+    covered = np.zeros((30, 21, 16), bool)
+    for sample in samples:
+        covered[tuple(slice(start, start + 16) for start in sample.corner)] = True
+    assert covered.all() and {sample.shape for sample in samples} == {(16, 16, 16)}
+    name = f"{tmp_path.name}_plug"
+    assert [sample.key for sample in samples] == [
+        f"{name}_z0000_y0000_x0000",
+        f"{name}_z0000_y0005_x0000",
+        f"{name}_z0014_y0000_x0000",
+        f"{name}_z0014_y0005_x0000",
+    ]
+
+
+def test_a_volume_of_one_block_has_the_key_of_its_file_and_thin_ones_are_faults(tmp_path):
+    np.save(tmp_path / "cube.npy", np.zeros((18, 16, 16), np.uint8))
+    np.save(tmp_path / "thin.npy", np.zeros((7, 16, 16), np.uint8))
+    np.save(tmp_path / "slice.npy", np.zeros((16, 16), np.uint8))
+    sources = find_sources(tmp_path, "default", 4, 3).sources
+    options = BuildOptions(tile=20, crop=8, ndim=3)
+    samples = list_samples(sources, options)
+    cube = samples[0]
+    assert cube.key.endswith("_cube") and (cube.corner, cube.shape) == ((1, 0, 0), (16, 16, 16))
+    faults = "\n".join(check_samples(sources, samples, options))
+    assert "thin.npy: 7x16x16 pixels are less than crop=8, the HR cube that training cuts" in faults
+    assert "slice.npy: 1x16x16 pixels are less than crop=8" in faults
