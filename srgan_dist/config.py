@@ -1,4 +1,6 @@
-"""An experiment: one YAML file, typed, complete, with errors that name field, value, rule and the nearest real key."""
+"""An experiment: one YAML file, typed, complete, with errors that name field, value, rule and the nearest
+real key.
+"""
 
 import io
 from typing import Annotated, Literal
@@ -248,7 +250,9 @@ class Config(Settings):
         return any(phase.needs_discriminator and phase.weights is None for _, phase in self.phases())
 
     def vgg_losses(self):
-        """Return {field: settings} of every VGG loss that will be used: their weights are files that may be missing."""
+        """Return {field: settings} of every VGG loss that will be used: their weights are files that may be
+        missing.
+        """
         return {
             f"{name}.losses.{key}": loss
             for name, phase in self.phases()
@@ -262,7 +266,9 @@ class Config(Settings):
 
 
 def load_config(path, overrides=(), model=None):
-    """Read a YAML file as a Config (or `model`, a class that extends it) and apply overrides ("adversarial.learning_rate=5e-5"); raises ConfigError with all faults."""
+    """Read a YAML file as a Config (or `model`, a class that extends it) and apply overrides
+    ("adversarial.learning_rate=5e-5"); raises ConfigError with all faults.
+    """
     try:
         with open(path, encoding="utf-8") as file:
             raw = YAML(typ="safe", pure=True).load(file)
@@ -278,7 +284,9 @@ def load_config(path, overrides=(), model=None):
 
 
 def parse_config(raw, origin="config", model=Config):
-    """Turn a nested dictionary into a Config, or a `model` that extends it; raises ConfigError that lists every fault."""
+    """Turn a nested dictionary into a Config, or a `model` that extends it; raises ConfigError that lists
+    every fault.
+    """
     try:
         return model.model_validate(raw)
     except ValidationError as error:
@@ -336,7 +344,9 @@ def _override(raw, text):
 
 
 def _default_losses(path):
-    """Return what an override starts from where the file says nothing: the default losses of a phase, else an empty table."""
+    """Return what an override starts from where the file says nothing: the default losses of a phase, else an
+    empty table.
+    """
     phase, _, rest = path.partition(".")
     default = (
         Config.model_fields[phase].default if phase in Config.model_fields and rest == "losses" else None

@@ -24,7 +24,9 @@ class ConfigError(UserError):
 
 
 def explain_faults(error, raw, model, origin):
-    """Turn a ValidationError of a settings model on a nested dictionary into a ConfigError that lists every fault."""
+    """Turn a ValidationError of a settings model on a nested dictionary into a ConfigError that lists every
+    fault.
+    """
     faults = [_explain(fault, raw, model) for fault in error.errors()]
     title = f"{origin}: {len(faults)} settings are wrong" if len(faults) > 1 else f"{origin}:"
     return ConfigError("\n".join([title, *(f"  {fault}" for fault in faults)]))
@@ -53,7 +55,9 @@ def _explain(fault, raw, model):
 
 
 def _real_path(location, raw, model):
-    """Return the location of a fault as keys of the file, without pydantic's own labels for members of unions."""
+    """Return the location of a fault as keys of the file, without pydantic's own labels for members of
+    unions.
+    """
     path, here = [], raw
     for step in location:
         if isinstance(here, dict) and step in here:
@@ -68,7 +72,9 @@ def _real_path(location, raw, model):
 
 
 def _nearest(path, raw, model):
-    """Say which real key is meant by a wrong one: a similar one of its table, the same one of another, or list the table."""
+    """Say which real key is meant by a wrong one: a similar one of its table, the same one of another, or
+    list the table.
+    """
     *parents, last = path
     if last in RENAMED:
         return f"it is now {RENAMED[last]}"
@@ -82,7 +88,9 @@ def _nearest(path, raw, model):
 
 
 def _tables_at(parents, raw, model):
-    """Return the settings models that a table at this path may follow; where its "name" chooses one, that alone."""
+    """Return the settings models that a table at this path may follow; where its "name" chooses one, that
+    alone.
+    """
     models, here = [model], raw
     for parent in parents:
         here = here.get(parent) if isinstance(here, dict) else None

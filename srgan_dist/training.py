@@ -45,8 +45,8 @@ class Trained:
 def train(config, resume="auto"):
     """Run the phases of an experiment under whatever launcher started this process, and return Trained.
 
-    Raises UserError for wrong settings, files or launch, before anything is written, and when the training diverges;
-    TrainingStopped when a signal ended it after it had saved.
+    Raises UserError for wrong settings, files or launch, before anything is written, and when the training
+    diverges; TrainingStopped when a signal ended it after it had saved.
     """
     # Ranks and preflight checks
     accelerator = start(config)
@@ -220,7 +220,9 @@ def time_share_of(phase_config, state):
 
 
 def log_metrics(run, phase, phase_config, meter, progress):
-    """Record the means since the last record, after checking that the training has not diverged; returns them."""
+    """Record the means since the last record, after checking that the training has not diverged; returns
+    them.
+    """
     metrics, seconds = meter.read()
     run.state.consecutive_skips = meter.consecutive_skips
     limit = run.config.max_consecutive_skips

@@ -1,4 +1,6 @@
-"""Losses. A new one is a module here with forward(sr, hr) -> scalar, a member of `LossConfig` and a line in `LOSSES`."""
+"""Losses. A new one is a module here with forward(sr, hr) -> scalar, a member of `LossConfig` and a line in
+`LOSSES`.
+"""
 
 from typing import Annotated
 

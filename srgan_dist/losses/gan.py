@@ -1,9 +1,10 @@
 """The game between generator and discriminator, on logits: objectives by name, and the R1 penalty.
 
-An objective has two losses: discriminator(real, fake) and generator(real, fake), both scalars of float32 at least, from the
-logits of HR crops (real) and of SR crops (fake), [B, 1] or [B, 1, *map]; the generator's gradient flows through fake, and real
-is None unless `generator_sees_real`. probabilities(real, fake) are for people: how real the discriminator takes each to be,
-0 to 1. A new objective is a class here and its line in OBJECTIVES.
+An objective has two losses: discriminator(real, fake) and generator(real, fake), both scalars of float32 at
+least, from the logits of HR crops (real) and of SR crops (fake), [B, 1] or [B, 1, *map]; the generator's
+gradient flows through fake, and real is None unless `generator_sees_real`. probabilities(real, fake) are for
+people: how real the discriminator takes each to be, 0 to 1. A new objective is a class here and its line in
+OBJECTIVES.
 """
 
 from typing import ClassVar, Literal
@@ -15,10 +16,11 @@ from srgan_dist.utils.settings import Settings, one_of
 
 
 class Standard(Settings):
-    """Binary cross entropy (Goodfellow et al. 2014; Ledig et al. 2017, equation 6), the generator's not saturating.
+    """Binary cross entropy (Goodfellow et al. 2014; Ledig et al. 2017, equation 6), the generator's not
+    saturating.
 
-    Written as softplus it is exact and has a gradient in [-1, 1] for any logit, where sigmoid followed by a logarithm
-    loses both.
+    Written as softplus it is exact and has a gradient in [-1, 1] for any logit, where sigmoid followed by a
+    logarithm loses both.
     """
 
     name: Literal["standard"] = "standard"
@@ -35,8 +37,8 @@ class Standard(Settings):
 
 
 class Relativistic(Settings):
-    """Relativistic average (Jolicoeur-Martineau 2019; Wang et al. 2018, equations 1 to 3): is HR more real than SR is on
-    average, and SR less than HR? The averages are those of a rank's own crops.
+    """Relativistic average (Jolicoeur-Martineau 2019; Wang et al. 2018, equations 1 to 3): is HR more real
+    than SR is on average, and SR less than HR? The averages are those of a rank's own crops.
     """
 
     name: Literal["relativistic"]
@@ -90,8 +92,9 @@ ObjectiveConfig = one_of(OBJECTIVES, default="standard")
 
 
 def r1_penalty(real, hr):
-    """Return the mean squared norm of the gradient of the logits real at the HR crops hr [B, ...], a scalar with a graph
-    (Mescheder et al. 2018, "Which training methods for GANs do actually converge?", equation 9, without gamma / 2).
+    """Return the mean squared norm of the gradient of the logits real at the HR crops hr [B, ...], a scalar
+    with a graph (Mescheder et al. 2018, "Which training methods for GANs do actually converge?", equation 9,
+    without gamma / 2).
     """
     (gradient,) = torch.autograd.grad(real.sum(), hr, create_graph=True)
     return _float32(gradient).square().flatten(1).sum(1).mean()

@@ -1,4 +1,6 @@
-"""The perceptual loss: difference of VGG-19 features (Ledig et al. 2017, equation 5; Simonyan & Zisserman 2015)."""
+"""The perceptual loss: difference of VGG-19 features (Ledig et al. 2017, equation 5; Simonyan & Zisserman
+2015).
+"""
 
 import pickle
 from functools import lru_cache
@@ -41,8 +43,8 @@ class VGGLossConfig(Settings):
 
 
 class VGGLoss(nn.Module):
-    """Compares sr and hr, both [B, 1, H, W] in [-1, 1], by a frozen VGG-19; sr carries the gradient, hr has none. Volumes
-    [B, 1, D, H, W] are compared by their slices along all three axes.
+    """Compares sr and hr, both [B, 1, H, W] in [-1, 1], by a frozen VGG-19; sr carries the gradient, hr has
+    none. Volumes [B, 1, D, H, W] are compared by their slices along all three axes.
 
     Grey is repeated to three channels and normalised as VGG was trained; nothing is resized.
     """
@@ -68,8 +70,8 @@ class VGGLoss(nn.Module):
 
 
 def slices_of(images):
-    """Return images [B, 1, H, W] in a list, or the slices of volumes [B, 1, D, H, W] along each axis, as batches of images:
-    [[B*D, 1, H, W], [B*H, 1, D, W], [B*W, 1, D, H]].
+    """Return images [B, 1, H, W] in a list, or the slices of volumes [B, 1, D, H, W] along each axis, as
+    batches of images: [[B*D, 1, H, W], [B*H, 1, D, W], [B*W, 1, D, H]].
     """
     if images.dim() == 4:
         return [images]

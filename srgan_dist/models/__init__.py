@@ -1,7 +1,8 @@
 """Networks. A new one is a module here with its settings, and its line in one of the two tables.
 
-A generator has `config` (with `ndim` and `scale`), `tile_overlap` (LR pixels) and forward(lr) -> sr; a discriminator is built
-from (config, crop, ndim), its settings have `final_side(crop)`, and forward(*images) returns the logits of each batch.
+A generator has `config` (with `ndim` and `scale`), `tile_overlap` (LR pixels) and forward(lr) -> sr; a
+discriminator is built from (config, crop, ndim), its settings have `final_side(crop)`, and forward(*images)
+returns the logits of each batch.
 """
 
 from srgan_dist.models.discriminator import DenseDiscriminatorConfig, Discriminator

@@ -69,9 +69,10 @@ class DiscriminatorBlock(nn.Module):
 class Discriminator(nn.Module):
     """Critic of HR crops: image [B, 1, crop, crop, ...] in [-1, 1] -> logits [B, 1], positive for "real".
 
-    Of several batches it returns the logits of each. Batch normalisation takes statistics of each batch by itself; the dense
-    layers, whose weights are most of the network, take all together, so that these are read once and have one gradient.
-    crop: side of the HR crops in pixels, which fixes the size of the first dense layer.
+    Of several batches it returns the logits of each. Batch normalisation takes statistics of each batch by
+    itself; the dense layers, whose weights are most of the network, take all together, so that these are read
+    once and have one gradient. crop: side of the HR crops in pixels, which fixes the size of the first dense
+    layer.
     """
 
     def __init__(self, config, crop, ndim=2):

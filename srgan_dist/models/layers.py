@@ -12,7 +12,9 @@ CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
 def initialize(network, std):
-    """Draw the weights of convolutions and dense layers from a normal distribution, biases 0; std None: PyTorch's own."""
+    """Draw the weights of convolutions and dense layers from a normal distribution, biases 0; std None:
+    PyTorch's own.
+    """
     for module in network.modules() if std is not None else ():
         if isinstance(module, (*CONVS, nn.Linear)):
             nn.init.normal_(module.weight, std=std)
@@ -29,14 +31,17 @@ def stages_of(scale):
 
 
 def upsampling_radius(scale):
-    """Return how many LR pixels a 3-wide convolution per stage, before its enlargement, looks beyond its own; rounded up."""
+    """Return how many LR pixels a 3-wide convolution per stage, before its enlargement, looks beyond its own;
+    rounded up.
+    """
     grids = [math.prod(stages_of(scale)[:stage]) for stage in range(len(stages_of(scale)))]
     return math.ceil(sum(1 / grid for grid in grids))
 
 
 class PixelShuffle(nn.Module):
-    """Channels to space (Shi et al. 2016, "Real-time single image and video super-resolution using an efficient
-    sub-pixel convolutional neural network"): [B, factor^n * C, *shape] -> [B, C, *(factor * shape)], n dimensions.
+    """Channels to space (Shi et al. 2016, "Real-time single image and video super-resolution using an
+    efficient sub-pixel convolutional neural network"): [B, factor^n * C, *shape] -> [B, C, *(factor *
+    shape)], n dimensions.
     """
 
     def __init__(self, factor):
@@ -57,11 +62,12 @@ class PixelShuffle(nn.Module):
 
 
 class PReLU(nn.PReLU):
-    """x where it is positive, else slope * x (He et al. 2015, "Delving deep into rectifiers"); slopes: one, or one per
-    channel of x [B, C, ...].
+    """x where it is positive, else slope * x (He et al. 2015, "Delving deep into rectifiers"); slopes: one,
+    or one per channel of x [B, C, ...].
 
-    PyTorch's own gradient is one loop over single values on a CPU: a fifth of an update of phase 1. Made of four
-    vectorised operations it takes a sixth of that time, and gives the same bits where all numbers are finite.
+    PyTorch's own gradient is one loop over single values on a CPU: a fifth of an update of phase 1. Made of
+    four vectorised operations it takes a sixth of that time, and gives the same bits where all numbers are
+    finite.
     """
 
     def forward(self, x):
@@ -90,7 +96,8 @@ def _all_but_channels(x):
     return [0, *range(2, x.dim())]
 
 
-# Batch normalisation (Ioffe & Szegedy 2015, equations 1 to 4), of each rank by itself or with the statistics of all
+# Batch normalisation (Ioffe & Szegedy 2015, equations 1 to 4), of each rank by itself or with the statistics
+# of all
 
 
 class _BatchNorm:
@@ -130,7 +137,9 @@ def synchronise(network):
 
 
 class SumOverRanks(torch.autograd.Function):
-    """The sum of a tensor over all ranks; so is its gradient, for every rank's loss depends on every rank's term."""
+    """The sum of a tensor over all ranks; so is its gradient, for every rank's loss depends on every rank's
+    term.
+    """
 
     @staticmethod
     def forward(ctx, x):
@@ -146,8 +155,8 @@ class SumOverRanks(torch.autograd.Function):
 class _SynchronisedBatchNorm:
     """Batch normalisation over the batches of all ranks, which have one shape: x [B, C, ...] -> the same.
 
-    The sums travel over ranks forward and their gradients backward. PyTorch's nn.SyncBatchNorm needs a GPU, and there the
-    host waits in every layer for the counts of the ranks, which may differ; here they do not.
+    The sums travel over ranks forward and their gradients backward. PyTorch's nn.SyncBatchNorm needs a GPU,
+    and there the host waits in every layer for the counts of the ranks, which may differ; here they do not.
     """
 
     def forward(self, x):

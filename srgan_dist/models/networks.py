@@ -9,10 +9,12 @@ from srgan_dist.models.layers import CHANNELS_LAST, synchronise
 
 
 class Networks:
-    """Generator and, once a phase asks for it, discriminator, as Accelerate prepares them: their forward runs in mixed
-    precision. Gradients are averaged over ranks by the phases (`optim/all_reduce.py` says why), not by DDP.
+    """Generator and, once a phase asks for it, discriminator, as Accelerate prepares them: their forward runs
+    in mixed precision. Gradients are averaged over ranks by the phases (`optim/all_reduce.py` says why), not
+    by DDP.
 
-    generator, discriminator: their settings. hr_crop: side of the HR crops in pixels. seed: of the initial weights.
+    generator, discriminator: their settings. hr_crop: side of the HR crops in pixels. seed: of the initial
+    weights.
     """
 
     def __init__(

@@ -1,7 +1,9 @@
-"""A discriminator of patches: fully convolutional, so that it fits crops of any size and judges texture, not the whole crop.
+"""A discriminator of patches: fully convolutional, so that it fits crops of any size and judges texture, not
+the whole crop.
 
-Isola et al. (2017), "Image-to-image translation with conditional adversarial networks", appendix 6.1.2 (the 70 x 70
-PatchGAN); spectral normalisation by Miyato et al. (2018), "Spectral normalization for generative adversarial networks".
+Isola et al. (2017), "Image-to-image translation with conditional adversarial networks", appendix 6.1.2 (the
+70 x 70 PatchGAN); spectral normalisation by Miyato et al. (2018), "Spectral normalization for generative
+adversarial networks".
 """
 
 from typing import Literal
@@ -58,7 +60,8 @@ class PatchDiscriminatorConfig(Settings):
 
 
 class PatchDiscriminator(nn.Module):
-    """Critic of patches of HR crops: image [B, 1, *shape] in [-1, 1] -> logits [B, 1, *map], positive for "real".
+    """Critic of patches of HR crops: image [B, 1, *shape] in [-1, 1] -> logits [B, 1, *map], positive for
+    "real".
 
     Of several batches it returns the logits of each; batch normalisation takes statistics of each by itself.
     """

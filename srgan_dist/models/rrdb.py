@@ -1,7 +1,8 @@
-"""RRDBNet, the generator of ESRGAN: residual-in-residual dense blocks on the LR grid, then convolutions up to the HR grid.
+"""RRDBNet, the generator of ESRGAN: residual-in-residual dense blocks on the LR grid, then convolutions up to
+the HR grid.
 
-Wang et al. (2018), "ESRGAN: enhanced super-resolution generative adversarial networks", figures 3 and 4; enlargement by
-nearest neighbours and a convolution, as in the official code.
+Wang et al. (2018), "ESRGAN: enhanced super-resolution generative adversarial networks", figures 3 and 4;
+enlargement by nearest neighbours and a convolution, as in the official code.
 """
 
 import math
@@ -41,7 +42,9 @@ class RRDBConfig(Settings):
 
 
 class DenseBlock(nn.Module):
-    """Five conv3, each of which sees the outputs of all before it (Huang et al. 2017), plus the block's input."""
+    """Five conv3, each of which sees the outputs of all before it (Huang et al. 2017), plus the block's
+    input.
+    """
 
     def __init__(self, conv, channels, growth, residual_scale):
         super().__init__()
@@ -99,7 +102,9 @@ class RRDBNet(nn.Module):
 
     @property
     def tile_overlap(self):
-        """LR pixels around a tile with which it is super-resolved: the setting, or all that an output depends on."""
+        """LR pixels around a tile with which it is super-resolved: the setting, or all that an output depends
+        on.
+        """
         return min(self.config.tile_overlap, self.receptive_radius)
 
     def forward(self, lr):

@@ -1,7 +1,7 @@
 """SRResNet: residual blocks on the LR grid, then sub-pixel convolutions up to the HR grid.
 
-Ledig et al. (2017), "Photo-realistic single image super-resolution using a generative adversarial network", without
-batch normalisation, as in the official code of Wang, Armstrong, Mostaghimi (2020).
+Ledig et al. (2017), "Photo-realistic single image super-resolution using a generative adversarial network",
+without batch normalisation, as in the official code of Wang, Armstrong, Mostaghimi (2020).
 """
 
 from typing import Literal
@@ -50,7 +50,9 @@ class ResidualBlock(nn.Module):
 
 
 class UpscaleLayer(nn.Module):
-    """conv3 to factor^n times the channels, which the pixel shuffle turns into `factor` times the size, PReLU."""
+    """conv3 to factor^n times the channels, which the pixel shuffle turns into `factor` times the size,
+    PReLU.
+    """
 
     def __init__(self, conv, channels, slopes, factor, ndim):
         super().__init__()
@@ -82,7 +84,9 @@ class SRResNet(nn.Module):
 
     @property
     def tile_overlap(self):
-        """LR pixels beyond its own that an output pixel depends on: with so much around them, tiles are exact."""
+        """LR pixels beyond its own that an output pixel depends on: with so much around them, tiles are
+        exact.
+        """
         return 1 + 2 * self.config.num_blocks + 1 + upsampling_radius(self.config.scale)
 
     def forward(self, lr):

@@ -16,7 +16,9 @@ class Layer:
 
 
 def list_layers(network, input_shape, call=None):
-    """Run `network` (or its method `call`) on zeros [1, *input_shape] and list its layers in order of completion."""
+    """Run `network` (or its method `call`) on zeros [1, *input_shape] and list its layers in order of
+    completion.
+    """
     layers, hooks = [], []
 
     def record(module, _, output):

@@ -16,7 +16,8 @@ from srgan_dist.utils.tensor_files import CheckpointError, save_tensors, tensors
 
 
 def save_generator(path, generator, facts):
-    """Write generator weights with their settings in the header; facts: further JSON, e.g. phase, steps, scores.
+    """Write generator weights with their settings in the header; facts: further JSON, e.g. phase, steps,
+    scores.
 
     Raises CheckpointError where the file cannot be written; one that has the name already is left as it is.
     """

@@ -6,13 +6,15 @@ Learning rates are 0-d tensors on the device, so that a schedule changes them wi
 import torch
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
-# Elements of a tensor whose next step is computed at a time. A CPU keeps the copies of a piece in its caches: a
-# quarter of the time of whole tensors. On a GPU the copies take 8 bytes per element of a piece.
+# Elements of a tensor whose next step is computed at a time. A CPU keeps the copies of a piece in its caches:
+# a quarter of the time of whole tensors. On a GPU the copies take 8 bytes per element of a piece.
 PIECE = {"cpu": 2**18, "cuda": 2**24}
 
 
 def adam(network, learning_rate):
-    """Return Adam with the paper's settings (betas 0.9 and 0.999, epsilon 1e-8), which can be captured on a GPU."""
+    """Return Adam with the paper's settings (betas 0.9 and 0.999, epsilon 1e-8), which can be captured on a
+    GPU.
+    """
     device = next(network.parameters()).device
     optimizer = torch.optim.Adam(
         network.parameters(), learning_rate, BETAS, EPSILON, fused=True, capturable=device.type == "cuda"
@@ -30,10 +32,11 @@ def set_learning_rate(optimizer, learning_rate):
 
 @torch.no_grad()
 def write_next_weights(optimizer, targets):
-    """Write into `targets` the weights that the next step of an optimiser from `adam` would give, and change nothing else.
+    """Write into `targets` the weights that the next step of an optimiser from `adam` would give, and change
+    nothing else.
 
-    targets: a tensor per parameter, of its shape and memory format, of any floating type. It is the same fused kernel, on
-    copies of moments and weights, so that the weights are the same too.
+    targets: a tensor per parameter, of its shape and memory format, of any floating type. It is the same
+    fused kernel, on copies of moments and weights, so that the weights are the same too.
     """
     (group,) = optimizer.param_groups
     states = [_state(optimizer, parameter) for parameter in group["params"]]
@@ -77,7 +80,9 @@ def _state(optimizer, parameter):
 
 
 def _pieces(rows, size):
-    """Yield rows of tensors of one shape column by column, as lists; `size` elements or so at a time, larger ones in pieces."""
+    """Yield rows of tensors of one shape column by column, as lists; `size` elements or so at a time, larger
+    ones in pieces.
+    """
     pieces, elements = [], 0
     for row in rows:
         for piece in (
@@ -99,8 +104,8 @@ def _flat(tensor, like):
 
 
 def laid_out_as(tensor, like):
-    """Return a tensor with the strides of another of its shape, without a copy where only dimensions of size 1 differ in
-    them: what computes many tensors at once takes them one by one where strides differ.
+    """Return a tensor with the strides of another of its shape, without a copy where only dimensions of size
+    1 differ in them: what computes many tensors at once takes them one by one where strides differ.
     """
     if tensor.stride() == like.stride():
         return tensor

@@ -1,11 +1,11 @@
 """Gradients that are averaged over ranks, once per update and network.
 
-Every rank starts the backward of its losses from 1/parts instead of 1, where parts counts the micro-batches of all
-ranks: their gradients then only have to be summed. They are summed here, after the last micro-batch, and nowhere else:
-the networks are not wrapped in DistributedDataParallel, whose hooks would start an all-reduce per backward and do not
-let it run on beyond the backward. Here the sum of the discriminator's gradients starts when they are complete and is
-waited for after the backward of the content losses, the longest part of an update, which hides it. In float64 both ways
-train the same weights to 1e-12.
+Every rank starts the backward of its losses from 1/parts instead of 1, where parts counts the micro-batches
+of all ranks: their gradients then only have to be summed. They are summed here, after the last micro-batch,
+and nowhere else: the networks are not wrapped in DistributedDataParallel, whose hooks would start an
+all-reduce per backward and do not let it run on beyond the backward. Here the sum of the discriminator's
+gradients starts when they are complete and is waited for after the backward of the content losses, the
+longest part of an update, which hides it. In float64 both ways train the same weights to 1e-12.
 """
 
 import torch
@@ -24,7 +24,9 @@ class GradientAllReduce:
         self.pending = []
 
     def start(self, number=None):
-        """Begin to sum; until `wait` nothing may touch these gradients. number: a 0-d tensor that is summed along."""
+        """Begin to sum; until `wait` nothing may touch these gradients. number: a 0-d tensor that is summed
+        along.
+        """
         self.number = number
         if self.world_size == 1:
             return

@@ -17,7 +17,9 @@ class EMA:
 
     @torch.no_grad()
     def update(self, found_inf):
-        """Take in the generator after an update; found_inf: 0-d tensor, 1 where the update was skipped, else 0."""
+        """Take in the generator after an update; found_inf: 0-d tensor, 1 where the update was skipped, else
+        0.
+        """
         averages, weights = list(self.network.parameters()), list(self.generator.parameters())
         steps = torch._foreach_sub(weights, averages)
         torch._foreach_mul_(steps, ((1 - self.decay) * (1 - found_inf)).to(weights[0].dtype))

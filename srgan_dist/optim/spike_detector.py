@@ -1,10 +1,12 @@
 """What is far above the usual: losses and norms of gradients against their running means.
 
-The idea is that of the optimisers that skip steps in the training of language models (OLMo-core's SkipStepOptimizer),
-with a factor in place of standard deviations: the losses of small batches of rock are far from normally distributed.
+The idea is that of the optimisers that skip steps in the training of language models (OLMo-core's
+SkipStepOptimizer), with a factor in place of standard deviations: the losses of small batches of rock are far
+from normally distributed.
 
-A spike makes its mean half as large again, so that a loss that stays where it has risen, as a discriminator's may that
-had almost won, becomes the usual: one that has risen to a thousand times its mean, with the factor 20, in ten updates.
+A spike makes its mean half as large again, so that a loss that stays where it has risen, as a discriminator's
+may that had almost won, becomes the usual: one that has risen to a thousand times its mean, with the factor
+20, in ten updates.
 """
 
 import torch
@@ -27,7 +29,8 @@ class SpikeDetector(nn.Module):
         self.register_buffer("counts", torch.zeros(2))
 
     def judge(self, loss, norm, learn=True):
-        """Tell, by a 0-d tensor, whether one of two 0-d tensors is a spike, and learn from those that are finite.
+        """Tell, by a 0-d tensor, whether one of two 0-d tensors is a spike, and learn from those that are
+        finite.
 
         learn: 0-d tensor, False where they are of an update that is skipped anyway.
         """

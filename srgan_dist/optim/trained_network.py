@@ -1,11 +1,13 @@
-"""A network under training: its float32 weights, the copy that computes, its optimiser, its gradients over all ranks.
+"""A network under training: its float32 weights, the copy that computes, its optimiser, its gradients over
+all ranks.
 
-Autocast turns every weight into bfloat16 by itself, and every gradient back: two launches a tensor, half of those of an
-update of phase 1. Here a copy keeps the weights in bfloat16 (Micikevicius et al. 2018, "Mixed precision training"), filled by
-one launch for all, with the same bits.
+Autocast turns every weight into bfloat16 by itself, and every gradient back: two launches a tensor, half of
+those of an update of phase 1. Here a copy keeps the weights in bfloat16 (Micikevicius et al. 2018, "Mixed
+precision training"), filled by one launch for all, with the same bits.
 
-The discriminator's copy has a second use. The generator is trained against the discriminator's next weights, before it
-is known whether this update is skipped: they are written into the copy, and the weights themselves stay.
+The discriminator's copy has a second use. The generator is trained against the discriminator's next weights,
+before it is known whether this update is skipped: they are written into the copy, and the weights themselves
+stay.
 """
 
 import copy
@@ -20,8 +22,9 @@ from srgan_dist.optim.all_reduce import GradientAllReduce
 class TrainedNetwork:
     """A network and the module that computes for it (`module`), which share their buffers.
 
-    network: as prepared by Accelerate, the same on every rank. accelerator: decides the precision of convolutions, dense
-    layers and PReLUs; where it is float32 the network itself computes. looks_ahead: whether `next` is used.
+    network: as prepared by Accelerate, the same on every rank. accelerator: decides the precision of
+    convolutions, dense layers and PReLUs; where it is float32 the network itself computes. looks_ahead:
+    whether `next` is used.
     """
 
     def __init__(self, network, learning_rate, accelerator, looks_ahead=False, compiled=False):
@@ -45,7 +48,9 @@ class TrainedNetwork:
 
     @torch.no_grad()
     def collect_gradients(self):
-        """Add the gradients of the copy to those of the weights, in the precision of the weights, and clear them."""
+        """Add the gradients of the copy to those of the weights, in the precision of the weights, and clear
+        them.
+        """
         if self.module is not self.copy:
             return
         found = [laid_out_as(parameter.grad, parameter) for parameter in self.copied]
@@ -73,7 +78,9 @@ def autocast_dtype(accelerator):
 
 
 def to_working_precision(network, dtype):
-    """Turn the weights that autocast would turn, at every use, into its type for good; None: leave all as they are."""
+    """Turn the weights that autocast would turn, at every use, into its type for good; None: leave all as
+    they are.
+    """
     for module in network.modules() if dtype else ():
         if isinstance(module, (nn.Conv2d, nn.Conv3d, nn.Linear, nn.PReLU)):
             for name, weight in module.named_parameters(recurse=False):

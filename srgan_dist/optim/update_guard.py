@@ -1,14 +1,15 @@
 """All-or-nothing updates: a step with a non-finite loss or gradient is skipped on every rank.
 
-Weights, optimisers and buffers of all networks then keep their bits. The ranks agree without a message: a loss that is
-not finite makes its gradients NaN, NaN and infinity survive the sum over ranks, and from equal sums every rank draws the
-same conclusion. With `max_spike` an update is skipped too whose loss or gradient norm, over all ranks, is a spike
-(`spikes.py`); the loss is summed along with the gradients.
+Weights, optimisers and buffers of all networks then keep their bits. The ranks agree without a message: a
+loss that is not finite makes its gradients NaN, NaN and infinity survive the sum over ranks, and from equal
+sums every rank draws the same conclusion. With `max_spike` an update is skipped too whose loss or gradient
+norm, over all ranks, is a spike (`spikes.py`); the loss is summed along with the gradients.
 
-The conclusion is a tensor on the device, `found_inf`, and the host never waits for it. Nothing is written before it is
-known, so nothing is restored: the discriminator's next weights, which the generator's adversarial term needs, are
-computed beside the old ones (`working_copy.py`), and both optimisers step at the end of the update, where Adam's fused
-kernel takes `found_inf` and then writes nothing. Only the batch-norm buffers, some kilobytes, change on the way.
+The conclusion is a tensor on the device, `found_inf`, and the host never waits for it. Nothing is written
+before it is known, so nothing is restored: the discriminator's next weights, which the generator's
+adversarial term needs, are computed beside the old ones (`working_copy.py`), and both optimisers step at the
+end of the update, where Adam's fused kernel takes `found_inf` and then writes nothing. Only the batch-norm
+buffers, some kilobytes, change on the way.
 """
 
 import torch
@@ -18,11 +19,12 @@ from srgan_dist.optim.spike_detector import SpikeDetector
 
 
 class UpdateGuard:
-    """Guards the updates of some networks: `begin` each, scale each backward by `backward_scale`, `check` the gradients
-    of each network, then `commit` the optimisers together.
+    """Guards the updates of some networks: `begin` each, scale each backward by `backward_scale`, `check` the
+    gradients of each network, then `commit` the optimisers together.
 
-    networks: {name: network}, all that the updates change. max_grad_norm: gradient clipping, per network; None: off.
-    max_spike: multiple of its running mean above which a loss or a gradient norm is a spike; None: off.
+    networks: {name: network}, all that the updates change. max_grad_norm: gradient clipping, per network;
+    None: off. max_spike: multiple of its running mean above which a loss or a gradient norm is a spike; None:
+    off.
     """
 
     def __init__(self, networks, max_grad_norm, max_spike, device):
@@ -42,7 +44,8 @@ class UpdateGuard:
     def backward_scale(self, name, loss, parts):
         """Return the gradient from which the backward of a term of a network's loss (a 0-d tensor) starts.
 
-        It is 1/parts, so that the gradients of all parts add up to that of their mean; NaN where the loss is not finite.
+        It is 1/parts, so that the gradients of all parts add up to that of their mean; NaN where the loss is
+        not finite.
         """
         loss = loss.detach()
         if self.spikes:

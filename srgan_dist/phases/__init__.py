@@ -1,7 +1,7 @@
 """Phases of the training: stretches with an objective of their own, networks and optimisers.
 
-A new one is a module here with its settings and its class, and a line in `PHASES`; a field of `Config` then names it
-and gives its place in the order.
+A new one is a module here with its settings and its class, and a line in `PHASES`; a field of `Config` then
+names it and gives its place in the order.
 """
 
 from srgan_dist.phases.adversarial import AdversarialConfig, AdversarialPhase

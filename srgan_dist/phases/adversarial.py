@@ -49,8 +49,8 @@ class AdversarialConfig(PhaseConfig):
 class AdversarialPhase(Phase):
     """Takes one discriminator step and one generator step per batch.
 
-    The generator is trained against the discriminator's next weights, as if that had stepped first; both step at the end of
-    the update, or neither does.
+    The generator is trained against the discriminator's next weights, as if that had stepped first; both step
+    at the end of the update, or neither does.
     """
 
     def __init__(self, config, networks, accelerator):
@@ -63,11 +63,12 @@ class AdversarialPhase(Phase):
         self.adversarial_weight = torch.zeros((), device=accelerator.device)  # of the last update
 
     def update(self, batches):
-        """Take one step of both networks on micro-batches [(lr [B, 1, *shape], hr [B, 1, *(s * shape)])], all of one size.
+        """Take one step of both networks on micro-batches [(lr [B, 1, *shape], hr [B, 1, *(s * shape)])], all
+        of one size.
 
         Returns named 0-d tensors on the device, means over the micro-batches; the host waits for none of it.
-        The graph of a single micro-batch is kept from one network to the other; of several, one is in memory at a time,
-        and the generator's forward is computed again.
+        The graph of a single micro-batch is kept from one network to the other; of several, one is in memory
+        at a time, and the generator's forward is computed again.
         """
         self.begin(batches)
         self.adversarial_weight.fill_(self.loss_weights()["adversarial"])
@@ -81,7 +82,8 @@ class AdversarialPhase(Phase):
                 self._discriminator_backward(sr.detach(), hr)
         self.start_all_reduce("discriminator")
 
-        # The generator's gradients: at sr by the content losses and the next discriminator, and from there to the weights
+        # The generator's gradients: at sr by the content losses and the next discriminator, and from there to
+        # the weights
         for number, (lr, hr) in enumerate(batches):
             sr = sr if single else self.generator.module(lr)
             leaf = sr.detach().requires_grad_()
@@ -126,8 +128,8 @@ class AdversarialPhase(Phase):
         return {"loss/adversarial": adversarial.detach(), "loss/generator": content + weighted.detach()}
 
     def loss_weights(self):
-        """Return the weight of every term of the generator's objective at the last update: {name: weight}; that of the
-        adversarial term is full from the end of the warm-up on.
+        """Return the weight of every term of the generator's objective at the last update: {name: weight};
+        that of the adversarial term is full from the end of the warm-up on.
         """
         risen = min(1, self.step / (self.config.adversarial_warmup + 1))
         return self.config.loss_weights() | {"adversarial": risen * self.config.adversarial_weight}

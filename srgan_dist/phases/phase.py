@@ -1,7 +1,8 @@
-"""A phase: networks under training, losses, and an update of both; all that phases have in common is wired here, once.
+"""A phase: networks under training, losses, and an update of both; all that phases have in common is wired
+here, once.
 
-A phase of its own defines `update(batches)` from these acts: `begin`, `backward` and `content_backward` on every
-micro-batch, `start_all_reduce` and `finish_all_reduce` of every network, `commit`.
+A phase of its own defines `update(batches)` from these acts: `begin`, `backward` and `content_backward` on
+every micro-batch, `start_all_reduce` and `finish_all_reduce` of every network, `commit`.
 """
 
 from typing import ClassVar
@@ -77,8 +78,9 @@ class PhaseConfig(Settings):
 class Phase:
     """Base of the phases.
 
-    config: PhaseConfig. networks: models.networks.Networks. base_rates: {network: learning rate before the schedule} of
-    the networks that the phase trains; they step together, or the update is skipped (optim/update_guard.py).
+    config: PhaseConfig. networks: models.networks.Networks. base_rates: {network: learning rate before the
+    schedule} of the networks that the phase trains; they step together, or the update is skipped
+    (optim/update_guard.py).
     """
 
     def __init__(self, config, networks, accelerator, base_rates):
@@ -118,7 +120,9 @@ class Phase:
         self.metrics, self.norms = MetricAverager(len(batches)), {}
 
     def backward(self, name, loss):
-        """Compute the gradient of a term of a network's loss on one micro-batch, as its part of the mean over all."""
+        """Compute the gradient of a term of a network's loss on one micro-batch, as its part of the mean over
+        all.
+        """
         loss.backward(gradient=self.guard.backward_scale(name, loss, self.micro_batches))
 
     def content_backward(self, sr, hr):
@@ -131,7 +135,9 @@ class Phase:
         return terms, total.detach()
 
     def start_all_reduce(self, name):
-        """Begin to sum the gradients of a network over ranks; other work can be done until `finish_all_reduce`."""
+        """Begin to sum the gradients of a network over ranks; other work can be done until
+        `finish_all_reduce`.
+        """
         self.networks[name].all_reduce.start(self.guard.losses.get(name))
 
     def finish_all_reduce(self, name):
@@ -139,7 +145,9 @@ class Phase:
         self.norms[name] = self.guard.check(name, self.networks[name].all_reduce.wait())
 
     def commit(self):
-        """Step all optimisers, or none where the update is skipped; returns the metrics, 0-d tensors on the device."""
+        """Step all optimisers, or none where the update is skipped; returns the metrics, 0-d tensors on the
+        device.
+        """
         self.guard.commit(*(trained.optimizer for trained in self.networks.values()))
         if self.ema:
             self.ema.update(self.guard.found_inf)
@@ -167,8 +175,8 @@ class Phase:
 
 
 def build_losses(config, networks, accelerator):
-    """Build the losses of a phase from its settings: {name: module}, laid out as the networks, their weights in the
-    precision that autocast would give them, and compiled where the networks are.
+    """Build the losses of a phase from its settings: {name: module}, laid out as the networks, their weights
+    in the precision that autocast would give them, and compiled where the networks are.
     """
     layout = torch.channels_last if networks.channels_last else torch.contiguous_format
     losses = {

@@ -27,7 +27,8 @@ class PretrainPhase(Phase):
         super().__init__(config, networks, accelerator, {"generator": config.learning_rate})
 
     def update(self, batches):
-        """Take one step on the mean over micro-batches [(lr [B, 1, *shape], hr [B, 1, *(s * shape)])], all of one size.
+        """Take one step on the mean over micro-batches [(lr [B, 1, *shape], hr [B, 1, *(s * shape)])], all of
+        one size.
 
         Returns named 0-d tensors on the device, means over the micro-batches; the host waits for none of it.
         """

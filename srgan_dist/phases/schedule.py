@@ -1,4 +1,6 @@
-"""Learning-rate schedules: the rate of an update as a function of its step, or of the share of the phase that is over."""
+"""Learning-rate schedules: the rate of an update as a function of its step, or of the share of the phase that
+is over.
+"""
 
 import math
 from typing import Annotated, Literal
@@ -30,8 +32,8 @@ class Exponential(Settings):
 
 
 class Cosine(Settings):
-    """Half a cosine wave down to zero at the end of the phase, which may be an end by time (Loshchilov & Hutter 2017,
-    "SGDR: stochastic gradient descent with warm restarts", without the restarts).
+    """Half a cosine wave down to zero at the end of the phase, which may be an end by time (Loshchilov &
+    Hutter 2017, "SGDR: stochastic gradient descent with warm restarts", without the restarts).
     """
 
     name: Literal["cosine"]
@@ -40,5 +42,6 @@ class Cosine(Settings):
         return base * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-# learning_rate(base, step, progress): step updates taken in the phase, progress the share of it that is over (0 to 1)
+# learning_rate(base, step, progress): step updates taken in the phase, progress the share of it that is over
+# (0 to 1)
 LRScheduleConfig = Annotated[Constant | Exponential | Cosine, Field(discriminator="name")]

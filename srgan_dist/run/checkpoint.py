@@ -1,8 +1,8 @@
 """Checkpoints: the state of a training, which appears whole or not at all.
 
 A checkpoint is a directory of safetensors and JSON, nothing that could execute code. It is written under a
-temporary name; its manifest with the sha256 of every file comes last, then the directory gets its name. One that is
-replaced at the same update is found as step-N.old until the new one has its name.
+temporary name; its manifest with the sha256 of every file comes last, then the directory gets its name. One
+that is replaced at the same update is found as step-N.old until the new one has its name.
 """
 
 import contextlib
@@ -26,11 +26,12 @@ VERSION = 1
 
 
 def save_checkpoint(directory, name, objects, state, keep, pinned_updates=()):
-    """Write directory/name from `objects` (name -> module, optimiser or their named tensors) and `state` (JSON), whole or
-    not at all.
+    """Write directory/name from `objects` (name -> module, optimiser or their named tensors) and `state`
+    (JSON), whole or not at all.
 
-    Afterwards it and the newest before it are left, `keep` in all, and those of the updates in `pinned_updates`. Later ones
-    get a name that ends in .damaged. Raises CheckpointError where it cannot be written; the others are left as they are.
+    Afterwards it and the newest before it are left, `keep` in all, and those of the updates in
+    `pinned_updates`. Later ones get a name that ends in .damaged. Raises CheckpointError where it cannot be
+    written; the others are left as they are.
     """
     directory = Path(directory)
     final, unfinished, replaced = (
@@ -195,7 +196,8 @@ def holds(path, label):
 def load_checkpoint(path, objects):
     """Put the tensors of a verified checkpoint into `objects` (name -> module or optimiser).
 
-    An optimiser keeps its own settings: they are those of the config, and the schedule sets its learning rate.
+    An optimiser keeps its own settings: they are those of the config, and the schedule sets its learning
+    rate.
     """
     for label, item in objects.items():
         try:
@@ -211,8 +213,8 @@ def load_checkpoint(path, objects):
 
 
 def _restore_optimizer(optimizer, tensors):
-    """Restore step and moments of every parameter, in the parameter's memory format: fused Adam pairs elements by
-    address, without a check.
+    """Restore step and moments of every parameter, in the parameter's memory format: fused Adam pairs
+    elements by address, without a check.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     shapes = {

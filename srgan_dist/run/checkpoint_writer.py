@@ -1,4 +1,6 @@
-"""Checkpoints that are written beside the training: it waits while their tensors are copied, not while they are written."""
+"""Checkpoints that are written beside the training: it waits while their tensors are copied, not while they
+are written.
+"""
 
 import threading
 
@@ -11,8 +13,9 @@ from srgan_dist.utils.tensor_files import tensors_of
 class CheckpointWriter:
     """Writes checkpoints in a thread, one at a time.
 
-    On a GPU the tensors are copied into pinned memory in the stream of the training, which goes on meanwhile; the thread
-    waits for them. What `checkpoint.py` promises holds as ever: one that is cut off by a kill is never found.
+    On a GPU the tensors are copied into pinned memory in the stream of the training, which goes on meanwhile;
+    the thread waits for them. What `checkpoint.py` promises holds as ever: one that is cut off by a kill is
+    never found.
     """
 
     def __init__(self, device):
@@ -41,7 +44,9 @@ class CheckpointWriter:
         self.thread.start()
 
     def wait(self):
-        """Wait until the last checkpoint is written; raises what kept it from being written, CheckpointError as a rule."""
+        """Wait until the last checkpoint is written; raises what kept it from being written, CheckpointError
+        as a rule.
+        """
         if self.thread:
             self.thread.join()
             self.thread = None
@@ -58,7 +63,9 @@ class CheckpointWriter:
             raise error
 
     def _copied(self, label, item):
-        """Return copies on the host of the tensors of a module or an optimiser; those of a GPU are still on their way."""
+        """Return copies on the host of the tensors of a module or an optimiser; those of a GPU are still on
+        their way.
+        """
         copies = {}
         for name, tensor in tensors_of(item).items():
             if tensor.device.type == "cuda":

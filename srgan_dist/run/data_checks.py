@@ -1,4 +1,6 @@
-"""Preflight checks of the data: sets that fit the config and each other, no leak, and shuffle blocks that fit the cache."""
+"""Preflight checks of the data: sets that fit the config and each other, no leak, and shuffle blocks that fit
+the cache.
+"""
 
 import numpy as np
 
@@ -86,7 +88,9 @@ def _check_leaks(train, eval_splits):
 
 
 def _images_of(split):
-    """Return {mark of an HR image, equal by rare chance only: row}; blank images are alike everywhere and left out."""
+    """Return {mark of an HR image, equal by rare chance only: row}; blank images are alike everywhere and
+    left out.
+    """
     rows = split.rows
     shapes = map(tuple, rows["lr_shape"].tolist())
     marks = zip(shapes, *(rows[name].tolist() for name in ("hr_crc32", "darkest", "brightest")))
@@ -99,8 +103,9 @@ def _images_of(split):
 def block_shards_of(config, train, eval_splits, world_size):
     """Return for every training split how many shards are shuffled together, None: all.
 
-    Where all that is used does not fit into the cache, the evaluated splits keep their place there, and each training set
-    that is read from it has its share of the rest for two blocks: the one that is read and the next.
+    Where all that is used does not fit into the cache, the evaluated splits keep their place there, and each
+    training set that is read from it has its share of the rest for two blocks: the one that is read and the
+    next.
     """
     asked, limit = config.data.block_shards, int(config.data.cache_gib * GIB)
     transient = max(split.transient_cache_bytes for split in [*train, *eval_splits])

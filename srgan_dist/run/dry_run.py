@@ -38,7 +38,9 @@ def dry_run_report(config, checked, device_type="cpu", world_size=1):
 
 
 def data_plan(config, checked):
-    """Return lines that say in what blocks training data is shuffled, and what is read from copies in the cache."""
+    """Return lines that say in what blocks training data is shuffled, and what is read from copies in the
+    cache.
+    """
     lines = [
         f"shuffled in blocks of {block} of the {len(split.shards)} shards of {split.place}"
         for (split, _), block in zip(checked.train, checked.blocks, strict=True)

@@ -1,4 +1,6 @@
-"""Failures of a training in words that name the settings: divergence, too little memory, ranks that start apart."""
+"""Failures of a training in words that name the settings: divergence, too little memory, ranks that start
+apart.
+"""
 
 import contextlib
 import math

@@ -19,7 +19,8 @@ WORSE_THAN_BICUBIC = (
 def shares(numbers, weights):
     """Return {"health/share/<term>": share of the term in the generator's objective, 0 to 1}.
 
-    numbers: means with loss/<term>. weights: {term: its factor}. Empty where no term is known or all are zero.
+    numbers: means with loss/<term>. weights: {term: its factor}. Empty where no term is known or all are
+    zero.
     """
     parts = {
         name: abs(weight * numbers[f"loss/{name}"])
@@ -51,7 +52,9 @@ class HealthMonitor:
 
 
 def judge(numbers):
-    """Return {kind: sentence, or None where all is well} for every kind of trouble that these numbers can show."""
+    """Return {kind: sentence, or None where all is well} for every kind of trouble that these numbers can
+    show.
+    """
     judged = {}
     if "d/real" in numbers and "d/fake" in numbers:
         judged |= _judge_discriminator(numbers["d/real"], numbers["d/fake"])

@@ -9,7 +9,9 @@ from srgan_dist.run.step_timer import StepTimer
 
 
 class Meter:
-    """Means of named 0-d tensors over an interval and over ranks; tensors stay on the device until they are read."""
+    """Means of named 0-d tensors over an interval and over ranks; tensors stay on the device until they are
+    read.
+    """
 
     def __init__(self, accelerator, consecutive_skips=0):
         self.accelerator, self.speed = accelerator, StepTimer(accelerator)
@@ -48,11 +50,11 @@ class Meter:
         self.speed.step()
 
     def read(self):
-        """Return the means since the last reading, with speed/* (see `StepTimer`; data_wait is a share of the time), and
-        the seconds that they cover.
+        """Return the means since the last reading, with speed/* (see `StepTimer`; data_wait is a share of the
+        time), and the seconds that they cover.
 
-        Updates that were skipped (as all ranks know) are left out of the means and counted as health/skipped; where
-        there are no others, there are no means.
+        Updates that were skipped (as all ranks know) are left out of the means and counted as health/skipped;
+        where there are no others, there are no means.
         """
         values = torch.stack(self.rows).float()  # [updates, names]
         skipped = values[:, self.names.index("health/skipped")] > 0
@@ -73,7 +75,9 @@ class Meter:
         return means | {"health/skipped": sum(skipped)} | speed, seconds
 
     def of_phase(self):
-        """Return speed/* of all that has been read, with the share of the time that pauses of each kind have taken."""
+        """Return speed/* of all that has been read, with the share of the time that pauses of each kind have
+        taken.
+        """
         whole = time.monotonic() - self.began
         shares = {f"speed/{kind}_share": seconds / whole for kind, seconds in self.pauses.items()}
         return self.speed.of_phase() | shares

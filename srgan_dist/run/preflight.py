@@ -11,8 +11,8 @@ from srgan_dist.run.data_checks import block_shards_of, open_splits
 from srgan_dist.run.run_state import RunState, fingerprint_of, parse_state
 from srgan_dist.utils.errors import UserError
 
-# Settings that decide nothing of what is learnt. Of the data's the path may change; its content, and the blocks in which
-# it is shuffled, are compared by the fingerprint.
+# Settings that decide nothing of what is learnt. Of the data's the path may change; its content, and the
+# blocks in which it is shuffled, are compared by the fingerprint.
 CHANGEABLE_ON_RESUME = (
     "name:",
     "output",
@@ -50,8 +50,8 @@ class Preflight:
 def preflight(config, resume="auto", world_size=1):
     """Check a config against data, weight files and run directory; raises UserError that says what to change.
 
-    resume: "auto" continues the run directory if it holds a checkpoint, "never" only starts a new run, a path starts from
-    that checkpoint unless the run directory has one of its own by now.
+    resume: "auto" continues the run directory if it holds a checkpoint, "never" only starts a new run, a path
+    starts from that checkpoint unless the run directory has one of its own by now.
     """
     _check_batch(config, world_size)
     train, eval_splits = open_splits(config)

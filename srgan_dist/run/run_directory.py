@@ -1,4 +1,6 @@
-"""The directory of a run: its files, one training at a time, and its records put in order before a training goes on."""
+"""The directory of a run: its files, one training at a time, and its records put in order before a training
+goes on.
+"""
 
 import contextlib
 import json
@@ -48,8 +50,8 @@ class RunDirectory:
     def open(self, config, state, checkpoint, samples_seen):
         """Prepare the directory for a training that starts from `state`.
 
-        checkpoint: that it starts from, None: nothing. samples_seen: up to which its records are kept. Returns the samples
-        seen at the last record before that, None where there was none.
+        checkpoint: that it starts from, None: nothing. samples_seen: up to which its records are kept.
+        Returns the samples seen at the last record before that, None where there was none.
         """
         with self.write_failures_named():
             self.checkpoints.mkdir(exist_ok=True)
@@ -84,7 +86,8 @@ class RunDirectory:
 
 
 def truncate_records(path, samples_seen):
-    """Drop the records of updates that a resumed run is about to repeat, and a line that was cut off by a crash.
+    """Drop the records of updates that a resumed run is about to repeat, and a line that was cut off by a
+    crash.
 
     Returns the samples seen at the last record before that, None where there was none.
     """

@@ -61,7 +61,8 @@ class RunState(BaseModel):
 
 
 def fingerprint_of(config, train, blocks):
-    """Return what the position in the data and the tensors of a checkpoint depend on, by the names of the settings.
+    """Return what the position in the data and the tensors of a checkpoint depend on, by the names of the
+    settings.
 
     train: [(split, weight)]. blocks: for each how many shards are shuffled together, None: all.
     """
@@ -80,7 +81,9 @@ def fingerprint_of(config, train, blocks):
 
 
 def parse_state(content, path, config, fingerprint):
-    """Turn the JSON of a checkpoint into RunState; raises UserError where it does not belong to this experiment."""
+    """Turn the JSON of a checkpoint into RunState; raises UserError where it does not belong to this
+    experiment.
+    """
     version = content.get("version") if isinstance(content, dict) else None
     if version not in (1, VERSION):
         raise UserError(
@@ -115,7 +118,9 @@ def parse_state(content, path, config, fingerprint):
 
 
 def _from_version_1(content):
-    """Return a state of version 1 with the names of version 2; what is wrong in it stays, for the validation to name."""
+    """Return a state of version 1 with the names of version 2; what is wrong in it stays, for the validation
+    to name.
+    """
     state = {VERSION_1.get(name, name): value for name, value in content.items()} | {"version": VERSION}
     if isinstance(state.get("best"), dict):
         state["best"] = {

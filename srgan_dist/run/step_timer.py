@@ -20,9 +20,10 @@ PERCENTILES = {"p50": 50, "p95": 95, "p99": 99, "max": 100}
 class StepTimer:
     """Times the updates of one phase on this rank, and brings together what the ranks have measured.
 
-    A step lasts from one mark to the next, waiting for its batch included. On a GPU a mark is a CUDA event, which the
-    device stamps when it gets there: the times are the device's own, and no update waits for them; they are read after
-    the means of the losses, for which the host has waited anyway. Elsewhere a mark is the host's clock.
+    A step lasts from one mark to the next, waiting for its batch included. On a GPU a mark is a CUDA event,
+    which the device stamps when it gets there: the times are the device's own, and no update waits for them;
+    they are read after the means of the losses, for which the host has waited anyway. Elsewhere a mark is the
+    host's clock.
     """
 
     def __init__(self, accelerator):
@@ -90,8 +91,8 @@ def percentiles(times):
 
 
 def memory_mib(device):
-    """Return the most memory in MiB that this process has had so far: allocated on its GPU, or resident where it computes
-    on CPU, which counts what it has touched of mapped shards; 0 where the system does not tell.
+    """Return the most memory in MiB that this process has had so far: allocated on its GPU, or resident where
+    it computes on CPU, which counts what it has touched of mapped shards; 0 where the system does not tell.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20

@@ -50,7 +50,8 @@ def build_networks(config, accelerator):
 class TrainingRun:
     """What a training has and does outside its updates.
 
-    checked: the Preflight of the config. corrupt: for each training set the CorruptSamples that others replace.
+    checked: the Preflight of the config. corrupt: for each training set the CorruptSamples that others
+    replace.
     """
 
     def __init__(self, config, checked, accelerator, corrupt, signals):
@@ -180,7 +181,9 @@ class TrainingRun:
         return {split: scores for split, (_, scores) in results.items()}
 
     def keep_best(self, psnr, scores):
-        """Note the best validation of a phase, and export its generator beside the one that the phase ends with."""
+        """Note the best validation of a phase, and export its generator beside the one that the phase ends
+        with.
+        """
         phase, state = self.state.phase, self.state
         if phase not in state.best or psnr > state.best[phase].psnr:
             with self.warn_if_unwritable(
@@ -206,8 +209,8 @@ class TrainingRun:
     def save(self, objects, last=False):
         """Save a checkpoint of all networks and of `objects` (name -> module or optimiser).
 
-        Within a phase the training goes on while it is written, and outlives a disk that is full: the next save tries again.
-        last: none follows, so that this one has to be written.
+        Within a phase the training goes on while it is written, and outlives a disk that is full: the next
+        save tries again. last: none follows, so that this one has to be written.
         """
         self.networks.share_buffers()
         required = last or self.state.phase is None
@@ -243,10 +246,11 @@ class TrainingRun:
     # Stopping
 
     def any_rank(self, step=0):
-        """Return, the same on every rank, the highest number of a signal that any was sent (or INTERRUPTED; 0: none), and
-        whether a checkpoint is due by the clock of rank 0.
+        """Return, the same on every rank, the highest number of a signal that any was sent (or INTERRUPTED;
+        0: none), and whether a checkpoint is due by the clock of rank 0.
 
-        Ranks on GPUs ask each other only every SIGNAL_CHECK_UPDATES steps: there a host runs ahead of its GPU.
+        Ranks on GPUs ask each other only every SIGNAL_CHECK_UPDATES steps: there a host runs ahead of its
+        GPU.
         """
         if self.world_size > 1 and self.device.type != "cpu" and step % SIGNAL_CHECK_UPDATES:
             return 0, False
@@ -256,7 +260,9 @@ class TrainingRun:
         return int(number), bool(due)
 
     def stop(self, number):
-        """End the training, which has been saved: some rank was sent the signal of that number, or INTERRUPTED."""
+        """End the training, which has been saved: some rank was sent the signal of that number, or
+        INTERRUPTED.
+        """
         interrupted = number == INTERRUPTED
         by = "its launcher, which died or restarts it," if interrupted else signal.Signals(number).name
         self.log_main(
