@@ -21,18 +21,15 @@ from srgan_dist.storage.cache import DEFAULT_GIB
 from srgan_dist.tracking.tracker import TrackingConfig
 from srgan_dist.utils.settings import Settings
 
-NOT_YAML = (
-    YAMLError,
-    ValueError,
-    LookupError,
-    RecursionError,
-)  # of the parser, e.g. at "!!int foo" or 1000 brackets
+# Of the parser, e.g. at "!!int foo" or 1000 brackets
+NOT_YAML = (YAMLError, ValueError, LookupError, RecursionError)
 
 
 def _no_fp16(value):
     if value == "fp16":
         raise ValueError(
-            "fp16 needs a loss scaler per network, and Accelerate keeps one for both, which it would update twice per"
+            "fp16 needs a loss scaler per network, and Accelerate keeps one for both, which it would update"
+            " twice per"
             " step; use bf16 (same speed, no scaler) or no"
         )
     return value
@@ -78,12 +75,14 @@ class DataConfig(Settings):
     """What is trained on, and how it is cut."""
 
     path: Path = Field(
-        description="folder of a packed data set (shards/build.py), or its URL: https://, s3://, hf://, any of fsspec"
+        description="folder of a packed data set (shards/build.py), or its URL: https://, s3://, hf://, any"
+        " of fsspec"
     )
     train: list[TrainSet] | None = Field(
         None,
         min_length=1,
-        description="train on these sets, mixed by weight; null: on that of path, which in any case validates",
+        description="train on these sets, mixed by weight; null: on that of path, which in any case"
+        " validates",
     )
     lr_crop: int = Field(
         48,
@@ -96,17 +95,20 @@ class DataConfig(Settings):
     )
     augment: Annotated[Literal["none", "flips", "all"], BeforeValidator(_no_bool)] = Field(
         "none",
-        description="orientations that are drawn per crop: flips along every axis, or all with rotations: 8 of an image,"
+        description="orientations that are drawn per crop: flips along every axis, or all with rotations: 8"
+        " of an image,"
         " 48 of a volume (the paper's code: none)",
     )
     verify: Literal["full", "size", "none"] = Field(
         "size",
-        description="before the training compare the shards with what was packed: every pixel and tar header, only sizes, nothing",
+        description="before the training compare the shards with what was packed: every pixel and tar"
+        " header, only sizes, nothing",
     )
     max_bad_samples: int = Field(
         0,
         ge=0,
-        description="damaged training samples, found by verify: full, that others may stand in for; more stop the training",
+        description="damaged training samples, found by verify: full, that others may stand in for; more"
+        " stop the training",
     )
 
     cache: Path | None = Field(
@@ -126,7 +128,8 @@ class DataConfig(Settings):
     def _check_verify(self):
         if self.max_bad_samples and self.verify != "full":
             raise ValueError(
-                f"max_bad_samples={self.max_bad_samples} needs verify=full, not {self.verify}: only that finds them"
+                f"max_bad_samples={self.max_bad_samples} needs verify=full, not {self.verify}: only that"
+                f" finds them"
             )
         return self
 
@@ -161,7 +164,8 @@ class Config(Settings):
     max_consecutive_skips: int = Field(
         20,
         ge=1,
-        description="updates in a row that are skipped (a loss or a gradient is not finite, or a spike), at which the training stops",
+        description="updates in a row that are skipped (a loss or a gradient is not finite, or a spike), at"
+        " which the training stops",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto",
@@ -188,7 +192,8 @@ class Config(Settings):
         None,
         ge=1,
         le=1024,
-        description="threads of a rank on CPU; null: as many of its share of the cores as pay, which is tried",
+        description="threads of a rank on CPU; null: as many of its share of the cores as pay, which is"
+        " tried",
     )
     log_every: int = Field(50, ge=1, description="updates between two records of losses")
     validate_every: int = Field(1000, ge=1, description="updates between two validations")
@@ -205,7 +210,8 @@ class Config(Settings):
     keep_checkpoints: int = Field(
         3,
         ge=1,
-        description="newest checkpoints that are kept, beside those of the end and of the best validation of each phase",
+        description="newest checkpoints that are kept, beside those of the end and of the best validation of"
+        " each phase",
     )
     num_sample_images: int = Field(
         4, ge=0, le=1000, description="validation images shown as panels, spread over the rocks"

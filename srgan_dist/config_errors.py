@@ -95,9 +95,8 @@ def _tables_at(parents, raw, model):
     for parent in parents:
         here = here.get(parent) if isinstance(here, dict) else None
         fields = [model.model_fields[parent].annotation for model in models if parent in model.model_fields]
-        models = (
-            [m for annotation in fields for m in _models_in(annotation)] if fields else models
-        )  # a key of a dictionary
+        if fields:  # else it is a free key of a dictionary
+            models = [m for annotation in fields for m in _models_in(annotation)]
     chosen = [
         m
         for m in models
@@ -107,7 +106,7 @@ def _tables_at(parents, raw, model):
 
 
 def _keys(model, prefix=""):
-    """Return every dotted key that a settings model knows, but for those below the free keys of dictionaries."""
+    """Return every dotted key of a settings model, but those below the free keys of dictionaries."""
     keys = []
     for field, info in model.model_fields.items():
         keys.append(prefix + field)

@@ -185,9 +185,7 @@ def run_phase(run, name, phase_config):
     log_speed(run, name, meter)
     if stop:
         run.stop(stop)
-    run.divergence.check_skips(
-        state.consecutive_skips, phase.step, phase_config.max_spike
-    )  # not a single update
+    run.divergence.check_skips(state.consecutive_skips, phase.step, phase_config.max_spike)  # all of them
 
     # End with the EMA of the generator, where there is one
     saved = phase.stateful()

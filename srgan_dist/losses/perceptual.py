@@ -37,7 +37,8 @@ class VGGLossConfig(Settings):
     )
     weights: str = Field(
         "torchvision",
-        description="torchvision: its file in the PyTorch cache; random: untrained, for tests; else a path to that file",
+        description="torchvision: its file in the PyTorch cache; random: untrained, for tests; else a path"
+        " to that file",
     )
     sha256: str = Field("dcbb9e9d", min_length=8, description="how the sha256 of the weight file must begin")
 
@@ -104,9 +105,12 @@ def checked_weights_file(config):
     path = cached if config.weights == "torchvision" else Path(config.weights)
     if not path.is_file():
         raise UserError(
-            f"weights={config.weights}: the VGG-19 weights are not at {path}. Where there is internet, fetch them"
-            " (550 MB) with\n    python -c \"from torchvision.models import vgg19; vgg19(weights='IMAGENET1K_V1')\"\n"
-            f"which puts {TORCHVISION_FILE} into that cache; copy it, or give its path as weights. To train without"
+            f"weights={config.weights}: the VGG-19 weights are not at {path}. Where there is internet, fetch"
+            f" them"
+            ' (550 MB) with\n    python -c "from torchvision.models import vgg19;'
+            " vgg19(weights='IMAGENET1K_V1')\"\n"
+            f"which puts {TORCHVISION_FILE} into that cache; copy it, or give its path as weights. To train"
+            f" without"
             " this loss, leave it out, e.g. --adversarial.losses.perceptual=null"
         )
     facts = path.stat()

@@ -17,7 +17,7 @@ _STRIDES = (1, 2, 1, 2, 1, 2, 1, 2)
 
 
 class DenseDiscriminatorConfig(Settings):
-    """Settings of the discriminator with dense layers; the defaults are those of the paper's official code."""
+    """Settings of the discriminator with dense layers; the defaults are the official code's."""
 
     name: Literal["dense"] = "dense"
     num_filters: int = Field(
@@ -40,7 +40,8 @@ class DenseDiscriminatorConfig(Settings):
         if (side := self._final_side(crop)) < 1:
             smallest = next(c for c in range(1, 1000) if self._final_side(c) >= 1)
             raise ValueError(
-                f"an HR crop of {crop} pixels vanishes in the discriminator's strides (padding={self.padding});"
+                f"an HR crop of {crop} pixels vanishes in the discriminator's strides"
+                f" (padding={self.padding});"
                 f" use {smallest} or more"
             )
         return side
@@ -80,7 +81,7 @@ class Discriminator(nn.Module):
         self.config = config
         n = config.num_filters
         widths = [n, n, 2 * n, 2 * n, 4 * n, 4 * n, 8 * n, 8 * n]
-        blocks = zip(widths, widths[1:], _STRIDES[1:])
+        blocks = zip(widths[:-1], widths[1:], _STRIDES[1:], strict=True)
         side = config.final_side(crop)
         self.conv = CONV[ndim](1, n, _KERNEL, _STRIDES[0], config.padding)
         self.activation = nn.LeakyReLU(0.2)

@@ -25,7 +25,7 @@ def initialize(network, std):
 
 
 def stages_of(scale):
-    """Return the factors by which the stages of an upsampling enlarge: 2 and 3, whose product is the scale."""
+    """Return the factors of the upsampling stages: twos and threes, whose product is the scale."""
     twos = int(math.log2(scale & -scale))
     return [2] * twos + [3] * (scale >> twos == 3)
 
@@ -130,7 +130,7 @@ def count_batch(network):
 
 
 def synchronise(network):
-    """Let the batch normalisations of a network take their statistics over all ranks; names of weights stay."""
+    """Take the statistics of all batch normalisations of a network over all ranks; names of weights stay."""
     for module in network.modules():
         if isinstance(module, _BatchNorm):
             module.__class__ = _SYNCHRONISED[type(module)]

@@ -56,7 +56,7 @@ class Networks:
             self.ema = None
 
     def _build(self, seed, build, *arguments):
-        """Build a network with initial weights that depend on the seed alone, not on what was drawn before."""
+        """Build a network whose initial weights depend on the seed alone, not on earlier draws."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = build(*arguments)

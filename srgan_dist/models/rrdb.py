@@ -36,7 +36,8 @@ class RRDBConfig(Settings):
         32,
         ge=0,
         le=4096,
-        description="LR pixels of surroundings that each tile is super-resolved with; the receptive field is larger, so"
+        description="LR pixels of surroundings that each tile is super-resolved with; the receptive field is"
+        " larger, so"
         " that tiles agree to rounding only where it is small",
     )
 

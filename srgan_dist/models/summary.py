@@ -8,7 +8,7 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Layer:
-    """One row: `name` is class and running number; parameters are its own, without those of layers inside it."""
+    """One row: `name` is class and number; parameters are its own, without those of layers inside it."""
 
     name: str
     output_shape: tuple

@@ -11,9 +11,8 @@ longest part of an update, which hides it. In float64 both ways train the same w
 import torch
 import torch.distributed
 
-LARGE_GRADIENT_BYTES = (
-    16 * 2**20
-)  # bytes from which on a gradient is summed where it lies: the discriminator's first dense layer
+# From this size on a gradient is summed in place, without a copy: the discriminator's first dense layer
+LARGE_GRADIENT_BYTES = 16 * 2**20
 
 
 class GradientAllReduce:
@@ -56,7 +55,7 @@ class GradientAllReduce:
                 self.small,
                 [
                     part.as_strided(gradient.shape, gradient.stride())
-                    for part, gradient in zip(parts, self.small)
+                    for part, gradient in zip(parts, self.small, strict=False)
                 ],
             )
             number = None if number is None else parts[-1].view(()).clone()

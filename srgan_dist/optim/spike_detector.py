@@ -12,8 +12,8 @@ may that had almost won, becomes the usual: one that has risen to a thousand tim
 import torch
 from torch import nn
 
-RISE = 1.5  # of a mean per spike
-SETTLED = 100  # updates before anything is far above the usual; from then on the means are of about the last so many
+RISE = 1.5  # factor of a mean per spike
+SETTLED = 100  # updates before the first spike; from then on the means are of about the last 100
 
 
 class SpikeDetector(nn.Module):

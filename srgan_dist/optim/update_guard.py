@@ -31,9 +31,8 @@ class UpdateGuard:
         self.networks, self.max_grad_norm = networks, max_grad_norm
         self.buffers = _Buffers([buffer for network in networks.values() for buffer in network.buffers()])
         self.spikes = {name: SpikeDetector(max_spike).to(device) for name in networks} if max_spike else {}
-        self.found_inf = torch.zeros(
-            (), device=device
-        )  # 1 where the current update is skipped, else 0, as Adam wants it
+        # 1 where the current update is skipped, else 0, as Adam's fused kernel takes it
+        self.found_inf = torch.zeros((), device=device)
         self.losses = {}  # with max_spike: this rank's part of the mean loss of each network
 
     def begin(self):

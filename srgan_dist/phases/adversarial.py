@@ -25,7 +25,8 @@ class AdversarialConfig(PhaseConfig):
     losses: dict[str, LossConfig] = Field(
         {"pixel": L1LossConfig(name="l1"), "perceptual": VGGLossConfig(name="vgg19")},
         min_length=1,
-        description="terms of the generator's objective beside the adversarial one; a key names its panel loss/<key>",
+        description="terms of the generator's objective beside the adversarial one; a key names its panel"
+        " loss/<key>",
     )
     objective: ObjectiveConfig = Field(Standard(), description="GAN objective of both networks")
     adversarial_weight: float = Field(

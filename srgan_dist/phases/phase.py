@@ -46,14 +46,16 @@ class PhaseConfig(Settings):
     max_spike: float | None = Field(
         None,
         gt=1,
-        description="skip updates in which the loss or the gradient norm of a network exceeds this multiple of its mean"
+        description="skip updates in which the loss or the gradient norm of a network exceeds this multiple"
+        " of its mean"
         " over the last 100 updates, e.g. 20; null: only those in which one is not finite",
     )
     ema_decay: float | None = Field(
         None,
         gt=0,
         lt=1,
-        description="of an exponential moving average of the generator's weights, which then is validated and exported,"
+        description="of an exponential moving average of the generator's weights, which then is validated"
+        " and exported,"
         " e.g. 0.999; null: the weights themselves, as in the paper",
     )
     weights: str | None = Field(
@@ -214,5 +216,5 @@ class MetricAverager:
 
 
 def train_psnr(sr, hr):
-    """Return the PSNR of a batch in dB, from its mean squared error; values span [-1, 1], so the peak is 2."""
+    """Return the PSNR of a batch in dB, from its mean squared error; the range is [-1, 1], the peak 2."""
     return 10 * torch.log10(4 / F.mse_loss(sr.detach(), hr).clamp(min=1e-10))

@@ -82,7 +82,8 @@ def _check_leaks(train, eval_splits):
             ]
             if equal:
                 raise ConfigError(
-                    f"{held_out.place} holds {held_out.key(equal[0][0])} in {held_out.name}, and {trained.place} has"
+                    f"{held_out.place} holds {held_out.key(equal[0][0])} in {held_out.name}, and"
+                    f" {trained.place} has"
                     f" the same picture in train ({len(equal)} such); scores would be too good"
                 )
 
@@ -93,7 +94,7 @@ def _images_of(split):
     """
     rows = split.rows
     shapes = map(tuple, rows["lr_shape"].tolist())
-    marks = zip(shapes, *(rows[name].tolist() for name in ("hr_crc32", "darkest", "brightest")))
+    marks = zip(shapes, *(rows[name].tolist() for name in ("hr_crc32", "darkest", "brightest")), strict=True)
     return {mark: i for i, mark in enumerate(marks) if mark[2] < mark[3]}
 
 
@@ -122,9 +123,10 @@ def block_shards_of(config, train, eval_splits, world_size):
         if two_blocks and not fits and not 1 <= block <= most:
             needed = kept + (asked or 1) * two_blocks * sum(train_bytes) / size
             raise ConfigError(
-                f"data.cache_gib={config.data.cache_gib:g} has no room for two blocks of {block or 1} shards of"
-                f" {split.place} beside the validation and test images; at least {needed / GIB:.3g} are needed"
-                + (", or a smaller data.block_shards" if asked is not None else "")
+                f"data.cache_gib={config.data.cache_gib:g} has no room for two blocks of {block or 1} shards"
+                f" of"
+                f" {split.place} beside the validation and test images; at least {needed / GIB:.3g} are"
+                f" needed" + (", or a smaller data.block_shards" if asked is not None else "")
             )
         blocks.append(block if block < len(split.shards) else None)
         if two_blocks and blocks[-1] and world_size > 1:
@@ -133,11 +135,13 @@ def block_shards_of(config, train, eval_splits, world_size):
 
 
 def _check_ranks_keep_together(config, split, block):
-    """Raise ConfigError if a block is read so soon that ranks which share a cache would need three at a time."""
+    """Raise ConfigError if a block is so short that ranks which share a cache would need three at a time."""
     fewest = int(np.sort(np.bincount(split.rows["shard"]))[:block].sum())
     needed = UPDATES_APART * config.data.batch_size
     if fewest < needed:
         raise ConfigError(
-            f"blocks of {block} shards of {split.place} have {fewest} samples; several ranks that prefetch need"
-            f" {UPDATES_APART} updates in each ({needed} samples). Enlarge data.cache_gib and data.block_shards"
+            f"blocks of {block} shards of {split.place} have {fewest} samples; several ranks that prefetch"
+            f" need"
+            f" {UPDATES_APART} updates in each ({needed} samples). Enlarge data.cache_gib and"
+            f" data.block_shards"
         )

@@ -17,7 +17,8 @@ def check_same_start(checked):
     if any(start != starts[0] for start in starts):
         names = ", ".join(f"rank {rank}: {name or 'none'}" for rank, (name, _) in enumerate(starts))
         raise UserError(
-            f"output={checked.run_directory.parent}: the ranks find different checkpoints there ({names}); it has to be"
+            f"output={checked.run_directory.parent}: the ranks find different checkpoints there ({names});"
+            f" it has to be"
             " on a file system that all nodes share"
         )
 
@@ -38,8 +39,10 @@ def out_of_memory_named(config, world_size, device):
             advice = f"gradient_accumulation_steps={possible[0]}"
         raise UserError(
             f"{memory_of(device)} does not hold an update of data.batch_size={data.batch_size}:"
-            f" {share // micro_batches} crops of {config.hr_crop} HR pixels at a time on each of {world_size} rank(s)"
-            f" (gradient_accumulation_steps={micro_batches}). Use {advice}, which trains the same but for batch"
+            f" {share // micro_batches} crops of {config.hr_crop} HR pixels at a time on each of"
+            f" {world_size} rank(s)"
+            f" (gradient_accumulation_steps={micro_batches}). Use {advice}, which trains the same but for"
+            f" batch"
             f" normalisation, a smaller data.batch_size, or more GPUs ({str(error).splitlines()[0]:.200})"
         ) from None
 
@@ -80,5 +83,6 @@ class DivergenceCheck:
             )
         raise UserError(
             f"{phase} has diverged: {problem} at update {run.state.global_step}. {start}, with a smaller"
-            f" {phase}.learning_rate, {phase}.max_grad_norm, smaller weights of its losses, or mixed_precision=no"
+            f" {phase}.learning_rate, {phase}.max_grad_norm, smaller weights of its losses, or"
+            f" mixed_precision=no"
         )

@@ -1,19 +1,15 @@
-"""Whether a GAN is well while it trains: numbers that show it, and a warning in words when they stay bad."""
+"""The health of a GAN while it trains: metrics that show trouble, and a warning in words when it persists."""
 
 HELD_UPDATES = (
-    500  # that something has to be seen at every look: single batches and the first updates mean nothing
+    500  # over which every record shows the trouble: single batches and the first updates mean nothing
 )
 QUIET_UPDATES = 10_000  # between two warnings of one kind
-WON_REAL, WON_FAKE = (
-    0.95,
-    0.05,
-)  # mean probabilities; surer than that, hardly a crop is left that it could be wrong about
-LOST_GAP = 0.02  # between d/real and d/fake, which sampling alone brings about in means over batches
-DWARFS = 0.95  # share of the objective: 19 times all other terms together
+WON_REAL, WON_FAKE = 0.95, 0.05  # mean probabilities, beyond which hardly a crop is left to be wrong about
+LOST_GAP = 0.02  # between d/real and d/fake: sampling alone makes that much in means over batches
+DOMINANT_SHARE = 0.95  # of the objective: 19 times all other terms together
 MEAN_SHIFT = 1.0  # percent of the range, 2.5 of 255 levels; networks of the demo stay below 0.35
-WORSE_THAN_BICUBIC = (
-    1.0  # percent of the range; blur alone takes bicubic 0.3 to 2.4 from HR, networks of the demo less
-)
+# Percent of the range; blur alone puts bicubic 0.3 to 2.4 from HR, networks of the demo less
+WORSE_THAN_BICUBIC = 1.0
 
 
 def shares(numbers, weights):
@@ -77,13 +73,15 @@ def judge(numbers):
 def _judge_discriminator(real, fake):
     seen = f"(d/real {real:.2f}, d/fake {fake:.2f})"
     won = (
-        f"the discriminator has told HR from SR almost without error {seen}: it has won, and the generator learns"
+        f"the discriminator has told HR from SR almost without error {seen}: it has won, and the generator"
+        f" learns"
         " little about texture from it. Try a smaller adversarial.discriminator_learning_rate, a larger"
         " adversarial.adversarial_weight or more updates of phase 1"
     )
     lost = (
         f"the discriminator has not told HR from SR {seen}: it has lost, or SR is as good as HR (see"
-        " val/spectrum_error and the panels). If it is not, try a larger adversarial.discriminator_learning_rate or a"
+        " val/spectrum_error and the panels). If it is not, try a larger"
+        " adversarial.discriminator_learning_rate or a"
         " smaller adversarial.adversarial_weight"
     )
     return {
@@ -94,11 +92,12 @@ def _judge_discriminator(real, fake):
 
 def _judge_terms(terms):
     name, share = max(terms.items(), key=lambda term: term[1])
-    if share <= DWARFS:
+    if share <= DOMINANT_SHARE:
         return None
     others = " and ".join(other for other in terms if other != name)
     return (
-        f"the term {name} has made up {share:.1%} of the generator's objective: {others} hardly count beside it. Try a"
+        f"the term {name} has made up {share:.1%} of the generator's objective: {others} hardly count beside"
+        f" it. Try a"
         f" smaller weight of {name} or larger ones of the others; health/share/* show what they do"
     )
 
@@ -107,8 +106,11 @@ def _judge_grey_levels(shift, distance, bicubic):
     if abs(shift) <= MEAN_SHIFT and distance <= bicubic + WORSE_THAN_BICUBIC:
         return None
     return (
-        f"the grey levels of SR have been shifted against HR (val/mean_shift {shift:+.2f} %, val/histogram_distance"
-        f" {distance:.2f} %, bicubic's {bicubic:.2f} %, of the range): thresholds that were chosen on HR, and porosity"
-        " with them, do not hold for SR. Try a larger weight of the pixel loss, smaller ones of the other terms, or a"
+        f"the grey levels of SR have been shifted against HR (val/mean_shift {shift:+.2f} %,"
+        f" val/histogram_distance"
+        f" {distance:.2f} %, bicubic's {bicubic:.2f} %, of the range): thresholds that were chosen on HR,"
+        f" and porosity"
+        " with them, do not hold for SR. Try a larger weight of the pixel loss, smaller ones of the other"
+        " terms, or a"
         " smaller learning_rate"
     )

@@ -1,4 +1,4 @@
-"""Means of the metrics of updates between two records, over updates and ranks, and the speed of a training."""
+"""Means of the metrics of updates between two records, over updates and ranks, and the speed."""
 
 import contextlib
 import time

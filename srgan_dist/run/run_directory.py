@@ -42,7 +42,10 @@ class RunDirectory:
             with self.write_failures_named():
                 self.path.mkdir(parents=True, exist_ok=True)
                 holder = lock.read_text(errors="replace") if lock.exists() else "another process"
-                message = f"{self.path} is being trained by {holder}; wait for its end, end it, or choose another name"
+                message = (
+                    f"{self.path} is being trained by {holder}; wait for its end, end it, or choose another"
+                    " name"
+                )
                 stack.enter_context(file_lock(lock, message))
                 lock.write_text(f"process {os.getpid()} on {platform.node()}")
             yield
@@ -80,7 +83,8 @@ class RunDirectory:
             yield
         except OSError as error:
             raise UserError(
-                f"output={self.path.parent}: {self.path} cannot be written ({error}); choose another folder, or make room"
+                f"output={self.path.parent}: {self.path} cannot be written ({error}); choose another folder,"
+                f" or make room"
                 " or restore the right to write there"
             ) from None
 

@@ -36,9 +36,7 @@ class RunState(BaseModel):
     phase: str | None = None  # running; None between phases
     phase_step: int = Field(0, ge=0)  # updates of that phase
     consecutive_skips: int = Field(0, ge=0)  # updates of that phase that were skipped, up to the last
-    phase_seconds: float = Field(
-        0.0, ge=0
-    )  # training time without validations and checkpoints, at the last report
+    phase_seconds: float = Field(0.0, ge=0)  # of training, up to the last record
     phase_ends: dict[str, int] = {}  # finished phase -> global step at its end, in the order of the phases
     best: dict[str, BestValidation] = {}  # by phase
     wandb_id: str | None = None
@@ -87,7 +85,8 @@ def parse_state(content, path, config, fingerprint):
     version = content.get("version") if isinstance(content, dict) else None
     if version not in (1, VERSION):
         raise UserError(
-            f"{path} holds a state of version {version}, this program reads 1 and {VERSION}; continue it with the"
+            f"{path} holds a state of version {version}, this program reads 1 and {VERSION}; continue it"
+            f" with the"
             " srgan_dist that wrote it, or start a run from finished weights: --pretrain.weights=FILE"
         )
     try:
@@ -95,7 +94,8 @@ def parse_state(content, path, config, fingerprint):
     except ValidationError as error:
         fault = error.errors()[0]
         raise UserError(
-            f"{path} holds no state that this program reads: {fault['msg']} at {'.'.join(map(str, fault['loc']))}"
+            f"{path} holds no state that this program reads: {fault['msg']} at"
+            f" {'.'.join(map(str, fault['loc']))}"
         ) from None
     saved, asked = flat(state.fingerprint), flat(fingerprint)
     changed = [
@@ -105,14 +105,16 @@ def parse_state(content, path, config, fingerprint):
     ]
     if changed:
         raise UserError(
-            f"{path} was saved with other settings ({'; '.join(changed)}). Restore them, or start a run from finished"
+            f"{path} was saved with other settings ({'; '.join(changed)}). Restore them, or start a run from"
+            f" finished"
             " weights instead: --pretrain.weights=FILE"
         )
     began = [*state.finished, *filter(None, [state.phase])]
     phases = [name for name, _ in config.phases()]
     if began != phases[: len(began)] or state.phase_step > state.global_step:
         raise UserError(
-            f"{path} was saved after {', '.join(began)}, but the phases of this config are {', '.join(phases)}"
+            f"{path} was saved after {', '.join(began)}, but the phases of this config are"
+            f" {', '.join(phases)}"
         )
     return state
 

@@ -225,7 +225,7 @@ class TrainingRun:
                     self.state.model_dump(),
                     self.config.keep_checkpoints,
                     self.state.pinned_steps(),
-                    first=self.tracker.sync,  # a checkpoint that outlives a loss of power has all records up to it
+                    first=self.tracker.sync,  # so that a checkpoint on the disk has all its records there
                 )
             if required:
                 self.writer.wait()
@@ -235,7 +235,7 @@ class TrainingRun:
 
     @contextlib.contextmanager
     def warn_if_unwritable(self, what, required=None):
-        """Warn about a file that cannot be written, unless it is required: by default at the end of a phase."""
+        """Warn of a file that cannot be written, unless it is required: by default at a phase's end."""
         try:
             yield
         except (CheckpointError, OSError) as error:
@@ -266,7 +266,8 @@ class TrainingRun:
         interrupted = number == INTERRUPTED
         by = "its launcher, which died or restarts it," if interrupted else signal.Signals(number).name
         self.log_main(
-            f"stopped by {by} after update {self.state.global_step}, which is saved; the same command continues from there"
+            f"stopped by {by} after update {self.state.global_step}, which is saved; the same command"
+            f" continues from there"
         )
         raise TrainingInterrupted if interrupted else TrainingStopped
 
