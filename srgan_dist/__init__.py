@@ -18,7 +18,7 @@ _MODULES = {
     "load_generator": "api",
     "super_resolve": "api",
     "evaluate": "api",
-    "open_set": "data.index",
+    "open_set": "data.split",
     "UserError": "utils.errors",
 }
 __all__ = [*_MODULES, "__version__"]

@@ -70,6 +70,7 @@ def main(argv=None, prog=None):
 def parse_arguments(argv, prog, defaults):
     """Return the options as a dictionary: source, out, jobs, executor, and the fields of BuildOptions."""
     from srgan_dist.storage.encoding import ENCODINGS
+    from srgan_dist.utils.scales import SCALES
 
     parser = argparse.ArgumentParser(
         prog=prog,
@@ -88,7 +89,7 @@ def parse_arguments(argv, prog, defaults):
         "--scale",
         type=int,
         default=defaults.scale,
-        help="HR size over LR size: 2, 4 or 8 (default: %(default)s)",
+        help=f"HR size over LR size: {', '.join(map(str, SCALES))} (default: %(default)s)",
     )
     parser.add_argument(
         "--tile",

@@ -20,7 +20,7 @@ def main(argv=None, prog=None):
     add_cache_options(parser)
     arguments = parser.parse_args(argv)
 
-    from srgan_dist.data.index import open_set
+    from srgan_dist.data.split import open_set
     from srgan_dist.packing.summary import format_counts, format_ranges
     from srgan_dist.storage.cache import cache_at
 

@@ -166,9 +166,9 @@ def has_glibc():
 
 
 def choose_threads(accelerator, given, generator, lr_shape, hr_shape):
-    """Set the threads of this rank: `given`, or the fastest number within its share of the cores; equal on all ranks.
+    """Set the threads of this rank: `given`, or the fastest number within its share; the same on every rank.
 
-    lr_shape, hr_shape: [B, 1, *shape] of the micro-batches of the trials. Returns (threads, the trials as text).
+    lr_shape, hr_shape: [B, 1, *shape] of the micro-batches of the trials. Returns (threads, trials as text).
     """
     smallest_share = -int(max_over_ranks([-share_of_cores(accelerator)])[0])
     threads, trials = given or (1 if smallest_share == 1 else None), ""
