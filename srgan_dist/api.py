@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from srgan_dist import training
 from srgan_dist.config import Config, ConfigError, load_config, parse_config
 from srgan_dist.evaluation import report
-from srgan_dist.evaluation.super_resolve import list_jobs, super_resolve_files
+from srgan_dist.evaluation.super_resolve import depth_scale, list_jobs, super_resolve_files
 from srgan_dist.evaluation.super_resolver import SuperResolver
 from srgan_dist.models import weights_file
 from srgan_dist.runtime.cpu import on_cpu, use_cpu_threads
@@ -76,7 +76,7 @@ def super_resolve(weights, input, output, tile=None, device=None):
     exists.
     """
     generator = load_generator(weights, device).generator
-    jobs, notes = list_jobs(input, output)
+    jobs, notes = list_jobs(input, output, depth_scale(generator))
     for note in notes:
         log.warning("%s", note)
     return [path for _, path in super_resolve_files(generator, jobs, tile)]

@@ -13,11 +13,11 @@ def main(argv=None, prog=None):
     arguments = parse_arguments(argv, prog)
 
     from srgan_dist.api import load_generator
-    from srgan_dist.evaluation.super_resolve import list_jobs
+    from srgan_dist.evaluation.super_resolve import depth_scale, list_jobs
 
     with cli_errors():
         generator = load_generator(arguments.weights, arguments.device).generator
-        jobs, notes = list_jobs(arguments.input, arguments.output)
+        jobs, notes = list_jobs(arguments.input, arguments.output, depth_scale(generator))
         for note in notes:
             print(f"note: {note}", file=sys.stderr)
         work_through(jobs, generator, arguments.tile)
@@ -25,12 +25,14 @@ def main(argv=None, prog=None):
         print(f"{len(jobs)} images written to {arguments.output}")
     else:
         (info, path), scale = jobs[0], generator.config.scale
-        print(f"{path}: {info.pages} x {info.height * scale} x {info.width * scale} {info.dtype}")
+        pages = info.pages * depth_scale(generator)
+        print(f"{path}: {pages} x {info.height * scale} x {info.width * scale} {info.dtype}")
 
 
 def parse_arguments(argv, prog):
     parser = argparse.ArgumentParser(
-        prog=prog, description="Super-resolve PNG, TIFF and NPY images, volumes slice by slice."
+        prog=prog,
+        description="Super-resolve PNG, TIFF and NPY images, volumes slice by slice or with a 3-D generator.",
     )
     parser.add_argument(
         "weights", metavar="WEIGHTS", help="generator, e.g. runs/demo/weights/adversarial.safetensors"
@@ -43,7 +45,7 @@ def parse_arguments(argv, prog):
         "--tile",
         type=int,
         metavar="N",
-        help="side of a tile in LR pixels; bounds the memory (default: 192, in 3-D 32)",
+        help="LR pixels of a tile along each axis; bounds the memory (default: 192, with a 3-D generator 32)",
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is a GPU)")
     arguments = parser.parse_args(argv)
@@ -54,7 +56,10 @@ def parse_arguments(argv, prog):
 
 def work_through(jobs, generator, tile):
     """Super-resolve every image; if it ends early, print the number of finished outputs."""
-    from srgan_dist.evaluation.super_resolve import super_resolve_files
+    from srgan_dist.evaluation.super_resolve import depth_scale, super_resolve_files
+
+    def progress(info, pages):
+        return progress_bar(pages, info.path.name, "slice", info.pages * depth_scale(generator))
 
     written = 0
     try:
@@ -63,7 +68,3 @@ def work_through(jobs, generator, tile):
     except BaseException:
         print(f"{written} of {len(jobs)} outputs were written", file=sys.stderr)
         raise
-
-
-def progress(info, pages):
-    return progress_bar(pages, title=info.path.name, unit="slice", total=info.pages)

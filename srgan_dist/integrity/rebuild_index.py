@@ -31,8 +31,8 @@ def rebuild_index(packed, name, progress=iter):
         path = packed.place.file(entry)
         if not is_intact(path, entry):
             raise UserError(
-                f"{path} is missing or damaged (sha256 differs from the manifest), so the index cannot be read"
-                " off it; copy the file again or build the set again"
+                f"{path} is missing or damaged (sha256 differs from the manifest), so the index cannot be"
+                " read off it; copy the file again or build the set again"
             )
         rows += _rows_of_shard(path, number, manifest)
     table = np.array(rows, index_dtype(manifest.ndim))
