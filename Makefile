@@ -2,6 +2,7 @@
 # make demo ROCKS=DIR   the same on your images: one sub-folder per rock
 # make test             the test suite
 # make test-all         the test suite with its slow tests
+# make docs             docs/settings.md and configs/schema.json, from the settings
 
 PYTHON ?= python3
 ROCKS ?=
@@ -10,7 +11,7 @@ DEMO := demo/$(if $(ROCKS),own-$(shell basename "$$(cd "$(ROCKS)" && pwd)"),synt
 SOURCE := $(or $(ROCKS),$(DEMO)/rocks)
 BIN := .venv/bin
 
-.PHONY: demo test test-all
+.PHONY: demo test test-all docs
 
 demo: .venv/installed
 	$(if $(ROCKS),@test -d "$(ROCKS)" || { echo "ROCKS=$(ROCKS) is not a folder"; exit 1; })
@@ -39,6 +40,10 @@ test: .venv/installed
 
 test-all: .venv/installed
 	$(PYTEST)
+
+docs: .venv/installed
+	$(BIN)/python -m srgan_dist settings --markdown > docs/settings.md
+	$(BIN)/python -m srgan_dist schema > configs/schema.json
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv

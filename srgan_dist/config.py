@@ -2,6 +2,7 @@
 real key.
 """
 
+import copy
 import io
 from typing import Annotated, Literal
 
@@ -284,15 +285,16 @@ def load_config(path, overrides=(), model=None):
         raise ConfigError(f"CONFIG={path} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"CONFIG={path} is not a table of settings")
+    return parse_config(raw, path, model or Config, overrides)
+
+
+def parse_config(raw, origin="config", model=Config, overrides=()):
+    """Turn a nested dictionary, with overrides, into a Config, or a `model` that extends it; raises ConfigError that
+    lists every fault.
+    """
+    raw = copy.deepcopy(raw)
     for override in overrides:
         _override(raw, override)
-    return parse_config(raw, path, model or Config)
-
-
-def parse_config(raw, origin="config", model=Config):
-    """Turn a nested dictionary into a Config, or a `model` that extends it; raises ConfigError that lists
-    every fault.
-    """
     try:
         return model.model_validate(raw)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Errors of a config: every wrong setting with its value, the rule, and the nearest real key or the new name."""
+"""Errors of a config: every wrong setting with its value, the rule, and the nearest key or the new name."""
 
 import difflib
 import typing

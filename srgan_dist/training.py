@@ -175,7 +175,7 @@ def run_phase(run, name, phase_config):
         saved = phase.stateful() if continuing and (validate_due or checkpoint_due) or stop else {}
         if continuing and validate_due:
             with meter.paused("validation"):
-                run.validate(("valid",), f"update {state.global_step}", progress.say)
+                run.validate(("valid",), f"update {state.global_step}", progress.print_line)
                 stop = stop or run.any_rank()[0]
         if continuing and checkpoint_due or stop:
             with meter.paused("checkpoints"):
@@ -228,7 +228,7 @@ def log_metrics(run, phase, phase_config, meter, progress):
     run.divergence.check_finite(metrics)
     metrics |= phase.learning_rates() | shares(metrics, phase.loss_weights())
     run.tracker.log(metrics, run.samples_seen)
-    run.warn_of_health(metrics, progress.say)
+    run.warn_of_health(metrics, progress.print_line)
     with run.warn_if_unwritable("checkpoint", required=False):
         run.writer.check()
     run.state.phase_seconds += seconds

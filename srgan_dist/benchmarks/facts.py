@@ -1,6 +1,5 @@
 """What figures need beside them: the machine, its ceilings, and clocks."""
 
-import argparse
 import platform
 import time
 from pathlib import Path
@@ -12,13 +11,6 @@ LARGEST_SIDE = {
     "cuda": 8192,
 }  # of the matrices whose product is taken for the fastest that a device can do
 LONG_ENOUGH = 0.2  # seconds of one product
-
-
-def count(text):
-    """Return the positive whole number that an option gives."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be 1 or more")
-    return int(text)
 
 
 def machine_facts(device):

@@ -17,7 +17,7 @@ import torch
 import webdataset
 from PIL import Image
 
-from srgan_dist.benchmarks.facts import count, machine_facts
+from srgan_dist.benchmarks.facts import machine_facts
 from srgan_dist.data.degradation import downsample
 from srgan_dist.data.loader import TrainLoader
 from srgan_dist.data.reader import Reader
@@ -26,7 +26,7 @@ from srgan_dist.data.split import open_split
 from srgan_dist.datasets.synthetic import ROCKS, synthesize
 from srgan_dist.packing.build import BuildOptions, build
 from srgan_dist.runtime.device import cpu_wanted
-from srgan_dist.utils.progress import tracked
+from srgan_dist.utils.progress import progress_bar
 
 PAIRS, SIZE, SCALE, LR_CROP, BATCH = 600, 500, 4, 48, 16
 SLICES = 4  # of each synthetic rock; the other pairs are those again with noise of their own
@@ -41,23 +41,12 @@ LINES = {
 }
 
 
-def add_arguments(parser):
-    """Add the options of `benchmark.py loader`."""
-    parser.add_argument(
-        "--passes",
-        type=count,
-        default=5,
-        metavar="N",
-        help="passes, whose median is taken (default: %(default)s)",
-    )
-
-
 def run(arguments, save):
     """Measure on the device of this machine; returns what `measure` does, and the machine, and saves it."""
     device = torch.device("cuda" if torch.cuda.is_available() and not cpu_wanted() else "cpu")
     with tempfile.TemporaryDirectory(prefix="srgan_dist_benchmark_") as folder:
         found = measure(
-            folder, device, arguments.passes, progress=lambda passes: tracked(passes, "measure", "pass")
+            folder, device, arguments.passes, progress=lambda passes: progress_bar(passes, "measure", "pass")
         )
     found |= {"machine": machine_facts(device), "passes": arguments.passes}
     print(format_table(found), flush=True)

@@ -29,8 +29,9 @@ import torch
 from accelerate import Accelerator
 from torch.utils.flop_counter import FlopCounterMode
 
-from srgan_dist.benchmarks.facts import count, machine_facts, matmul_flops, seconds
-from srgan_dist.benchmarks.variants import PLAIN, VARIANTS, build, crops_of, precision_of, with_random_vgg
+from srgan_dist.benchmarks.facts import machine_facts, matmul_flops, seconds
+from srgan_dist.benchmarks.names import PLAIN
+from srgan_dist.benchmarks.variants import build, crops_of, precision_of, with_random_vgg
 from srgan_dist.config import load_config
 from srgan_dist.runtime.cpu import has_glibc, use_cpu_threads
 from srgan_dist.runtime.device import (
@@ -44,83 +45,6 @@ from srgan_dist.runtime.process_group import barrier, end_all_ranks_on_error, ma
 from srgan_dist.training import start
 from srgan_dist.utils.errors import UserError
 
-DEFAULT_CONFIG = Path(__file__).parents[2] / "configs" / "report_x4.yaml"
-
-
-# The command
-
-
-def add_arguments(parser):
-    """Add the options of `benchmark.py step`; what depends on the device when not given is None."""
-    parser.add_argument(
-        "--config",
-        type=Path,
-        default=DEFAULT_CONFIG,
-        metavar="FILE",
-        help="whose networks (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--phases", nargs="+", choices=["pretrain", "adversarial"], default=["pretrain", "adversarial"]
-    )
-    parser.add_argument(
-        "--blocks",
-        nargs="+",
-        type=count,
-        default=[1, 16],
-        metavar="N",
-        help="residual blocks (default: 1 16)",
-    )
-    parser.add_argument(
-        "--batches",
-        nargs="+",
-        type=count,
-        metavar="N",
-        help="crops per update and rank (default: 2 on CPU, 16 2 64 on a GPU)",
-    )
-    parser.add_argument(
-        "--variants",
-        nargs="+",
-        choices=[PLAIN, *VARIANTS],
-        metavar="NAME",
-        help=f"{', '.join([PLAIN, *VARIANTS])} (default: plain, those in channels_last that the device computes"
-        " by hardware, the textbook loop in DistributedDataParallel for the last of them; on a GPU it compiled too)",
-    )
-    parser.add_argument(
-        "--threads", type=count, default=1, metavar="N", help="of a rank on CPU (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--passes",
-        type=count,
-        default=3,
-        metavar="N",
-        help="passes, whose median is taken (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--steps", type=count, metavar="N", help="updates per pass (default: 1 on CPU, 10 on a GPU)"
-    )
-    parser.add_argument(
-        "--minutes",
-        type=float,
-        default=8,
-        metavar="N",
-        help="time after which no further case or pass is begun (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--clock",
-        choices=["cpu", "wall"],
-        help="cpu: CPU time, which other programs hardly disturb (default for one rank of one thread on CPU); wall:"
-        " the time of the day (default otherwise). On a GPU its own events are the clock.",
-    )
-    parser.add_argument(
-        "--baseline",
-        type=Path,
-        metavar="FILE",
-        help="of several ranks: the --json of one rank on this machine; without it one rank is measured first",
-    )
-    parser.epilog = (
-        "Two ranks on CPU: ACCELERATE_USE_CPU=1 torchrun --nproc_per_node 2 launch/benchmark.py step"
-    )
-
 
 def run(arguments, save):
     """Measure what the arguments ask for; save({"machine": facts, "rows": [dict]}) is called after every case, and what it
@@ -130,7 +54,9 @@ def run(arguments, save):
     plan = plan_of(arguments, "cuda" if torch.cuda.is_available() and not cpu_wanted() else "cpu", ranks)
     baseline = None
     if ranks > 1 and os.environ["RANK"] == "0":
-        baseline = read_baseline(arguments.baseline) if arguments.baseline else _measured_alone(plan)
+        baseline = (
+            read_baseline(arguments.baseline) if arguments.baseline else _measured_alone(plan, arguments.argv)
+        )
     return measure(load_config(arguments.config), plan, save, baseline)
 
 
@@ -198,13 +124,23 @@ def read_baseline(path):
         ) from None
 
 
-def _measured_alone(plan):
-    """Return what the same command finds without a launcher; the other ranks wait for this one to form the group."""
+def _measured_alone(plan, argv):
+    """Return the results of the same command without a launcher; the other ranks wait for this one to form the group."""
     launcher = ("RANK", "LOCAL_", "GROUP_", "ROLE_", "WORLD_SIZE", "MASTER_", "TORCHELASTIC_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(launcher)}
     with tempfile.TemporaryDirectory(prefix="srgan_dist_benchmark_") as folder:
         path = Path(folder) / "one.json"
-        again = [sys.executable, *sys.argv, "--variants", *plan.variants, "--json", path]
+        again = [
+            sys.executable,
+            "-m",
+            "srgan_dist",
+            "benchmark",
+            *argv,
+            "--variants",
+            *plan.variants,
+            "--json",
+            path,
+        ]
         clock = [] if plan.clock == "cuda" else ["--clock", plan.clock]
         if subprocess.run([*again, *clock], env=environment, stdout=subprocess.DEVNULL).returncode:
             raise UserError(

@@ -7,13 +7,6 @@ from srgan_dist.benchmarks.step import columns_of, describe
 from srgan_dist.utils.errors import UserError
 
 
-def add_arguments(parser):
-    """Add the options of `benchmark.py tables`."""
-    parser.add_argument(
-        "files", nargs="+", metavar="FILE", help="what loader, step or gpu have written with --json"
-    )
-
-
 def run(arguments, save):
     """Print the tables of every file, one file after the other."""
     for path in arguments.files:

@@ -6,7 +6,6 @@ much as trained ones.
 """
 
 import inspect
-import itertools
 import math
 
 import torch
@@ -17,25 +16,13 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
+from srgan_dist.benchmarks.names import PLAIN, VARIANTS
 from srgan_dist.losses.perceptual import LAYERS, VGGLossConfig, vgg19_features
 from srgan_dist.models.layers import PReLU
 from srgan_dist.optim.adam import adam
 from srgan_dist.phases import build_phase
 from srgan_dist.phases.phase import build_losses, content_losses, train_psnr
 from srgan_dist.run.training_run import build_networks
-
-PLAIN = "plain"  # the loop of the report
-VARIANTS = {  # name -> settings; those that begin with ddp- are the textbook loop, the others ours
-    f"{loop}{precision}{'-channels_last' * channels_last}{'-compiled' * compiled}": {
-        "mixed_precision": "bf16" if precision == "bf16" else "no",
-        "channels_last": channels_last,
-        "compile": compiled,
-    }
-    for loop, compiled, precision, channels_last in itertools.product(
-        ("", "ddp-"), (False, True), ("fp32", "bf16"), (False, True)
-    )
-    if not (loop and compiled)
-}
 
 
 def precision_of(variant):

@@ -92,6 +92,17 @@ def _from_version_2(table, old, scale):
     return rows
 
 
+def to_version_2(rows, scale):
+    """Convert rows of 2-D images to those of a version-2 set, whose columns are heights and widths."""
+    old = np.zeros(rows.shape, _VERSION_2)
+    for name in set(old.dtype.names) & set(rows.dtype.names):
+        old[name] = rows[name]
+    for axis, length in enumerate(("height", "width")):
+        old[f"lr_{length}"] = rows["lr_shape"][:, axis]
+        old[f"hr_{length}"] = scale * rows["lr_shape"][:, axis]
+    return old
+
+
 def _check_rows(table, rows, manifest, entry):
     """Check that shards and rocks exist, that samples are placed as in a tar, and that bytes fit shapes."""
     shard_bytes = np.array([shard.bytes for shard in entry.shards], np.uint64)

@@ -24,7 +24,7 @@ from srgan_dist.storage.remote import RETRY_POLICY
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.files import atomic_write, sha256_of
 from srgan_dist.utils.locks import file_lock
-from srgan_dist.utils.progress import tracked
+from srgan_dist.utils.progress import progress_bar
 
 DOI = "https://doi.org/10.17612/s3m9-e024"
 LICENCE = "ODC-BY 1.0"
@@ -224,7 +224,7 @@ def _unpack(archive, members, out, record):
     shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
     try:
         with zipfile.ZipFile(archive) as opened:
-            for member, name in tracked(members, "unpack", "file"):
+            for member, name in progress_bar(members, "unpack", "file"):
                 _write_member(opened, member, temporary / name, archive)
         with atomic_write(out / RECORD, durable=True) as unfinished:
             unfinished.write_text(record.model_dump_json(indent=1) + "\n")

@@ -23,7 +23,7 @@ from srgan_dist.runtime.stop_signals import INTERRUPTED
 from srgan_dist.tracking.tracker import Tracker
 from srgan_dist.utils.errors import STOPPED, TrainingInterrupted, TrainingStopped
 from srgan_dist.utils.files import atomic_write
-from srgan_dist.utils.progress import tell
+from srgan_dist.utils.progress import print_line
 from srgan_dist.utils.tensor_files import CheckpointError
 
 log = logging.getLogger(__name__)
@@ -139,7 +139,7 @@ class TrainingRun:
     def log_main(self, text):
         """Print a line on rank 0."""
         if self.is_main:
-            tell(text)
+            print_line(text)
 
     def warn_of_health(self, metrics, print_line):
         """Print warnings where the metrics of a record show that the GAN has been unwell for long."""

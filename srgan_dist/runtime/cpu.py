@@ -1,8 +1,8 @@
-"""Computing on CPU: how many ranks and threads pay, and what they do with memory.
+"""Computing on CPU: threads per rank, free memory, and freed memory that is kept for the next update.
 
-Ranks of one thread each are the fast way. The convolutions of a small network gain little from a second thread, and every
-one of an update's hundreds of parallel regions waits for whichever thread has lost its core to another program; ranks meet
-once per update and network.
+Ranks of one thread each are fastest. The convolutions of a small network gain little from a second thread,
+and each of an update's hundreds of parallel regions waits for the thread that has lost its core to another
+program; ranks synchronise once per update and network.
 """
 
 import contextlib
@@ -17,61 +17,28 @@ from pathlib import Path
 
 import torch
 
-from srgan_dist.models import build_discriminator, build_generator
 from srgan_dist.runtime.device import cpu_wanted
 from srgan_dist.runtime.process_group import from_rank_zero, max_over_ranks
 from srgan_dist.utils.executors import usable_cores
 
-CROPS_OF_A_RANK = 2  # at least: batch normalisation takes its statistics of them
-RANK_BYTES = 1.5 * 2**30  # beside what grows with the weights: PyTorch, VGG, activations of some crops
-BYTES_PER_WEIGHT = 24  # weight, gradient, two moments of Adam, next weight, and one for work
 ROOT = Path("/")
-LIMITS = {  # controllers of a control group, "" for those of version 2 -> where its files are, and their names
+# controller of a control group ("" for version 2) -> folder, files of limit and usage, line of memory.stat
+LIMITS = {
     "": ("", "memory.max", "memory.current", "inactive_file"),
     "memory": ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 }
 TRIAL_SECONDS = 1.0  # for each number of threads
-WORTH = 0.9  # of the time of fewer threads: what more of them must bring
+MIN_SPEEDUP_RATIO = 0.9  # of the time of fewer threads, which more threads must reach
 
 
 def on_cpu(device="auto"):
-    """Tell whether a process that no launcher has started would train on the CPU, by the config's `device` and the machine."""
+    """Return whether a process without a launcher would train on the CPU; device: of the config."""
     return cpu_wanted(device) or not (torch.cuda.is_available() or torch.backends.mps.is_available())
 
 
-def ranks_on_cpu(config, before=None):
-    """Return how many ranks a training on CPU takes where no launcher has decided: one per core, as far as they share the
-    batch equally, have CROPS_OF_A_RANK crops at a time, and fit into the memory that is free.
-
-    before: as many as the run has had so far, which it keeps, for with another number the last bits differ; None: it begins.
-    """
-    if config.cpu_ranks:
-        return config.cpu_ranks
-    if before and config.data.batch_size % (before * config.gradient_accumulation_steps) == 0:
-        return before
-    crops = config.data.batch_size // config.gradient_accumulation_steps
-    most = min(usable_cores(), crops // CROPS_OF_A_RANK, int(_free_memory() / _bytes_of_a_rank(config)))
-    possible = [
-        n
-        for n in range(2, most + 1)
-        if config.data.batch_size % (n * config.gradient_accumulation_steps) == 0
-    ]
-    return max(possible, default=1) if os.name == "posix" else 1
-
-
-def _bytes_of_a_rank(config):
-    with torch.device("meta"):
-        networks = [build_generator(config.generator)]
-        if config.needs_discriminator():
-            networks.append(build_discriminator(config.discriminator, config.hr_crop, config.generator.ndim))
-    return RANK_BYTES + BYTES_PER_WEIGHT * sum(
-        weight.numel() for network in networks for weight in network.parameters()
-    )
-
-
-def _free_memory():
-    """Return the bytes that this process can still take: those that are free on the machine, and below the limits of its
-    control groups, which containers and schedulers set; infinity where the system does not tell.
+def free_memory():
+    """Return the bytes that this process can still allocate: free on the machine, and below the limits of its
+    control groups, which containers and schedulers set; infinity on systems without such information.
     """
     frees = [float("inf")]
     with contextlib.suppress(OSError, StopIteration, ValueError):
@@ -86,8 +53,8 @@ def _free_memory():
 
 
 def _free_in_groups(path, mount, limit, usage, cache):
-    """Return what is free in a control group and in those around it, where they have a limit. Of what they use, the part that
-    is only a cache of files (a line of memory.stat) counts as free.
+    """Return the free bytes of a control group and of each of its parents that has a limit. The page cache (a
+    line of memory.stat) counts as free.
     """
     frees, top = [], ROOT / "sys/fs/cgroup" / mount
     group = top / path.lstrip("/")
@@ -104,51 +71,54 @@ def _free_in_groups(path, mount, limit, usage, cache):
 
 
 def share_of_cores(accelerator):
-    """Return how many of this machine's cores are a rank's share, one at least."""
-    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
-    return max(1, usable_cores() // ranks_here)
+    """Return a rank's share of the cores of its machine, at least 1."""
+    local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
+    return max(1, usable_cores() // local_ranks)
 
 
 def use_cpu_threads(accelerator, threads=None):
-    """Let a rank that runs on CPU use `threads`, or its share of the cores; launchers leave it one by default."""
+    """Set the threads of a rank on CPU, by default to its share of the cores; launchers leave it one."""
     if accelerator.device.type == "cpu":
         torch.set_num_threads(threads or share_of_cores(accelerator))
 
 
 def fastest_thread_count(generator, lr, hr, most):
-    """Return {threads: seconds} of a try of 1, 2, 4, ... and `most` threads, and the number that is worth taking: the
-    smallest than which none is faster by a tenth.
+    """Time 1, 2, 4, ... and `most` threads; returns {threads: median seconds} and the chosen number: the
+    smallest one that no larger one beats by a tenth.
 
-    Each tries forward and backward of the generator, on lr [B, 1, H, W] and hr [B, 1, s*H, s*W], in turns.
+    Each trial is forward and backward of the generator on lr [B, 1, *shape] and hr [B, 1, *(s * shape)]; the
+    numbers of threads take turns.
     """
     counts = sorted({most, *(2**n for n in range(most.bit_length()) if 2**n <= most)})
     parameters, times = list(generator.parameters()), {count: [] for count in counts}
 
-    def work(threads):
+    def trial(threads):
         torch.set_num_threads(threads)
-        began = time.perf_counter()
+        start = time.perf_counter()
         torch.autograd.grad((generator(lr) - hr).abs().mean(), parameters)
-        return time.perf_counter() - began
+        return time.perf_counter() - start
 
     before = torch.get_num_threads()
-    work(most)  # what is done once
+    trial(most)  # warm-up
     while sum(map(sum, times.values())) < TRIAL_SECONDS * len(counts) or not all(times.values()):
         for count in counts:
-            times[count].append(work(count))
+            times[count].append(trial(count))
     torch.set_num_threads(before)
-    medians = {count: statistics.median(found) for count, found in times.items()}
+    medians = {count: statistics.median(seconds) for count, seconds in times.items()}
     chosen = counts[0]
     for count in counts[1:]:
-        if medians[count] < WORTH * medians[chosen]:
+        if medians[count] < MIN_SPEEDUP_RATIO * medians[chosen]:
             chosen = count
     return medians, chosen
 
 
 def one_thread_each(function, items, device):
-    """Yield function(item) of every item, in order; on a CPU as many at a time as PyTorch has threads, with one thread each.
+    """Yield function(item) for every item, in order; on a CPU as many in parallel as PyTorch has threads, one
+    thread each.
 
-    Several threads on one item would meet after every operation, and beside another program wait there for the one that has
-    lost its core: up to ten times the time of one thread alone. An error of `items` is raised where its item would come.
+    Several threads on one item would synchronise after every operation, and on a busy machine wait for a
+    thread that has lost its core: up to ten times the time of one thread. An error of `items` is raised in
+    the place of its item.
     """
     threads = torch.get_num_threads()
     if device.type != "cpu" or threads == 1:
@@ -178,10 +148,11 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt(3)
 
 
 def keep_freed_memory(device_type):
-    """On a CPU under Linux, let what an update frees stay with this process for the next one.
+    """On a CPU under Linux, let this process keep freed memory for the next update.
 
-    By default the C library gives large arrays back to the system at once, which has to clear every page of them when the
-    next update asks again: 0.7 GB of pages per update of phase 2 at full size, a tenth of its time.
+    By default the C library returns large arrays to the system at once, which has to clear every page of them
+    when the next update allocates again: 0.7 GB of pages per update of phase 2 at full size, a tenth of its
+    time.
     """
     if device_type == "cpu" and has_glibc():
         library = ctypes.CDLL(None)
@@ -190,26 +161,21 @@ def keep_freed_memory(device_type):
 
 
 def has_glibc():
-    """Tell whether this process has the GNU C library, whose allocator can be told what to do."""
+    """Return whether this process has the GNU C library, whose allocator has `mallopt`."""
     return platform.libc_ver()[0] == "glibc"
 
 
 def choose_threads(accelerator, given, generator, lr_shape, hr_shape):
-    """Set the threads of this rank: `given`, or as many of its share of the cores as pay; the same number on every rank.
+    """Set the threads of this rank: `given`, or the fastest number within its share; the same on every rank.
 
-    lr_shape, hr_shape: [B, 1, ...] of the micro-batches with which numbers are tried. Returns (threads, how they were found).
+    lr_shape, hr_shape: [B, 1, *shape] of the micro-batches of the trials. Returns (threads, trials as text).
     """
-    tried, most = (
-        "",
-        -int(max_over_ranks([-share_of_cores(accelerator)])[0]),
-    )  # the smallest share of any rank
-    threads = given or (1 if most == 1 else None)
+    smallest_share = -int(max_over_ranks([-share_of_cores(accelerator)])[0])
+    threads, trials = given or (1 if smallest_share == 1 else None), ""
     if threads is None:
         lr, hr = (torch.rand(shape) * 2 - 1 for shape in (lr_shape, hr_shape))
-        seconds, threads = fastest_thread_count(generator, lr, hr, most)
+        seconds, threads = fastest_thread_count(generator, lr, hr, smallest_share)
         threads = int(from_rank_zero(threads))
-        tried = (
-            f" (tried: {', '.join(f'{count}: {1000 * found:.0f} ms' for count, found in seconds.items())})"
-        )
+        trials = f" (tried: {', '.join(f'{count}: {1000 * s:.0f} ms' for count, s in seconds.items())})"
     torch.set_num_threads(threads)
-    return threads, tried
+    return threads, trials

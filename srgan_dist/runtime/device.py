@@ -1,4 +1,4 @@
-"""What a training may use of its machine, and whether it was launched to fit it."""
+"""Device, precision and launch checks of a process."""
 
 import contextlib
 import logging
@@ -21,7 +21,7 @@ except ImportError:  # Windows
 
 
 def launched():
-    """Tell whether a launcher has started this process as one of its ranks."""
+    """Return whether a launcher has started this process as one of its ranks."""
     return any(
         name in os.environ
         for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
@@ -29,29 +29,30 @@ def launched():
 
 
 def launched_ranks():
-    """Return how many processes the launcher started; raises UserError where its variables make no sense."""
-    told = {
+    """Return the number of launched processes; raises UserError for inconsistent variables."""
+    variables = {
         name: os.environ[name]
         for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
         if name in os.environ
     }
-    count = told.get("WORLD_SIZE", "1")
-    if not count.isdecimal() or count != "1" and len(told) < 5:
-        said = " ".join(f"{name}={value}" for name, value in told.items())
+    count = variables.get("WORLD_SIZE", "1")
+    if not count.isdecimal() or count != "1" and len(variables) < 5:
+        found = " ".join(f"{name}={value}" for name, value in variables.items())
         raise UserError(
-            f"{said}: a launcher sets WORLD_SIZE, RANK, LOCAL_RANK, MASTER_ADDR and MASTER_PORT; unset them, or use"
-            " accelerate launch, torchrun or launch/ranks.py"
+            f"{found}: a launcher sets WORLD_SIZE, RANK, LOCAL_RANK, MASTER_ADDR and MASTER_PORT; unset them,"
+            " or use accelerate launch, torchrun or launch/ranks.py"
         )
     return int(count)
 
 
 def check_group(accelerator):
-    """Raise UserError unless all launched processes formed one group, and none is to compile in a way of its own."""
+    """Raise UserError unless all launched processes formed one group, without a dynamo backend."""
     launched = int(os.environ.get("WORLD_SIZE", 1))
     backend = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no")
     if backend.lower() != "no":
         raise UserError(
-            f"ACCELERATE_DYNAMO_BACKEND={backend} (--dynamo_backend) is not used here; set compile: true in the config instead"
+            f"ACCELERATE_DYNAMO_BACKEND={backend} (--dynamo_backend) is not used here; set compile: true in"
+            " the config instead"
         )
     if launched != accelerator.num_processes:
         raise UserError(
@@ -61,20 +62,21 @@ def check_group(accelerator):
 
 
 def check_device(wanted):
-    """Raise UserError unless this process can have the device that a config asks for: "auto", "cpu" or "cuda"."""
+    """Raise UserError unless this process can use the device of a config: "auto", "cpu" or "cuda"."""
     if wanted == "cuda" and parse_cpu_flag():
         raise UserError(
             "device=cuda, but the launcher or the environment asks for the CPU (ACCELERATE_USE_CPU=1); use"
             " one or the other"
         )
     gpus = torch.cuda.device_count()
-    if not cpu_wanted(wanted) and (fault := driver_fault()):
+    if not cpu_wanted(wanted) and (problem := driver_problem()):
         if wanted == "cuda":
             raise UserError(
-                f"device=cuda, but PyTorch cannot use the GPU of {platform.node()}: {fault}, or use device=cpu"
+                f"device=cuda, but PyTorch cannot use the GPU of {platform.node()}: {problem}, or use"
+                " device=cpu"
             )
         log.warning(
-            "the training runs on the CPU, for PyTorch cannot use the GPU of %s: %s", platform.node(), fault
+            "the training runs on the CPU, for PyTorch cannot use the GPU of %s: %s", platform.node(), problem
         )
         return
     if wanted == "cuda" and not gpus:
@@ -85,15 +87,16 @@ def check_device(wanted):
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     if gpus and not cpu_wanted(wanted) and local_rank >= gpus:
         raise UserError(
-            f"{os.environ.get('LOCAL_WORLD_SIZE', local_rank + 1)} processes were launched on {platform.node()},"
-            f" where PyTorch finds {gpus} GPU(s); launch one process per GPU (--num_processes, --nproc_per_node)"
+            f"{os.environ.get('LOCAL_WORLD_SIZE', local_rank + 1)} processes were launched on"
+            f" {platform.node()}, where PyTorch finds {gpus} GPU(s); launch one process per GPU"
+            " (--num_processes, --nproc_per_node)"
         )
 
 
-def driver_fault():
-    """Say why PyTorch cannot use the NVIDIA driver of this machine where that is too old; None where it can or there is none."""
+def driver_problem():
+    """Explain that the NVIDIA driver is too old for PyTorch; None where it is not, or there is none."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what PyTorch says here is said below
+        warnings.simplefilter("ignore")  # PyTorch's warning is the problem that is returned below
         if torch.cuda.is_available():
             return None
     try:
@@ -102,19 +105,19 @@ def driver_fault():
         if found := re.search(r"driver .*too old \(found version (\d+)\)", str(error)):
             version = int(found[1])
             return (
-                f"its driver supports CUDA {version // 1000}.{version % 1000 // 10}, this PyTorch needs CUDA {torch.version.cuda}."
-                " Update the driver, or install a PyTorch for that CUDA (https://pytorch.org)"
+                f"its driver supports CUDA {version // 1000}.{version % 1000 // 10}, this PyTorch needs CUDA"
+                f" {torch.version.cuda}. Update the driver, or install a PyTorch for that CUDA (https://pytorch.org)"
             )
     return None
 
 
 def cpu_wanted(device="auto"):
-    """Tell whether the config's `device` or the environment asks for the CPU even where there is a GPU."""
+    """Return whether the config's `device` or the environment asks for the CPU even where there is a GPU."""
     return device == "cpu" or parse_cpu_flag()
 
 
 def parse_cpu_flag():
-    """Return what ACCELERATE_USE_CPU says; raises UserError where it is neither yes nor no."""
+    """Return ACCELERATE_USE_CPU as a bool; raises UserError where it is neither yes nor no."""
     try:
         return parse_flag_from_env("ACCELERATE_USE_CPU")
     except ValueError:
@@ -122,14 +125,14 @@ def parse_cpu_flag():
 
 
 def is_out_of_memory(error):
-    """Tell whether an error means that memory is lacking: of a GPU, of the libraries that compute on it, or of the machine."""
+    """Return whether an error means out of memory: on a GPU, in its libraries, or on the machine."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return any(words in str(error) for words in ("DefaultCPUAllocator", "out of memory", "_ALLOC_FAILED"))
+    return any(text in str(error) for text in ("DefaultCPUAllocator", "out of memory", "_ALLOC_FAILED"))
 
 
 def memory_of(device):
-    """Say whose memory a rank on that device uses, and how much there is."""
+    """Name the memory that a rank on a device uses, on a GPU with its size."""
     if device.type != "cuda":
         return f"the memory of {platform.node()}"
     facts = torch.cuda.get_device_properties(device)
@@ -137,33 +140,33 @@ def memory_of(device):
 
 
 def allow_many_files():
-    """Let this process keep as many files open as the system allows: every mapped shard is one."""
+    """Raise the limit of open files to the most that the system allows: every mapped shard is one."""
     if resource is not None:
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        with contextlib.suppress(ValueError, OSError):  # some systems say "unlimited" and mean less
+        with contextlib.suppress(ValueError, OSError):  # some systems report "unlimited" and allow less
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def use_exact_float32():
-    """Let float32 mean float32 on a GPU: its convolutions would round their inputs to 10 bits (TF32) by default."""
+    """Compute float32 convolutions exactly on a GPU: by default they round their inputs to 10 bits (TF32)."""
     torch.backends.cudnn.allow_tf32 = False
 
 
 def has_fast_bf16(device_type):
-    """Tell whether a device ("cuda", "cpu", ...) computes convolutions in bfloat16 by hardware.
+    """Return whether a device ("cuda", "cpu", ...) computes convolutions in bfloat16 by hardware.
 
     A CPU without such instructions emulates them several times slower than float32.
     """
     if device_type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device_type == "cpu":
-        able = getattr(torch.cpu, "get_capabilities", dict)()
-        return any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+        return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     return False
 
 
 def precision_on(device_type, requested):
-    """Return "no" or "bf16" for a requested "auto", "no" or "bf16"; raises UserError where a GPU cannot do it."""
+    """Resolve "auto", "no" or "bf16" to "no" or "bf16"; raises UserError on a GPU without bf16."""
     if requested == "auto":
         return "bf16" if has_fast_bf16(device_type) else "no"
     if requested == "bf16" and device_type == "cuda" and not has_fast_bf16(device_type):

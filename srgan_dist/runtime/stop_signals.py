@@ -1,4 +1,4 @@
-"""Signals that ask a training to stop: every rank saves after the same update, then ends with exit code 85."""
+"""Signals that ask a training to stop: every rank saves after the same update, then exits with code 85."""
 
 import os
 import signal
@@ -9,27 +9,24 @@ import time
 
 from srgan_dist.runtime.parent_death import FROM_LAUNCHER
 
-ASKING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name))
-INTERRUPTED = (
-    1  # in the place of a signal's number, and below those of ASKING: what somebody asks counts more
-)
-ONE_EVENT_SECONDS = (
-    2.0  # within them signals are one: torchrun passes on Ctrl-C, which its ranks have seen themselves
-)
+SIGUSR1 = getattr(signal, "SIGUSR1", None)  # not on Windows
+STOP_SIGNALS = tuple(filter(None, (signal.SIGTERM, SIGUSR1, signal.SIGINT)))
+INTERRUPTED = 1  # for FROM_LAUNCHER; below the numbers of STOP_SIGNALS: a user's request has precedence
+ONE_EVENT_SECONDS = 2.0  # signals within them count once: torchrun passes on the Ctrl-C of its ranks
 
 
 class StopSignals:
-    """Notes, from `with` to its end, the signals that ask this process to stop.
+    """Records, within its `with` block, the signals that ask this process to stop.
 
-    A second SIGTERM or SIGINT ends the process at once, with the exit code of a shell (128 and its number), even where
-    it waits for another rank. SIGUSR1 only ever asks: schedulers may send it after the others. FROM_LAUNCHER
-    (`launched.py`) stops the training too, as INTERRUPTED.
-    Outside the main thread of a process nothing is noted: Python handles signals there only.
+    A second SIGTERM or SIGINT ends the process at once, with the exit code of a shell (128 + its number),
+    even where it waits for another rank. SIGUSR1 never does: schedulers may send it after the others.
+    FROM_LAUNCHER (`parent_death.py`) stops the training too, as INTERRUPTED. Outside the main thread nothing
+    is recorded: Python handles signals there only.
     """
 
     def __init__(self, accelerator):
         self.accelerator = accelerator
-        self.number = 0  # the highest of a signal that this rank was sent, or INTERRUPTED; 0: none
+        self.number = 0  # highest number of the received signals, or INTERRUPTED; 0: none
 
     def __enter__(self):
         self.handles = threading.current_thread() is threading.main_thread()
@@ -38,9 +35,11 @@ class StopSignals:
             self.sent.setblocking(False)
             self.wakeup = signal.set_wakeup_fd(self.sent.fileno(), warn_on_full_buffer=False)
             self.handlers = {
-                number: signal.signal(number, self._note) for number in (*ASKING, FROM_LAUNCHER) if number
+                number: signal.signal(number, self._record)
+                for number in (*STOP_SIGNALS, FROM_LAUNCHER)
+                if number
             }
-            self.watcher = threading.Thread(target=self._end_at_the_second, name="signals", daemon=True)
+            self.watcher = threading.Thread(target=self._exit_at_second_signal, name="signals", daemon=True)
             self.watcher.start()
         return self
 
@@ -53,25 +52,23 @@ class StopSignals:
             self.watcher.join()
             self.received.close()
 
-    def _note(self, number, frame):
+    def _record(self, number, frame):
         self.number = max(self.number, INTERRUPTED if number == FROM_LAUNCHER else number)
 
-    def _end_at_the_second(self):
-        """Read what Python writes for each signal, also while the main thread waits for another rank."""
+    def _exit_at_second_signal(self):
+        """Read the number of each signal, even while the main thread waits for another rank."""
         first = None
         while numbers := self.received.recv(64):
-            for number in filter(ASKING.__contains__, numbers):
+            for number in filter(STOP_SIGNALS.__contains__, numbers):
                 if first is None:
                     first = time.monotonic()
-                    if self.accelerator.is_main_process:
-                        print(
-                            f"{signal.Signals(number).name}: the training saves after this update and stops; a second"
-                            " SIGTERM or Ctrl-C ends it at once",
-                            file=sys.stderr,
-                            flush=True,
-                        )
-                elif (
-                    number != getattr(signal, "SIGUSR1", None)
-                    and time.monotonic() - first >= ONE_EVENT_SECONDS
-                ):
+                    self._announce(signal.Signals(number).name)
+                elif number != SIGUSR1 and time.monotonic() - first >= ONE_EVENT_SECONDS:
                     os._exit(128 + number)
+
+    def _announce(self, name):
+        if self.accelerator.is_main_process:
+            text = (
+                "the training saves after this update and stops; a second SIGTERM or Ctrl-C ends it at once"
+            )
+            print(f"{name}: {text} at once", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Progress for people: a bar on a terminal, plain lines at intervals anywhere else."""
+"""Progress of a command: a bar on a terminal, plain lines at intervals anywhere else."""
 
 import logging
 import sys
@@ -14,7 +14,7 @@ SECONDS_BETWEEN_LINES = 10
 
 
 class Progress:
-    """Counts steps of `total`, with a short text beside the count; silent unless `visible`."""
+    """Counts steps of `total`, with a short text after the count; silent unless `visible`."""
 
     def __init__(self, title, total, done=0, unit="step", visible=True):
         self.title, self.total, self.done, self.visible = title, total, done, visible
@@ -25,7 +25,7 @@ class Progress:
         )
 
     def update(self, text=None, total=None):
-        """Count one step; text: what to show from now on; total: a new estimate of all steps."""
+        """Count one step; text: shown from now on; total: a new estimate of all steps."""
         self.done += 1
         self.total = total or self.total
         if self.bar is not None:
@@ -36,10 +36,10 @@ class Progress:
         elif text is not None:
             self._line(text)
 
-    def say(self, text):
+    def print_line(self, text):
         """Print a line without disturbing the bar."""
         if self.visible:
-            tell(text)
+            print_line(text)
 
     def close(self):
         if self.bar is not None:
@@ -51,11 +51,11 @@ class Progress:
             self.last_line = now
             each = (now - self.start) / max(1, self.done - self.start_done)
             left = tqdm.format_interval(each * max(0, self.total - self.done))
-            self.say(f"{self.title} {self.done}/{self.total} [{left} left] {text}")
+            self.print_line(f"{self.title} {self.done}/{self.total} [{left} left] {text}")
 
 
-def tell(text):
-    """Print a line. Where stdout has no room for it (a full disk), say so once on stderr and go on without stdout."""
+def print_line(text):
+    """Print a line. Where stdout cannot be written (a full disk), warn once and continue without stdout."""
     try:
         tqdm.write(text, file=sys.stdout)
         sys.stdout.flush()
@@ -63,11 +63,11 @@ def tell(text):
         raise
     except OSError as error:
         forget_stdout()
-        log.warning("stdout cannot be written (%s); what is said from here on is not seen", error)
+        log.warning("stdout cannot be written (%s); further output is lost", error)
 
 
-def tracked(items, title, unit, total=None):
-    """Iterate with a progress bar; on anything but a terminal, silently."""
+def progress_bar(items, title, unit, total=None):
+    """Iterate with a progress bar on a terminal, silently anywhere else."""
     return tqdm(
         items, desc=title, unit=unit, total=total, disable=not sys.stderr.isatty(), dynamic_ncols=True
     )

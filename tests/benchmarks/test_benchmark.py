@@ -15,7 +15,9 @@ from test_distributed import launch
 
 from srgan_dist.benchmarks import gpu, loader, step, tables
 from srgan_dist.benchmarks.facts import matmul_flops
+from srgan_dist.benchmarks.names import STAGES
 from srgan_dist.benchmarks.variants import build, crops_of, with_random_vgg
+from srgan_dist.cli.benchmark import parse_arguments
 from srgan_dist.config import dump_config, load_config
 from srgan_dist.runtime.device import has_fast_bf16
 from srgan_dist.utils.errors import UserError
@@ -232,7 +234,7 @@ def test_the_command_measures_every_variant_in_every_case(tmp_path):
 def test_a_case_that_fails_is_a_row_and_what_there_is_no_time_for_is_said(tmp_path, monkeypatch, capsys):
     """The second of two variants lacks memory; then the time is over."""
     monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
-    parser, saved, built = argparse.ArgumentParser(), [], build
+    saved, built = [], build
 
     def fail(variant, config, name):
         if variant == "fp32-channels_last":
@@ -240,9 +242,9 @@ def test_a_case_that_fails_is_a_row_and_what_there_is_no_time_for_is_said(tmp_pa
         return built(variant, config, name)
 
     monkeypatch.setattr(step, "build", fail)
-    step.add_arguments(parser)
-    arguments = parser.parse_args(
-        ["--blocks", "1", "--batches", "1", "--variants", "fp32", "fp32-channels_last", "--minutes", "1e-9"]
+    arguments = parse_arguments(
+        ["step", "--blocks", "1", "--batches", "1", "--minutes", "1e-9"]
+        + ["--variants", "fp32", "fp32-channels_last"]
     )
     plan = step.plan_of(arguments, "cpu", 1)
     found = step.measure(step_config(), plan, saved.append)
@@ -308,10 +310,8 @@ def test_weak_scaling_is_the_time_of_one_rank_over_that_of_several():
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options, ranks, message):
-    parser = argparse.ArgumentParser()
-    step.add_arguments(parser)
     with pytest.raises(UserError, match=message):
-        step.plan_of(parser.parse_args(options), "cpu", ranks)
+        step.plan_of(parse_arguments(["step", *options]), "cpu", ranks)
 
 
 @pytest.mark.slow
@@ -358,6 +358,10 @@ def on_cpu(tmp_path, *stages, seconds=300):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((tmp_path / "gpu.json").read_text())["stages"], done.stdout
+
+
+def test_every_stage_can_be_asked_for_by_its_name():
+    assert tuple(gpu.STAGES) == STAGES
 
 
 def test_the_stages_of_the_gpu_benchmark_run_on_a_cpu(tmp_path):
@@ -418,13 +422,9 @@ def test_a_stage_that_fails_is_not_the_end_of_the_run(tmp_path, monkeypatch, cap
         "STAGES",
         {"crash": (_crash, 30), "hang": (_hang, 6), "fail": (_fail, 30), "machine": (gpu.machine, 30)},
     )
-    parser = argparse.ArgumentParser()
-    gpu.add_arguments(parser)
     saved = []
-    gpu.run(
-        parser.parse_args(["--device", "cpu", "--stages", *gpu.STAGES]),
-        lambda found: saved.append(json.dumps(found)),
-    )
+    arguments = argparse.Namespace(device="cpu", seconds=440, rocks=None, stages=list(gpu.STAGES))
+    gpu.run(arguments, lambda found: saved.append(json.dumps(found)))
     stages = json.loads(saved[-1])["stages"]
     assert [stages[name]["found"] for name in ("crash", "hang", "fail")] == [1, 2, 3]
     assert stages["crash"]["error"] == "its process has died" and "ended after 9 s" in stages["hang"]["error"]

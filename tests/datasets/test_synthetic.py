@@ -1,6 +1,5 @@
 """Synthetic rocks: reproducible, unlike noise, as hard for bicubic as real ones, on disk as DeepRock-SR."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from srgan_dist.cli.synthesize import is_finished
 from srgan_dist.data.degradation import downsample, draw_kernel, upsample
 from srgan_dist.datasets import synthetic as rocks
 from srgan_dist.utils.errors import UserError
@@ -118,13 +118,6 @@ def run(out, *options):
     return subprocess.run([sys.executable, str(SCRIPT), str(out), *options], capture_output=True, text=True)
 
 
-def synthesize_script():
-    spec = importlib.util.spec_from_file_location("synthesize", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    return script
-
-
 def contents(out):
     return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
@@ -209,12 +202,11 @@ def test_images_from_elsewhere_are_not_touched(tmp_path):
 def test_a_record_that_is_no_object_is_named(tmp_path, record):
     (tmp_path / "synthesis.json").write_text(record)
     with pytest.raises(UserError, match="synthesis.json cannot be read; delete"):
-        synthesize_script().is_finished(tmp_path, {"train": 2})
+        is_finished(tmp_path, {"train": 2})
 
 
 def test_an_out_that_is_a_file_or_holds_foreign_files_is_refused(tmp_path):
     (tmp_path / "file").write_text("text")
-    is_finished = synthesize_script().is_finished
     with pytest.raises(UserError, match="OUT=.*file is a file; name a new folder"):
         is_finished(tmp_path / "file", {})
     with pytest.raises(UserError, match="holds file from elsewhere; name a new folder"):

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-
 from conftest import tiny_config
+
 from srgan_dist.data.degradation import upsample
 from srgan_dist.evaluation.super_resolver import SuperResolver
 from srgan_dist.models.weights_file import load_generator

@@ -52,40 +52,6 @@ def test_a_rank_on_another_device_leaves_the_threads_alone():
     assert torch.get_num_threads() == 3
 
 
-@pytest.mark.parametrize(
-    "cores, batch, accumulation, free_gib, expected",
-    [
-        (1, 16, 1, 99, 1),
-        (2, 16, 1, 99, 2),
-        (3, 16, 1, 99, 2),
-        (6, 18, 1, 99, 6),
-        (8, 16, 1, 99, 8),
-        (64, 16, 1, 99, 8),  # two crops each
-        (8, 16, 4, 99, 2),
-        (8, 7, 1, 99, 1),
-        (8, 1, 1, 99, 1),
-        (8, 16, 1, 1.6, 1),
-        (8, 16, 1, 7, 4),
-        (8, 16, 1, 0, 1),  # a rank of these networks takes 1.5 GiB and a little
-    ],
-)
-def test_trainings_on_cpu_take_a_rank_per_core_as_far_as_batch_and_memory_reach(
-    monkeypatch, tmp_path, cores, batch, accumulation, free_gib, expected
-):
-    monkeypatch.setattr(cpu, "usable_cores", lambda: cores)
-    monkeypatch.setattr(cpu, "_free_memory", lambda: free_gib * 2**30)
-    data = {"path": "unused", "lr_crop": 8, "batch_size": batch}
-    config = tiny_config(
-        "unused", tmp_path, cpu_ranks=None, data=data, gradient_accumulation_steps=accumulation
-    )
-    assert cpu.ranks_on_cpu(config) == expected
-    assert (
-        cpu.ranks_on_cpu(config, before=batch // accumulation) == batch // accumulation
-    )  # as many as the run has had
-    assert cpu.ranks_on_cpu(config, before=5) == expected  # which no longer share the batch
-    assert cpu.ranks_on_cpu(config.model_copy(update={"cpu_ranks": 3})) == 3
-
-
 V1, V2 = "9:cpu:/jobs\n4:memory:/jobs/7\n", "0::/jobs/7\n"
 
 
@@ -156,19 +122,12 @@ def test_free_memory_is_what_machine_and_control_groups_leave(monkeypatch, tmp_p
         path = tmp_path / "sys" / "fs" / "cgroup" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    assert cpu._free_memory() == free
+    assert cpu.free_memory() == free
 
 
 def test_free_memory_is_unlimited_where_the_system_does_not_tell(monkeypatch, tmp_path):
     monkeypatch.setattr(cpu, "ROOT", tmp_path)
-    assert cpu._free_memory() == float("inf")
-
-
-def test_a_rank_of_the_full_recipe_is_known_to_take_gigabytes(monkeypatch):
-    from srgan_dist.config import load_config
-
-    config = load_config(REPOSITORY / "configs" / "deeprock_x4.yaml")
-    assert 3 * 2**30 < cpu._bytes_of_a_rank(config) < 4 * 2**30
+    assert cpu.free_memory() == float("inf")
 
 
 @pytest.mark.parametrize(

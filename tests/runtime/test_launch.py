@@ -30,7 +30,8 @@ LAUNCH = REPOSITORY / "launch"
 
 def command_in_head(path):
     """Return the words of the command in the head comment of a file."""
-    (command,) = re.findall(r"^#   (\S.*)$", path.read_text(), re.MULTILINE)
+    text = path.read_text().replace("\\\n#  ", "")
+    (command,) = re.findall(r"^#   (\S.*)$", text, re.MULTILINE)
     return shlex.split(command)
 
 

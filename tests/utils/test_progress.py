@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from srgan_dist.utils.progress import Progress, tracked
+from srgan_dist.utils.progress import Progress, progress_bar
 
 
 @pytest.fixture
@@ -64,8 +64,8 @@ def test_steps_without_a_text_are_counted_silently(clock, capsys):
     assert capsys.readouterr().out.startswith("phase 3/3 ")
 
 
-def test_say_prints_the_text_as_it_is(capsys):
-    Progress("phase", 2).say("a line")
+def test_print_line_prints_the_text_as_it_is(capsys):
+    Progress("phase", 2).print_line("a line")
     assert capsys.readouterr().out == "a line\n"
 
 
@@ -74,7 +74,7 @@ def test_an_invisible_progress_is_silent(clock, capsys, monkeypatch):
         monkeypatch.setattr(sys, "stderr", stderr)
         progress = Progress("phase", 1, visible=False)
         clock.now += 60
-        progress.say("a line")
+        progress.print_line("a line")
         progress.update("text")
         progress.close()
         assert capsys.readouterr().out == ""
@@ -93,9 +93,9 @@ def test_a_terminal_gets_a_bar_with_the_text_and_no_lines(clock, capsys, monkeyp
     assert capsys.readouterr().out == ""
 
 
-def test_tracked_hands_on_every_item_and_shows_a_bar_on_a_terminal_only(capsys, monkeypatch):
-    assert list(tracked(iter("abc"), "reading", "file", total=3)) == ["a", "b", "c"]
+def test_progress_bar_hands_on_every_item_and_shows_a_bar_on_a_terminal_only(capsys, monkeypatch):
+    assert list(progress_bar(iter("abc"), "reading", "file", total=3)) == ["a", "b", "c"]
     assert capsys.readouterr() == ("", "")
     monkeypatch.setattr(sys, "stderr", Terminal())
-    assert list(tracked("abc", "reading", "file")) == ["a", "b", "c"]
+    assert list(progress_bar("abc", "reading", "file")) == ["a", "b", "c"]
     assert "reading: 100%" in sys.stderr.getvalue() and "3/3" in sys.stderr.getvalue()

@@ -1,0 +1,108 @@
+"""The public functions of srgan_dist: train, load_generator, super_resolve and evaluate.
+
+Errors of input, settings and files are UserErrors, whose message names the way out.
+"""
+
+import json
+import logging
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from srgan_dist import training
+from srgan_dist.config import Config, ConfigError, load_config, parse_config
+from srgan_dist.evaluation import report
+from srgan_dist.evaluation.super_resolve import depth_scale, list_jobs, super_resolve_files
+from srgan_dist.evaluation.super_resolver import SuperResolver
+from srgan_dist.models import weights_file
+from srgan_dist.runtime.cpu import on_cpu, use_cpu_threads
+from srgan_dist.runtime.device import check_group, cpu_wanted, launched, use_exact_float32
+from srgan_dist.runtime.process_group import end_all_ranks_on_error, join
+from srgan_dist.storage.cache import DEFAULT_GIB, cache_at
+
+log = logging.getLogger(__name__)
+
+
+def train(config, resume="auto", **overrides):
+    """Train an experiment in this process, or as one rank of a launcher; returns `training.Trained`.
+
+        trained = srgan_dist.train("configs/demo.yaml", name="trial", **{"pretrain.steps": 500})
+        trained.generator  # the network, on its device
+
+    config: path of a YAML file, dictionary, or Config. overrides: settings by their dotted names. resume:
+    "auto" continues the run directory if it holds a checkpoint, "never" only starts a new run, a path starts
+    from that checkpoint. Where a signal stops the training it raises TrainingStopped after saving.
+    """
+    config = _config_of(config, overrides)
+    if (config.cpu_ranks or 1) > 1 and on_cpu(config.device) and not launched():
+        raise ConfigError(
+            f"cpu_ranks={config.cpu_ranks}: srgan_dist.train is one rank in this process; set cpu_ranks=None,"
+            " or train with the command: srgan-dist train CONFIG"
+        )
+    return training.train(config, resume)
+
+
+def _config_of(config, overrides):
+    settings = [f"{name}={json.dumps(value, default=str)}" for name, value in overrides.items()]
+    if isinstance(config, Config):
+        return parse_config(config.model_dump(mode="json"), model=type(config), overrides=settings)
+    if isinstance(config, dict):
+        return parse_config(config, overrides=settings)
+    return load_config(config, settings)
+
+
+def load_generator(path, device=None):
+    """Load trained weights as a SuperResolver, which is called on arrays.
+
+        generator = srgan_dist.load_generator("runs/demo/weights/adversarial.safetensors")
+        sr = generator(lr)  # numpy uint8 or uint16 [H, W] -> [s*H, s*W] of the same dtype
+        generator.scale, generator.ndim, generator.header  # s, 2 or 3, facts of the weights file
+
+    device: "cpu", "cuda", ...; None: a GPU where there is one.
+    """
+    use_exact_float32()
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return SuperResolver(*weights_file.load_generator(path, device))
+
+
+def super_resolve(weights, input, output, tile=None, device=None):
+    """Super-resolve the images of a file or folder into another one; returns the paths of the outputs.
+
+        srgan_dist.super_resolve("runs/demo/weights/adversarial.safetensors", "scan.tif", "scan_x4.tif")
+
+    PNG, TIFF and NPY are read and written. tile: side in LR pixels of the tiles, which bounds the memory;
+    None: 192 in 2-D, 32 in 3-D. device: as for load_generator. Nothing is written where one of the outputs
+    exists.
+    """
+    generator = load_generator(weights, device).generator
+    jobs, notes = list_jobs(input, output, depth_scale(generator))
+    for note in notes:
+        log.warning("%s", note)
+    return [path for _, path in super_resolve_files(generator, jobs, tile)]
+
+
+def evaluate(
+    run,
+    shards,
+    out=None,
+    splits=("valid", "test"),
+    cache=None,
+    cache_gib=DEFAULT_GIB,
+    progress=None,
+):
+    """Score the generators of a run directory against bicubic; returns the mean scores as a table of text.
+
+        print(srgan_dist.evaluate("runs/demo", "data/deeprock_x4", splits=["test"]))
+
+    Writes scores.json, scores.csv, figure2.png and figure3.png to `out`, by default RUN/eval. cache,
+    cache_gib: folder and size limit of the copies of remote shards. progress(split) returns a function that
+    wraps an iterator over the images, as tqdm does. Under a launcher all ranks share the work.
+    """
+    check_group(join(cpu_wanted(), timeout_minutes=30))
+    accelerator = Accelerator()
+    use_cpu_threads(accelerator)
+    use_exact_float32()
+    out = Path(out or Path(run) / "eval")
+    with end_all_ranks_on_error():
+        return report.evaluate(run, shards, out, splits, accelerator, progress, cache_at(cache, cache_gib))

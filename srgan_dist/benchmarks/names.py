@@ -1,0 +1,21 @@
+"""Names of phases, variants and stages of the benchmarks; free of PyTorch, for the options."""
+
+import itertools
+
+from srgan_dist.utils.config_files import config_file
+
+DEFAULT_CONFIG = config_file("report_x4.yaml")  # of the step and gpu benchmarks
+PHASES = ("pretrain", "adversarial")
+PLAIN = "plain"  # the loop of the report
+VARIANTS = {  # name -> settings; those that begin with ddp- are the textbook loop, the others ours
+    f"{loop}{precision}{'-channels_last' * channels_last}{'-compiled' * compiled}": {
+        "mixed_precision": "bf16" if precision == "bf16" else "no",
+        "channels_last": channels_last,
+        "compile": compiled,
+    }
+    for loop, compiled, precision, channels_last in itertools.product(
+        ("", "ddp-"), (False, True), ("fp32", "bf16"), (False, True)
+    )
+    if not (loop and compiled)
+}
+STAGES = ("machine", "agreement", "step", "tests", "rocks", "batches", "graph", "compiled", "others")

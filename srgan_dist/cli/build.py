@@ -1,0 +1,142 @@
+"""Pack rock images into WebDataset tar shards: srgan-dist build SOURCE OUT [options]"""
+
+import argparse
+import time
+from pathlib import Path
+
+from srgan_dist.cli.options import add_renamed_option
+from srgan_dist.runtime.parent_death import use_one_blas_thread
+from srgan_dist.utils.errors import cli_errors
+from srgan_dist.utils.executors import MANY, usable_cores, workers
+from srgan_dist.utils.progress import progress_bar
+
+LAYOUTS = """\
+Pack images into WebDataset tar shards. SOURCE is one of
+
+  DeepRock-SR, its root or one of its sets; these names exactly, images directly in these folders:
+    SOURCE/coal2D/coal2D_train_HR/0001.png             <set>_<train|valid|test>_HR
+    SOURCE/coal2D/coal2D_train_LR_unknown_X4/0001x4.png
+
+  any folder of HR images, whose LR side is then made; each rock is split 8:1:1 in order of file names:
+    SOURCE/sandstone/slice_0001.tif                    one sub-folder per rock
+
+  the same with splits of your own; train, and if you like valid and test, these names exactly, at least one
+  image in each, and neither images nor other folders beside them:
+    SOURCE/train/sandstone/slice_0001.tif
+    SOURCE/valid/sandstone/slice_0800.tif
+    SOURCE/test/berea/slice_0001.tif
+
+A layout that only resembles one of these is refused. Links are followed, hidden files and folders left out.
+The same command continues a build that was interrupted.
+
+Sets that outgrow one machine are packed by many, which need SOURCE and OUT on a file system that they share:
+    {command} SOURCE OUT --executor dask:tcp://HOST:8786
+                                  workers of a Dask cluster; pip install distributed
+    mpiexec -n 9 {command} SOURCE OUT --executor mpi
+                                  one leads, eight pack; pip install mpi4py mpich
+The bytes are the same, whoever packs."""
+
+
+def main(argv=None, prog=None):
+    use_one_blas_thread()  # before NumPy is imported
+    from srgan_dist.packing.build import BuildOptions, build
+    from srgan_dist.packing.summary import format_counts
+
+    options = parse_arguments(argv, prog, BuildOptions())
+    source, out = options.pop("source"), Path(options.pop("out"))
+    executor, jobs = options.pop("executor"), options.pop("jobs")
+
+    start = time.monotonic()
+    with cli_errors():
+        with workers(executor, jobs) as run:
+            if run is None:  # this process has packed for another one
+                return
+            result = build(
+                source,
+                out,
+                BuildOptions(**options),
+                lambda results, count: progress_bar(results, "pack", "image", count),
+                run,
+            )
+        for note in result.notes:
+            print(f"note: {note}")
+        print(format_counts(result.manifest))
+        if result.already_there:
+            print(f"{out} holds exactly this set already, nothing was written")
+        else:
+            print(f"{out} written in {time.monotonic() - start:.1f} s")
+
+
+def parse_arguments(argv, prog, defaults):
+    """Return the options as a dictionary: source, out, jobs, executor, and the fields of BuildOptions."""
+    from srgan_dist.storage.encoding import ENCODINGS
+    from srgan_dist.utils.scales import SCALES
+
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=LAYOUTS.format(command=prog or "python shards/build.py"),
+    )
+    parser.add_argument("source", metavar="SOURCE")
+    parser.add_argument("out", metavar="OUT", help="new folder")
+    parser.add_argument(
+        "--kind",
+        default=defaults.kind,
+        choices=["default", "unknown"],
+        help="LR side: default is bicubic, unknown one kernel per image (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--scale",
+        type=int,
+        default=defaults.scale,
+        help=f"HR size over LR size: {', '.join(map(str, SCALES))} (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--tile",
+        type=int,
+        default=defaults.tile,
+        help="HR pixels of the tiles cut from a folder's images (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--crop",
+        type=int,
+        default=defaults.crop,
+        help="HR pixels of the crops of the training; smaller images are refused (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=defaults.seed, help="of kernels and shuffling (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--samples-per-shard",
+        type=int,
+        default=defaults.samples_per_shard,
+        metavar="N",
+        help="default: %(default)s",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help=f"processes; the bytes are the same for any number (default: one per core, {usable_cores()},"
+        f" for {MANY} images and more, else one)",
+    )
+    parser.add_argument(
+        "--executor",
+        default="processes",
+        metavar="NAME",
+        help="who packs: processes of this machine (default), dask (a cluster made here), dask:ADDRESS, mpi,"
+        " or MODULE:FACTORY for any other Executor of concurrent.futures; see above",
+    )
+    parser.add_argument("--dtype", choices=["uint16"], help="store 8-bit images as 16 bit, times 257")
+    parser.add_argument(
+        "--encoding",
+        default=defaults.encoding,
+        choices=ENCODINGS,
+        help="store pixels as they are (npy, fastest to read) or compressed (png, for sets that are read over"
+        " slow links) (default: %(default)s)",
+    )
+    add_renamed_option(parser, "--payload", "--encoding")
+    arguments = parser.parse_args(argv)
+    if arguments.jobs is not None and arguments.jobs < 1:
+        parser.error(f"--jobs {arguments.jobs} must be 1 or more")
+    return {name: value for name, value in vars(arguments).items() if name != "payload"}

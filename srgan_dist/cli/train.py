@@ -1,0 +1,87 @@
+"""Train an experiment: srgan-dist train [CONFIG] [--dry-run] [--resume auto|never|PATH] [--any.field=value]
+
+On a CPU, without a launcher, it starts one rank per core by itself (setting cpu_ranks).
+
+Exit codes: 0 done; 1 error, named on stderr; 2 wrong usage; 85 stopped by SIGTERM, SIGUSR1 or Ctrl-C after
+saving: the same command continues; 130 interrupted before the first update, when there is nothing to save.
+"""
+
+import argparse
+import os
+import sys
+
+from srgan_dist.runtime.parent_death import die_with_parent, use_one_blas_thread
+from srgan_dist.utils.config_files import config_file
+from srgan_dist.utils.errors import cli_errors
+
+
+def main(argv=None, prog=None):
+    die_with_parent()  # before imports that take seconds
+    use_one_blas_thread()
+    argv = sys.argv[1:] if argv is None else argv
+    arguments, overrides = parse_arguments(argv, prog)
+
+    from srgan_dist.config import load_config
+    from srgan_dist.run.cpu_ranks import ranks_on_cpu
+    from srgan_dist.run.dry_run import dry_run_report
+    from srgan_dist.run.preflight import preflight
+    from srgan_dist.runtime.cpu import on_cpu
+    from srgan_dist.runtime.device import check_device, launched, launched_ranks
+    from srgan_dist.training import train
+
+    with cli_errors():
+        world_size = launched_ranks()
+        config = load_config(arguments.config, overrides)
+        check_device(config.device)
+        device_type, ranks = "cpu" if on_cpu(config.device) else "cuda", world_size
+        if device_type == "cpu" and not launched():
+            ranks = ranks_on_cpu(config, preflight(config, arguments.resume).state.cpu_ranks)
+        if arguments.dry_run:
+            if os.environ.get("RANK", "0") == "0":
+                print(dry_run_report(config, preflight(config, arguments.resume, ranks), device_type, ranks))
+            return
+        if ranks > world_size:
+            preflight(config, arguments.resume, ranks)  # reports errors once, not on every rank
+            become_launcher(ranks, argv)
+        train(config, arguments.resume)
+
+
+def parse_arguments(argv, prog):
+    """Return the arguments and the settings that override the file: ["adversarial.learning_rate=5e-5"]."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Train an experiment.",
+        epilog="Any setting of the config can be given"
+        " as --field=value, e.g. --adversarial.learning_rate=5e-5",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "config",
+        nargs="?",
+        default=config_file("deeprock_x4.yaml"),
+        metavar="CONFIG",
+        help="YAML file (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--resume",
+        default="auto",
+        metavar="auto|never|PATH",
+        help="auto: continue the run directory if it holds a checkpoint; never: only start a new run;"
+        " PATH: start from that checkpoint, once the run has its own continue it (default: auto)",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check everything, print what would happen, and stop"
+    )
+    arguments, overrides = parser.parse_known_args(argv)
+    stray = [text for text in overrides if not text.startswith("--")]
+    if stray:
+        parser.error(f"unexpected {' '.join(stray)}; settings are given as --field=value")
+    return arguments, [text.removeprefix("--") for text in overrides]
+
+
+def become_launcher(ranks, argv):
+    """Replace this process by runtime/ranks.py, which runs the same command on several ranks."""
+    print(f"on CPU: {ranks} ranks of one core each (cpu_ranks)", flush=True)
+    os.environ["ACCELERATE_USE_CPU"] = "1"
+    launcher = ["-m", "srgan_dist.runtime.ranks", "--standalone", "--nproc_per_node", str(ranks)]
+    os.execv(sys.executable, [sys.executable, *launcher, "-m", "srgan_dist", "train", *argv])

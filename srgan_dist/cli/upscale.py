@@ -1,0 +1,70 @@
+"""Super-resolve images: srgan-dist upscale WEIGHTS INPUT OUTPUT"""
+
+import argparse
+import sys
+
+from srgan_dist.runtime.parent_death import use_one_blas_thread
+from srgan_dist.utils.errors import cli_errors
+from srgan_dist.utils.progress import progress_bar
+
+
+def main(argv=None, prog=None):
+    use_one_blas_thread()  # before NumPy is imported
+    arguments = parse_arguments(argv, prog)
+
+    from srgan_dist.api import load_generator
+    from srgan_dist.evaluation.super_resolve import depth_scale, list_jobs
+
+    with cli_errors():
+        generator = load_generator(arguments.weights, arguments.device).generator
+        jobs, notes = list_jobs(arguments.input, arguments.output, depth_scale(generator))
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr)
+        work_through(jobs, generator, arguments.tile)
+    if len(jobs) > 1:
+        print(f"{len(jobs)} images written to {arguments.output}")
+    else:
+        (info, path), scale = jobs[0], generator.config.scale
+        pages = info.pages * depth_scale(generator)
+        print(f"{path}: {pages} x {info.height * scale} x {info.width * scale} {info.dtype}")
+
+
+def parse_arguments(argv, prog):
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Super-resolve PNG, TIFF and NPY images, volumes slice by slice or with a 3-D generator.",
+    )
+    parser.add_argument(
+        "weights", metavar="WEIGHTS", help="generator, e.g. runs/demo/weights/adversarial.safetensors"
+    )
+    parser.add_argument(
+        "input", metavar="INPUT", help="an image, a multi-page TIFF, an NPY volume, or a folder of them"
+    )
+    parser.add_argument("output", metavar="OUTPUT", help="file of any of these formats, or a folder")
+    parser.add_argument(
+        "--tile",
+        type=int,
+        metavar="N",
+        help="LR pixels of a tile along each axis; bounds the memory (default: 192, with a 3-D generator 32)",
+    )
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is a GPU)")
+    arguments = parser.parse_args(argv)
+    if arguments.tile is not None and arguments.tile < 1:
+        parser.error(f"--tile {arguments.tile} must be 1 or more")
+    return arguments
+
+
+def work_through(jobs, generator, tile):
+    """Super-resolve every image; if it ends early, print the number of finished outputs."""
+    from srgan_dist.evaluation.super_resolve import depth_scale, super_resolve_files
+
+    def progress(info, pages):
+        return progress_bar(pages, info.path.name, "slice", info.pages * depth_scale(generator))
+
+    written = 0
+    try:
+        for _ in super_resolve_files(generator, jobs, tile, progress):
+            written += 1
+    except BaseException:
+        print(f"{written} of {len(jobs)} outputs were written", file=sys.stderr)
+        raise

@@ -1,0 +1,42 @@
+"""torchrun with stop and resume: python launch/ranks.py --nproc_per_node 8 launch/train.py CONFIG
+
+Without a checkout: python -m srgan_dist.runtime.ranks --nproc_per_node 8 -m srgan_dist train CONFIG
+
+Takes the options that `torchrun --help` lists, with these differences:
+
+- SIGUSR1 is passed on too (it would kill torchrun), SIGHUP is not (so that nohup works).
+- Ranks have 150 s to save instead of 30 (--shutdown-timeout, where PyTorch has it).
+- Where all ranks saved and exited, the exit code is their own, 85 (torchrun's would be 1). A training that
+  was asked to stop is not restarted.
+- --max-restarts works: by default restarted ranks find the addresses of the dead ones in the store that all
+  attempts share (pytorch issue 135712). Ranks that the launcher stops to restart them, e.g. because a node
+  came back, save first.
+"""
+
+import os
+import sys
+import tempfile
+
+from srgan_dist.runtime.parent_death import LAUNCHER_PID
+from srgan_dist.utils.errors import ENDED, STOPPED
+
+
+def main():
+    if sys.argv[1:] in (["-h"], ["--help"]):
+        print(__doc__, end="")
+        return
+    from srgan_dist.runtime.elastic_agent import ended_with, run_ranks
+
+    with tempfile.TemporaryDirectory(prefix="srgan_dist_ranks_") as folder:
+        os.environ |= {ENDED: folder, LAUNCHER_PID: str(os.getpid())}
+        os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+        code, message = run_ranks(sys.argv[1:])
+        if ended_with(STOPPED):
+            code = STOPPED
+        elif message:
+            print(message, file=sys.stderr)
+        sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

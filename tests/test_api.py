@@ -1,0 +1,89 @@
+"""The public functions of the package."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import REPOSITORY, texture, tiny_config
+from PIL import Image
+
+import srgan_dist
+
+
+@pytest.fixture
+def config(shards, tmp_path):
+    return tiny_config(shards, tmp_path, adversarial=None)
+
+
+def test_the_package_imports_nothing_until_it_is_used():
+    program = (
+        "import srgan_dist, sys\n"
+        "assert not {'torch', 'numpy', 'pydantic'} & set(sys.modules)\n"
+        "assert set(srgan_dist.__all__) <= set(dir(srgan_dist))\n"
+        "from srgan_dist import *\n"
+        "assert issubclass(UserError, ValueError) and callable(train) and callable(open_set)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_unknown_name_is_no_attribute():
+    with pytest.raises(AttributeError, match="module 'srgan_dist' has no attribute 'trian'"):
+        srgan_dist.trian  # noqa: B018
+
+
+def test_a_training_from_python_to_scores_and_images(config, shards, tmp_path):
+    trained = srgan_dist.train(config, name="mine", **{"pretrain.steps": 3})
+    run = tmp_path / "mine"
+    assert trained.state.global_step == 3
+
+    weights = run / "weights" / "pretrain.safetensors"
+    generator = srgan_dist.load_generator(weights, device="cpu")
+    lr = texture(1, 20, 24)
+    sr = generator(lr)
+    assert (generator.scale, generator.ndim) == (4, 2) and sr.shape == (80, 96) and sr.dtype == np.uint8
+
+    Image.fromarray(lr).save(tmp_path / "lr.png")
+    (path,) = srgan_dist.super_resolve(
+        weights, tmp_path / "lr.png", tmp_path / "sr.png", tile=8, device="cpu"
+    )
+    assert np.abs(np.asarray(Image.open(path)).astype(int) - sr).max() <= 1  # tiles round in their own order
+
+    table = srgan_dist.evaluate(run, shards, splits=["test"])
+    assert " bicubic " in table and " phase 1 " in table and (run / "eval" / "scores.json").exists()
+
+
+def test_a_training_takes_a_dictionary_or_a_file_and_settings_by_their_names(config, tmp_path):
+    raw = config.model_dump(mode="json")
+    changed = {"pretrain.steps": 1, "pretrain.losses.pixel.weight": 0.5, "output": tmp_path / "dictionary"}
+    assert srgan_dist.train(raw, **changed).state.global_step == 1
+    assert raw == config.model_dump(mode="json")
+    file = tmp_path / "dictionary" / "tiny" / "config.yaml"
+    assert srgan_dist.train(str(file), output=str(tmp_path / "file")).state.global_step == 1
+    recorded = (tmp_path / "file" / "tiny" / "config.yaml").read_text()
+    assert recorded == file.read_text().replace(str(tmp_path / "dictionary"), str(tmp_path / "file"))
+
+
+@pytest.mark.parametrize(
+    "changes, text",
+    [
+        ({"pretrain.step": 1}, "the nearest is pretrain.steps"),
+        ({"pretrain.steps": 0}, "pretrain.steps = 0"),
+        ({"cpu_ranks": 2}, "cpu_ranks=2: srgan_dist.train is one rank in this process"),
+    ],
+)
+def test_wrong_settings_are_user_errors(config, changes, text):
+    with pytest.raises(srgan_dist.UserError, match=text):
+        srgan_dist.train(config, **changes)
+
+
+def test_an_array_of_floats_is_refused(config):
+    srgan_dist.train(config, **{"pretrain.steps": 1})
+    generator = srgan_dist.load_generator(f"{config.output}/tiny/weights/pretrain.safetensors", "cpu")
+    with pytest.raises(srgan_dist.UserError, match="dtype float64; use uint8 or uint16"):
+        generator(np.zeros((8, 8)))
+
+
+def test_a_set_is_opened_by_its_address(shards):
+    assert srgan_dist.open_set(shards).manifest.rocks == ["coal", "sandstone"]
