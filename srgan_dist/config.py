@@ -121,7 +121,7 @@ class DataConfig(Settings):
     block_shards: int | None = Field(
         None,
         ge=1,
-        description="shuffle blocks of so many shards, one block after the other; null: all samples,"
+        description="shuffle blocks of this many shards, one block after the other; null: all samples,"
         " or as many shards as cache_gib has room for where it is less than the set",
     )
 
@@ -177,7 +177,7 @@ class Config(Settings):
         gt=0,
         le=10_000,
         description="a rank that has waited so long for the others ends with an error; more than"
-        " they may be apart, e.g. in reading data or in validation",
+        " they ever wait, e.g. in reading data or in validation",
     )
     channels_last: bool = Field(
         True, description="memory format of the networks; faster on recent CPUs and GPUs"
@@ -289,8 +289,8 @@ def load_config(path, overrides=(), model=None):
 
 
 def parse_config(raw, origin="config", model=Config, overrides=()):
-    """Turn a nested dictionary, with overrides, into a Config, or a `model` that extends it; raises ConfigError that
-    lists every fault.
+    """Turn a nested dictionary, with overrides, into a Config, or a `model` that extends it; raises
+    ConfigError that lists every fault.
     """
     raw = copy.deepcopy(raw)
     for override in overrides:

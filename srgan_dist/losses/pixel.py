@@ -1,4 +1,4 @@
-"""Pixel losses: how far grey levels are apart."""
+"""Pixel losses: differences of grey levels."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""Adam with the paper's settings, and a look at its next step.
+"""Adam with the paper's settings, and the weights that its next step would give.
 
 Learning rates are 0-d tensors on the device, so that a schedule changes them without a new graph or a wait.
 """
@@ -12,16 +12,13 @@ PIECE = {"cpu": 2**18, "cuda": 2**24}
 
 
 def adam(network, learning_rate):
-    """Return Adam with the paper's settings (betas 0.9 and 0.999, epsilon 1e-8), which can be captured on a
-    GPU.
-    """
+    """Return fused Adam with the paper's settings (betas 0.9 and 0.999, epsilon 1e-8)."""
     device = next(network.parameters()).device
     optimizer = torch.optim.Adam(
         network.parameters(), learning_rate, BETAS, EPSILON, fused=True, capturable=device.type == "cuda"
     )
-    optimizer.param_groups[0]["lr"] = torch.full(
-        (), learning_rate, dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device
-    )
+    dtype = torch.float64 if device.type == "cpu" else torch.float32
+    optimizer.param_groups[0]["lr"] = torch.full((), learning_rate, dtype=dtype, device=device)
     return optimizer
 
 
@@ -85,11 +82,8 @@ def _pieces(rows, size):
     """
     pieces, elements = [], 0
     for row in rows:
-        for piece in (
-            [row]
-            if row[0].numel() <= size
-            else zip(*(_flat(tensor, row[0]).split(size) for tensor in row), strict=True)
-        ):
+        large = row[0].numel() > size
+        for piece in zip(*(_flat(t, row[0]).split(size) for t in row), strict=True) if large else [row]:
             if pieces and elements + piece[0].numel() > size:
                 yield [list(column) for column in zip(*pieces, strict=True)]
                 pieces, elements = [], 0
@@ -105,7 +99,7 @@ def _flat(tensor, like):
 
 def laid_out_as(tensor, like):
     """Return a tensor with the strides of another of its shape, without a copy where only dimensions of size
-    1 differ in them: what computes many tensors at once takes them one by one where strides differ.
+    1 differ in them: the foreach functions take tensors one by one where strides differ.
     """
     if tensor.stride() == like.stride():
         return tensor

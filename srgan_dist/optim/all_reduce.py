@@ -16,48 +16,33 @@ LARGE_GRADIENT_BYTES = 16 * 2**20
 
 
 class GradientAllReduce:
-    """Sums what the parameters of a network have as .grad over ranks, in place; `start`, then `wait`."""
+    """Sums the gradients of a network over ranks, in place; `start`, then `wait`."""
 
     def __init__(self, network, world_size):
         self.parameters, self.world_size = list(network.parameters()), world_size
         self.pending = []
 
     def start(self, number=None):
-        """Begin to sum; until `wait` nothing may touch these gradients. number: a 0-d tensor that is summed
-        along.
-        """
+        """Begin to sum; until `wait` nothing may touch the gradients. number: a 0-d tensor, summed too."""
         self.number = number
         if self.world_size == 1:
             return
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        large = [
-            gradient
-            for gradient in gradients
-            if gradient.nbytes >= LARGE_GRADIENT_BYTES and gradient.is_contiguous()
-        ]
-        self.small = [gradient for gradient in gradients if not any(gradient is other for other in large)]
-        flat = [
-            gradient.as_strided((gradient.numel(),), (1,)) for gradient in self.small
-        ]  # as it lies in memory
+        large = [g for g in gradients if g.nbytes >= LARGE_GRADIENT_BYTES and g.is_contiguous()]
+        self.small = [g for g in gradients if not any(g is other for other in large)]
+        flat = [g.as_strided((g.numel(),), (1,)) for g in self.small]  # in the order of its memory
         self.flat = torch.cat(flat if number is None else [*flat, number.view(1)])
         self.pending = [torch.distributed.all_reduce(tensor, async_op=True) for tensor in (*large, self.flat)]
 
     def wait(self):
-        """Let the sums arrive in .grad; returns that of the number, None where there is none."""
+        """Wait until the sums are in .grad; returns the sum of the number, None where there is none."""
         number = self.number
         if self.pending:
             for work in self.pending:
                 work.wait()
-            parts = self.flat.split(
-                [*(gradient.numel() for gradient in self.small), *([] if number is None else [1])]
-            )
-            torch._foreach_copy_(
-                self.small,
-                [
-                    part.as_strided(gradient.shape, gradient.stride())
-                    for part, gradient in zip(parts, self.small, strict=False)
-                ],
-            )
+            parts = self.flat.split([*(g.numel() for g in self.small), *([] if number is None else [1])])
+            sums = [part.as_strided(g.shape, g.stride()) for part, g in zip(parts, self.small, strict=False)]
+            torch._foreach_copy_(self.small, sums)
             number = None if number is None else parts[-1].view(()).clone()
         self.pending, self.small, self.flat, self.number = [], [], None, None
         return number

@@ -1,12 +1,11 @@
-"""What is far above the usual: losses and norms of gradients against their running means.
+"""Spikes: losses and gradient norms far above their running means.
 
 The idea is that of the optimisers that skip steps in the training of language models (OLMo-core's
 SkipStepOptimizer), with a factor in place of standard deviations: the losses of small batches of rock are far
 from normally distributed.
 
-A spike makes its mean half as large again, so that a loss that stays where it has risen, as a discriminator's
-may that had almost won, becomes the usual: one that has risen to a thousand times its mean, with the factor
-20, in ten updates.
+A spike raises its mean by half, so that a loss that stays high, as a discriminator's may that had almost won,
+is normal again after a few updates: at a thousand times its mean, with the factor 20, after ten.
 """
 
 import torch
@@ -17,9 +16,9 @@ SETTLED = 100  # updates before the first spike; from then on the means are of a
 
 
 class SpikeDetector(nn.Module):
-    """Running means of the loss and of the norm of the gradient of one network, over all ranks.
+    """Running means of the loss and of the gradient norm of one network, over all ranks.
 
-    factor: what is larger than so many times its mean is a spike. The means are buffers, for checkpoints.
+    factor: a value above this multiple of its mean is a spike. The means are buffers, for checkpoints.
     """
 
     def __init__(self, factor):
@@ -28,11 +27,10 @@ class SpikeDetector(nn.Module):
         self.register_buffer("means", torch.zeros(2))
         self.register_buffer("counts", torch.zeros(2))
 
-    def judge(self, loss, norm, learn=True):
-        """Tell, by a 0-d tensor, whether one of two 0-d tensors is a spike, and learn from those that are
-        finite.
+    def update(self, loss, norm, learn=True):
+        """Return, as a 0-d tensor, whether one of two 0-d tensors is a spike; finite ones move the means.
 
-        learn: 0-d tensor, False where they are of an update that is skipped anyway.
+        learn: 0-d tensor, False in an update that is skipped anyway.
         """
         values = torch.stack([loss, norm]).to(self.means)
         finite = values.isfinite() & learn

@@ -2,14 +2,14 @@
 
 Weights, optimisers and buffers of all networks then keep their bits. The ranks agree without a message: a
 loss that is not finite makes its gradients NaN, NaN and infinity survive the sum over ranks, and from equal
-sums every rank draws the same conclusion. With `max_spike` an update is skipped too whose loss or gradient
-norm, over all ranks, is a spike (`spikes.py`); the loss is summed along with the gradients.
+sums every rank draws the same conclusion. With `max_spike` an update is also skipped when its loss or
+gradient norm, over all ranks, is a spike (`spike_detector.py`); the loss is summed along with the gradients.
 
 The conclusion is a tensor on the device, `found_inf`, and the host never waits for it. Nothing is written
 before it is known, so nothing is restored: the discriminator's next weights, which the generator's
-adversarial term needs, are computed beside the old ones (`working_copy.py`), and both optimisers step at the
-end of the update, where Adam's fused kernel takes `found_inf` and then writes nothing. Only the batch-norm
-buffers, some kilobytes, change on the way.
+adversarial term needs, are computed beside the current ones (`trained_network.py`), and both optimisers step
+at the end of the update, where Adam's fused kernel takes `found_inf` and then writes nothing. Only the
+batch-norm buffers, some kilobytes, change on the way.
 """
 
 import torch
@@ -56,49 +56,44 @@ class UpdateGuard:
 
         loss: mean over all parts, as summed over ranks from `losses`; None without `max_spike`.
         """
-        gradients = [
-            parameter.grad for parameter in self.networks[name].parameters() if parameter.grad is not None
-        ]
-        norm = get_total_norm(gradients, foreach=True)
+        parameters = list(self.networks[name].parameters())
+        norm = get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True)
         skip = ~norm.isfinite()
         if self.spikes:
-            skip |= self.spikes[name].judge(loss, norm, learn=self.found_inf == 0)
+            skip |= self.spikes[name].update(loss, norm, learn=self.found_inf == 0)
         self.found_inf = torch.maximum(self.found_inf, skip.float())
         if self.max_grad_norm is not None:
-            clip_grads_with_norm_(self.networks[name].parameters(), self.max_grad_norm, norm, foreach=True)
+            clip_grads_with_norm_(parameters, self.max_grad_norm, norm, foreach=True)
         return norm
 
     def commit(self, *optimizers):
-        """Step all optimisers (Adam, fused), or none of them and put the buffers back."""
+        """Step all optimisers (Adam, fused), or none of them and restore the buffers."""
         for optimizer in optimizers:
             optimizer.found_inf = self.found_inf
             optimizer.step()
         self.buffers.restore_where(self.found_inf)
 
     def stateful(self):
-        """Return what a checkpoint must hold of this: {name: module}."""
+        """Return what a checkpoint holds of this: {name: module}."""
         return {f"{name}_usual": spikes for name, spikes in self.spikes.items()}
 
 
 class _Buffers:
-    """The buffers of some networks, which can be saved and put back, one launch for all of a type."""
+    """The buffers of some networks, saved and restored with one launch per type."""
 
     def __init__(self, tensors):
-        self.groups = [
-            [tensor for tensor in tensors if tensor.dtype == dtype]
-            for dtype in {tensor.dtype for tensor in tensors}
-        ]
+        types = {tensor.dtype for tensor in tensors}
+        self.groups = [[tensor for tensor in tensors if tensor.dtype == dtype] for dtype in types]
 
     def save(self):
         self.saved = [_flat(group) for group in self.groups]
 
     def restore_where(self, flag):
-        """Put the saved values back where a 0-d tensor is 1; what they have become by now may be NaN."""
+        """Restore the saved values where a 0-d tensor is 1; the current ones may be NaN."""
         for group, saved in zip(self.groups, self.saved, strict=True):
             chosen = torch.where(flag > 0, saved, _flat(group)).split([tensor.numel() for tensor in group])
-            torch._foreach_copy_(
-                group, [part.view_as(tensor) for part, tensor in zip(chosen, group, strict=True)]
-            )
+            parts = [part.view_as(tensor) for part, tensor in zip(chosen, group, strict=True)]
+            torch._foreach_copy_(group, parts)
 
 
 def _flat(tensors):

@@ -25,12 +25,12 @@ log = logging.getLogger(__name__)
 VERSION = 1
 
 
-def save_checkpoint(directory, name, objects, state, keep, pinned_updates=()):
+def save_checkpoint(directory, name, objects, state, keep, pinned_steps=()):
     """Write directory/name from `objects` (name -> module, optimiser or their named tensors) and `state`
     (JSON), whole or not at all.
 
-    Afterwards it and the newest before it are left, `keep` in all, and those of the updates in
-    `pinned_updates`. Later ones get a name that ends in .damaged. Raises CheckpointError where it cannot be
+    Afterwards it and the newest before it are left, `keep` in all, and those of the global steps in
+    `pinned_steps`. Later ones get a name that ends in .damaged. Raises CheckpointError where it cannot be
     written; the others are left as they are.
     """
     directory = Path(directory)
@@ -54,16 +54,16 @@ def save_checkpoint(directory, name, objects, state, keep, pinned_updates=()):
     try:
         if os.path.lexists(replaced):
             _remove(replaced)
-        _prune(final, keep, pinned_updates)
+        _prune(final, keep, pinned_steps)
     except OSError as error:
         log.warning("an older checkpoint stays: %s", error)
     return final
 
 
 def _tidy(directory):
-    """Take up what a process left that was killed while it saved."""
+    """Clean up after a process that was killed while it saved."""
     for leftover in directory.glob("*.unfinished"):
-        with contextlib.suppress(OSError):  # it may not be ours
+        with contextlib.suppress(OSError):  # e.g. of another user
             _delete(leftover)
     for replaced in directory.glob("step-*.old"):
         final = replaced.with_suffix("")
@@ -93,13 +93,13 @@ def _write(folder, objects, state):
     sync(folder)
 
 
-def _prune(newest, keep, pinned_updates):
+def _prune(newest, keep, pinned_steps):
     others = [path for path in list_checkpoints(newest.parent) if path != newest]
     for path in [path for path in others if _updates(path) > _updates(newest)]:
         _set_aside(path)  # damaged, or this run would have continued from it
     older = [path for path in others if _updates(path) < _updates(newest)]
     for path in older[keep - 1 :]:
-        if _updates(path) not in pinned_updates:
+        if _updates(path) not in pinned_steps:
             _remove(path)
 
 
@@ -142,7 +142,7 @@ def _set_aside(path):
 def newest_checkpoint(directory):
     """Return (path, state) of the newest checkpoint that is whole, or None where there is none at all.
 
-    What is skipped is said loudly; raises CheckpointError when none of several is whole.
+    A checkpoint that is skipped is logged as a warning; raises CheckpointError when none of several is whole.
     """
     faults = []
     for path in list_checkpoints(directory):
@@ -156,7 +156,7 @@ def newest_checkpoint(directory):
     if faults:
         raise CheckpointError(
             f"{directory} holds no checkpoint that is whole ({'; '.join(faults)}). Copy one back, or"
-            " delete that folder to start the run anew"
+            " delete that folder to start the run from nothing"
         )
     return None
 
@@ -189,7 +189,7 @@ def _is_whole(path):
 
 
 def holds(path, label):
-    """Tell whether a verified checkpoint was saved with an object of this name."""
+    """Return whether a verified checkpoint was saved with an object of this name."""
     return (Path(path) / f"{label}.safetensors").exists()
 
 

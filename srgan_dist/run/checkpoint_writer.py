@@ -1,6 +1,4 @@
-"""Checkpoints that are written beside the training: it waits while their tensors are copied, not while they
-are written.
-"""
+"""Checkpoints in the background: the training waits while tensors are copied, not while they are written."""
 
 import threading
 
@@ -14,16 +12,15 @@ class CheckpointWriter:
     """Writes checkpoints in a thread, one at a time.
 
     On a GPU the tensors are copied into pinned memory in the stream of the training, which goes on meanwhile;
-    the thread waits for them. What `checkpoint.py` promises holds as ever: one that is cut off by a kill is
-    never found.
+    the thread waits for them. As `checkpoint.py` promises, one that is cut off by a kill is never found.
     """
 
     def __init__(self, device):
         self.device, self.pinned = device, {}
         self.thread, self.error = None, None
 
-    def start(self, directory, name, objects, state, keep, pinned_updates, first):
-        """Begin to write what `save_checkpoint` writes; the checkpoint before has been waited for.
+    def start(self, directory, name, objects, state, keep, pinned_steps, first):
+        """Begin to `save_checkpoint`, after `wait`ing for the one before.
 
         first: function that the thread calls before it writes.
         """
@@ -36,7 +33,7 @@ class CheckpointWriter:
                 if copied:
                     copied.synchronize()
                 first()
-                save_checkpoint(directory, name, tensors, state, keep, pinned_updates)
+                save_checkpoint(directory, name, tensors, state, keep, pinned_steps)
             except Exception as error:
                 self.error = error
 
@@ -44,28 +41,24 @@ class CheckpointWriter:
         self.thread.start()
 
     def wait(self):
-        """Wait until the last checkpoint is written; raises what kept it from being written, CheckpointError
-        as a rule.
-        """
+        """Wait until the last checkpoint is written; raises its error, as a rule CheckpointError."""
         if self.thread:
             self.thread.join()
             self.thread = None
         self.check()
 
     def is_writing(self):
-        """Tell whether a checkpoint is being written."""
+        """Return whether a checkpoint is being written."""
         return self.thread is not None and self.thread.is_alive()
 
     def check(self):
-        """Raise, once, what kept a checkpoint from being written."""
+        """Raise, once, the error of a checkpoint that could not be written."""
         error, self.error = self.error, None
         if error:
             raise error
 
     def _copied(self, label, item):
-        """Return copies on the host of the tensors of a module or an optimiser; those of a GPU are still on
-        their way.
-        """
+        """Return host copies of the tensors of a module or an optimiser; from a GPU they arrive later."""
         copies = {}
         for name, tensor in tensors_of(item).items():
             if tensor.device.type == "cuda":

@@ -12,16 +12,16 @@ MEAN_SHIFT = 1.0  # percent of the range, 2.5 of 255 levels; networks of the dem
 WORSE_THAN_BICUBIC = 1.0
 
 
-def shares(numbers, weights):
+def shares(metrics, weights):
     """Return {"health/share/<term>": share of the term in the generator's objective, 0 to 1}.
 
-    numbers: means with loss/<term>. weights: {term: its factor}. Empty where no term is known or all are
+    metrics: means with loss/<term>. weights: {term: its factor}. Empty where no term is known or all are
     zero.
     """
     parts = {
-        name: abs(weight * numbers[f"loss/{name}"])
+        name: abs(weight * metrics[f"loss/{name}"])
         for name, weight in weights.items()
-        if f"loss/{name}" in numbers
+        if f"loss/{name}" in metrics
     }
     total = sum(parts.values())
     return {f"health/share/{name}": part / total for name, part in parts.items()} if total > 0 else {}
@@ -31,55 +31,56 @@ class HealthMonitor:
     """Looks at records and says what stays bad: each kind at most once in QUIET_UPDATES."""
 
     def __init__(self):
-        self.since, self.told = {}, {}
+        self.since, self.warned = {}, {}
 
-    def check(self, numbers, updates):
+    def check(self, metrics, updates):
         """Return warnings, one line each, after a record of the training or of a validation at `updates`."""
         lines = []
-        for kind, sentence in judge(numbers).items():
+        for kind, sentence in diagnose(metrics).items():
             if sentence is None:
                 self.since.pop(kind, None)
                 continue
             held = updates - self.since.setdefault(kind, updates)
-            if held >= HELD_UPDATES and updates - self.told.get(kind, -QUIET_UPDATES) >= QUIET_UPDATES:
-                self.told[kind] = updates
+            if held >= HELD_UPDATES and updates - self.warned.get(kind, -QUIET_UPDATES) >= QUIET_UPDATES:
+                self.warned[kind] = updates
                 lines.append(f"warning: for {held} updates {sentence}")
         return lines
 
 
-def judge(numbers):
-    """Return {kind: sentence, or None where all is well} for every kind of trouble that these numbers can
+def diagnose(metrics):
+    """Return {kind: sentence, or None where all is well} for every kind of trouble that these metrics can
     show.
     """
-    judged = {}
-    if "d/real" in numbers and "d/fake" in numbers:
-        judged |= _judge_discriminator(numbers["d/real"], numbers["d/fake"])
+    diagnosis = {}
+    if "d/real" in metrics and "d/fake" in metrics:
+        diagnosis |= _diagnose_discriminator(metrics["d/real"], metrics["d/fake"])
     terms = {
         name.removeprefix("health/share/"): share
-        for name, share in numbers.items()
+        for name, share in metrics.items()
         if name.startswith("health/share/")
     }
     if len(terms) > 1:
-        judged["terms"] = _judge_terms(terms)
-    if "val/mean_shift" in numbers:
-        judged["grey levels"] = _judge_grey_levels(
-            numbers["val/mean_shift"],
-            numbers["val/histogram_distance"],
-            numbers["val/histogram_distance_bicubic"],
+        diagnosis["terms"] = _diagnose_terms(terms)
+    if "val/mean_shift" in metrics:
+        diagnosis["grey levels"] = _diagnose_grey_levels(
+            metrics["val/mean_shift"],
+            metrics["val/histogram_distance"],
+            metrics["val/histogram_distance_bicubic"],
         )
-    return judged
+    return diagnosis
 
 
-def _judge_discriminator(real, fake):
+def _diagnose_discriminator(real, fake):
     seen = f"(d/real {real:.2f}, d/fake {fake:.2f})"
     won = (
-        f"the discriminator has told HR from SR almost without error {seen}: it has won, and the generator"
+        f"the discriminator has separated HR from SR almost without error {seen}: it has won, and the"
+        " generator"
         f" learns"
         " little about texture from it. Try a smaller adversarial.discriminator_learning_rate, a larger"
         " adversarial.adversarial_weight or more updates of phase 1"
     )
     lost = (
-        f"the discriminator has not told HR from SR {seen}: it has lost, or SR is as good as HR (see"
+        f"the discriminator has not separated HR from SR {seen}: it has lost, or SR is as good as HR (see"
         " val/spectrum_error and the panels). If it is not, try a larger"
         " adversarial.discriminator_learning_rate or a"
         " smaller adversarial.adversarial_weight"
@@ -90,7 +91,7 @@ def _judge_discriminator(real, fake):
     }
 
 
-def _judge_terms(terms):
+def _diagnose_terms(terms):
     name, share = max(terms.items(), key=lambda term: term[1])
     if share <= DOMINANT_SHARE:
         return None
@@ -102,7 +103,7 @@ def _judge_terms(terms):
     )
 
 
-def _judge_grey_levels(shift, distance, bicubic):
+def _diagnose_grey_levels(shift, distance, bicubic):
     if abs(shift) <= MEAN_SHIFT and distance <= bicubic + WORSE_THAN_BICUBIC:
         return None
     return (

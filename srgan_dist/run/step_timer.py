@@ -18,7 +18,7 @@ PERCENTILES = {"p50": 50, "p95": 95, "p99": 99, "max": 100}
 
 
 class StepTimer:
-    """Times the updates of one phase on this rank, and brings together what the ranks have measured.
+    """Times the updates of one phase on this rank, and combines the measurements of all ranks.
 
     A step lasts from one mark to the next, waiting for its batch included. On a GPU a mark is a CUDA event,
     which the device stamps when it gets there: the times are the device's own, and no update waits for them;
@@ -33,7 +33,7 @@ class StepTimer:
         self.begin()
 
     def begin(self):
-        """Start the next step here and now: what came before was no update."""
+        """Start the next step now: the time before belonged to no update."""
         self.start = self._mark()
 
     def step(self):
@@ -45,11 +45,9 @@ class StepTimer:
     def read(self, samples, seconds, waited):
         """Return speed/* of an interval: its samples, its seconds, those of them that it waited for data."""
         times, self.steps = self._times(), []
-        self.samples, self.seconds, self.waited = (
-            self.samples + samples,
-            self.seconds + seconds,
-            self.waited + waited,
-        )
+        self.samples += samples
+        self.seconds += seconds
+        self.waited += waited
         self.times.extend(times)
         return self._over_ranks(samples, seconds, waited, times)
 
@@ -92,7 +90,7 @@ def percentiles(times):
 
 def memory_mib(device):
     """Return the most memory in MiB that this process has had so far: allocated on its GPU, or resident where
-    it computes on CPU, which counts what it has touched of mapped shards; 0 where the system does not tell.
+    it computes on CPU, pages of mapped shards included; 0 where the system has no such count.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
@@ -103,7 +101,7 @@ def memory_mib(device):
 
 
 def speed_line(numbers):
-    """Say speed/* in one line."""
+    """Return speed/* as one line of text."""
     n = {name.removeprefix("speed/"): value for name, value in numbers.items()}
     return (
         f"{n['samples_per_second']:.1f} samples/s, an update {n['step_ms_p50']:.1f} ms (95 % within"

@@ -1,4 +1,4 @@
-"""Base and common types of all settings: typed, frozen, and no key that is not one of theirs."""
+"""Base and common types of all settings: typed, frozen, without unknown keys."""
 
 from typing import Annotated, Literal, Union
 

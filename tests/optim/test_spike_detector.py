@@ -6,7 +6,7 @@ from srgan_dist.optim.spike_detector import SpikeDetector
 
 
 def judged(found, loss, norm):
-    return bool(found.judge(torch.tensor(float(loss)), torch.tensor(float(norm))))
+    return bool(found.update(torch.tensor(float(loss)), torch.tensor(float(norm))))
 
 
 def learnt(values, factor=10):

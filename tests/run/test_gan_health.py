@@ -5,7 +5,7 @@ import pytest
 from conftest import tiny_config
 
 from srgan_dist.run import gan_health as health
-from srgan_dist.run.gan_health import HELD_UPDATES, QUIET_UPDATES, HealthMonitor, judge, shares
+from srgan_dist.run.gan_health import HELD_UPDATES, QUIET_UPDATES, HealthMonitor, diagnose, shares
 from srgan_dist.training import train
 
 WELL = {
@@ -34,8 +34,8 @@ def test_shares_of_weighted_terms_worked_by_hand():
 
 
 def test_a_training_that_is_well_is_not_warned_of():
-    assert set(judge(WELL)) == {"discriminator won", "discriminator lost", "terms", "grey levels"}
-    assert not any(judge(WELL).values()) and judge({"loss/pixel": 0.1, "health/share/pixel": 1.0}) == {}
+    assert set(diagnose(WELL)) == {"discriminator won", "discriminator lost", "terms", "grey levels"}
+    assert not any(diagnose(WELL).values()) and diagnose({"loss/pixel": 0.1, "health/share/pixel": 1.0}) == {}
 
 
 @pytest.mark.parametrize(
@@ -59,9 +59,9 @@ def test_a_training_that_is_well_is_not_warned_of():
     ],
 )
 def test_what_is_wrong_is_said_with_what_was_seen_and_what_to_try(kind, change, words):
-    judged = judge(WELL | change)
+    judged = diagnose(WELL | change)
     assert words in judged.pop(kind) and not any(judged.values())
-    assert "Try " in judge(WELL | change)[kind] or "try " in judge(WELL | change)[kind]
+    assert "Try " in diagnose(WELL | change)[kind] or "try " in diagnose(WELL | change)[kind]
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_what_is_wrong_is_said_with_what_was_seen_and_what_to_try(kind, change, 
     ],
 )
 def test_what_is_near_a_threshold_is_not_wrong(change):
-    assert not any(judge(WELL | change).values())
+    assert not any(diagnose(WELL | change).values())
 
 
 def test_a_warning_comes_when_trouble_stays_and_again_only_after_a_while():
@@ -103,7 +103,7 @@ def test_validations_between_the_records_of_training_do_not_interrupt_it():
 
 def test_a_training_records_its_health_and_warns(shards, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(health, "HELD_UPDATES", 2)
-    monkeypatch.setattr(health, "DWARFS", 0.0)
+    monkeypatch.setattr(health, "DOMINANT_SHARE", 0.0)
     monkeypatch.setattr(health, "MEAN_SHIFT", -1.0)
     train(tiny_config(shards, tmp_path, log_every=1, validate_every=2))
     records = [json.loads(line) for line in (tmp_path / "tiny" / "metrics.jsonl").read_text().splitlines()]
