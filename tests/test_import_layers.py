@@ -1,4 +1,4 @@
-"""The shape of the code: imports point down the layers and in no circle, files and lines are short, ruff passes."""
+"""The shape of the code: imports point down and in no circle, files and lines are short, ruff passes."""
 
 import ast
 import subprocess
@@ -19,7 +19,7 @@ LAYERS = [  # from low to high: folders and files of srgan_dist
     {"config", "config_errors"},
     {"run"},
     {"training", "benchmarks"},
-    {"api", "cli"},
+    {"api", "cli", "__main__"},
 ]
 MAX_LINES, MAX_COLUMNS = 350, 110
 
@@ -73,7 +73,7 @@ def layer_of(module):
 
 
 def test_every_module_has_a_layer():
-    names = set().union(*LAYERS) | {"configs", "__main__"}
+    names = set().union(*LAYERS)
     assert {module.split(".")[1] for module in MODULES if "." in module} <= names
 
 
