@@ -2,6 +2,7 @@
 # make demo ROCKS=DIR   the same on your images: one sub-folder per rock
 # make test             the test suite
 # make test-all         the test suite with its slow tests
+# make nightly          its many repetitions
 # make docs             docs/settings.md and configs/schema.json, from the settings
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ DEMO := demo/$(if $(ROCKS),own-$(shell basename "$$(cd "$(ROCKS)" && pwd)"),synt
 SOURCE := $(or $(ROCKS),$(DEMO)/rocks)
 BIN := .venv/bin
 
-.PHONY: demo test test-all docs
+.PHONY: demo test test-all nightly docs
 
 demo: .venv/installed
 	$(if $(ROCKS),@test -d "$(ROCKS)" || { echo "ROCKS=$(ROCKS) is not a folder"; exit 1; })
@@ -36,10 +37,13 @@ demo: .venv/installed
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 test: .venv/installed
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not nightly"
 
 test-all: .venv/installed
-	$(PYTEST)
+	$(PYTEST) -m "not nightly"
+
+nightly: .venv/installed
+	$(PYTEST) -m nightly
 
 docs: .venv/installed
 	$(BIN)/python -m srgan_dist settings --markdown > docs/settings.md

@@ -23,13 +23,10 @@ from srgan_dist.data.split import open_split
 from srgan_dist.packing.build import BuildOptions, build
 
 torch.set_num_threads(1)  # tiny networks gain nothing from more
-signal.signal(
-    signal.SIGINT, signal.default_int_handler
-)  # what shells run in the background ignores it, with all its children
+# A shell ignores Ctrl-C for its background jobs, and their children inherit that
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
-_cache = tempfile.TemporaryDirectory(
-    prefix="srgan_dist_cache_"
-)  # of this process and of those that it starts
+_cache = tempfile.TemporaryDirectory(prefix="srgan_dist_cache_")  # of this process and its children
 os.environ["XDG_CACHE_HOME"] = _cache.name
 
 REPOSITORY = Path(__file__).parent.parent
@@ -48,18 +45,26 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def on_cpu_unless_marked(request, monkeypatch):
-    """On a machine with a GPU, too, tests compute on the CPU, but for those that are marked gpu."""
+    """Compute on the CPU also on a machine with a GPU, except in tests that are marked gpu."""
     monkeypatch.setenv("ACCELERATE_USE_CPU", str(int("gpu" not in request.keywords)))
 
 
 @pytest.fixture(autouse=True)
 def fresh_accelerate():
-    """Accelerate keeps its settings for the life of a process, and so does PyTorch its group; tests want their own."""
+    """Forget the settings of Accelerate and the process group of PyTorch after each test."""
     yield
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
+
+
+@pytest.fixture
+def wandb_environment(monkeypatch):
+    """No variables of wandb but the key of no account."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef" * 3)
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ from srgan_dist.phases.pretrain import PretrainPhase
 from srgan_dist.run.preflight import preflight
 from srgan_dist.run.step_timer import StepTimer
 from srgan_dist.run.training_run import TrainingRun, build_networks
-from srgan_dist.runtime.process_group import barrier
+from srgan_dist.runtime import process_group
 from srgan_dist.training import train
 from srgan_dist.utils.errors import UserError, cli_errors
 
@@ -169,7 +169,7 @@ def train_and_die(config, out):
     def save_and_die(self, *arguments, **options):
         save(self, *arguments, **options)
         self.writer.wait()
-        barrier()
+        process_group.barrier()
         if DEATHS[died : died + 1] == [self.state.global_step] and int(os.environ["RANK"]) == died % 2:
             (out / f"death{self.state.global_step}").touch()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -178,7 +178,7 @@ def train_and_die(config, out):
         return train_both_phases(config, out)
 
 
-def train_with_directories_of_their_own(config, out):
+def train_in_separate_directories(config, out):
     train(config.model_copy(update={"output": f"{config.output}/rank{os.environ['RANK']}"}))
 
 
@@ -219,6 +219,7 @@ FAULTY_UPDATE = 3
 
 def train_with_a_fault(config, out):
     """Train, each rank on a set of its own; what FAULT names happens in the third update, on one rank only."""
+    process_group.POLL_SECONDS, process_group.GRACE_SECONDS = 0.2, 0.5
     fault, rank, update, done = os.environ["FAULT"], int(os.environ["RANK"]), PretrainPhase.update, [0]
     shards = shutil.copytree(config.data.path, out / f"shards{rank}")
 
@@ -247,7 +248,7 @@ TASKS = {
     "train": train_both_phases,
     "batches": read_batches,
     "mortal": train_and_die,
-    "apart": train_with_directories_of_their_own,
+    "separate": train_in_separate_directories,
     "buffers": share_batch_norm_buffers,
     "exact": read_exactly,
     "seen": note_what_is_seen,

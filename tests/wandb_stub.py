@@ -1,4 +1,4 @@
-"""A server on this machine that answers wandb's requests as far as a run needs them, and a reader of its local files."""
+"""A local server that answers wandb's requests as far as a run needs, and a reader of its local files."""
 
 import contextlib
 import json
@@ -8,8 +8,6 @@ import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from wandb.proto import wandb_internal_pb2
-
-KEY = "0123456789abcdef" * 3  # of no account
 
 
 class Stub(ThreadingHTTPServer):
@@ -120,7 +118,7 @@ def read_records(path):
 
 
 def offline_records(folder):
-    """Return the records of each session that wandb has kept in a run directory, in the order of their starts."""
+    """Return the records of each of wandb's sessions in a run directory, in the order of their starts."""
     return [read_records(path) for path in sorted(folder.glob("wandb/offline-run-*/*.wandb"))]
 
 

@@ -104,5 +104,5 @@ def test_ctrl_c_at_any_moment_waits_for_a_checkpoint_and_the_run_continues(
     found = newest_checkpoint(run / "checkpoints")
     assert (found and found[1]["updates"]) == updates
     assert (run / "weights" / "pretrain.safetensors").exists() == (code == 0)
-    assert train(config).state.finished == ["pretrain"]
+    assert list(train(config).state.phase_ends) == ["pretrain"]
     assert not list(run.rglob("*.unfinished*"))

@@ -2,14 +2,12 @@
 
 import contextlib
 import json
-import os
-import subprocess
 import sys
 
 import pytest
 import torch
 from accelerators import accelerator_on, state_of
-from commands import free_port, write_config
+from commands import finished, start, start_ranks, write_config
 from conftest import REPOSITORY, tiny_config
 from test_golden import CURVE, thirty_updates
 
@@ -117,26 +115,14 @@ def test_the_crops_on_the_device_are_those_of_the_cpu_byte_by_byte(shards, devic
 
 
 def worker(task, tmp_path, config, device, ranks=1, **environment):
-    """Run a task of gpu_worker.py; returns what each rank has found."""
-    path = write_config(tmp_path, config)
-    ports = (
-        {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(ranks)}
-        if "BACKEND" in environment
-        else {}
-    )
-    processes = [
-        subprocess.Popen(
-            [sys.executable, REPOSITORY / "tests" / "gpu_worker.py", task, path, tmp_path, device],
-            cwd=REPOSITORY,
-            text=True,
-            stderr=subprocess.PIPE,
-            env=os.environ | environment | ports | ({"RANK": str(rank)} if ports else {}),
-        )
-        for rank in range(ranks)
-    ]
-    for process in processes:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors[-3000:]
+    """Run a task of gpu_worker.py; returns the results of each rank."""
+    command = (REPOSITORY / "tests" / "gpu_worker.py", task, write_config(tmp_path, config), tmp_path, device)
+    if "BACKEND" in environment:
+        processes = start_ranks(*command, ranks=ranks, **environment)
+    else:
+        processes = [start(sys.executable, *command, **environment)]
+    for done in map(finished, processes):
+        assert done.returncode == 0, done.stderr[-3000:]
     return [torch.load(tmp_path / f"{task}{rank}.pt", weights_only=True) for rank in range(ranks)]
 
 

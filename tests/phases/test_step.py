@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from commands import launch
 from conftest import REPOSITORY
-from test_distributed import launch
 
 WORKER = REPOSITORY / "tests" / "step_worker.py"
 

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from commands import work
 from conftest import tiny_config
-from test_distributed import work
 
 from srgan_dist.run import step_timer as speed
 from srgan_dist.run.step_timer import StepTimer, memory_mib, percentiles

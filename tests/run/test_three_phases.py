@@ -34,7 +34,7 @@ def forget_after(run, global_step):
 def test_a_run_that_stops_between_two_gan_phases_goes_on_with_its_discriminator(shards, tmp_path):
     config = config_of(shards, tmp_path)
     whole = train(config)
-    assert whole.state.finished == ["pretrain", "adversarial", "finetune"]
+    assert list(whole.state.phase_ends) == ["pretrain", "adversarial", "finetune"]
     forget_after(tmp_path / "tiny", 10)
     resumed = train(config)
     for name in ("generator", "discriminator"):

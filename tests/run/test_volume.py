@@ -57,7 +57,7 @@ def test_a_volume_is_packed_trained_on_and_super_resolved(shards, tmp_path, monk
         },
     )
     trained = train(config)
-    assert trained.state.finished == ["pretrain", "adversarial"] and trained.state.global_step == 4
+    assert list(trained.state.phase_ends) == ["pretrain", "adversarial"] and trained.state.global_step == 4
     records = [json.loads(line) for line in (tmp_path / "tiny" / "metrics.jsonl").read_text().splitlines()]
     assert all(record["health/skipped"] == 0 for record in records if "loss/generator" in record)
     assert all(np.isfinite(record["val/psnr"]) for record in records if "val/psnr" in record)

@@ -1,5 +1,4 @@
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -7,13 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from commands import free_port, start, write_config
+from commands import TRAIN, finished, run, run_fresh, start_ranks, write_config
 from conftest import REPOSITORY, tiny_config
 
-from srgan_dist.config import dump_config
 from srgan_dist.runtime import cpu
 
 CPU = torch.device("cpu")
+WITHOUT_GPU = {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": None}  # and the command finds out by itself
 
 
 @pytest.fixture(autouse=True)
@@ -189,44 +188,30 @@ def test_an_error_comes_where_its_item_would_have_come(threads):
     assert torch.get_num_threads() == threads
 
 
-def command(tmp_path, config, *options, **environment):
-    path = tmp_path / "config.yaml"
-    path.write_text(dump_config(config))
-    return subprocess.run(
-        [sys.executable, "launch/train.py", path, *options],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""} | environment,
-    )
-
-
 def test_a_training_on_cpu_starts_its_own_ranks(shards, tmp_path):
-    done = command(tmp_path, tiny_config(shards, tmp_path, cpu_ranks=2, adversarial=None))
+    path = write_config(tmp_path, tiny_config(shards, tmp_path, cpu_ranks=2, adversarial=None))
+    done = run_fresh(*TRAIN, path, **WITHOUT_GPU)
     assert done.returncode == 0, done.stderr
     assert "on CPU: 2 ranks" in done.stdout and "device: cpu, 1 thread(s) a rank, 2 rank(s)" in done.stdout
     assert (tmp_path / "tiny" / "weights" / "pretrain.safetensors").exists()
-    planned = command(
-        tmp_path, tiny_config(shards, tmp_path, cpu_ranks=2, name="planned"), "--dry-run"
-    ).stdout
-    assert "batch_size_per_gpu 2" in planned
+    planned = run(*TRAIN, path, "--name=planned", "--dry-run", **WITHOUT_GPU)
+    assert "batch_size_per_gpu 2" in planned.stdout
 
 
 def test_a_run_keeps_its_number_of_ranks(shards, tmp_path):
-    assert command(tmp_path, tiny_config(shards, tmp_path, cpu_ranks=1, adversarial=None)).returncode == 0
-    again = command(tmp_path, tiny_config(shards, tmp_path, cpu_ranks=None, adversarial=None))
-    assert again.returncode == 0 and "1 rank(s)" in again.stdout and "on CPU: " not in again.stdout, (
-        again.stderr
-    )
+    path = write_config(tmp_path, tiny_config(shards, tmp_path, adversarial=None))
+    assert run(*TRAIN, path, **WITHOUT_GPU).returncode == 0
+    again = run(*TRAIN, path, "--cpu_ranks=null", **WITHOUT_GPU)
+    assert again.returncode == 0, again.stderr
+    assert "1 rank(s)" in again.stdout and "on CPU: " not in again.stdout
 
 
-def test_what_is_wrong_with_a_training_on_cpu_is_said_once(shards, tmp_path):
-    done = command(tmp_path, tiny_config(shards, tmp_path, cpu_ranks=2), "--data.lr_crop=30")
+def test_an_error_of_a_training_on_cpu_is_printed_once(shards, tmp_path):
+    path = write_config(tmp_path, tiny_config(shards, tmp_path, cpu_ranks=2))
+    done = run(*TRAIN, path, "--data.lr_crop=30", **WITHOUT_GPU)
     assert done.returncode == 1 and "on CPU" not in done.stdout
-    assert (
-        done.stderr.count("error: ") == 1
-        and "data.lr_crop=30 is larger than the smallest LR image" in done.stderr
-    )
+    assert done.stderr.count("error: ") == 1
+    assert "data.lr_crop=30 is larger than the smallest LR image" in done.stderr
 
 
 def test_a_training_takes_the_threads_that_it_has_tried_before(shards, tmp_path, monkeypatch):
@@ -244,35 +229,25 @@ def test_a_training_takes_the_threads_that_it_has_tried_before(shards, tmp_path,
     assert train(config).state.cpu_threads == 2 and torch.get_num_threads() == 2 and len(tried) == 1
 
 
+ON_ITS_CORES = """
+import json, os, runpy, sys
+cores, config = sys.argv[1:]
+os.sched_setaffinity(0, json.loads(cores)[: None if os.environ["RANK"] == "0" else 1])
+sys.argv = ["launch/train.py", config]
+runpy.run_path("launch/train.py", run_name="__main__")
+"""
+
+
 @pytest.mark.skipif(
     not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="needs two cores"
 )
 def test_ranks_that_see_different_numbers_of_cores_agree_on_their_threads(shards, tmp_path):
-    path, port = (
-        write_config(tmp_path, tiny_config(shards, tmp_path, cpu_threads=None, adversarial=None)),
-        str(free_port()),
-    )
-    several, one = ",".join(map(str, os.sched_getaffinity(0))), str(min(os.sched_getaffinity(0)))
-    ranks = [
-        start(
-            "taskset",
-            "-c",
-            cores,
-            sys.executable,
-            "launch/train.py",
-            path,
-            MASTER_ADDR="localhost",
-            MASTER_PORT=port,
-            RANK=str(rank),
-            LOCAL_RANK="0",
-            WORLD_SIZE="2",
-            LOCAL_WORLD_SIZE="1",
-        )
-        for rank, cores in enumerate((several, one))
-    ]
-    said = [rank.communicate(timeout=120) for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], said
-    assert "device: cpu, 1 thread(s) a rank, 2 rank(s)" in said[0][0]
+    path = write_config(tmp_path, tiny_config(shards, tmp_path, cpu_threads=None, adversarial=None))
+    cores = sorted(os.sched_getaffinity(0))
+    ranks = start_ranks("-c", ON_ITS_CORES, cores, path, LOCAL_RANK="0", LOCAL_WORLD_SIZE="1")
+    zero, one = map(finished, ranks)
+    assert (zero.returncode, one.returncode) == (0, 0), zero.stderr + one.stderr
+    assert "device: cpu, 1 thread(s) a rank, 2 rank(s)" in zero.stdout
 
 
 @pytest.mark.skipif(not cpu.has_glibc(), reason="other C libraries are left alone")
@@ -289,6 +264,6 @@ for _ in range(30):
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 print(sum(faults[-10:]))  # the first ones may each take another place
 """
-    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True)
+    done = run(sys.executable, "-c", program)
     assert done.returncode == 0, done.stderr
     assert (int(done.stdout) < 1000) == kept  # of ten times 128 MiB in pages of 4 KiB

@@ -1,4 +1,3 @@
-import os
 import shutil
 import subprocess
 import sys
@@ -6,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import REPOSITORY, tiny_config
+from commands import TRAIN, run, write_config
+from conftest import tiny_config
 
-from srgan_dist.config import dump_config
 from srgan_dist.runtime import device as machine
 from srgan_dist.utils.errors import UserError
 
@@ -66,21 +65,10 @@ def test_the_launcher_says_how_many_ranks_there_are(monkeypatch, variables, expe
         ({"WORLD_SIZE": "2", "RANK": "0"}, "WORLD_SIZE=2 RANK=0: "),
     ],
 )
-def test_half_of_a_launchers_variables_are_refused_by_the_command(monkeypatch, variables, said):
-    environment = {name: value for name, value in os.environ.items() if name not in LAUNCHED} | variables
-    done = subprocess.run(
-        [sys.executable, "launch/train.py", "configs/demo.yaml"],
-        cwd=REPOSITORY,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert (
-        done.returncode == 1
-        and said in done.stderr
-        and "launch/ranks.py" in done.stderr
-        and "Traceback" not in done.stderr
-    )
+def test_half_of_a_launchers_variables_are_refused_by_the_command(variables, said):
+    done = run(*TRAIN, "configs/demo.yaml", **dict.fromkeys(LAUNCHED) | variables)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert said in done.stderr and "launch/ranks.py" in done.stderr
 
 
 @pytest.mark.parametrize("value", ["eager", "INDUCTOR"])
@@ -229,7 +217,15 @@ def test_what_the_allocator_of_the_cpu_raises_is_a_lack_of_memory():
 DRIVER = """
 int cuInit(unsigned flags) { return 0; }
 int cuDriverGetVersion(int *version) { *version = 11040; return 0; }
-int cuGetProcAddress(const char *name, void **function, int version, unsigned long flags) { *function = 0; return 500; }
+int cuGetProcAddress(const char *name, void **function, int version, unsigned long flags) {
+    *function = 0; return 500;
+}
+"""
+WITH_DRIVER = """
+import ctypes, runpy, sys
+ctypes.CDLL(sys.argv[1])
+sys.argv = ["launch/train.py", sys.argv[2]]
+runpy.run_path("launch/train.py", run_name="__main__")
 """
 
 
@@ -239,27 +235,18 @@ int cuGetProcAddress(const char *name, void **function, int version, unsigned lo
 @pytest.mark.parametrize("device, code", [("cuda", 1), ("auto", 0), ("cpu", 0)])
 def test_a_driver_that_is_too_old_is_named(tmp_path, shards, device, code):
     """With a library that answers as a driver of CUDA 11.4 does, and can do nothing else."""
-    (tmp_path / "driver.c").write_text(DRIVER)
-    subprocess.run(
-        ["cc", "-shared", "-fPIC", "-o", tmp_path / "libcuda.so.1", tmp_path / "driver.c"], check=True
+    source, library = tmp_path / "driver.c", tmp_path / "libcuda.so.1"
+    source.write_text(DRIVER)
+    options = ("-shared", "-fPIC", f"-Wl,-soname,{library.name}", "-o", library)
+    subprocess.run(["cc", *options, source], check=True)
+    config = write_config(tmp_path, tiny_config(shards, tmp_path, device=device, adversarial=None))
+    done = run(sys.executable, "-c", WITH_DRIVER, library, config, ACCELERATE_USE_CPU="0")
+    assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
+    words = (
+        f"its driver supports CUDA 11.4, this PyTorch needs CUDA {torch.version.cuda}. Update the driver, or"
+        " install a PyTorch for that CUDA"
     )
-    path = tmp_path / "config.yaml"
-    path.write_text(dump_config(tiny_config(shards, tmp_path, device=device, adversarial=None)))
-    environment = {name: value for name, value in os.environ.items() if name not in LAUNCHED} | {
-        "LD_LIBRARY_PATH": str(tmp_path),
-        "ACCELERATE_USE_CPU": "0",
-    }
-    done = subprocess.run(
-        [sys.executable, "launch/train.py", path],
-        cwd=REPOSITORY,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == code, done.stderr
-    words = f"its driver supports CUDA 11.4, this PyTorch needs CUDA {torch.version.cuda}. Update the driver, or install a PyTorch for that CUDA"
-    assert (words in done.stderr) == (device != "cpu") and "Traceback" not in done.stderr
+    assert (words in done.stderr) == (device != "cpu")
     assert ("device=cuda, but PyTorch cannot use the GPU" in done.stderr) == (device == "cuda")
-    assert ("the training runs on the CPU, for PyTorch cannot use the GPU" in done.stderr) == (
-        device == "auto"
-    )
+    runs_on_cpu = "the training runs on the CPU, for PyTorch cannot use the GPU"
+    assert (runs_on_cpu in done.stderr) == (device == "auto")
