@@ -1,17 +1,16 @@
-"""Losses. A new one is a module here with forward(sr, hr) -> scalar, a member of `LossConfig` and a line in
-`LOSSES`.
-"""
-
-from typing import Annotated
-
-from pydantic import Field
+"""Losses. A new one is a module here (settings, forward(sr, hr) -> scalar) and its line in `LOSSES`."""
 
 from srgan_dist.losses.perceptual import VGGLoss, VGGLossConfig
 from srgan_dist.losses.pixel import L1Loss, L1LossConfig, MSELoss, MSELossConfig
+from srgan_dist.utils.settings import one_of
 
-LossConfig = Annotated[L1LossConfig | MSELossConfig | VGGLossConfig, Field(discriminator="name")]
+LOSSES = {
+    L1LossConfig: L1Loss,
+    MSELossConfig: MSELoss,
+    VGGLossConfig: VGGLoss,
+}
 
-LOSSES = {L1LossConfig: L1Loss, MSELossConfig: MSELoss, VGGLossConfig: VGGLoss}
+LossConfig = one_of(LOSSES)
 
 
 def build_loss(config):

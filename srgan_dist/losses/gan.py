@@ -3,8 +3,8 @@
 An objective has two losses: discriminator(real, fake) and generator(real, fake), both scalars of float32 at
 least, from the logits of HR crops (real) and of SR crops (fake), [B, 1] or [B, 1, *map]; the generator's
 gradient flows through fake, and real is None unless `generator_sees_real`. probabilities(real, fake) are for
-people: how real the discriminator takes each to be, 0 to 1. A new objective is a class here and its line in
-OBJECTIVES.
+people: how real the discriminator takes each to be, 0 to 1. A new objective is a class in a module of its own
+and its line in OBJECTIVES.
 """
 
 from typing import ClassVar, Literal
@@ -86,7 +86,12 @@ class Hinge(Settings):
         return ((logits + 1).div(2).clamp(0, 1) for logits in (real, fake))
 
 
-OBJECTIVES = (Standard, Relativistic, LeastSquares, Hinge)
+OBJECTIVES = (
+    Standard,
+    Relativistic,
+    LeastSquares,
+    Hinge,
+)
 
 ObjectiveConfig = one_of(OBJECTIVES, default="standard")
 

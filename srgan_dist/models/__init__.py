@@ -11,8 +11,14 @@ from srgan_dist.models.rrdb import RRDBConfig, RRDBNet
 from srgan_dist.models.srresnet import SRResNet, SRResNetConfig
 from srgan_dist.utils.settings import one_of
 
-GENERATORS = {SRResNetConfig: SRResNet, RRDBConfig: RRDBNet}
-DISCRIMINATORS = {DenseDiscriminatorConfig: Discriminator, PatchDiscriminatorConfig: PatchDiscriminator}
+GENERATORS = {
+    SRResNetConfig: SRResNet,
+    RRDBConfig: RRDBNet,
+}
+DISCRIMINATORS = {
+    DenseDiscriminatorConfig: Discriminator,
+    PatchDiscriminatorConfig: PatchDiscriminator,
+}
 
 GeneratorConfig = one_of(GENERATORS, default="srresnet")
 DiscriminatorConfig = one_of(DISCRIMINATORS, default="dense")

@@ -7,7 +7,10 @@ names it and gives its place in the order.
 from srgan_dist.phases.adversarial import AdversarialConfig, AdversarialPhase
 from srgan_dist.phases.pretrain import PretrainConfig, PretrainPhase
 
-PHASES = {PretrainConfig: PretrainPhase, AdversarialConfig: AdversarialPhase}
+PHASES = {
+    PretrainConfig: PretrainPhase,
+    AdversarialConfig: AdversarialPhase,
+}
 
 
 def build_phase(config, networks, accelerator):

@@ -1,6 +1,8 @@
 """Base and common types of all settings: typed, frozen, without unknown keys."""
 
-from typing import Annotated, Literal, Union
+from functools import reduce
+from operator import or_
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -25,10 +27,12 @@ Scale = Annotated[
 Dimensions = Annotated[Literal[2, 3], Field(description="2: images; 3: volumes")]
 
 
-def one_of(models, default):
-    """Return the union of settings models (any iterable) of which `name` chooses one; where it is left out, the one named `default`."""
+def one_of(models, default=None):
+    """Return the union of settings models (any iterable) of which `name` chooses one; where it is left out,
+    the one named `default`, if any.
+    """
 
     def with_name(value):
-        return {"name": default} | value if isinstance(value, dict) else value
+        return {"name": default} | value if default and isinstance(value, dict) else value
 
-    return Annotated[Union[tuple(models)], Field(discriminator="name"), BeforeValidator(with_name)]
+    return Annotated[reduce(or_, models), Field(discriminator="name"), BeforeValidator(with_name)]
