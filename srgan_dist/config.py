@@ -11,6 +11,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from srgan_dist.config_errors import ConfigError, explain_faults
+from srgan_dist.data.data_config import DataConfig
 from srgan_dist.losses import VGGLossConfig
 from srgan_dist.models import DiscriminatorConfig, GeneratorConfig
 from srgan_dist.models.discriminator import DenseDiscriminatorConfig
@@ -18,9 +19,8 @@ from srgan_dist.models.srresnet import SRResNetConfig
 from srgan_dist.phases.adversarial import AdversarialConfig
 from srgan_dist.phases.phase import PhaseConfig
 from srgan_dist.phases.pretrain import PretrainConfig
-from srgan_dist.storage.cache import DEFAULT_GIB
 from srgan_dist.tracking.tracker import TrackingConfig
-from srgan_dist.utils.settings import Settings
+from srgan_dist.utils.settings import Path, Settings
 
 # Of the parser, e.g. at "!!int foo" or 1000 brackets
 NOT_YAML = (YAMLError, ValueError, LookupError, RecursionError)
@@ -36,12 +36,6 @@ def _no_fp16(value):
     return value
 
 
-def _no_bool(augment):
-    if isinstance(augment, bool):
-        raise ValueError(f"is now one of none, flips and all: use {'all' if augment else 'none'}")
-    return augment
-
-
 def _file_name(name):
     usable = (
         name.isprintable()
@@ -52,91 +46,6 @@ def _file_name(name):
     if not name or not usable or len(name.encode()) > 200:
         raise ValueError("must be usable as the name of a folder, e.g. deeprock_x4")
     return name
-
-
-def _path(path):
-    if not path.isprintable():
-        raise ValueError("holds a character that no path should have")
-    return path
-
-
-Path = Annotated[str, AfterValidator(_path), Field(min_length=1)]
-
-
-class TrainSet(Settings):
-    """One of several sets that are trained on together."""
-
-    path: Path = Field(description="folder or URL of a packed data set; its train split is used")
-    weight: float = Field(
-        1.0, gt=0, le=1e6, description="its share of the crops, in proportion to the others'"
-    )
-
-
-class DataConfig(Settings):
-    """What is trained on, and how it is cut."""
-
-    path: Path = Field(
-        description="folder of a packed data set (shards/build.py), or its URL: https://, s3://, hf://, any"
-        " of fsspec"
-    )
-    train: list[TrainSet] | None = Field(
-        None,
-        min_length=1,
-        description="train on these sets, mixed by weight; null: on that of path, which in any case"
-        " validates",
-    )
-    lr_crop: int = Field(
-        48,
-        ge=1,
-        le=2**14,
-        description="side of the LR crops in pixels; HR crops are generator.scale times that",
-    )
-    batch_size: int = Field(
-        16, ge=1, le=2**20, description="crops per update over all GPUs; each takes an equal share"
-    )
-    augment: Annotated[Literal["none", "flips", "all"], BeforeValidator(_no_bool)] = Field(
-        "none",
-        description="orientations that are drawn per crop: flips along every axis, or all with rotations: 8"
-        " of an image,"
-        " 48 of a volume (the paper's code: none)",
-    )
-    verify: Literal["full", "size", "none"] = Field(
-        "size",
-        description="before the training compare the shards with what was packed: every pixel and tar"
-        " header, only sizes, nothing",
-    )
-    max_bad_samples: int = Field(
-        0,
-        ge=0,
-        description="damaged training samples, found by verify: full, that others may stand in for; more"
-        " stop the training",
-    )
-
-    cache: Path | None = Field(
-        None, description="folder for copies of remote shards; null: in the user's cache folder"
-    )
-    cache_gib: float = Field(
-        DEFAULT_GIB, gt=0, le=2**20, description="what the copies may take; the least recently used go first"
-    )
-    block_shards: int | None = Field(
-        None,
-        ge=1,
-        description="shuffle blocks of this many shards, one block after the other; null: all samples,"
-        " or as many shards as cache_gib has room for where it is less than the set",
-    )
-
-    @model_validator(mode="after")
-    def _check_verify(self):
-        if self.max_bad_samples and self.verify != "full":
-            raise ValueError(
-                f"max_bad_samples={self.max_bad_samples} needs verify=full, not {self.verify}: only that"
-                f" finds them"
-            )
-        return self
-
-    def train_sets(self):
-        """Return the sets that are trained on."""
-        return self.train or [TrainSet(path=self.path)]
 
 
 class Config(Settings):

@@ -21,6 +21,13 @@ def _check_scale(scale):
     return scale
 
 
+def _check_path(path):
+    if not path.isprintable():
+        raise ValueError("holds a character that no path should have")
+    return path
+
+
+Path = Annotated[str, AfterValidator(_check_path), Field(min_length=1)]
 Scale = Annotated[
     int, AfterValidator(_check_scale), Field(description="HR size over LR size: 2, 3, 4, 6 or 8")
 ]
