@@ -53,7 +53,7 @@ class Reader:
         start = int(row["record_offset"])
         return json.loads(self._map(int(row["shard"]))[start : start + int(row["record_bytes"])])
 
-    def damage(self, i):
+    def corruption(self, i):
         """Compare the pixels of sample i with the index; returns CorruptSample, or None."""
         row = self._turn_to(i)
         shard = self.split.shards[row["shard"]]

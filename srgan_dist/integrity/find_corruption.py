@@ -10,7 +10,7 @@ from srgan_dist.utils.errors import UserError
 def find_corrupt_samples(split, rank=0, world_size=1):
     """Read a split, each image and shard on one rank; returns its CorruptSamples, on every rank."""
     reader = Reader(split)
-    found = [sample for i in images_of_rank(len(split), rank, world_size) if (sample := reader.damage(i))]
+    found = [sample for i in images_of_rank(len(split), rank, world_size) if (sample := reader.corruption(i))]
     if split.set.manifest.encoding == "npy":  # other tars were compared as a whole when they were decoded
         for number in images_of_rank(len(split.shards), rank, world_size):
             found += [

@@ -73,7 +73,7 @@ class DecodedShard:
         return 0 if isinstance(self.shard, Path) else self.shard.cached_bytes
 
     def open(self, mode="rb", stop=None):
-        """Return the decoded copy as an open file, made if need be; the Event `stop` ends that with Cancelled.
+        """Return the decoded copy as an open file, made if needed; the Event `stop` ends that with Cancelled.
 
         Raises UserError for a tar that is not the one that was packed, or with blank_corrupt_images decodes
         the images of it that are intact.

@@ -1,3 +1,3 @@
-"""The scales that can be packed and trained, HR size over LR size: products of upsampling stages of 2 and 3."""
+"""The factors between LR and HR: those that upsampling stages of 2 and 3 can produce."""
 
 SCALES = (2, 3, 4, 6, 8)

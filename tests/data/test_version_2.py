@@ -112,7 +112,7 @@ def test_it_trains_to_the_same_weights(tmp_path):
         build(write_folder(tmp_path / f"{name}_source", {"coal": 4}), folder / "set", TINY)
         if name == "old":
             to_version_2(folder / "set")
-        config = tiny_config(folder / "set", folder / "runs", adversarial=None, validate_every=None)
+        config = tiny_config(folder / "set", folder / "runs", adversarial=None)
         states.append(train(config).generator.state_dict())
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])

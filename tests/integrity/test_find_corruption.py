@@ -152,7 +152,7 @@ def test_without_any_check_a_short_shard_is_named_when_it_is_read(copy, left, wo
         train(config_of(copy, verify="none"))
 
 
-@pytest.mark.parametrize("read", ["image", "damage"])
+@pytest.mark.parametrize("read", ["image", "corruption"])
 def test_a_shard_that_is_cut_while_mapped_is_named_by_validation_and_verification_too(copy, read):
     shard = damaged_shard(copy)
     reader, i = Reader(shard.split), int(np.flatnonzero(shard.split.rows["shard"] == 1)[0])

@@ -73,7 +73,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 @pytest.mark.parametrize(
     "moment, count, code, updates",
     [
-        ("Reader.damage", 4, 130, None),  # verification, before there is anything to save
+        ("Reader.corruption", 4, 130, None),  # verification, before there is anything to save
         ("PretrainPhase.update", 1, 85, 1),  # the first batch
         ("score_split", 1, 85, 3),  # the validation after update 3
         ("CheckpointWriter.start", 1, 85, 3),  # while the first checkpoint is written, after update 2
@@ -102,7 +102,7 @@ def test_ctrl_c_at_any_moment_waits_for_a_checkpoint_and_the_run_continues(
     assert (code == 130) == done.stderr.endswith("interrupted\n")
     run = tmp_path / "tiny"
     found = newest_checkpoint(run / "checkpoints")
-    assert (found and found[1]["updates"]) == updates
+    assert (found and found[1]["global_step"]) == updates
     assert (run / "weights" / "pretrain.safetensors").exists() == (code == 0)
     assert list(train(config).state.phase_ends) == ["pretrain"]
     assert not list(run.rglob("*.unfinished*"))
