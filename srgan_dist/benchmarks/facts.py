@@ -1,4 +1,4 @@
-"""What figures need beside them: the machine, its ceilings, and clocks."""
+"""Facts of the machine that a figure comes from, its fastest matrix product, and clocks."""
 
 import platform
 import time
@@ -6,11 +6,8 @@ from pathlib import Path
 
 import torch
 
-LARGEST_SIDE = {
-    "cpu": 2048,
-    "cuda": 8192,
-}  # of the matrices whose product is taken for the fastest that a device can do
-LONG_ENOUGH = 0.2  # seconds of one product
+LARGEST_SIDE = {"cpu": 2048, "cuda": 8192}  # of the matrices whose product is the ceiling of a device
+MAX_SECONDS = 0.2  # of the products of one size; a larger one follows only below it
 
 
 def machine_facts(device):
@@ -32,7 +29,7 @@ def machine_facts(device):
 
 
 def _cpu_model():
-    """Return what the system calls its processor, with family and model where it tells them."""
+    """Return the processor's name, with family and model where /proc/cpuinfo has them."""
     try:
         fields = dict(
             line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
@@ -48,32 +45,37 @@ def _cpu_model():
 
 
 def matmul_flops(dtype, device, clock):
-    """Return the floating-point operations per second of a large matrix product, the fastest of some."""
+    """Return the floating-point operations per second of a large matrix product, the fastest of some.
+
+    The products grow until one is slow or the largest: some processors take minutes for it in bfloat16.
+    """
     side = 128
-    while True:  # larger and larger, for some processors take minutes for what others do at once
-        one, other = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-        fastest = min(seconds(lambda: one @ other, clock)[0] for _ in range(6))
-        if side == LARGEST_SIDE[device.type] or fastest > LONG_ENOUGH / 6:
+    while True:
+        pair = [torch.randn(side, side, device=device).to(dtype) for _ in range(2)]
+        fastest = min(seconds(torch.matmul, clock, *pair)[0] for _ in range(6))
+        if side == LARGEST_SIDE[device.type] or fastest > MAX_SECONDS / 6:
             return 2 * side**3 / fastest
         side *= 2
 
 
-def seconds(work, clock):
-    """Return how long a call takes, (by the clock, by the host's until the call returns): the clock is cpu (CPU time of this
-    process), wall, or cuda (events of the device, which may be at it longer than the host).
+def seconds(work, clock, *arguments):
+    """Return the duration of work(*arguments): (by the clock, by the host's clock until the call returns).
+
+    clock: cpu (CPU time of this process), wall, or cuda (events of the device, which may finish after the
+    host).
     """
     if clock == "cuda":
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize()
         began = time.perf_counter()
         begin.record()
-        work()
+        work(*arguments)
         end.record()
         host = time.perf_counter() - began
         end.synchronize()
         return begin.elapsed_time(end) / 1000, host
     now = time.process_time if clock == "cpu" else time.perf_counter
     began = now()
-    work()
-    took = now() - began
-    return took, took
+    work(*arguments)
+    duration = now() - began
+    return duration, duration

@@ -1,7 +1,7 @@
-"""Reading training pairs: our reader against plain WebDataset and against a folder of PNG files, on the same images.
+"""Reading training pairs: our reader, plain WebDataset and a folder of PNG files on the same images.
 
-Everything is single-threaded and measured in CPU time, so that pairs per second per core hold on a busy machine too.
-The ways of reading take turns, pass by pass; the figure is the median over passes.
+Everything is single-threaded and measured in CPU time, so that pairs per second per core hold on a busy
+machine too. The readers take turns, pass by pass; the figure is the median over passes.
 """
 
 import io
@@ -30,9 +30,9 @@ from srgan_dist.utils.progress import progress_bar
 
 PAIRS, SIZE, SCALE, LR_CROP, BATCH = 600, 500, 4, 48, 16
 SLICES = 4  # of each synthetic rock; the other pairs are those again with noise of their own
-LARGE = 10_000  # pairs of the set that the memory is measured on
-RESUMED = 12_000  # pairs of the set that is entered at
-UPDATES = 0, 1_000_000  # these updates
+LARGE = 10_000  # pairs of the set whose memory is measured
+RESUMED = 12_000  # pairs of the set whose first batch is timed
+UPDATES = 0, 1_000_000  # at which that set is entered
 LINES = {
     "srgan_dist": "our reader, windows in memory",
     "webdataset": "WebDataset on the same shards",
@@ -42,61 +42,61 @@ LINES = {
 
 
 def run(arguments, save):
-    """Measure on the device of this machine; returns what `measure` does, and the machine, and saves it."""
+    """Measure on the device of this machine, print the table and save the results; returns them."""
     device = torch.device("cuda" if torch.cuda.is_available() and not cpu_wanted() else "cpu")
     with tempfile.TemporaryDirectory(prefix="srgan_dist_benchmark_") as folder:
-        found = measure(
+        results = measure(
             folder, device, arguments.passes, progress=lambda passes: progress_bar(passes, "measure", "pass")
         )
-    found |= {"machine": machine_facts(device), "passes": arguments.passes}
-    print(format_table(found), flush=True)
-    save(found)
-    return found
+    results |= {"machine": machine_facts(device), "passes": arguments.passes}
+    print(format_table(results), flush=True)
+    save(results)
+    return results
 
 
-def format_table(found):
-    """Return the figures as text, each way beside its share of our reader's."""
+def format_table(results):
+    """Return the figures as text, with the speed of our reader as a multiple of each."""
     lines = [f"{'pairs per second per core':<44}{'':>12}{'ours is x':>12}"]
     for name, text in LINES.items():
-        text = text.replace("the device", found["machine"]["device"])
-        lines.append(f"{text:<44}{found[name]:>12,.0f}{found['srgan_dist'] / found[name]:>12.1f}")
-    for update, milliseconds in zip(UPDATES, found["first_batch_ms"], strict=True):
+        text = text.replace("the device", results["machine"]["device"])
+        lines.append(f"{text:<44}{results[name]:>12,.0f}{results['srgan_dist'] / results[name]:>12.1f}")
+    for update, milliseconds in zip(UPDATES, results["first_batch_ms"], strict=True):
         lines.append(f"first batch of {RESUMED:,} pairs, entered at update {update:,}: {milliseconds:.1f} ms")
-    memory = "unknown" if found["private_mib"] is None else f"{found['private_mib']:,.0f} MiB"
+    memory = "unknown" if results["private_mib"] is None else f"{results['private_mib']:,.0f} MiB"
     return "\n".join([*lines, f"private memory after {LARGE:,} pairs: {memory}"])
 
 
 def measure(folder, device, passes=5, progress=iter):
-    """Make data in `folder` and measure; returns pairs per second per core by way, and what else a loader should keep small.
+    """Make data in `folder` and measure; returns pairs per second per core of each reader.
 
-    Keys: srgan_dist (windows of uint8 batches in memory), webdataset (the same shards, whole samples decoded and
-    cropped), png_folder (RGB PNG files decoded whole to float and cropped), to_device (our loader end to end, float
-    batches on the device); first_batch_ms: milliseconds from entering a run at each of UPDATES to its first batch;
-    private_mib: memory.
+    Keys: srgan_dist (windows of uint8 batches in memory), webdataset (the same shards, whole samples decoded
+    and cropped), png_folder (RGB PNG files decoded whole to float and cropped), to_device (our loader end to
+    end, float batches on the device); first_batch_ms: milliseconds from entering a run at each of UPDATES to
+    its first batch; private_mib: memory of this process after an epoch of LARGE pairs.
     """
     torch.set_num_threads(1)
     split = _make_data(Path(folder), PAIRS)
-    ways = {
+    readers = {
         "srgan_dist": (_our_reader(split), 250),
         "webdataset": (_webdataset(split), PAIRS // BATCH),
         "png_folder": (_png_folder(Path(folder) / "png"), max(1, PAIRS // BATCH // 6)),
         "to_device": (_our_loader(split, device), 250),
     }
-    for batches, _ in ways.values():
-        next(batches)  # what is done once: maps, files, threads
-    rates = {name: [] for name in ways}
+    for batches, _ in readers.values():
+        next(batches)  # opens files, maps them and starts threads
+    rates = {name: [] for name in readers}
     for _ in progress(range(passes)):
-        for name, (batches, count) in ways.items():
+        for name, (batches, count) in readers.items():
             began = time.process_time()
             for _ in range(count):
                 next(batches)
             rates[name].append(count * BATCH / (time.process_time() - began))
-    for batches, _ in ways.values():
+    for batches, _ in readers.values():
         batches.close()
     return {
         **{name: statistics.median(values) for name, values in rates.items()},
-        "first_batch_ms": _times_to_the_first_batch(split, device, passes),
-        "private_mib": _memory_of_a_large_set(split),
+        "first_batch_ms": _first_batch_ms(split, device, passes),
+        "private_mib": _private_mib_of_a_large_set(split),
     }
 
 
@@ -119,7 +119,7 @@ def _make_data(folder, pairs):
     return open_split(folder / "shards", "train")
 
 
-# The ways of reading: endless generators of batches, lr [B, 1 or 3, c, c] and hr [B, 1 or 3, s*c, s*c]
+# The readers: endless generators of batches, lr [B, 1 or 3, c, c] and hr [B, 1 or 3, s*c, s*c]
 
 
 def _our_reader(split):
@@ -149,7 +149,8 @@ def _webdataset(split):
 
     while True:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)  # it leaves its files to the garbage collector
+            # WebDataset leaves its files to the garbage collector
+            warnings.simplefilter("ignore", ResourceWarning)
             dataset = webdataset.WebDataset(shards, shardshuffle=len(shards), seed=0).shuffle(100, seed=0)
             yield from dataset.map(pair).batched(BATCH, partial=False)
 
@@ -181,24 +182,24 @@ def _cut(rng, lr, hr):
 # Resuming
 
 
-def _times_to_the_first_batch(split, device, passes):
-    """Return the wall time in milliseconds to the first batch of a run that is entered at each of UPDATES."""
+def _first_batch_ms(split, device, passes):
+    """Return the wall time in milliseconds to the first batch of a run entered at each of UPDATES."""
     large, times = replace(split, rows=np.resize(split.rows, RESUMED)), [[] for _ in UPDATES]
     for _ in range(passes):
-        for update, mine in zip(UPDATES, times, strict=True):
+        for update, durations in zip(UPDATES, times, strict=True):
             began = time.perf_counter()
             batches = TrainLoader([(large, 1.0)], LR_CROP, BATCH, 0, "none", 0, 1, device).batches(update)
             next(batches)
-            mine.append(1000 * (time.perf_counter() - began))
+            durations.append(1000 * (time.perf_counter() - began))
             batches.close()
-    return [statistics.median(mine) for mine in times]
+    return [statistics.median(durations) for durations in times]
 
 
 # Memory
 
 
-def _memory_of_a_large_set(split):
-    """Return the private memory in MiB of this process after an epoch of LARGE pairs; None where the system does not tell."""
+def _private_mib_of_a_large_set(split):
+    """Return the private memory of this process in MiB after LARGE pairs; None on systems without /proc."""
     batches = _our_reader(replace(split, rows=np.resize(split.rows, LARGE)))
     for _ in range(LARGE // BATCH):
         next(batches)
@@ -206,7 +207,7 @@ def _memory_of_a_large_set(split):
 
 
 def _private_mib():
-    """Return the memory that this process alone uses, pages of mapped files aside."""
+    """Return the memory that this process alone uses, without pages of mapped files."""
     try:
         lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
     except OSError:

@@ -1,8 +1,8 @@
-"""The updates that the step benchmark compares: ours, the report's loop, and the textbook loop in DistributedDataParallel.
+"""The updates that the step benchmark compares: ours, the report's, and the textbook's in DDP.
 
-Ours is what `phases` computes, on networks built from a config as `train` builds them, in every combination of precision,
-memory format and compilation. All train the same networks from the same weights; VGG has random weights, which cost as
-much as trained ones.
+Ours is that of `phases`, on networks built from a config as `train` builds them, in every combination of
+precision, memory format and compilation. All train the same networks from the same weights; VGG has random
+weights, which cost as much as trained ones.
 """
 
 import inspect
@@ -43,23 +43,22 @@ def with_random_vgg(config):
 
 
 def build(variant, config, name):
-    """Return update([(lr, hr)]) of a variant: of phase `name` of a config, which gives all else."""
+    """Return update([(lr, hr)]) of a variant, for phase `name` of a config."""
     config = config.model_copy(update=VARIANTS["fp32"] if variant == PLAIN else VARIANTS[variant])
     networks = build_networks(config, _accelerator(config.mixed_precision))
     phase_config = dict(config.phases())[name]
-    if config.compile:  # rows that are compiled in part only would be slow for a reason that nobody sees
+    if config.compile:  # a row that is compiled in part only would be slow without a visible reason
         torch._dynamo.reset()
         torch._dynamo.config.fail_on_recompile_limit_hit = True
     if variant == PLAIN:
         return PlainLoop(phase_config, networks).update
     networks.share_weights()
-    return (DDPLoop if variant.startswith("ddp-") else build_phase)(
-        phase_config, networks, networks.accelerator
-    ).update
+    loop = DDPLoop if variant.startswith("ddp-") else build_phase
+    return loop(phase_config, networks, networks.accelerator).update
 
 
 def _accelerator(precision):
-    """Return an accelerator of this precision beside others of another: Accelerate has one for all, which can be turned off."""
+    """Return an accelerator of this precision; Accelerate has one per process, which can be disabled."""
     return Accelerator(kwargs_handlers=[] if precision == "bf16" else [AutocastKwargs(enabled=False)])
 
 
@@ -75,8 +74,9 @@ def crops_of(config, batch, device):
 
 
 class DDPLoop:
-    """The textbook loop on several ranks: both networks in DistributedDataParallel, two steps, VGG and in the generator's pass
-    the discriminator frozen. Without what ours does besides: no guard, no norms of gradients.
+    """The textbook loop: both networks in DistributedDataParallel, two steps, frozen VGG.
+
+    The discriminator is frozen in the generator's pass. There is no update guard, and no norm of gradients.
     """
 
     def __init__(self, config, networks, accelerator):
@@ -84,9 +84,8 @@ class DDPLoop:
         self.losses = build_losses(config, networks, accelerator)
         if not torch.distributed.is_initialized():  # one process: a group of its own
             backend = "nccl" if accelerator.device.type == "cuda" else "gloo"
-            torch.distributed.init_process_group(
-                backend, store=torch.distributed.HashStore(), rank=0, world_size=1
-            )
+            store = torch.distributed.HashStore()
+            torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
         self.generator = _parallel(networks.generator, accelerator.device)
         self.generator_optimizer = adam(networks.generator, config.learning_rate)
         self.discriminator = None
@@ -95,7 +94,7 @@ class DDPLoop:
             self.discriminator_optimizer = adam(networks.discriminator, config.learning_rate)
 
     def update(self, batches):
-        """Take one step of the networks of the phase on one micro-batch, as a phase does; returns 0-d tensors."""
+        """Take one step of the networks on one micro-batch, as a phase does; returns 0-d tensors."""
         ((lr, hr),) = batches
         sr = self.generator(lr)
         metrics = self._discriminator_step(sr.detach(), hr) if self.discriminator else {}
@@ -125,21 +124,20 @@ class DDPLoop:
 
 
 def _parallel(network, device):
-    known = inspect.signature(
-        DistributedDataParallel
-    ).parameters  # of newer versions of PyTorch the first name
-    sync_buffers = next(name for name in ("forward_sync_buffers", "broadcast_buffers") if name in known)
-    return DistributedDataParallel(
-        network, [device] if device.type == "cuda" else None, **{sync_buffers: False}
-    )
+    options = inspect.signature(DistributedDataParallel).parameters
+    names = "forward_sync_buffers", "broadcast_buffers"  # of newer and older versions of PyTorch
+    sync_buffers = next(name for name in names if name in options)
+    devices = [device] if device.type == "cuda" else None
+    return DistributedDataParallel(network, devices, **{sync_buffers: False})
 
 
 class PlainLoop:
     """The training loop of the reproduction report, one process in float32, as it is written there.
 
-    VGG computes gradients for its weights, and for HR too; the discriminator does so in the generator's pass; the
-    losses take sigmoids; Adam goes from tensor to tensor; losses are looked at after every update; PReLU is PyTorch's. In
-    one point it is not what the report ran: there p(SR) was detached and the adversarial term did not reach the generator.
+    VGG computes gradients for its weights, and for HR too; so does the discriminator in the generator's pass.
+    The losses take sigmoids; Adam goes from tensor to tensor; losses are read after every update; PReLU is
+    PyTorch's. It differs from the report in one point: there p(SR) was detached, so that the adversarial term
+    did not reach the generator.
     """
 
     def __init__(self, config, networks):
@@ -151,10 +149,8 @@ class PlainLoop:
             self.discriminator_optimizer = self._adam(self.discriminator)
         for loss in config.losses.values():
             if isinstance(loss, VGGLossConfig):
-                self.perceptual, self.vgg = (
-                    loss,
-                    vgg19_features(loss)[: LAYERS[loss.layer]].to(networks.accelerator.device),
-                )
+                self.perceptual = loss
+                self.vgg = vgg19_features(loss)[: LAYERS[loss.layer]].to(networks.accelerator.device)
 
     def update(self, batches):
         """Take one step of the networks of the phase on one micro-batch, as a phase does; returns floats."""
@@ -165,9 +161,8 @@ class PlainLoop:
         if self.discriminator:
             self._discriminator_step(sr.detach(), hr)
             probability = self.discriminator(sr).sigmoid()
-            loss = loss + self.config.adversarial_weight * F.binary_cross_entropy(
-                probability, torch.ones_like(probability)
-            )
+            adversarial = F.binary_cross_entropy(probability, torch.ones_like(probability))
+            loss = loss + self.config.adversarial_weight * adversarial
         if self.vgg:
             loss = loss + self.perceptual.weight * F.mse_loss(self._features(sr), self._features(hr))
         loss.backward()
@@ -177,9 +172,8 @@ class PlainLoop:
     def _discriminator_step(self, sr, hr):
         self.discriminator_optimizer.zero_grad()
         real, fake = self.discriminator(hr).sigmoid(), self.discriminator(sr).sigmoid()
-        loss = F.binary_cross_entropy(real, torch.ones_like(real)) + F.binary_cross_entropy(
-            fake, torch.zeros_like(fake)
-        )
+        loss = F.binary_cross_entropy(real, torch.ones_like(real))
+        loss = loss + F.binary_cross_entropy(fake, torch.zeros_like(fake))
         loss.backward()
         self.discriminator_optimizer.step()
 
@@ -195,7 +189,7 @@ class PlainLoop:
 
 
 def _with_pytorchs_prelu(network):
-    """Put PyTorch's PReLU into the place of ours, with the same slopes; returns the network."""
+    """Replace our PReLU by PyTorch's, with the same slopes; returns the network."""
     for parent in list(network.modules()):
         for name, child in parent.named_children():
             if isinstance(child, PReLU):
