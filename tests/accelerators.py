@@ -1,4 +1,6 @@
-"""What the phases use of an Accelerator, for any device: Accelerate itself knows one per process; and what they change."""
+"""What the phases use of an Accelerator, for any device: Accelerate itself knows one per process; and what
+they change.
+"""
 
 from types import MethodType, SimpleNamespace
 

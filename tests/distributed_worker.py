@@ -1,4 +1,4 @@
-"""One rank of the tests with several: python distributed_worker.py TASK CONFIG OUT, under torchrun or alone."""
+"""One rank of tests with several: python distributed_worker.py TASK CONFIG OUT, under torchrun or alone."""
 
 import contextlib
 import hashlib
@@ -57,7 +57,9 @@ def sending(call, number, at):
 
 
 def train_disturbed(config, out):
-    """Train; rank 1 is killed in update 5, and once it is restarted it is asked to stop after update 8, 2 of phase 2."""
+    """Train; rank 1 is killed in update 5, and once it is restarted it is asked to stop after update 8, 2 of
+    phase 2.
+    """
     phase, number, at = [(PretrainPhase, signal.SIGKILL, 5), (AdversarialPhase, signal.SIGTERM, 2)][
         int(os.environ["TORCHELASTIC_RESTART_COUNT"])
     ]
@@ -218,7 +220,7 @@ FAULTY_UPDATE = 3
 
 
 def train_with_a_fault(config, out):
-    """Train, each rank on a set of its own; what FAULT names happens in the third update, on one rank only."""
+    """Train, each rank on a set of its own; the FAULT happens in the third update, on one rank only."""
     process_group.POLL_SECONDS, process_group.GRACE_SECONDS = 0.2, 0.5
     fault, rank, update, done = os.environ["FAULT"], int(os.environ["RANK"]), PretrainPhase.update, [0]
     shards = shutil.copytree(config.data.path, out / f"shards{rank}")

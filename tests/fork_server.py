@@ -1,9 +1,10 @@
 """Python commands as forks of one process that has imported PyTorch, Accelerate and srgan_dist (Linux).
 
-Importing them takes seconds, a fork milliseconds. A forked command is a process like any other: a child of the
-process that asked for it, with its own command line, session, environment and pipes, and with the interpreter's own
-exit. Launchers (torchrun, launch/ranks.py, accelerate launch) fork their ranks in the same way. Three things differ
-from a new interpreter: PYTHONPATH, OMP_NUM_THREADS=1 and the hashes of strings are those of the server.
+Importing them takes seconds, a fork milliseconds. A forked command is a process like any other: a child of
+the process that asked for it, with its own command line, session, environment and pipes, and with the
+interpreter's own exit. Launchers (torchrun, launch/ranks.py, accelerate launch) fork their ranks in the same
+way. Three things differ from a new interpreter: PYTHONPATH, OMP_NUM_THREADS=1 and the hashes of strings are
+those of the server.
 """
 
 import ctypes

@@ -39,7 +39,9 @@ def resume(config, out, device):
 
 
 def updates(config, out, device):
-    """Take three updates of phase 2 in float32 as one rank of a group that is there already; returns the weights."""
+    """Take three updates of phase 2 in float32 as one rank of a group that is there already; returns the
+    weights.
+    """
     torch.backends.cudnn.allow_tf32 = False
     rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
     accelerator = accelerator_on(device, ranks=ranks)

@@ -45,8 +45,8 @@ def waited(child):
 def kill_trainings(config, kills, seed=0):
     """Train `config` under one name after the other until `kills` were killed, half of them in a save.
 
-    Every run continues until it is finished. Returns the kills, those of them in a save, the names of the runs,
-    and the saved updates before each kill.
+    Every run continues until it is finished. Returns the kills, those of them in a save, the names of the
+    runs, and the saved updates before each kill.
     """
     torch.set_num_threads(1)
     rng = random.Random(seed)

@@ -1,4 +1,6 @@
-"""One rank of test_step.py: python step_worker.py OUT, under torchrun or alone. Takes updates in float64 and writes what became of them."""
+"""One rank of test_step.py: python step_worker.py OUT, under torchrun or alone. Takes updates in float64 and
+writes what became of them.
+"""
 
 import os
 import sys
@@ -56,7 +58,9 @@ def prepared(accelerator, config, name, fixed_statistics=False):
 
 
 def trained(accelerator, name, accumulation=1, fixed_statistics=False, config=None):
-    """Take some updates; returns what became of the networks, the numbers, and the bytes of every collective of each update."""
+    """Take some updates; returns what became of the networks, the numbers, and the bytes of every collective
+    of each update.
+    """
     networks, phase = prepared(accelerator, config or config_of(), name, fixed_statistics)
     numbers, collectives = [], []
     all_reduce = torch.distributed.all_reduce
@@ -106,7 +110,9 @@ def plain(accelerator):
 
 
 def faulty(accelerator, name, fault, accumulation=1):
-    """Take an update, one with a fault on the last rank alone, and one more; returns what became of it after each."""
+    """Take an update, one with a fault on the last rank alone, and one more; returns what became of it after
+    each.
+    """
     guarded = {"ema_decay": 0.5, "losses": PIXEL, "max_spike": 1e3}
     config = config_of(adversarial=guarded, pretrain={"steps": 6, **guarded})
     _, phase = prepared(accelerator, config, name)

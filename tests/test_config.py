@@ -111,7 +111,8 @@ def test_overrides_of_losses_start_from_the_default_ones_where_the_file_names_no
     [
         (
             {"data": {"path": "p", "foo": 1}},
-            "data.foo = 1: is not a setting; data has path, train, lr_crop, batch_size, augment, verify, max_bad_samples",
+            "data.foo = 1: is not a setting; data has path, train, lr_crop, batch_size, augment, verify,"
+            " max_bad_samples",
         ),
         (
             {"adversarial": {"losses": {"v": {"name": "l1", "layer": "x"}}}},
@@ -144,7 +145,8 @@ def test_overrides_of_losses_start_from_the_default_ones_where_the_file_names_no
         ),
         (
             {"adversarial": {"losses": {"perceptual": {"name": "vgg19", "layr": "x"}}}},
-            "adversarial.losses.perceptual.layr = 'x': is not a setting; the nearest is adversarial.losses.perceptual.layer",
+            "adversarial.losses.perceptual.layr = 'x': is not a setting; the nearest is"
+            " adversarial.losses.perceptual.layer",
         ),
         ({"pretrain": {"steps": "many"}}, "pretrain.steps = 'many': input should be a valid integer"),
         ({"pretrain": {"steps": True}}, "pretrain.steps = True: input should be a valid integer"),

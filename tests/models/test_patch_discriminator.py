@@ -13,7 +13,8 @@ def config(**settings):
 
 def test_it_is_the_70_x_70_patchgan_of_its_paper():
     discriminator = PatchDiscriminator(PatchDiscriminatorConfig(name="patch", init_std=None), 256)
-    # 2.769 million of the official code for six channels, five fewer here; and 896 biases before batch normalisation
+    # 2.769 million of the official code for six channels, five fewer here; and 896 biases before batch
+    # normalisation
     assert count_parameters(discriminator) == 2_763_585 + 896
     assert discriminator(torch.zeros(1, 1, 256, 256)).shape == (1, 1, 30, 30)
     image = torch.randn(1, 1, 128, 128, requires_grad=True)

@@ -1,5 +1,5 @@
-"""Updates on a GPU that is not there. Fake tensors have its device, its types and its autocast, and no values: whatever
-would make the host wait for one (`.item()`, `if tensor`, a boolean mask) raises.
+"""Updates on a GPU that is not there. Fake tensors have its device, its types and its autocast, and no
+values: whatever would make the host wait for one (`.item()`, `if tensor`, a boolean mask) raises.
 """
 
 import collections
@@ -58,7 +58,7 @@ class Operations(TorchDispatchMode):
 
 
 def fake_backward(loss, gradient=None):
-    """Give every leaf below a loss a gradient; the engine of autograd would ask the driver for its streams."""
+    """Give every leaf below a loss a gradient; autograd's engine would ask the driver for its streams."""
     assert loss.device == gradient.device == GPU and loss.shape == gradient.shape
     found, waiting = set(), [loss.grad_fn]
     while waiting:
@@ -73,7 +73,9 @@ def fake_backward(loss, gradient=None):
 
 @pytest.fixture
 def fake_gpu(monkeypatch):
-    """Fake tensors for everything but the initial weights, which are made as ever and then taken for fake ones."""
+    """Fake tensors for everything but the initial weights, which are made as ever and then taken for fake
+    ones.
+    """
     monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
     monkeypatch.setattr(torch.Tensor, "backward", fake_backward)
@@ -170,7 +172,9 @@ def test_weights_are_turned_into_bf16_and_averaged_by_one_launch_for_all(fake_gp
 
 @pytest.fixture
 def rank_3_of_512(monkeypatch):
-    """A group of which the other ranks are not there; yields what is asked of it: (kind, elements, type, asynchronous)."""
+    """A group of which the other ranks are not there; yields what is asked of it: (kind, elements, type,
+    asynchronous).
+    """
     torch.distributed.init_process_group("fake", rank=3, world_size=512, store=FakeStore())
     noted = []
 
@@ -191,8 +195,8 @@ def rank_3_of_512(monkeypatch):
 def test_the_collectives_of_an_update_of_512_ranks(
     fake_gpu, rank_3_of_512, monkeypatch, name, precision, micro_batches
 ):
-    """Each network's gradients travel once, as float32 and asynchronously: the discriminator's, of which the large dense layer
-    goes as it is, while the content losses go backward.
+    """Each network's gradients travel once, as float32 and asynchronously: the discriminator's, of which the
+    large dense layer goes as it is, while the content losses go backward.
     """
     monkeypatch.setattr("srgan_dist.optim.all_reduce.LARGE_GRADIENT_BYTES", 4 * 128 * 128)
     update = prepared(

@@ -1,7 +1,8 @@
 """The curve of thirty updates, number by number, against the one that is kept in golden_curve.json.
 
-Whatever changes what is learnt (an initial weight, an order, a crop, a loss, an optimiser) changes it. Where that is
-meant, `python tests/test_golden.py` writes the file anew, and its difference belongs into the message of the commit.
+Whatever changes what is learnt (an initial weight, an order, a crop, a loss, an optimiser) changes it. Where
+that is meant, `python tests/test_golden.py` writes the file anew, and its difference belongs into the message
+of the commit.
 """
 
 import json
@@ -18,14 +19,14 @@ from srgan_dist.training import train
 
 CURVE = Path(__file__).parent / "golden_curve.json"
 PREFIXES = ("loss/", "d/", "train/", "val/", "test/", "lr/", "health/share/")
-# With the kernels of older processors, in the other memory format and on two threads no number was off by more than 7e-6 of
-# itself; a learning rate, weight or decay that is 1 % larger moves some by 4e-4 and more. Norms of gradients are left out,
-# which the kernels move by 2e-3.
+# With the kernels of older processors, in the other memory format and on two threads no number was off by
+# more than 7e-6 of itself; a learning rate, weight or decay that is 1 % larger moves some by 4e-4 and more.
+# Norms of gradients are left out, which the kernels move by 2e-3.
 RELATIVE = 5e-5
 
 
 def thirty_updates(folder):
-    """Train on synthetic pictures; returns every logged number that does not tell of time, record by record."""
+    """Train on synthetic pictures; returns every logged number but those of time, record by record."""
     build(write_folder(folder / "hr", {"sandstone": 6, "coal": 5}), folder / "shards", TINY)
     losses = {
         "pixel": {"name": "l1"},

@@ -1,4 +1,6 @@
-"""What only a GPU can show; the same tests run on the CPU, so that they themselves are tested where there is none."""
+"""What only a GPU can show; the same tests run on the CPU, so that they themselves are tested where there is
+none.
+"""
 
 import contextlib
 import json
@@ -26,7 +28,7 @@ LOSSES = {
 
 
 def phase_on(device, name="adversarial", precision="no"):
-    """Return (phase, networks, update(number)) of tiny networks on a device; updates have crops of their own."""
+    """Return (phase, networks, update(number)) on a device; each update has crops of its own."""
     options = {"steps": 9, "learning_rate": 1e-3, "losses": LOSSES, "ema_decay": 0.5}
     config = tiny_config("unused", "unused", adversarial=options, pretrain=options)
     accelerator = accelerator_on(device, precision)

@@ -101,3 +101,11 @@ def test_the_logged_rates_fall_tenfold_every_decay_every_updates_of_a_phase(shar
     assert rates(one) == pytest.approx([1e-3, 1e-3, step, step, 1e-4])
     assert rates(two) == pytest.approx([1e-3, 1e-3, 1e-4])  # anew with the phase
     assert rates(two, "discriminator") == pytest.approx([5e-3, 5e-3, 5e-4])
+
+
+@pytest.mark.parametrize(
+    "step, expected", [(0, 1e-4), (999, 1e-4), (1000, 1e-4 * 0.1**0.02), (50_000, 1e-5), (100_000, 1e-6)]
+)
+def test_learning_rate_falls_tenfold_every_50_epochs_of_1000_in_stairs(step, expected):
+    schedule = Exponential(name="exponential", decay_every=50_000)
+    assert schedule.learning_rate(1e-4, step, 0.5) == pytest.approx(expected)

@@ -1,4 +1,6 @@
-"""The update itself, in float64, on one rank and on two over gloo: who sends what, what equals what, what is skipped."""
+"""The update itself, in float64, on one rank and on two over gloo: who sends what, what equals what, what is
+skipped.
+"""
 
 import pytest
 import torch
@@ -23,7 +25,9 @@ def ranks(tmp_path_factory):
 def assert_equal(one, other, atol=0.0):
     assert one.keys() == other.keys()
     for name, value in one.items():
-        torch.testing.assert_close(other[name], value, rtol=0, atol=atol, msg=lambda text: f"{name}: {text}")
+        torch.testing.assert_close(
+            other[name], value, rtol=0, atol=atol, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 @pytest.mark.parametrize("phase", ["pretrain", "adversarial"])
@@ -51,7 +55,9 @@ def test_each_networks_gradients_travel_once_per_update(ranks, phase, accumulati
 
 
 def in_front_of_batch_norm(tensors):
-    """Name the biases whose gradient is nothing but rounding errors, which Adam magnifies, and the means that take them up."""
+    """Name the biases whose gradient is nothing but rounding errors, which Adam magnifies, and the means that
+    take them up.
+    """
     return {
         name
         for name in tensors

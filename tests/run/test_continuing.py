@@ -72,7 +72,8 @@ def test_rebuilt_data_are_told_from_those_a_run_began_with(shards, tmp_path):
     )
     with pytest.raises(
         UserError,
-        match="step-00000006 was saved with other settings \\(data.path \\(its content\\): \\[\\['[0-9a-f]{64}', 1.0\\]\\] -> ",
+        match="step-00000006 was saved with other settings \\(data.path \\(its content\\):"
+        " \\[\\['[0-9a-f]{64}', 1.0\\]\\] -> ",
     ):
         train(config)
 

@@ -137,7 +137,8 @@ def test_two_ranks_score_as_one(shards, tmp_path):
             [],
             {"ACCELERATE_USE_CPU": "0", "CUDA_VISIBLE_DEVICES": ""},
             [
-                "2 processes were launched but each formed a group of 1; without GPUs, set ACCELERATE_USE_CPU=1"
+                "2 processes were launched but each formed a group of 1; without GPUs, set"
+                " ACCELERATE_USE_CPU=1"
             ],
         ),
         (

@@ -1,4 +1,6 @@
-"""The same pixels for any number of ranks, micro-batches and stops: compared by hashes of what a loader hands out."""
+"""The same pixels for any number of ranks, micro-batches and stops: compared by hashes of what a loader hands
+out.
+"""
 
 import json
 import shutil

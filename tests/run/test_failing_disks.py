@@ -39,8 +39,8 @@ def test_a_disk_that_is_full_for_a_while_costs_checkpoints_but_not_the_training(
     train(config_of(shards, tmp_path))
     warnings = [record.getMessage() for record in caplog.records]
     assert len(warnings) == 3 and all(
-        f": the training goes on without checkpoint: {tmp_path}/run/checkpoints/step-{update:08d} cannot be written"
-        in text
+        f": the training goes on without checkpoint: {tmp_path}/run/checkpoints/step-{update:08d} cannot be"
+        f" written" in text
         for update, text in zip((10, 11, 12), warnings)
     )
     left, expected = contents(tmp_path / "run"), contents(whole)
@@ -61,7 +61,8 @@ def test_a_checkpoint_that_fails_while_a_phase_ends_does_not_cost_that_of_its_en
     monkeypatch.setattr("srgan_dist.run.checkpoint_writer.save_checkpoint", fails_late)
     train(config_of(shards, tmp_path))
     assert [record.getMessage() for record in caplog.records] == [
-        f"update 9: the training goes on without checkpoint: {tmp_path}/run/checkpoints/step-00000008 cannot be written"
+        f"update 9: the training goes on without checkpoint: {tmp_path}/run/checkpoints/step-00000008 cannot"
+        f" be written"
     ]
     assert contents(tmp_path / "run")["checkpoints"].keys() == contents(whole)["checkpoints"].keys() - {
         "step-00000008"

@@ -28,7 +28,9 @@ def save(folder, name, number, keep=2):
 
 
 def states_during(act, folder, copies):
-    """Return copies of a folder as a kill before each line of the code that saves leaves it; the number of lines."""
+    """Return copies of a folder as a kill before each line of the code that saves leaves it; the number of
+    lines.
+    """
     states, lines = [], 0
 
     def trace(frame, event, argument):

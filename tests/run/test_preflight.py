@@ -81,7 +81,8 @@ def test_a_batch_that_ranks_cannot_share(shards, tmp_path):
         preflight(tiny_config(shards, tmp_path), world_size=3)
     with pytest.raises(
         ConfigError,
-        match="data.batch_size=4 cannot be cut into gradient_accumulation_steps=4 micro-batches on each of 2 ranks;"
+        match="data.batch_size=4 cannot be cut into gradient_accumulation_steps=4 micro-batches on each of 2"
+        " ranks;"
         " use a multiple of 8",
     ):
         preflight(tiny_config(shards, tmp_path, gradient_accumulation_steps=4), world_size=2)

@@ -195,6 +195,7 @@ def test_a_state_of_another_version_is_named(shards, whole, tmp_path, version):
     edit_state(run_directory / "checkpoints" / "step-00000004", {"version": version})
     with pytest.raises(
         UserError,
-        match=f"step-00000004 holds a state of version {version}, this program reads 1 and 2; continue it with",
+        match=f"step-00000004 holds a state of version {version}, this program reads 1 and 2; continue it"
+        f" with",
     ):
         train(config_of(shards, tmp_path))

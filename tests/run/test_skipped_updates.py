@@ -96,7 +96,8 @@ def test_a_phase_that_ends_by_time_without_a_single_update_is_an_error(shards, t
     )
     with pytest.raises(
         UserError,
-        match="pretrain has diverged: a loss or a gradient in [0-9]+ updates in a row .max_consecutive_skips=1000000.",
+        match="pretrain has diverged: a loss or a gradient in [0-9]+ updates in a row"
+        " .max_consecutive_skips=1000000.",
     ):
         train(config)
     assert not (tmp_path / "tiny" / "weights" / "pretrain.safetensors").exists()

@@ -103,8 +103,10 @@ def test_a_training_records_its_speed_and_says_it_once_a_phase(shards, tmp_path,
             and record["speed/memory_mib"] > 50
         )
     lines = re.findall(
-        r"^(\w+): [\d.]+ samples/s, an update [\d.]+ ms \(95 % within [\d.]+, 99 % within [\d.]+, the slowest [\d.]+\),"
-        r" [\d.]+% of the time waiting for data, \d+ MiB; validation took [\d.]+% of the phase, checkpoints [\d.]+%$",
+        r"^(\w+): [\d.]+ samples/s, an update [\d.]+ ms \(95 % within [\d.]+, 99 % within [\d.]+, the"
+        r" slowest [\d.]+\),"
+        r" [\d.]+% of the time waiting for data, \d+ MiB; validation took [\d.]+% of the phase, checkpoints"
+        r" [\d.]+%$",
         capsys.readouterr().out,
         re.MULTILINE,
     )

@@ -113,7 +113,8 @@ def test_a_flipped_bit_is_found_by_full_verification_and_stops_the_training(shar
     copy, key = damage(shards, "train", 2, tmp_path / "set")
     with pytest.raises(
         UserError,
-        match=f"1 training and 0 validation or test samples are damaged; (.|\n)*{key} has other HR pixels at offset",
+        match=f"1 training and 0 validation or test samples are damaged; (.|\n)*{key} has other HR pixels at"
+        f" offset",
     ):
         train(tiny_config(copy, tmp_path, data=data_of(copy, verify="full")))
     assert not (tmp_path / "tiny").exists()

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from commands import TRAIN, finished, run, run_fresh, start_ranks, write_config
-from conftest import REPOSITORY, tiny_config
+from conftest import tiny_config
 
 from srgan_dist.runtime import cpu
 

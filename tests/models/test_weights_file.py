@@ -1,0 +1,104 @@
+"""Generator weights as files: rebuilt from the file alone, refused by name where they are wrong."""
+
+import json
+
+import pytest
+import torch
+from conftest import full_disk
+from safetensors.torch import save_file
+
+from srgan_dist.models.srresnet import SRResNet, SRResNetConfig
+from srgan_dist.models.weights_file import load_generator, save_generator
+from srgan_dist.utils.errors import UserError
+from srgan_dist.utils.tensor_files import CheckpointError
+
+
+def test_a_generator_is_rebuilt_from_its_file_alone(tmp_path):
+    torch.manual_seed(0)
+    generator = SRResNet(
+        SRResNetConfig(scale=2, num_blocks=2, num_filters=6, prelu="layer", tanh=False, init_std=None)
+    )
+    save_generator(tmp_path / "g.safetensors", generator, {"phase": "pretrain", "scores": {"valid": {}}})
+    loaded, facts = load_generator(tmp_path / "g.safetensors")
+    assert loaded.config == generator.config and facts["phase"] == "pretrain" and not loaded.training
+    for name, value in generator.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value)
+    lr = torch.randn(1, 1, 9, 9)  # the memory formats differ, and with them the order of sums
+    torch.testing.assert_close(loaded(lr), generator(lr), rtol=0, atol=1e-5)
+    assert [path.name for path in tmp_path.iterdir()] == ["g.safetensors"]
+
+
+def test_files_that_are_no_generators(tmp_path):
+    with pytest.raises(CheckpointError, match="nowhere.safetensors is not a file"):
+        load_generator(tmp_path / "nowhere.safetensors")
+    (tmp_path / "text.safetensors").write_text("hello")
+    with pytest.raises(CheckpointError, match="text.safetensors is not a safetensors file"):
+        load_generator(tmp_path / "text.safetensors")
+    save_file({"a": torch.zeros(1)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(CheckpointError, match="foreign.safetensors holds no settings of a generator"):
+        load_generator(tmp_path / "foreign.safetensors")
+    save_file(
+        {"a": torch.zeros(1)},
+        tmp_path / "mixed.safetensors",
+        {"format": "srgan_dist generator", "generator": json.dumps({"name": "srresnet"}), "facts": "{}"},
+    )
+    with pytest.raises(CheckpointError, match="mixed.safetensors does not hold the weights"):
+        load_generator(tmp_path / "mixed.safetensors")
+
+
+def test_weights_that_do_not_fit_on_the_disk_leave_those_before_them(tmp_path):
+    saved_generator(tmp_path / "g.safetensors")
+    before, generator = (
+        (tmp_path / "g.safetensors").read_bytes(),
+        load_generator(tmp_path / "g.safetensors")[0],
+    )
+    with (
+        full_disk(500),
+        pytest.raises(
+            CheckpointError, match="g.safetensors cannot be written \\(.*File too large.*Make room"
+        ),
+    ):
+        save_generator(tmp_path / "g.safetensors", generator, {"phase": "pretrain"})
+    assert [path.name for path in tmp_path.iterdir()] == ["g.safetensors"] and (
+        tmp_path / "g.safetensors"
+    ).read_bytes() == before
+
+
+def saved_generator(path, facts="{}"):
+    """Write a tiny generator with these facts as they are; returns its tensors and its header."""
+    generator = SRResNet(SRResNetConfig(scale=2, num_blocks=1, num_filters=2))
+    tensors = {name: tensor.contiguous() for name, tensor in generator.state_dict().items()}
+    header = {
+        "format": "srgan_dist generator",
+        "generator": generator.config.model_dump_json(),
+        "facts": facts,
+    }
+    save_file(tensors, path, header)
+    return tensors, header
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_generator_with_weights_that_are_no_numbers_is_refused_by_name(tmp_path, value):
+    tensors, header = saved_generator(tmp_path / "g.safetensors")
+    tensors["tail.weight"][-1] = value
+    save_file(tensors, tmp_path / "g.safetensors", header)
+    with pytest.raises(
+        CheckpointError, match="g.safetensors holds NaN or infinite weights in tail.weight: .*use the"
+    ):
+        load_generator(tmp_path / "g.safetensors")
+
+
+@pytest.mark.parametrize("facts", ["[1, 2]", "3", "{", ""])
+def test_a_generator_whose_facts_are_no_json_object_is_refused(tmp_path, facts):
+    saved_generator(tmp_path / "g.safetensors", facts)
+    with pytest.raises(CheckpointError, match="g.safetensors holds facts=.* where a JSON object belongs"):
+        load_generator(tmp_path / "g.safetensors")
+
+
+@pytest.mark.parametrize("device", ["foo", "meta", "cuda:999"])
+def test_a_device_that_is_not_there_is_not_blamed_on_the_weights(tmp_path, device):
+    saved_generator(tmp_path / "g.safetensors")
+    with pytest.raises(
+        UserError, match=f"^--device {device} cannot be used on this machine .*; use cpu, or cuda where"
+    ):
+        load_generator(tmp_path / "g.safetensors", device)
