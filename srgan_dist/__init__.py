@@ -11,7 +11,7 @@ Names are imported when they are first used, so that importing the package does 
 
 import importlib
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _MODULES = {
     "train": "api",

@@ -12,9 +12,9 @@ from srgan_dist.utils.errors import UserError
 
 
 @pytest.mark.parametrize("name", ["step", "step_two_ranks_pretrain", "step_two_ranks_adversarial", "loader"])
-def test_the_tables_of_speed_in_the_readme_are_those_of_the_measurements(name):
+def test_the_tables_of_speed_on_the_page_are_those_of_the_measurements(name):
     results = json.loads((REPOSITORY / "docs" / "speed" / f"{name}.json").read_text())
-    assert tables.table_of(results) in (REPOSITORY / "README.md").read_text()
+    assert tables.table_of(results) in (REPOSITORY / "docs" / "benchmarks.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from fnmatch import fnmatch
 
 import numpy as np
 import pytest
@@ -100,6 +101,14 @@ def test_all_components_of_the_page_train(trial):
     assert paired and all(record["d/real"] + record["d/fake"] == pytest.approx(1) for record in paired)
     recorded = yaml().load((trial / "tiny" / "config.yaml").read_text())
     assert recorded["generator"]["name"] == "vdsr" and recorded["discriminator"]["name"] == "residual"
+
+
+def test_every_logged_name_is_on_the_page_of_metrics(trial):
+    page = (REPOSITORY / "docs" / "metrics.md").read_text()
+    listed = [re.sub("[A-Z]+", "*", name) for name in re.findall(r"`(\w+/[\w/*]+)`", page)]
+    for line in (trial / "tiny" / "metrics.jsonl").read_text().splitlines():
+        for name in json.loads(line).keys() - {"samples_seen", "time"}:
+            assert any(fnmatch(name, pattern) for pattern in listed), name
 
 
 def test_a_phase_of_the_page_comes_after_those_of_the_paper(trial):
