@@ -106,7 +106,8 @@ def driver_problem():
             version = int(found[1])
             return (
                 f"its driver supports CUDA {version // 1000}.{version % 1000 // 10}, this PyTorch needs CUDA"
-                f" {torch.version.cuda}. Update the driver, or install a PyTorch for that CUDA (https://pytorch.org)"
+                f" {torch.version.cuda}. Update the driver, or install a PyTorch for that CUDA"
+                " (https://pytorch.org)"
             )
     return None
 
