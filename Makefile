@@ -3,7 +3,7 @@
 # make test             the test suite
 # make test-all         the test suite with its slow tests
 # make nightly          its many repetitions
-# make docs             docs/settings.md and configs/schema.json, from the settings
+# make docs             docs/settings.md and configs/schema.json, from the settings; lines in docs/architecture.md
 
 PYTHON ?= python3
 ROCKS ?=
@@ -48,6 +48,7 @@ nightly: .venv/installed
 docs: .venv/installed
 	$(BIN)/python -m srgan_dist settings --markdown > docs/settings.md
 	$(BIN)/python -m srgan_dist schema > configs/schema.json
+	$(BIN)/python tests/docs/test_architecture.py
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv

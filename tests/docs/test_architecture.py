@@ -1,6 +1,6 @@
 """The places that docs/architecture.md names, `path:line name`, are where the code has them.
 
-`python tests/docs/test_architecture.py` rewrites the lines of the page after a change of the code.
+`make docs`, which runs this file, rewrites the lines of the page after a change of the code.
 """
 
 import ast
@@ -30,7 +30,7 @@ def corrected(text):
 def test_lines_of_the_page_are_those_of_the_code():
     text = PAGE.read_text()
     assert len(PLACE.findall(text)) > 40
-    assert text == corrected(text), "run python tests/docs/test_architecture.py"
+    assert text == corrected(text), "run make docs"
 
 
 def test_every_layer_of_the_package_is_on_the_page():
