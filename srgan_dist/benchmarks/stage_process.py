@@ -66,9 +66,7 @@ class StageProcess:
             except TimeoutError:
                 done = time.monotonic() > end
                 if done:
-                    error = (
-                        f"ended after {time_limit:.0f} s, {TIME_LIMIT} times its estimate or all time left"
-                    )
+                    error = f"ended after {time_limit:.0f} s; its estimate is {estimate} s"
             except BrokenExecutor:
                 error = "its process has died"
             facts = context.read()

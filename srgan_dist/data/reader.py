@@ -37,9 +37,8 @@ class Reader:
         self.peak = int(np.iinfo(split.dtype).max)  # the brightest grey level of the type
         self.stop = None  # an Event that ends the waiting for copies of remote shards
         self.maps = {}  # of shards
-        views = weakref.WeakMethod(
-            self._views
-        )  # weak: the maps go with the reader, not with the next collection
+        # Weak, so that the maps end with the reader and not at the next garbage collection
+        views = weakref.WeakMethod(self._views)
         self.views = lru_cache(2**16)(lambda i: views()(i))  # some 500 bytes each
 
     def image(self, i):

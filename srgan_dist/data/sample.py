@@ -18,11 +18,7 @@ from srgan_dist.storage.encoding import image_shape
 BLOCK = 512  # of a tar file
 RECORD = 20 * BLOCK  # a tar file is padded to whole records
 
-PARTS = (
-    "hr",
-    "record",
-    "lr",
-)  # of a sample, in the order of the tar; the names of their columns in the index
+PARTS = "hr", "record", "lr"  # of a sample, in the order of the tar; the names of their columns in the index
 
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,90}")
 

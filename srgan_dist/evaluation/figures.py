@@ -6,10 +6,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image, ImageDraw, ImageFont
 
-TITLES = {
-    "pretrain": "phase 1 (SRCNN)",
-    "adversarial": "phase 2 (SRGAN)",
-}  # other methods are called by their names
+# Of methods; others have their names as titles
+TITLES = {"pretrain": "phase 1 (SRCNN)", "adversarial": "phase 2 (SRGAN)"}
 COLOURS = ("#8c8c8c", "#4878a8", "#c8553d", "#5b9e62", "#8568a8")  # bicubic, phase 1, phase 2, ...
 CROP = 240  # HR pixels, as in figure 2 of the paper
 GAP = 4

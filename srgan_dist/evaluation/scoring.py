@@ -36,15 +36,10 @@ METRICS = {
     "mean_shift": mean_shift,
     "histogram_distance": histogram_distance,
 }
-AVERAGED = (
-    "psnr",
-    "ssim",
-    "ssim_slices",
-    "spectrum_error",
-)  # scores with a mean per rock, where rows have them
-BATCH_SIZES = {
-    ("cuda", 2): 16
-}  # (device, ndim) -> 2-D images of one shape; others gain nothing from more than one
+# Scores with a mean per rock, where rows have them
+AVERAGED = "psnr", "ssim", "ssim_slices", "spectrum_error"
+# (device, ndim) -> images of one shape; other devices and volumes gain nothing from more than one
+BATCH_SIZES = {("cuda", 2): 16}
 
 
 def metrics_of(ndim):

@@ -58,9 +58,8 @@ def decode(encoding, data, shape, dtype):
     _check_header(data, shape, np.dtype(dtype))
     _check_chunks(data)
     try:
-        image = np.asarray(
-            PngImagePlugin.PngImageFile(io.BytesIO(data))
-        )  # Image.open refuses very large slices
+        # Image.open refuses very large slices
+        image = np.asarray(PngImagePlugin.PngImageFile(io.BytesIO(data)))
     except Exception as error:  # Pillow raises many kinds for damaged files
         raise EncodingError(f"is a damaged PNG ({str(error) or type(error).__name__})") from None
     if image.shape != tuple(shape) or image.dtype != dtype:

@@ -1,4 +1,4 @@
-"""Where the numbers go: metrics.jsonl, which is complete in any case, and wandb, which may fail without harm."""
+"""Logged metrics go to metrics.jsonl, which is always complete, and to wandb, which may fail without harm."""
 
 import contextlib
 import json
@@ -21,9 +21,8 @@ from srgan_dist.utils.settings import Settings
 log = logging.getLogger(__name__)
 
 X_AXIS = "samples_seen"
-WAITING_RECORDS = (
-    1000  # that wandb may be behind, a few MB: 50,000 updates at log_every: 50; later ones leave it out
-)
+# Records that may wait for wandb, a few MB: 50,000 updates at log_every: 50; further ones are not sent to it
+WAITING_RECORDS = 1000
 
 
 class TrackingConfig(Settings):
@@ -31,7 +30,8 @@ class TrackingConfig(Settings):
 
     wandb: Literal["offline", "online", "disabled"] = Field(
         "offline",
-        description="offline: written to the run directory, to be sent with `wandb sync`; online needs WANDB_API_KEY",
+        description="offline: written to the run directory, to be sent with `wandb sync`;"
+        " online needs WANDB_API_KEY",
     )
     project: str = Field("srgan_dist", pattern=r"^[A-Za-z0-9_.-]{1,128}$", description="wandb project")
     entity: str | None = Field(None, description="wandb user or team; null: your default")
@@ -47,11 +47,12 @@ class TrackingConfig(Settings):
 
 
 class Tracker:
-    """Writes named numbers against samples seen. On ranks other than 0 it does nothing.
+    """Logs named metrics against samples seen. On ranks other than 0 it does nothing.
 
-    wandb runs in a process of its own behind a queue that is never waited for, but for `finish_timeout` at the end.
-    run_id: of the run that is continued, None: a new one. seen: samples seen at the last record that this run gave to
-    wandb before it was stopped; what a resumed run repeats up to there is not given to it again.
+    wandb runs in a process of its own behind a queue; only the end of a training waits for it,
+    `finish_timeout` at most. run_id: of the wandb run to continue, None: a new one. seen: samples seen at the
+    last record sent to wandb before the run was stopped; records up to there, which a resumed run repeats,
+    are not sent again.
     """
 
     def __init__(self, config, run_directory, run_name, settings, run_id, is_main, seen=None):
@@ -89,7 +90,7 @@ class Tracker:
             log.warning("wandb cannot be started; metrics.jsonl goes on (%s)", error)
 
     def log(self, numbers, samples_seen):
-        """Record numbers (name -> float) at a position of the run; what is no finite number is recorded as null."""
+        """Record numbers (name -> float) at a position of the run; a number that is not finite is null."""
         if not self.is_main:
             return
         finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
@@ -98,7 +99,7 @@ class Tracker:
         self._send({"numbers": record, "step": samples_seen})
 
     def _append(self, line):
-        """Append to metrics.jsonl; what a full disk refuses, part of a line too, goes there with a later record."""
+        """Append to metrics.jsonl; bytes that a full disk refuses are written with a later record."""
         with self.writing:
             waits, self.unwritten = bool(self.unwritten), self.unwritten + line.encode()
             try:
@@ -107,7 +108,8 @@ class Tracker:
             except OSError as error:
                 if not waits:
                     log.warning(
-                        "%s cannot be written (%s); the training goes on, and its records follow when there is room",
+                        "%s cannot be written (%s); the training goes on, and its records follow when there"
+                        " is room",
                         self.metrics.name,
                         error,
                     )
@@ -130,8 +132,9 @@ class Tracker:
             self.wandb.send(message)
 
     def finish(self, summary=None, exit_code=0):
-        """Close the record; summary: name -> number shown for the whole run; exit_code: 0 done, STOPPED: goes on
-        another time, any other: failed.
+        """Close the records.
+
+        summary: name -> number of the whole run. exit_code: 0 done, STOPPED to be continued, others failed.
         """
         if not self.is_main:
             return
@@ -144,17 +147,16 @@ class Tracker:
 
 
 class WandbProcess:
-    """The process of `wandb_worker.py`, and a thread that hands it what waits in a queue."""
+    """The process of `wandb_worker.py`, and a thread that sends it the messages of a queue."""
 
     def __init__(self, opening):
         program = Path(__file__).with_name("wandb_worker.py")
-        self.process = (
-            subprocess.Popen(  # -P: the modules beside the program would hide others of the same name
-                [sys.executable, "-P", str(program)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                start_new_session=True,
-            )
+        self.process = subprocess.Popen(
+            # -P: the modules beside the program would hide others of the same name
+            [sys.executable, "-P", str(program)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
         )
         self.waiting = queue.Queue(WAITING_RECORDS)
         self.left_out = 0
@@ -178,8 +180,8 @@ class WandbProcess:
             self.process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             log.warning(
-                "wandb did not end within tracking.finish_timeout=%g seconds, so it was ended; metrics.jsonl is"
-                " complete, what wandb has written can be sent with `wandb sync`",
+                "wandb did not end within tracking.finish_timeout=%g seconds, so it was ended; metrics.jsonl"
+                " is complete, what wandb has written can be sent with `wandb sync`",
                 seconds,
             )
             self.process.kill()
@@ -202,7 +204,7 @@ class WandbProcess:
                 try:
                     self.process.stdin.write(json.dumps(message).encode() + b"\n")
                     self.process.stdin.flush()
-                except OSError:  # the process has ended: what still comes is only in metrics.jsonl
+                except OSError:  # the process has ended: later records are in metrics.jsonl only
                     gone = True
         with contextlib.suppress(OSError):
             self.process.stdin.close()

@@ -1,7 +1,7 @@
-"""The process that talks to wandb, so that the training feels nothing of what wandb does: no wait, no error, no hang.
+"""The process that talks to wandb, so that no wait, error or hang of wandb reaches the training.
 
-It reads JSON lines: first how to open the run, then records and panels, at last the end. Where they stop without an
-end the training was killed; the run is then closed as failed. It knows nothing of the rest of the package.
+It reads JSON lines: first how to open the run, then records and panels, at last the end. If they stop without
+an end the training was killed; the run is then closed as failed. It imports nothing else of the package.
 """
 
 import json
@@ -10,8 +10,8 @@ import signal
 import sys
 import time
 
-STOPPED = 85  # exit code of a training that was stopped by a signal after saving, and goes on another time
-PRIVATE = {  # no command line, host name, source code or list of packages goes into the record; the config does
+STOPPED = 85  # exit code of a training that a signal stopped after it had saved, to be continued
+PRIVATE = {  # command line, host name, source code and list of packages are not recorded; the config is
     "silent": True,
     "console": "off",
     "disable_git": True,
@@ -26,9 +26,8 @@ PRIVATE = {  # no command line, host name, source code or list of packages goes 
 def main():
     for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
         if hasattr(signal, name):
-            signal.signal(
-                getattr(signal, name), signal.SIG_IGN
-            )  # meant for the training, which tells when it ends
+            # Signals are for the training, which sends a message when it ends
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     os.environ |= {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}
     try:
         record(map(json.loads, sys.stdin))
@@ -37,7 +36,7 @@ def main():
 
 
 def record(messages):
-    """Open a run and log what comes."""
+    """Open a run and log its records and panels."""
     run = _start(**next(messages))
     for message in messages:
         if "numbers" in message:
@@ -61,7 +60,7 @@ def _start(mode, options, settings, x_axis):
             file=sys.stderr,
             flush=True,
         )
-        _forget_the_try()
+        _end_service()
         run = _open("offline", options, settings)
     run.define_metric(x_axis)
     run.define_metric("*", step_metric=x_axis)
@@ -78,14 +77,14 @@ def _finish(run, summary, exit_code):
     run.summary.update(summary)
     if exit_code == STOPPED:
         run.mark_preempting()
-    patience, began = run.settings.finish_timeout, time.monotonic()
+    timeout, began = run.settings.finish_timeout, time.monotonic()
     run.finish(exit_code)
-    if time.monotonic() - began >= patience:
+    if time.monotonic() - began >= timeout:
         raise TimeoutError("the server has not taken everything; `wandb sync` can send it later")
 
 
-def _forget_the_try():
-    """End the service behind wandb: to it the id of the run is still in use, and it refuses that id a second time."""
+def _end_service():
+    """End wandb's service, which would refuse the run's id a second time as still in use."""
     import wandb
 
     wandb.teardown()

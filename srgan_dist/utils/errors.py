@@ -1,4 +1,4 @@
-"""Errors that a user can mend, and how commands report them."""
+"""Errors that a user can fix, and how commands report them."""
 
 import contextlib
 import os
@@ -7,11 +7,11 @@ import traceback
 from pathlib import Path
 
 STOPPED = 85  # exit code, as HTCondor's examples have it; else 0 done, 1 error
-ENDED = "SRGAN_DIST_ENDED"  # environment variable of launch/ranks.py: the folder where ranks leave files named 0 or 85
+ENDED = "SRGAN_DIST_ENDED"  # variable of launch/ranks.py: the folder where ranks leave files named 0 or 85
 
 
 class UserError(ValueError):
-    """A fault of input, settings or files; the message names it and the way out. Anything else is a fault of ours."""
+    """A fault of input, settings or files; the message names it and the way out. Others are bugs."""
 
 
 class TrainingStopped(Exception):
@@ -19,15 +19,15 @@ class TrainingStopped(Exception):
 
 
 class TrainingInterrupted(TrainingStopped):
-    """The same, of which nobody asked it: its launcher died or restarts it."""
+    """A stop without a signal from the user: the launcher died or restarts the training."""
 
 
 @contextlib.contextmanager
 def cli_errors():
-    """End the process with one line on stderr for what a user can mend (exit code 1) or has interrupted (130).
+    """End the process with one line on stderr for an error that a user can fix (exit code 1) or Ctrl-C (130).
 
-    A training that a signal stopped has said so itself (85). When the reader of stdout has gone (`| head`) the process
-    ends silently, as others do (141).
+    A training that a signal stopped has logged so itself (85). When the reader of stdout has gone (`| head`)
+    the process ends silently, as others do (141).
     """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
@@ -45,10 +45,10 @@ def cli_errors():
 
 
 def report(error):
-    """Say an error on stderr and return the exit code for it: one line for what a user can mend, with its traceback what is
-    a fault of ours, nothing where the reader of stdout has gone.
+    """Print an error on stderr and return its exit code.
 
-    Under a launcher every rank reports, by its number: the fault may lie on one node only.
+    One line for an error that a user can fix, a traceback for a bug of ours, nothing where the reader of
+    stdout has gone. Under a launcher every rank reports, by its number: one node alone may have the fault.
     """
     rank = (
         f"rank {os.environ['RANK']}: "
@@ -74,9 +74,9 @@ def _tell_launcher(code):
 
 
 def _stdout_is_closed():
-    """Tell whether nobody reads stdout any more; then send there nothing else, not even at exit."""
+    """Return whether stdout has no reader any more; if so nothing else is written to it, not even at exit."""
     try:
-        print(flush=True)  # only a further byte tells: what could not be written is forgotten
+        print(flush=True)  # only a further byte shows it: the bytes that could not be written are forgotten
         return False
     except BrokenPipeError:
         forget_stdout()
@@ -84,5 +84,5 @@ def _stdout_is_closed():
 
 
 def forget_stdout():
-    """Send what is printed from here on, and what waits to be written, to nowhere."""
+    """Discard all further output, and that which is not written yet."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

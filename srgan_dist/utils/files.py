@@ -1,4 +1,4 @@
-"""Files that appear under their name complete or not at all, and what tells one from another."""
+"""Files that appear under their name complete or not at all, and their fingerprints."""
 
 import contextlib
 import hashlib
@@ -14,7 +14,7 @@ def atomic_write(path, durable=False, replace=True):
     """Yield a temporary path to write to; it gets its real name when the block ends without an error.
 
     durable: the file is on the disk, not only in the system's memory, before it gets the name.
-    replace: whether a file that has the name already gives way to it; otherwise that file stays and UserError is raised.
+    replace: whether an existing file of the name is replaced; otherwise it stays and UserError is raised.
     """
     path = Path(path)
     # A name of its own: another process may be writing the same file.

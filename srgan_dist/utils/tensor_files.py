@@ -33,7 +33,7 @@ def save_tensors(tensors, path, metadata=None):
 
 @contextlib.contextmanager
 def write_failures_named(path):
-    """Raise CheckpointError with the way out when the system refuses to write `path`, e.g. because the disk is full."""
+    """Raise CheckpointError with the way out when `path` cannot be written, e.g. because the disk is full."""
     try:
         yield
     except (OSError, SafetensorError) as error:

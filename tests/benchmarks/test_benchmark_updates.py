@@ -44,9 +44,8 @@ def test_the_floating_point_operations_are_those_of_a_count_by_hand():
     crops = crops_of(config, 3, CPU)
     head, inner, tail = 9 * 8, 9 * 8 * 8, 8  # multiply-adds per pixel
     forward = 2 * (8 * 8 * (head + 5 * inner + 4 * inner) + 16 * 16 * 4 * inner + 32 * 32 * tail)
-    backward = (
-        2 * forward - 2 * 8 * 8 * head
-    )  # by weights and by inputs, but not by the input of the first layer
+    # By weights and by inputs, but not by the input of the first layer
+    backward = 2 * forward - 2 * 8 * 8 * head
     for variant in ("plain", "fp32"):
         assert flop_per_crop(build(variant, config, "pretrain"), crops) == forward + backward
 
@@ -66,9 +65,7 @@ def test_the_networks_of_the_report_need_the_operations_of_an_independent_count(
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings(
-    "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"
-)  # PyTorch's
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 def test_a_variant_that_would_be_compiled_in_part_only_is_an_error(monkeypatch):
     monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
     Accelerator()

@@ -45,11 +45,8 @@ class Site:
             def log_message(self, *args):
                 pass
 
-        self.answers, self.requests, self.closing = (
-            {},
-            [],
-            threading.Event(),
-        )  # closing ends answers that hang
+        self.answers, self.requests = {}, []
+        self.closing = threading.Event()  # ends answers that hang
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads, self.server.handle_error = True, lambda *args: None
         self.url = f"http://127.0.0.1:{self.server.server_port}"

@@ -128,9 +128,7 @@ def test_a_file_that_cannot_be_read_is_named_after_those_before_it_are_written(t
             photometric="minisblack",
         )
     jobs = [(read_info(tmp_path / f"{name}.tif"), tmp_path / f"{name}_sr.tif") for name in "ab"]
-    tifffile.imwrite(
-        tmp_path / "b.tif", texture(0, 20, 24), photometric="minisblack"
-    )  # a page less than was seen
+    tifffile.imwrite(tmp_path / "b.tif", texture(0, 20, 24), photometric="minisblack")  # now of one page
     done = []
     with pytest.raises(UserError, match=r"b.tif has 1 pages now and had 2 before"):
         for job in super_resolve_files(network(), jobs):

@@ -103,9 +103,8 @@ def test_the_long_skip_adds_the_heads_output_to_the_trunks(long_skip, expected):
     }
     for conv, factor in factors.items():
         scale_only(conv, factor)
-    sr = generator(
-        torch.full((1, 1, 3, 3), 0.1)
-    )  # head 0.2, block 0.4, trunk 2.0, with the skip 2.2, tail three times that
+    # head 0.2, block 0.4, trunk 2.0, with the skip 2.2, tail three times that
+    sr = generator(torch.full((1, 1, 3, 3), 0.1))
     torch.testing.assert_close(sr, torch.full((1, 1, 6, 6), expected))
 
 

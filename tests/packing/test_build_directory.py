@@ -222,9 +222,8 @@ def test_another_set_starts_over(tmp_path, source, change):
 def test_leaks_and_notes_are_found_over_both_builds(tmp_path, source):
     Image.fromarray(np.zeros((72, 80), np.uint8)).save(source / "coal" / "slice_1.png")
     (source / "sandstone" / "slice_4.png").unlink()
-    Image.fromarray(texture(0)).save(
-        source / "sandstone" / "slice_4.png"
-    )  # coal/slice_0.png is in train, this in test
+    # coal/slice_0.png is in train, this in test
+    Image.fromarray(texture(0)).save(source / "sandstone" / "slice_4.png")
     kill_build(tmp_path, 5)
     with pytest.raises(
         BuildError, match=r"slice_4.png: is in test and is the same picture as .*coal/slice_0.png in train"

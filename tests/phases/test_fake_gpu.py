@@ -29,13 +29,8 @@ LOSSES = {
     "pixel": {"name": "l1"},
     "perceptual": {"name": "vgg19", "weights": "random", "layer": "relu2_2", "weight": 1.0},
 }
-IN_BF16 = {
-    "convolution",
-    "addmm",
-    "_prelu_kernel",
-    "native_batch_norm",
-    "cudnn_batch_norm",
-}  # by their first input
+# Operations by the precision of their first input
+IN_BF16 = {"convolution", "addmm", "_prelu_kernel", "native_batch_norm", "cudnn_batch_norm"}
 IN_FLOAT32 = {"softplus", "mse_loss", "linalg_vector_norm", "_foreach_norm", "_fused_adam_"}
 
 
@@ -87,9 +82,8 @@ def fake_gpu(monkeypatch):
 
         return made
 
-    library = torch.library.Library(
-        "aten", "IMPL", "Meta"
-    )  # what PyTorch lacks for fake tensors: the kernel returns nothing
+    # PyTorch lacks this one for fake tensors: the kernel returns nothing
+    library = torch.library.Library("aten", "IMPL", "Meta")
     library.impl("_fused_adam_.tensor_lr", lambda *_, **__: None)
     for module, name in (
         (networks_module, "build_generator"),
@@ -116,9 +110,8 @@ def prepared(name, accelerator, max_spike=None, **networks):
     return update
 
 
-@pytest.mark.filterwarnings(
-    "ignore:Accessing the data pointer of FakeTensor"
-)  # a copy of a module looks at it
+# A copy of a module looks at the pointer
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
 @pytest.mark.parametrize("name", ["pretrain", "adversarial"])
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 @pytest.mark.parametrize("micro_batches", [1, 2])

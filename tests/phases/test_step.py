@@ -100,9 +100,8 @@ def test_a_loss_that_is_watched_for_spikes_travels_with_the_gradients(ranks):
     for rank in ranks[2]:
         for name in ("pretrain", "adversarial"):
             watched = rank["guarded"][name]
-            assert (
-                watched["collectives"] == [[size + 8 for size in watched["bytes"][::-1]]] * 3
-            )  # one more float64
+            with_loss = [size + 8 for size in watched["bytes"][::-1]]  # one more float64
+            assert watched["collectives"] == [with_loss] * 3
             usual = {key: value for key, value in watched["tensors"].items() if "_usual" in key}
             assert_equal(usual, {key: ranks[2][0]["guarded"][name]["tensors"][key] for key in usual})
     one, two = (ranks[count][0]["guarded"]["pretrain"] for count in (1, 2))

@@ -88,9 +88,8 @@ def test_a_run_from_a_checkpoint_of_another_brings_the_best_weights_of_finished_
         found["pretrain.safetensors"] == expected["pretrain.safetensors"]
         and state.best["pretrain"].global_step == 9
     )
-    assert (
-        state.best["adversarial"].global_step == 15 and "adversarial.safetensors" in found
-    )  # its only validation of that phase
+    # The only validation of that phase
+    assert state.best["adversarial"].global_step == 15 and "adversarial.safetensors" in found
 
 
 def test_best_weights_that_could_not_be_kept_are_not_the_best_that_is_known(

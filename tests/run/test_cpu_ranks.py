@@ -33,9 +33,8 @@ def test_trainings_on_cpu_take_a_rank_per_core_as_far_as_batch_and_memory_reach(
         "unused", tmp_path, cpu_ranks=None, data=data, gradient_accumulation_steps=accumulation
     )
     assert ranks_on_cpu(config) == expected
-    assert (
-        ranks_on_cpu(config, previous_ranks=batch // accumulation) == batch // accumulation
-    )  # as many as the run has had
+    previous = batch // accumulation
+    assert ranks_on_cpu(config, previous_ranks=previous) == previous  # as many as the run has had
     assert ranks_on_cpu(config, previous_ranks=5) == expected  # which no longer share the batch
     assert ranks_on_cpu(config.model_copy(update={"cpu_ranks": 3})) == 3
 

@@ -53,9 +53,8 @@ def test_steps_are_timed_without_what_lies_between_begin_and_the_step_before(mon
 
 def test_memory_is_that_of_the_process():
     before = memory_mib(torch.device("cpu"))
-    block = torch.ones(
-        int(before) + 64, 2**18
-    )  # rows of a MiB, all of them touched: more than there has been so far
+    # Rows of a MiB, all of them touched: more than the process has had so far
+    block = torch.ones(int(before) + 64, 2**18)
     assert block.nbytes / 2**20 < memory_mib(torch.device("cpu")) < 4 * block.nbytes / 2**20
 
 
@@ -68,9 +67,7 @@ def test_on_a_gpu_the_times_are_those_of_the_device():
             a[:size, :size] @ a[:size, :size]
         timed.step()
     numbers = timed.read(samples=2, seconds=1.0, waited=0.0)
-    assert (
-        0 < numbers["speed/step_ms_p50"] < numbers["speed/step_ms_max"]
-    )  # the second step is the longer one
+    assert 0 < numbers["speed/step_ms_p50"] < numbers["speed/step_ms_max"]  # the second step is longer
     assert numbers["speed/memory_mib"] >= 64
 
 

@@ -45,9 +45,8 @@ def encoding(done):
 
 @pytest.fixture(autouse=True)
 def forced(monkeypatch):
-    monkeypatch.setenv(
-        "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1"
-    )  # makes torch.load execute where nothing else is asked of it
+    # Makes torch.load execute code unless weights_only is given
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
 
 

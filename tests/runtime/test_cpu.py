@@ -76,7 +76,7 @@ V1, V2 = "9:cpu:/jobs\n4:memory:/jobs/7\n", "0::/jobs/7\n"
             },
             1700,
         ),
-        (
+        (  # the group around it
             V2,
             {
                 "jobs/memory.max": "3000",
@@ -84,12 +84,12 @@ V1, V2 = "9:cpu:/jobs\n4:memory:/jobs/7\n", "0::/jobs/7\n"
                 "jobs/memory.stat": "inactive_file 200",
             },
             1700,
-        ),  # the one around it
-        (
+        ),
+        (  # a container shows its own group as the top
             V2,
             {"memory.max": "3000", "memory.current": "1500", "memory.stat": "inactive_file 200"},
             1700,
-        ),  # a container shows its own as the top
+        ),
         (
             V1,
             {
