@@ -1,13 +1,12 @@
 import csv
 import json
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import REPOSITORY
+from commands import run as run_command
 
 from srgan_dist.data.degradation import upsample
 from srgan_dist.data.reader import Reader
@@ -123,12 +122,7 @@ def test_the_best_weights_of_a_run_are_scored_when_their_folder_is_given(shards,
 
 
 def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "launch/evaluate.py", *map(str, arguments)],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-    )
+    return run_command(sys.executable, "launch/evaluate.py", *arguments)
 
 
 def test_the_command_writes_tables_and_figures(shards, tmp_path):

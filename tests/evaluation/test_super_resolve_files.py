@@ -1,11 +1,11 @@
 """Files and folders that are super-resolved: listing, refusals, outputs; and the command."""
 
-import subprocess
 import sys
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY, texture
+from commands import run as run_command
+from conftest import texture
 from PIL import Image
 from test_super_resolve import network, super_resolve_grey
 
@@ -89,12 +89,7 @@ def test_a_folder_does_not_go_into_itself_or_into_a_file(tmp_path):
 
 
 def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "launch/super_resolve.py", *map(str, arguments)],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-    )
+    return run_command(sys.executable, "launch/super_resolve.py", *arguments)
 
 
 def test_the_command_on_a_file_and_on_a_folder(tmp_path, weights):

@@ -1,13 +1,12 @@
 import ctypes
-import subprocess
 import sys
 import threading
 
 import pytest
-from conftest import REPOSITORY, tiny_config
+from commands import run, write_config
+from conftest import tiny_config
 from corruption import CPU
 
-from srgan_dist.config import dump_config
 from srgan_dist.data.loader import TrainLoader
 from srgan_dist.run.checkpoint import newest_checkpoint
 from srgan_dist.training import train
@@ -91,18 +90,13 @@ def test_ctrl_c_at_any_moment_waits_for_a_checkpoint_and_the_run_continues(
         validate_every=3,
         data={"path": str(shards), "lr_crop": 8, "batch_size": 4, "verify": "full"},
     )
-    (tmp_path / "config.yaml").write_text(dump_config(config))
-    done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTING, moment, str(count), "launch/train.py", tmp_path / "config.yaml"],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-    )
+    command = ("launch/train.py", write_config(tmp_path, config))
+    done = run(sys.executable, "-c", INTERRUPTING, moment, count, *command)
     assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
     assert (code == 130) == done.stderr.endswith("interrupted\n")
-    run = tmp_path / "tiny"
-    found = newest_checkpoint(run / "checkpoints")
+    run_directory = tmp_path / "tiny"
+    found = newest_checkpoint(run_directory / "checkpoints")
     assert (found and found[1]["global_step"]) == updates
-    assert (run / "weights" / "pretrain.safetensors").exists() == (code == 0)
+    assert (run_directory / "weights" / "pretrain.safetensors").exists() == (code == 0)
     assert list(train(config).state.phase_ends) == ["pretrain"]
-    assert not list(run.rglob("*.unfinished*"))
+    assert not list(run_directory.rglob("*.unfinished*"))
