@@ -149,7 +149,7 @@ def others(context):
 
     # One profiled update
     config = _config(context)
-    start(config.model_copy(update={"device": context.device, "mixed_precision": "bf16"}))
+    _start(config, context)
     update = build("bf16-channels_last", config, "adversarial")
     crops = crops_of(config, 2 if context.small else 16, torch.device(context.device))
     update(crops)
@@ -172,6 +172,11 @@ def _config(context, tiny=False):
     return with_random_vgg(load_config(DEFAULT_CONFIG, TINY if tiny or context.small else []))
 
 
+def _start(config, context):
+    settings = {"device": context.device, "mixed_precision": "bf16", "cpu_threads": 1}
+    return start(config.model_copy(update=settings))
+
+
 def _fastest(work, clock):
     return min(seconds(work, clock)[0] for _ in range(6))
 
@@ -192,9 +197,8 @@ def _rows(context, blocks, batches, variants):
         minutes=10,
     )
     config = _config(context)
-    accelerator = start(config.model_copy(update={"device": context.device, "mixed_precision": "bf16"}))
     rows = []
-    with StepBenchmark(plan, accelerator) as benchmark:
+    with StepBenchmark(plan, _start(config, context)) as benchmark:
         for batch in batches:
             for name in PHASES:
                 for number in blocks:

@@ -40,9 +40,11 @@ class StepBenchmark:
         self.plain_process = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
 
     def __enter__(self):
+        gc.freeze()  # so that the collections between variants skip all imported modules
         return self
 
     def __exit__(self, *_):
+        gc.unfreeze()
         self.plain_process.shutdown()
 
     def measure(self, config, phase, blocks, batch, end=float("inf")):
@@ -151,6 +153,8 @@ def _prepare_plain(config, phase, batch, plan):
     """Prepare the plain loop in this process, which keeps PyTorch's own settings; returns its facts."""
     use_cpu_threads(Accelerator(cpu=cpu_wanted()), plan.threads)
     use_exact_float32()
+    if not gc.get_freeze_count():
+        gc.freeze()
     _plain.clear()
     _free_memory()
     _plain.append(TimedVariant(PLAIN, config, phase, batch, plan))

@@ -58,8 +58,7 @@ def sha256_of(path):
     """Return the sha256 of a file in hex."""
     digest, piece = hashlib.sha256(), bytearray(2**23)
     with open(path, "rb", buffering=0) as file:
-        while size := file.readinto(
-            piece
-        ):  # in large pieces: beside a busy thread each costs a wait for Python's lock
+        # In large pieces: beside a busy thread each costs a wait for Python's lock
+        while size := file.readinto(piece):
             digest.update(memoryview(piece)[:size])
     return digest.hexdigest()

@@ -182,11 +182,8 @@ def test_names_with_another_meaning_are_refused_before_anything_is_scored(shards
 
 def test_scores_that_are_no_numbers_are_refused_by_the_name_of_the_generator(shards, tmp_path):
     broken = network()
-    for conv, value in (
-        (broken.head, 1e30),
-        (broken.trunk, 1e30),
-        (broken.tail, -1e30),
-    ):  # finite, but overflows
+    weights = {broken.head: 1e30, broken.trunk: 1e30, broken.tail: -1e30}  # finite, but the output overflows
+    for conv, value in weights.items():
         torch.nn.init.constant_(conv.weight, value)
     save_generator(tmp_path / "weights" / "pretrain.safetensors", network(), {})
     save_generator(tmp_path / "weights" / "trial.safetensors", broken, {})

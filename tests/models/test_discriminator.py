@@ -90,9 +90,8 @@ def pass_first_channel(layer):
 
 
 def test_a_block_keeps_a_fifth_of_what_is_negative():
-    block = DiscriminatorBlock(
-        2, 1, 1, stride=1, padding=1
-    ).eval()  # in eval a new batch norm passes on what it gets
+    # In eval mode a new batch norm is the identity
+    block = DiscriminatorBlock(2, 1, 1, stride=1, padding=1).eval()
     pass_first_channel(block.conv)
     out = block(torch.tensor([[[[-1.0, 2.0]]]]))
     assert out.flatten().tolist() == pytest.approx([-0.2, 2.0], rel=1e-4)

@@ -44,9 +44,7 @@ def test_rrdb_has_the_parameters_of_the_official_network_of_its_paper():
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_no_output_of_rrdb_depends_on_more_than_its_receptive_radius(scale):
     generator = generator_of("rrdb", scale=scale).double()
-    for parameter in (
-        generator.parameters()
-    ):  # no cancellation: everything that is reached is reached by a positive weight
+    for parameter in generator.parameters():  # positive weights, so that nothing cancels
         torch.nn.init.constant_(parameter, 0.1)
     radius = generator.receptive_radius
     side = 2 * radius + 3

@@ -140,21 +140,15 @@ def test_the_average_of_the_generator_is_validated_kept_and_continued_from(shard
         not torch.equal(value, load_file(bare / "generator.safetensors")[name])
         for name, value in saved.items()
     )
-    for name, end in (
-        ("pretrain", 6),
-        ("adversarial", 10),
-    ):  # a phase ends with the average, and the next begins with it
+    # A phase ends with the average, and the next begins with it
+    for name, end in (("pretrain", 6), ("adversarial", 10)):
         exported = load_file(run / "weights" / f"{name}.safetensors")
         kept = load_file(run / "checkpoints" / f"step-{end:08d}" / "generator.safetensors")
         assert all(torch.equal(value, kept[key]) for key, value in exported.items())
     final = load_file(run / "weights" / "adversarial.safetensors")
     whole = records(run)
-    for newer in (
-        "step-00000006",
-        "step-00000008",
-        "step-00000010",
-    ):  # as if it had been killed after update 4
-        shutil.rmtree(run / "checkpoints" / newer)
+    for newer in (6, 8, 10):  # as if it had been killed after update 4
+        shutil.rmtree(run / "checkpoints" / f"step-{newer:08d}")
     shutil.rmtree(run / "weights")
     train(config)
     assert all(

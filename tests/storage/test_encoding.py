@@ -204,9 +204,7 @@ def edit_rows(folder, change):
 )
 def test_png_members_lie_as_in_a_tar(copy, field, shift):
     edit_rows(copy, lambda rows: rows[field].__setitem__(2, rows[field][2] - shift))
-    if (
-        field.endswith("bytes") and shift < 512
-    ):  # still ends in the same block: then only the tar itself can tell
+    if field.endswith("bytes") and shift < 512:  # ends in the same block: only the tar itself shows it
         faults = verify(open_set(copy))
         assert faults and "train-000000.tar: at offset" in faults[0]
     else:
