@@ -30,8 +30,7 @@ def _no_fp16(value):
     if value == "fp16":
         raise ValueError(
             "fp16 needs a loss scaler per network, and Accelerate keeps one for both, which it would update"
-            " twice per"
-            " step; use bf16 (same speed, no scaler) or no"
+            " twice per step; use bf16 (same speed, no scaler) or no"
         )
     return value
 

@@ -79,8 +79,8 @@ def read_baseline(path):
         return {"machine": machine, "rows": list(results["rows"])}
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise UserError(
-            f"--baseline {path} is no file that benchmark.py step has written"
-            f" ({type(error).__name__}: {error})"
+            f"--baseline {path} is no file that benchmark.py step has written ({type(error).__name__}:"
+            f" {error})"
         ) from None
 
 

@@ -39,9 +39,9 @@ def describe(results):
         if f"matmul_gflops_{precision}" in machine
     )
     return (
-        f"{machine['cpu']}; {machine['device']}; PyTorch {machine['torch']};"
-        f" {machine['ranks']} rank(s) of {machine['threads']} thread(s);"
-        f" {CLOCKS[machine['clock']]}, median of {machine['passes']}; a large matrix product: {peaks}"
+        f"{machine['cpu']}; {machine['device']}; PyTorch {machine['torch']}; {machine['ranks']} rank(s) of"
+        f" {machine['threads']} thread(s); {CLOCKS[machine['clock']]}, median of {machine['passes']}; a"
+        f" large matrix product: {peaks}"
     )
 
 

@@ -241,7 +241,7 @@ def _one_channel(path, page):
     if not (np.array_equal(red, green) and np.array_equal(red, blue)):
         raise ImageError(
             path,
-            "its three colour channels differ; rock images are grey."
-            " Save the channel that holds the scan as a grey image",
+            "its three colour channels differ; rock images are grey. Save the channel that holds the scan"
+            " as a grey image",
         )
     return np.ascontiguousarray(red)

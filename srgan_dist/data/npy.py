@@ -13,8 +13,8 @@ def _open_npy(path):
     except Exception as error:  # numpy's words range from tokens of the header to advice to load it unsafely
         raise ImageError(
             path,
-            "is cut short, damaged, or holds something other than numbers;"
-            " save it again with numpy.save as an array of uint8 or uint16",
+            "is cut short, damaged, or holds something other than numbers; save it again with numpy.save as"
+            " an array of uint8 or uint16",
         ) from error
 
 

@@ -20,8 +20,8 @@ def png_info(path):
     if colour not in (0, 2):
         raise ImageError(
             path,
-            f"is a PNG of type {_COLOURS.get(colour, colour)};"
-            " save it as grey (or RGB with equal channels), without palette or alpha",
+            f"is a PNG of type {_COLOURS.get(colour, colour)}; save it as grey (or RGB with equal channels),"
+            " without palette or alpha",
         )
     if depth not in (8, 16):
         raise ImageError(path, f"has {depth} bit per pixel; save it as 8 or 16 bit grey")

@@ -36,8 +36,8 @@ def open_set(address, cache=None):
         content = place.manifest()
     except FileNotFoundError:
         raise UserError(
-            f"{place} is not a packed data set: it has no manifest.json."
-            " Make one with: python shards/build.py SOURCE OUT"
+            f"{place} is not a packed data set: it has no manifest.json. Make one with: python"
+            " shards/build.py SOURCE OUT"
         ) from None
     except OSError as error:
         raise UserError(f"{place}/manifest.json cannot be read: {error}") from None
@@ -89,8 +89,8 @@ def _check_size(path, size):
         raise UserError(f"{path} is no regular file; copy it again or build the set again")
     if status.st_size != size:
         raise UserError(
-            f"{path} has {status.st_size} bytes, the manifest says {size};"
-            " copy it again or build the set again"
+            f"{path} has {status.st_size} bytes, the manifest says {size}; copy it again or build the set"
+            " again"
         )
 
 

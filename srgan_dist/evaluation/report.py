@@ -91,8 +91,8 @@ def _load_generators(run, device):
     loaded = {path.stem: load_generator(path, device) for path in paths}
     if not loaded:
         raise UserError(
-            f"RUN={run} holds no weights/*.safetensors;"
-            " give the directory of a run that finished a phase, e.g. runs/NAME"
+            f"RUN={run} holds no weights/*.safetensors; give the directory of a run that finished a phase,"
+            " e.g. runs/NAME"
         )
     return {name: loaded[name][0] for name in sorted(loaded, key=lambda name: _phase_number(loaded[name][1]))}
 

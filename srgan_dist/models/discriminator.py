@@ -41,8 +41,7 @@ class DenseDiscriminatorConfig(Settings):
             smallest = next(c for c in range(1, 1000) if self._final_side(c) >= 1)
             raise ValueError(
                 f"an HR crop of {crop} pixels vanishes in the discriminator's strides"
-                f" (padding={self.padding});"
-                f" use {smallest} or more"
+                f" (padding={self.padding}); use {smallest} or more"
             )
         return side
 

@@ -45,8 +45,7 @@ class PatchDiscriminatorConfig(Settings):
             smallest = next(c for c in range(1, 1000) if self._final_side(c) >= 1)
             raise ValueError(
                 f"an HR crop of {crop} pixels vanishes in the discriminator's strides"
-                f" (num_layers={self.num_layers});"
-                f" use {smallest} or more"
+                f" (num_layers={self.num_layers}); use {smallest} or more"
             )
         return side
 

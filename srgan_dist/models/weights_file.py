@@ -57,8 +57,8 @@ def load_generator(path, device="cpu"):
 def _generator_header(path):
     if not Path(path).is_file():
         raise CheckpointError(
-            f"{path} is not a file; give the .safetensors of a generator,"
-            " e.g. runs/NAME/weights/adversarial.safetensors"
+            f"{path} is not a file; give the .safetensors of a generator, e.g."
+            " runs/NAME/weights/adversarial.safetensors"
         )
     try:
         with safe_open(path, "pt") as file:

@@ -102,8 +102,8 @@ def _without_shuffled(folders, notes):
     if len(rocks) == 1 or "shuffled" not in rocks:
         return folders
     notes.append(
-        "shuffled2D is left out: it holds the images of the other sets again."
-        " To pack it, give its own folder as SOURCE"
+        "shuffled2D is left out: it holds the images of the other sets again. To pack it, give its own"
+        " folder as SOURCE"
     )
     return [folder for folder in folders if _rock_of_set(folder) != "shuffled"]
 

@@ -83,8 +83,8 @@ def _check_leaks(train, eval_splits):
             if equal:
                 raise ConfigError(
                     f"{held_out.place} holds {held_out.key(equal[0][0])} in {held_out.name}, and"
-                    f" {trained.place} has"
-                    f" the same picture in train ({len(equal)} such); scores would be too good"
+                    f" {trained.place} has the same picture in train ({len(equal)} such); scores would be"
+                    " too good"
                 )
 
 
@@ -124,9 +124,8 @@ def block_shards_of(config, train, eval_splits, world_size):
             needed = kept + (asked or 1) * two_blocks * sum(train_bytes) / size
             raise ConfigError(
                 f"data.cache_gib={config.data.cache_gib:g} has no room for two blocks of {block or 1} shards"
-                f" of"
-                f" {split.place} beside the validation and test images; at least {needed / GIB:.3g} are"
-                f" needed" + (", or a smaller data.block_shards" if asked is not None else "")
+                f" of {split.place} beside the validation and test images; at least {needed / GIB:.3g} are"
+                " needed" + (", or a smaller data.block_shards" if asked is not None else "")
             )
         blocks.append(block if block < len(split.shards) else None)
         if two_blocks and blocks[-1] and world_size > 1:
@@ -141,7 +140,6 @@ def _check_ranks_keep_together(config, split, block):
     if fewest < needed:
         raise ConfigError(
             f"blocks of {block} shards of {split.place} have {fewest} samples; several ranks that prefetch"
-            f" need"
-            f" {UPDATES_APART} updates in each ({needed} samples). Enlarge data.cache_gib and"
-            f" data.block_shards"
+            f" need {UPDATES_APART} updates in each ({needed} samples). Enlarge data.cache_gib and"
+            " data.block_shards"
         )

@@ -18,8 +18,7 @@ def check_same_start(checked):
         names = ", ".join(f"rank {rank}: {name or 'none'}" for rank, (name, _) in enumerate(starts))
         raise UserError(
             f"output={checked.run_directory.parent}: the ranks find different checkpoints there ({names});"
-            f" it has to be"
-            " on a file system that all nodes share"
+            " it has to be on a file system that all nodes share"
         )
 
 
@@ -40,10 +39,9 @@ def out_of_memory_named(config, world_size, device):
         raise UserError(
             f"{memory_of(device)} does not hold an update of data.batch_size={data.batch_size}:"
             f" {share // micro_batches} crops of {config.hr_crop} HR pixels at a time on each of"
-            f" {world_size} rank(s)"
-            f" (gradient_accumulation_steps={micro_batches}). Use {advice}, which trains the same but for"
-            f" batch"
-            f" normalisation, a smaller data.batch_size, or more GPUs ({str(error).splitlines()[0]:.200})"
+            f" {world_size} rank(s) (gradient_accumulation_steps={micro_batches}). Use {advice}, which"
+            " trains the same but for batch normalisation, a smaller data.batch_size, or more GPUs"
+            f" ({str(error).splitlines()[0]:.200})"
         ) from None
 
 

@@ -74,16 +74,14 @@ def _diagnose_discriminator(real, fake):
     seen = f"(d/real {real:.2f}, d/fake {fake:.2f})"
     won = (
         f"the discriminator has separated HR from SR almost without error {seen}: it has won, and the"
-        " generator"
-        f" learns"
-        " little about texture from it. Try a smaller adversarial.discriminator_learning_rate, a larger"
-        " adversarial.adversarial_weight or more updates of phase 1"
+        " generator learns little about texture from it. Try a smaller"
+        " adversarial.discriminator_learning_rate, a larger adversarial.adversarial_weight or more updates"
+        " of phase 1"
     )
     lost = (
         f"the discriminator has not separated HR from SR {seen}: it has lost, or SR is as good as HR (see"
         " val/spectrum_error and the panels). If it is not, try a larger"
-        " adversarial.discriminator_learning_rate or a"
-        " smaller adversarial.adversarial_weight"
+        " adversarial.discriminator_learning_rate or a smaller adversarial.adversarial_weight"
     )
     return {
         "discriminator won": won if real > WON_REAL and fake < WON_FAKE else None,
@@ -98,8 +96,7 @@ def _diagnose_terms(terms):
     others = " and ".join(other for other in terms if other != name)
     return (
         f"the term {name} has made up {share:.1%} of the generator's objective: {others} hardly count beside"
-        f" it. Try a"
-        f" smaller weight of {name} or larger ones of the others; health/share/* show what they do"
+        f" it. Try a smaller weight of {name} or larger ones of the others; health/share/* show what they do"
     )
 
 
@@ -108,10 +105,7 @@ def _diagnose_grey_levels(shift, distance, bicubic):
         return None
     return (
         f"the grey levels of SR have been shifted against HR (val/mean_shift {shift:+.2f} %,"
-        f" val/histogram_distance"
-        f" {distance:.2f} %, bicubic's {bicubic:.2f} %, of the range): thresholds that were chosen on HR,"
-        f" and porosity"
-        " with them, do not hold for SR. Try a larger weight of the pixel loss, smaller ones of the other"
-        " terms, or a"
-        " smaller learning_rate"
+        f" val/histogram_distance {distance:.2f} %, bicubic's {bicubic:.2f} %, of the range): thresholds"
+        " that were chosen on HR, and porosity with them, do not hold for SR. Try a larger weight of the"
+        " pixel loss, smaller ones of the other terms, or a smaller learning_rate"
     )

@@ -79,8 +79,7 @@ def _check_batch(config, world_size):
     if size % (world_size * micro_batches):
         raise ConfigError(
             f"data.batch_size={size} cannot be cut into gradient_accumulation_steps={micro_batches}"
-            f" micro-batches on each"
-            f" of {world_size} ranks; use a multiple of {world_size * micro_batches}"
+            f" micro-batches on each of {world_size} ranks; use a multiple of {world_size * micro_batches}"
         )
 
 
@@ -92,9 +91,9 @@ def _check_batch_norm(config, world_size):
     if side == 1 and config.data.batch_size == batches:
         raise ConfigError(
             f"data.batch_size={config.data.batch_size} over {world_size} ranks leaves batch normalisation"
-            f" one value per"
-            f" channel at data.lr_crop={config.data.lr_crop},"
-            f" gradient_accumulation_steps={config.gradient_accumulation_steps}; enlarge one of the first two"
+            f" one value per channel at data.lr_crop={config.data.lr_crop},"
+            f" gradient_accumulation_steps={config.gradient_accumulation_steps}; enlarge one of the first"
+            " two"
         )
 
 
@@ -126,8 +125,7 @@ def _find_start(config, fingerprint, run_directory, resume):
         if resume == "never":
             raise ConfigError(
                 f"--resume never: {run_directory} has checkpoints of its own; choose another name, or"
-                f" continue it with"
-                " --resume auto"
+                " continue it with --resume auto"
             )
         _check_recorded(config, run_directory)
         path, content = newest_checkpoint(own)
@@ -144,7 +142,7 @@ def _find_start(config, fingerprint, run_directory, resume):
     if not (path / "manifest.json").is_file():
         raise ConfigError(
             f"--resume {resume} is none of auto, never and a checkpoint, e.g."
-            f" runs/NAME/checkpoints/step-00001000"
+            " runs/NAME/checkpoints/step-00001000"
         )
     state = parse_state(read_state(path), path, config, fingerprint)
     best = {phase: best for phase, best in state.best.items() if phase in state.phase_ends}
@@ -158,12 +156,11 @@ def _check_recorded(config, run_directory):
     except ConfigError as error:
         raise ConfigError(
             f"{run_directory} holds a run whose record cannot be read ({error}). Choose another name, or,"
-            f" where these are"
-            " settings of an earlier version, give them their new names in that file"
+            " where these are settings of an earlier version, give them their new names in that file"
         ) from None
     if changed := [line for line in differences(before, config) if not line.startswith(CHANGEABLE_ON_RESUME)]:
         raise ConfigError(
             f"{run_directory} holds a run with another config ({'; '.join(changed)}). Choose another name"
-            f" (with --resume"
-            " PATH it can begin at a checkpoint of this one), or restore these settings to continue it"
+            " (with --resume PATH it can begin at a checkpoint of this one), or restore these settings to"
+            " continue it"
         )

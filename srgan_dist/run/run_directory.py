@@ -84,8 +84,7 @@ class RunDirectory:
         except OSError as error:
             raise UserError(
                 f"output={self.path.parent}: {self.path} cannot be written ({error}); choose another folder,"
-                f" or make room"
-                " or restore the right to write there"
+                " or make room or restore the right to write there"
             ) from None
 
 

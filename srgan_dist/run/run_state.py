@@ -86,9 +86,10 @@ def parse_state(content, path, config, fingerprint):
     if version not in (1, VERSION):
         raise UserError(
             f"{path} holds a state of version {version}, this program reads 1 and {VERSION}; continue it"
-            f" with the"
-            " srgan_dist that wrote it, or start a run from finished weights: --pretrain.weights=FILE"
+            " with the srgan_dist that wrote it, or start a run from finished weights:"
+            " --pretrain.weights=FILE"
         )
+    # Its fields
     try:
         state = RunState.model_validate(content if version == VERSION else _from_version_1(content))
     except ValidationError as error:
@@ -97,6 +98,8 @@ def parse_state(content, path, config, fingerprint):
             f"{path} holds no state that this program reads: {fault['msg']} at"
             f" {'.'.join(map(str, fault['loc']))}"
         ) from None
+
+    # Settings that must match on resume
     saved, asked = flat(state.fingerprint), flat(fingerprint)
     changed = [
         f"{name}: {saved.get(name)} -> {asked.get(name)}"
@@ -106,9 +109,10 @@ def parse_state(content, path, config, fingerprint):
     if changed:
         raise UserError(
             f"{path} was saved with other settings ({'; '.join(changed)}). Restore them, or start a run from"
-            f" finished"
-            " weights instead: --pretrain.weights=FILE"
+            " finished weights instead: --pretrain.weights=FILE"
         )
+
+    # Phases in the order of the config
     began = [*state.finished, *filter(None, [state.phase])]
     phases = [name for name, _ in config.phases()]
     if began != phases[: len(began)] or state.phase_step > state.global_step:

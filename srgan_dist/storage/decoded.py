@@ -86,8 +86,8 @@ class DecodedShard:
         ):
             if not self.blank_corrupt_images:
                 raise UserError(
-                    f"{self.shard} is not the shard that the manifest names"
-                    f" (sha256 differs{self._first_damage()}); copy it again or build the set again"
+                    f"{self.shard} is not the shard that the manifest names (sha256"
+                    f" differs{self._first_damage()}); copy it again or build the set again"
                 )
             name = found  # never taken for the intact one
         return self.cache.open(f"{name}pixels", self.cached_bytes, self._make, stop)

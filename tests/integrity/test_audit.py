@@ -51,8 +51,8 @@ def darken(rows):
     [
         (
             swap_places,
-            "at offset 0 is the file '(.*)' of 5888 bytes,"
-            " the index has the file '\\1' of 5888 bytes at 8704$",
+            "at offset 0 is the file '(.*)' of 5888 bytes, the index has the file '\\1' of 5888 bytes at"
+            " 8704$",
         ),
         (darken, "has grey levels from .* the index says 0 to 1$"),
     ],

@@ -133,8 +133,8 @@ def test_images_that_no_set_claims_are_told_of(tmp_path):
     found = find_sources(tmp_path, "unknown", 4)
     assert len(found.sources) == 2 and not found.faults
     assert found.notes == [
-        f"6 images below {tmp_path} belong to no set and are left out:"
-        " own/deep/er/slice_0.png, own/slice_0.png, own/slice_1.png and 3 more"
+        f"6 images below {tmp_path} belong to no set and are left out: own/deep/er/slice_0.png,"
+        " own/slice_0.png, own/slice_1.png and 3 more"
     ]
 
 
