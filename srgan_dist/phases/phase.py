@@ -19,12 +19,8 @@ from srgan_dist.optim.update_guard import UpdateGuard
 from srgan_dist.phases.schedule import LRScheduleConfig
 from srgan_dist.utils.settings import Settings
 
-RESERVED_NAMES = {
-    "adversarial",
-    "generator",
-    "discriminator",
-    "r1",
-}  # loss/... that are no losses of the settings
+# Panels loss/... that are no losses of the settings
+RESERVED_NAMES = {"adversarial", "generator", "discriminator", "r1"}
 
 
 class PhaseConfig(Settings):

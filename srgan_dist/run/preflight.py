@@ -130,9 +130,8 @@ def _find_start(config, fingerprint, run_directory, resume):
         _check_recorded(config, run_directory)
         path, content = newest_checkpoint(own)
         return path, parse_state(content, path, config, fingerprint)
-    if any(
-        (run_directory / "weights").glob("*.safetensors")
-    ):  # it ended between a phase's weights and its checkpoint
+    if any((run_directory / "weights").glob("*.safetensors")):
+        # It ended between the weights of a phase and its checkpoint
         _check_recorded(config, run_directory)
 
     # A new run, from nothing or from a checkpoint of another one

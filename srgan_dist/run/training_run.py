@@ -186,9 +186,8 @@ class TrainingRun:
         """
         phase, state = self.state.phase, self.state
         if phase not in state.best or psnr > state.best[phase].psnr:
-            with self.warn_if_unwritable(
-                "best weights"
-            ):  # weights that could not be written are not the best known
+            # Weights that cannot be written are not noted as the best
+            with self.warn_if_unwritable("best weights"):
                 if self.is_main:
                     self.export(self.directory.best_weights(phase), phase, {"valid": scores})
                 state.best[phase] = BestValidation(
