@@ -95,8 +95,8 @@ def _diagnose_terms(terms):
         return None
     others = " and ".join(other for other in terms if other != name)
     return (
-        f"the term {name} has made up {share:.1%} of the generator's objective: it"
-        f" outweighs {others}. Try a smaller weight of {name} or larger ones of the others; health/share/* show what they do"
+        f"the term {name} has made up {share:.1%} of the generator's objective and outweighs {others}. Try a"
+        f" smaller weight of {name} or larger ones of the others; health/share/* show what they do"
     )
 
 
