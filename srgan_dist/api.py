@@ -7,19 +7,21 @@ import json
 import logging
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 
 from srgan_dist import training
 from srgan_dist.config import Config, ConfigError, load_config, parse_config
 from srgan_dist.evaluation import report
-from srgan_dist.evaluation.super_resolve import depth_scale, list_jobs, super_resolve_files
+from srgan_dist.evaluation.super_resolve import check_tile, depth_scale, list_jobs, super_resolve_files
 from srgan_dist.evaluation.super_resolver import SuperResolver
 from srgan_dist.models import weights_file
 from srgan_dist.runtime.cpu import on_cpu, use_cpu_threads
 from srgan_dist.runtime.device import check_group, cpu_wanted, launched, use_exact_float32
 from srgan_dist.runtime.process_group import end_all_ranks_on_error, join
 from srgan_dist.storage.cache import DEFAULT_GIB, cache_at
+from srgan_dist.utils.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -44,12 +46,21 @@ def train(config, resume="auto", **overrides):
 
 
 def _config_of(config, overrides):
-    settings = [f"{name}={json.dumps(value, default=str)}" for name, value in overrides.items()]
+    settings = [
+        f"{name}={json.dumps(value, default=_plain, ensure_ascii=False)}" for name, value in overrides.items()
+    ]
     if isinstance(config, Config):
         return parse_config(config.model_dump(mode="json"), model=type(config), overrides=settings)
     if isinstance(config, dict):
         return parse_config(config, overrides=settings)
     return load_config(config, settings)
+
+
+def _plain(value):
+    """Return a settings table, a numpy number or a path as a value of JSON."""
+    if isinstance(value, Settings):
+        return value.model_dump(mode="json")
+    return value.item() if isinstance(value, np.generic) else str(value)
 
 
 def load_generator(path, device=None):
@@ -75,6 +86,7 @@ def super_resolve(weights, input, output, tile=None, device=None):
     None: 192 in 2-D, 32 in 3-D. device: as for load_generator. Nothing is written where one of the outputs
     exists.
     """
+    check_tile(tile)
     generator = load_generator(weights, device).generator
     jobs, notes = list_jobs(input, output, depth_scale(generator))
     for note in notes:
@@ -103,6 +115,6 @@ def evaluate(
     accelerator = Accelerator()
     use_cpu_threads(accelerator)
     use_exact_float32()
-    out = Path(out or Path(run) / "eval")
+    out = out or Path(run) / "eval"
     with end_all_ranks_on_error():
         return report.evaluate(run, shards, out, splits, accelerator, progress, cache_at(cache, cache_gib))

@@ -19,7 +19,9 @@ from srgan_dist.models.srresnet import SRResNetConfig
 from srgan_dist.phases.adversarial import AdversarialConfig
 from srgan_dist.phases.phase import PhaseConfig
 from srgan_dist.phases.pretrain import PretrainConfig
+from srgan_dist.storage.remote import is_url
 from srgan_dist.tracking.tracker import TrackingConfig
+from srgan_dist.utils.config_files import config_file
 from srgan_dist.utils.settings import Path, Settings
 
 # Of the parser, e.g. at "!!int foo" or 1000 brackets
@@ -47,13 +49,21 @@ def _file_name(name):
     return name
 
 
+def _no_url(path):
+    if is_url(path):
+        raise ValueError("is a URL; a run is written to a folder, give its path")
+    return path
+
+
 class Config(Settings):
     """One experiment."""
 
     name: Annotated[str, AfterValidator(_file_name)] = Field(
         description="of the run; its directory is output/name"
     )
-    output: Path = Field("runs", description="folder of the run directories")
+    output: Annotated[Path, AfterValidator(_no_url)] = Field(
+        "runs", description="folder of the run directories"
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="decides initial weights, order of samples, crops")
     mixed_precision: Annotated[Literal["no", "bf16", "auto"], BeforeValidator(_no_fp16)] = Field(
         "bf16",
@@ -147,6 +157,13 @@ class Config(Settings):
                 raise ValueError(
                     "r1_gamma needs second derivatives, which compile=true has not; use one of them"
                 )
+        for field, loss in self.vgg_losses().items():
+            if self.hr_crop < loss.smallest_crop:
+                raise ValueError(
+                    f"data.lr_crop={self.data.lr_crop} times generator.scale={self.generator.scale}: an HR"
+                    f" crop of {self.hr_crop} pixels vanishes in VGG-19 before {field}.layer={loss.layer};"
+                    f" use {loss.smallest_crop} or more, or another layer"
+                )
         return self
 
     @property
@@ -188,7 +205,9 @@ def load_config(path, overrides=(), model=None):
         with open(path, encoding="utf-8") as file:
             raw = YAML(typ="safe", pure=True).load(file)
     except FileNotFoundError:
-        raise ConfigError(f"CONFIG={path} does not exist; configs/ holds some to start from") from None
+        raise ConfigError(
+            f"CONFIG={path} does not exist; {config_file('')} holds some to start from"
+        ) from None
     except (OSError, *NOT_YAML) as error:
         raise ConfigError(f"CONFIG={path} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
@@ -213,6 +232,7 @@ def dump_config(config):
     """Return the config as YAML text, every default spelt out; reading it gives an equal config."""
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
+    yaml.width = 2**31  # a text that is folded can lose one of two spaces
     yaml.sort_base_mapping_type_on_output = False
     buffer = io.StringIO()
     yaml.dump(config.model_dump(mode="json"), buffer)
@@ -251,12 +271,22 @@ def _override(raw, text):
         raise ConfigError(f"--{text}: the value is not YAML: {' '.join(str(error).split())}") from None
     for depth, parent in enumerate(parents):
         here = ".".join(parents[: depth + 1])
-        raw = raw.setdefault(parent, _default_losses(here))
-        if not isinstance(raw, dict):
+        if isinstance(raw, list):
+            raw = raw[_position(raw, parent, text)]
+        else:
+            raw = raw.setdefault(parent, _default_losses(here))
+        if not isinstance(raw, (dict, list)):
             raise ConfigError(
                 f"--{text}: {here} is the value {'null' if raw is None else repr(raw)}, it has no fields"
             )
-    raw[last] = value
+    raw[_position(raw, last, text) if isinstance(raw, list) else last] = value
+
+
+def _position(items, step, text):
+    """Return the position in a list that a step of a dotted name gives."""
+    if not step.isdecimal() or int(step) >= len(items):
+        raise ConfigError(f"--{text}: {step} is no position in a list of {len(items)}; the first is 0")
+    return int(step)
 
 
 def _default_losses(path):

@@ -46,12 +46,22 @@ def _explain(fault, raw, model):
         return (
             f"{name}.name = {fault['ctx']['tag']!r}: is not known; {_use(fault['ctx']['tag'], path, model)}"
         )
+    if kind == "model_attributes_type":
+        return (
+            f"{name} = {value!r}: is not a table of settings; use {{name: ...}}, one of {_tags(path, model)}"
+        )
+    if kind == "too_short":
+        return f"{name} = {value!r}: is empty; it needs one at least"
     if kind in ("model_type", "dict_type"):
         return f"{name} = {value!r}: is not a table of settings"
     message = fault["msg"].removeprefix("Value error, ")
     shown = f" = {value!r}" if not isinstance(value, (dict, BaseModel)) else ""
-    quote = f"; quote it: '\"{value}\"'" if kind == "string_type" and value is not None else ""
-    return f"{name}{shown}: {message[:1].lower() + message[1:]}{quote}" if name else message
+    way_out = ""
+    if kind == "string_type" and value is not None:
+        way_out = f"; quote it: '\"{value}\"'"
+    elif kind == "int_type" and isinstance(value, float) and value.is_integer():
+        way_out = f"; write {int(value)}"
+    return f"{name}{shown}: {message[:1].lower() + message[1:]}{way_out}" if name else message
 
 
 def _real_path(location, raw, model):
@@ -76,6 +86,10 @@ def _nearest(path, raw, model):
     list the table.
     """
     *parents, last = path
+    owners = [m for m in _tables_at(parents, {}, model) if last in m.model_fields]
+    if owners:  # other members of the union
+        names = " or ".join(name for owner in owners for name in _names(owner))
+        return f"it belongs to {'.'.join(parents)}.name: {names}"
     if last in RENAMED:
         return f"it is now {RENAMED[last]}"
     table = _tables_at(parents, raw, model)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from conftest import REPOSITORY, texture, tiny_config
 from PIL import Image
 
 import srgan_dist
+from srgan_dist.config import differences, load_config
 
 
 @pytest.fixture
@@ -61,8 +63,15 @@ def test_a_training_takes_a_dictionary_or_a_file_and_settings_by_their_names(con
     assert raw == config.model_dump(mode="json")
     file = tmp_path / "dictionary" / "tiny" / "config.yaml"
     assert srgan_dist.train(str(file), output=str(tmp_path / "file")).state.global_step == 1
-    recorded = (tmp_path / "file" / "tiny" / "config.yaml").read_text()
-    assert recorded == file.read_text().replace(str(tmp_path / "dictionary"), str(tmp_path / "file"))
+    recorded = [load_config(path) for path in (file, tmp_path / "file" / "tiny" / "config.yaml")]
+    assert differences(*recorded) == [f"output: {tmp_path / 'dictionary'} -> {tmp_path / 'file'}"]
+
+
+def test_overrides_may_be_any_text_numpy_numbers_and_tables_of_settings(config):
+    changes = {"name": "ä😀", "pretrain.learning_rate": np.float64(2e-4), "pretrain.steps": np.int64(1)}
+    trained = srgan_dist.train(config, data=config.data, generator=config.generator, **changes)
+    assert trained.state.global_step == 1
+    assert (Path(config.output) / "ä😀" / "weights" / "pretrain.safetensors").is_file()
 
 
 @pytest.mark.parametrize(
@@ -83,6 +92,12 @@ def test_an_array_of_floats_is_refused(config):
     generator = srgan_dist.load_generator(f"{config.output}/tiny/weights/pretrain.safetensors", "cpu")
     with pytest.raises(srgan_dist.UserError, match="dtype float64; use uint8 or uint16"):
         generator(np.zeros((8, 8)))
+
+
+@pytest.mark.parametrize("tile", [0, -1, 2.5])
+def test_a_tile_without_pixels_is_refused_before_files_are_read(tile):
+    with pytest.raises(srgan_dist.UserError, match=f"tile={tile} must be a whole number, 1 or more"):
+        srgan_dist.super_resolve("nowhere.safetensors", "in.png", "out.png", tile=tile)
 
 
 def test_a_set_is_opened_by_its_address(shards):

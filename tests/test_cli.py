@@ -1,15 +1,20 @@
 """The console command: its verbs, their help, and the files that are generated from the settings."""
 
 import json
+import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from conftest import REPOSITORY, tiny_config
 
 from srgan_dist.cli import VERBS, main
 from srgan_dist.cli.settings import list_settings
 from srgan_dist.config import Config, flat, load_config
+from srgan_dist.models import build_generator
+from srgan_dist.models.srresnet import SRResNetConfig
+from srgan_dist.models.weights_file import save_generator
 
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
 SCRIPTS = sorted(
@@ -83,6 +88,22 @@ def test_wrong_usage_has_exit_code_2_and_is_named(capsys, arguments, text):
 def test_a_verb_runs_as_a_module(shards):
     done = run("-m", "srgan_dist", "summarize", shards, "--verify")
     assert done.returncode == 0 and done.stdout.endswith("every byte is as it was written\n"), done.stderr
+
+
+def test_a_reader_of_stdout_that_has_gone_is_no_error(shards, tmp_path):
+    weights = tmp_path / "run" / "weights" / "pretrain.safetensors"
+    save_generator(weights, build_generator(SRResNetConfig(num_blocks=1, num_filters=2)), {})
+    np.save(tmp_path / "lr.npy", np.zeros((8, 8), np.uint8))
+    for arguments in (
+        ["evaluate", tmp_path / "run", shards, "--splits", "test"],
+        ["upscale", weights, tmp_path / "lr.npy", tmp_path / "sr.npy"],
+    ):
+        reader, writer = os.pipe()
+        os.close(reader)
+        command = [sys.executable, "-m", "srgan_dist", *map(str, arguments)]
+        done = subprocess.run(command, cwd=REPOSITORY, stdout=writer, stderr=subprocess.PIPE, text=True)
+        os.close(writer)
+        assert done.returncode == 141 and "Traceback" not in done.stderr, done.stderr
 
 
 # Settings and schema

@@ -53,6 +53,12 @@ def test_a_dumped_config_reads_back_equal(tmp_path):
     assert load_config(write(tmp_path, dump_config(config))) == config
 
 
+@pytest.mark.parametrize("path", ["a  b " * 30 + "x", "# ü: " * 40, "- 'q' " * 30, "😀 " * 50])
+def test_long_texts_read_back_equal(tmp_path, path):
+    config = parse_config(MINIMAL | {"output": path})
+    assert load_config(write(tmp_path, dump_config(config))) == config
+
+
 def test_yaml_words_and_numbers_mean_what_they_say(tmp_path):
     config = load_config(
         write(tmp_path, "name: on\nmixed_precision: no\ndata: {path: p}\npretrain: {learning_rate: 1e-4}\n")
@@ -99,6 +105,15 @@ def test_overrides(tmp_path):
         load_config(path, ["adversarial.learning_rat=1"])
 
 
+def test_overrides_reach_into_lists():
+    raw = MINIMAL | {"data": {"path": "p", "train": [{"path": "a"}, {"path": "b"}]}}
+    config = parse_config(raw, overrides=["data.train.1.weight=3", "data.train.0={path: c}"])
+    assert [(chosen.path, chosen.weight) for chosen in config.data.train] == [("c", 1), ("b", 3)]
+    for wrong in ("data.train.2.weight=3", "data.train.-1.weight=3", "data.train.x={path: c}"):
+        with pytest.raises(ConfigError, match="is no position in a list of 2; the first is 0"):
+            parse_config(raw, overrides=[wrong])
+
+
 def test_overrides_of_losses_start_from_the_default_ones_where_the_file_names_none(tmp_path):
     path = write(tmp_path, "name: a\ndata: {path: p}\n")
     assert set(load_config(path, ["adversarial.losses.perceptual=null"]).adversarial.losses) == {"pixel"}
@@ -116,7 +131,8 @@ def test_overrides_of_losses_start_from_the_default_ones_where_the_file_names_no
         ),
         (
             {"adversarial": {"losses": {"v": {"name": "l1", "layer": "x"}}}},
-            "adversarial.losses.v.layer = 'x': is not a setting; adversarial.losses.v has name, weight",
+            "adversarial.losses.v.layer = 'x': is not a setting; it belongs to adversarial.losses.v.name:"
+            " vgg19",
         ),
         (
             {"adversarial": {"losses": {"v": {"weight": 1.0}}}},
@@ -201,11 +217,36 @@ def test_overrides_of_losses_start_from_the_default_ones_where_the_file_names_no
             {"adversarial": {"losses": {"generator": {"name": "l1"}}}},
             "adversarial.losses: generator is a panel of its own",
         ),
-        ({"adversarial": {"losses": {}}}, "adversarial.losses: dictionary should have at least 1 item"),
+        ({"adversarial": {"losses": {}}}, "adversarial.losses = {}: is empty; it needs one at least"),
+        ({"pretrain": {"steps": 1e4}}, "steps = 10000.0: input should be a valid integer; write 10000"),
+        ({"output": "s3://b/x"}, "output = 's3://b/x': is a URL; a run is written to a folder"),
+        # unions
+        (
+            {"adversarial": {"objective": "hinge"}},
+            "adversarial.objective = 'hinge': is not a table of settings; use {name: ...}, one of standard,"
+            " relativistic, least_squares, hinge",
+        ),
+        (
+            {"generator": None},
+            "generator = None: is not a table of settings; use {name: ...}, one of srresnet, rrdb",
+        ),
+        (
+            {"discriminator": {"name": "patch", "padding": 1}},
+            "discriminator.padding = 1: is not a setting; it belongs to discriminator.name: dense",
+        ),
+        (
+            {"generator": {"growth": 4}},
+            "generator.growth = 4: is not a setting; it belongs to generator.name: rrdb",
+        ),
         ({"pretrain": None, "adversarial": None}, "every phase is null: there is nothing to train"),
         (
             {"data": {"path": "p", "lr_crop": 15}, "discriminator": {"padding": 0}},
             "data.lr_crop=15 times generator.scale=4: an HR crop of 60 pixels vanishes",
+        ),
+        (
+            {"data": {"path": "p", "lr_crop": 3}, "discriminator": {"padding": 1}},
+            "data.lr_crop=3 times generator.scale=4: an HR crop of 12 pixels vanishes in VGG-19 before"
+            " adversarial.losses.perceptual.layer=relu5_4; use 16 or more, or another layer",
         ),
         ({"data": {}}, "data.path: is missing and has no default"),
     ],

@@ -2,7 +2,6 @@
 
 import argparse
 import time
-from pathlib import Path
 
 from srgan_dist.cli.options import add_renamed_option
 from srgan_dist.runtime.parent_death import use_one_blas_thread
@@ -43,7 +42,7 @@ def main(argv=None, prog=None):
     from srgan_dist.packing.summary import format_counts
 
     options = parse_arguments(argv, prog, BuildOptions())
-    source, out = options.pop("source"), Path(options.pop("out"))
+    source, out = options.pop("source"), options.pop("out")
     executor, jobs = options.pop("executor"), options.pop("jobs")
 
     start = time.monotonic()

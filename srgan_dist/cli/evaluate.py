@@ -28,10 +28,10 @@ def main(argv=None, prog=None):
             arguments.cache_gib,
             progress=lambda name: lambda images: progress_bar(images, name, "image"),
         )
-    state = PartialState()
-    if state.is_main_process:
-        print(f"{table}\n\nwritten to {out}: scores.json, scores.csv, figure2.png, figure3.png")
-    state.destroy_process_group()
+        state = PartialState()
+        if state.is_main_process:
+            print(f"{table}\n\nwritten to {out}: scores.json, scores.csv, figure2.png, figure3.png")
+        state.destroy_process_group()
 
 
 def parse_arguments(argv, prog):

@@ -21,12 +21,12 @@ def main(argv=None, prog=None):
         for note in notes:
             print(f"note: {note}", file=sys.stderr)
         work_through(jobs, generator, arguments.tile)
-    if len(jobs) > 1:
-        print(f"{len(jobs)} images written to {arguments.output}")
-    else:
-        (info, path), scale = jobs[0], generator.config.scale
-        pages = info.pages * depth_scale(generator)
-        print(f"{path}: {pages} x {info.height * scale} x {info.width * scale} {info.dtype}")
+        if len(jobs) > 1:
+            print(f"{len(jobs)} images written to {arguments.output}")
+        else:
+            (info, path), scale = jobs[0], generator.config.scale
+            pages = info.pages * depth_scale(generator)
+            print(f"{path}: {pages} x {info.height * scale} x {info.width * scale} {info.dtype}")
 
 
 def parse_arguments(argv, prog):

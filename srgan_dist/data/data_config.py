@@ -27,7 +27,7 @@ class DataConfig(Settings):
     """What is trained on, and how it is cut."""
 
     path: Path = Field(
-        description="folder of a packed data set (shards/build.py), or its URL: https://, s3://, hf://, any"
+        description="folder of a packed data set (srgan-dist build), or its URL: https://, s3://, hf://, any"
         " of fsspec"
     )
     train: list[TrainSet] | None = Field(

@@ -36,8 +36,8 @@ def open_set(address, cache=None):
         content = place.manifest()
     except FileNotFoundError:
         raise UserError(
-            f"{place} is not a packed data set: it has no manifest.json. Make one with: python"
-            " shards/build.py SOURCE OUT"
+            f"{place} is not a packed data set: it has no manifest.json. Make one with: srgan-dist"
+            " build SOURCE OUT"
         ) from None
     except OSError as error:
         raise UserError(f"{place}/manifest.json cannot be read: {error}") from None

@@ -8,6 +8,7 @@ import math
 from collections import defaultdict
 from pathlib import Path
 
+from srgan_dist.data.manifest import SPLITS
 from srgan_dist.data.reader import Reader
 from srgan_dist.data.split import open_set
 from srgan_dist.evaluation.figures import figure_2, figure_3, label, middle_slices, title
@@ -22,6 +23,7 @@ from srgan_dist.evaluation.scoring import (
 )
 from srgan_dist.models.weights_file import load_generator
 from srgan_dist.runtime.process_group import barrier
+from srgan_dist.storage.remote import is_url
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.files import atomic_write
 
@@ -46,6 +48,8 @@ def evaluate(run, shards, out, splits, accelerator, progress=None, cache=None):
     figure2.png and figure3.png. progress(split name) returns a function that wraps the batches as tqdm does.
     Returns the table as text.
     """
+    if is_url(out):
+        raise UserError(f"--out={out} is a URL; name a folder for tables and figures")
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out={out} is a file; name a folder for tables and figures")
@@ -99,6 +103,10 @@ def _load_generators(run, device):
 
 def _open_splits(shards, names, cache):
     """Open the splits that a packed set has of `names`, each once."""
+    if wrong := [name for name in names if name not in SPLITS]:
+        raise UserError(
+            f"splits={names!r}: {wrong[0]} is no split; give a list of some of {', '.join(SPLITS)}"
+        )
     packed = open_set(shards, cache)
     splits = [packed.split(name) for name in dict.fromkeys(names)]
     present = [split for split in splits if split is not None]

@@ -147,7 +147,7 @@ def _in_halves(score, lr, hr, where):
             size = "x".join(map(str, hr.shape[1:]))
             raise UserError(
                 f"the scores of an image of {size} HR pixels in {where} need more memory than there is;"
-                " pack the set with smaller tiles (shards/build.py --tile)"
+                " pack the set with smaller tiles (srgan-dist build --tile)"
             ) from None
     halves = zip(np.array_split(lr, 2), np.array_split(hr, 2), strict=True)
     return torch.cat([_in_halves(score, *half, where) for half in halves], -1)

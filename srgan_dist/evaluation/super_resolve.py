@@ -1,6 +1,7 @@
 """Applying a generator to images and volumes of any size, tile by tile, as if it saw each in one piece."""
 
 import itertools
+import numbers
 import os
 import re
 from pathlib import Path
@@ -20,6 +21,7 @@ from srgan_dist.data.value_range import to_grey_levels, to_metric_range, to_netw
 from srgan_dist.data.write_images import check_writable, write_pages
 from srgan_dist.runtime.cpu import one_thread_each
 from srgan_dist.runtime.device import is_out_of_memory, memory_of
+from srgan_dist.storage.remote import is_url
 from srgan_dist.utils.errors import UserError
 
 LISTED = 20  # faults that an error lists
@@ -53,7 +55,8 @@ def super_resolve_window(generator, lr, window):
     scale, overlap, ndim = generator.config.scale, generator.tile_overlap, generator.config.ndim
     starts = [max(side.start - overlap, 0) for side in window]
     wide = tuple(slice(start, side.stop + overlap) for start, side in zip(starts, window, strict=True))
-    pixels = np.ascontiguousarray(lr[..., *wide])
+    # PyTorch warns of arrays that are read-only, e.g. memory maps
+    pixels = np.require(lr[..., *wide], requirements=["C", "W"])
     network_input = to_network_range(torch.from_numpy(pixels).to(_device_of(generator)))
     output = generator(network_input.view(-1, 1, *pixels.shape[-ndim:])).squeeze(1)
     inner = [slice(side.start - start, side.stop - start) for start, side in zip(starts, window, strict=True)]
@@ -108,6 +111,14 @@ def _tile_or_default(tile, generator):
     return TILES[generator.config.ndim] if tile is None else tile
 
 
+def check_tile(tile):
+    """Raise UserError unless `tile` is None or a positive whole number."""
+    if tile is not None and not (isinstance(tile, numbers.Integral) and tile >= 1):
+        raise UserError(
+            f"tile={tile!r} must be a whole number, 1 or more; leave it out for a tile that fits most GPUs"
+        )
+
+
 def _device_of(generator):
     return next(generator.parameters()).device
 
@@ -120,6 +131,11 @@ def list_jobs(source, target, pages_per_page=1):
     pages_per_page: `depth_scale` of the generator. Raises UserError that lists all faults before anything is
     computed: images that cannot be read, outputs that exist, and formats that cannot hold the result.
     """
+    for name, path in (("INPUT", source), ("OUTPUT", target)):
+        if is_url(path) or str(path) == "":
+            raise UserError(
+                f"{name}={path} is {'a URL' if path else 'empty'}; give the path of a file or folder"
+            )
     source, target = Path(source), Path(target)
     if not source.exists():
         raise UserError(f"INPUT={source} does not exist")
@@ -157,6 +173,9 @@ def _job(path, output, pages_per_page, faults):
         check_writable(output, info.pages * pages_per_page, info.tags)
         if os.path.lexists(output):
             raise UserError(f"OUTPUT={output} exists; give another name or delete it")
+        above = next(folder for folder in output.absolute().parents if os.path.lexists(folder))
+        if not above.is_dir():
+            raise UserError(f"OUTPUT={output} lies below {above}, which is no folder; give another name")
         return info, output
     except UserError as error:
         faults.append(str(error))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from srgan_dist.evaluation.super_resolve import super_resolve_pages
+from srgan_dist.evaluation.super_resolve import check_tile, super_resolve_pages
 from srgan_dist.utils.errors import UserError
 
 
@@ -50,5 +50,9 @@ class SuperResolver:
             )
         if array.size == 0:
             raise UserError(f"the array has shape {array.shape}, which holds no pixels; give one or more")
-        if tile is not None and tile < 1:
-            raise UserError(f"tile={tile} must be 1 or more; leave it out for a tile that fits most GPUs")
+        if array.ndim == 3 and array.shape[-1] in (3, 4) and min(array.shape[:2]) > 4:
+            raise UserError(
+                f"the array has shape {array.shape}, as a colour image has; use one channel, e.g."
+                " array[..., 0] where all are equal"
+            )
+        check_tile(tile)

@@ -19,6 +19,7 @@ from srgan_dist.utils.settings import Settings
 
 # layer name -> number of modules of torchvision's vgg19().features up to and including it
 LAYERS = {"relu2_2": 9, "relu3_4": 18, "relu4_4": 27, "conv5_4": 35, "relu5_4": 36, "pool5": 37}
+POOLINGS = (4, 9, 18, 27, 36)  # which of these modules halve the image
 TORCHVISION_FILE = "vgg19-dcbb9e9d.pth"  # torchvision names it by the start of its sha256
 
 
@@ -41,6 +42,11 @@ class VGGLossConfig(Settings):
         " to that file",
     )
     sha256: str = Field("dcbb9e9d", min_length=8, description="how the sha256 of the weight file must begin")
+
+    @property
+    def smallest_crop(self):
+        """The side in pixels of the smallest HR crop of which something is left at `layer`."""
+        return 2 ** sum(module < LAYERS[self.layer] for module in POOLINGS)
 
 
 class VGGLoss(nn.Module):

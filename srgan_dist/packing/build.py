@@ -26,6 +26,7 @@ from srgan_dist.packing.run_jobs import BuildError, decode_faults, pack_all
 from srgan_dist.packing.scan import find_sources
 from srgan_dist.packing.tiles import check_samples, list_samples, stored_dtype
 from srgan_dist.storage.encoding import ENCODINGS, encoder
+from srgan_dist.storage.remote import is_url
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.files import sha256_of, sync
 from srgan_dist.utils.scales import SCALES
@@ -90,6 +91,8 @@ def build(source, out, options, progress=None, run=map):
     results, as tqdm does. Raises BuildError with all faults of the source, UserError when `out` holds
     something else.
     """
+    if is_url(out):
+        raise UserError(f"OUT={out} is a URL; give a new folder, and copy the finished set to the URL")
     source, out = Path(source), Path(os.path.realpath(out))
     _check_out(source, out)
 

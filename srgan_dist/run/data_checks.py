@@ -54,7 +54,10 @@ def _check_fit(name, split, config):
     for setting in ("scale", "ndim"):
         wanted, found = getattr(config.generator, setting), getattr(split, setting)
         if found != wanted:
-            raise ConfigError(f"generator.{setting}={wanted}, but {name} has {setting}={found}")
+            raise ConfigError(
+                f"generator.{setting}={wanted}, but {name} has {setting}={found}; set"
+                f" generator.{setting}={found}, or give another set"
+            )
     if split.name == "train" and split.smallest_lr < config.data.lr_crop:
         raise ConfigError(
             f"data.lr_crop={config.data.lr_crop} is larger than the smallest LR image of {name},"

@@ -6,7 +6,7 @@ from srgan_dist.utils.errors import UserError
 
 
 def test_folders_that_are_no_packed_set(tmp_path, copy):
-    with pytest.raises(UserError, match="has no manifest.json. Make one with: python shards/build.py"):
+    with pytest.raises(UserError, match="has no manifest.json. Make one with: srgan-dist build"):
         read_manifest(tmp_path)
     edit_manifest(copy, lambda manifest: manifest.update(version=99))
     with pytest.raises(UserError, match="has version 99"):

@@ -206,6 +206,15 @@ def test_a_split_named_twice_counts_once_and_odd_facts_sort_first(shards, tmp_pa
     assert scores["coal"]["bicubic"]["count"] == 1
 
 
+def test_what_is_no_split_is_refused(shards, tmp_path):
+    save_generator(tmp_path / "weights" / "pretrain.safetensors", network(), {})
+    for splits in ("test", ["valid", "tset"]):
+        with pytest.raises(UserError, match="is no split; give a list of some of train, valid, test"):
+            evaluated(tmp_path, shards, tmp_path / "out", splits)
+    with pytest.raises(UserError, match="--out=s3://b/x is a URL; name a folder"):
+        evaluated(tmp_path, shards, "s3://b/x")
+
+
 def test_an_out_that_is_a_file_is_refused(shards, tmp_path):
     (tmp_path / "out").write_text("precious")
     with pytest.raises(UserError, match="--out=.*out is a file; name a folder"):

@@ -92,6 +92,21 @@ def run(*arguments):
     return run_command(sys.executable, "launch/super_resolve.py", *arguments)
 
 
+@pytest.mark.parametrize(
+    "output, words",
+    [
+        ("", "OUTPUT= is empty; give the path"),
+        ("s3://bucket/sr.png", "OUTPUT=s3://bucket/sr.png is a URL; give the path"),
+        ("in/a.png/b/sr.png", "OUTPUT=in/a.png/b/sr.png lies below .*in/a.png, which is no folder"),
+    ],
+)
+def test_an_output_that_is_no_place_for_files_is_refused(tmp_path, monkeypatch, output, words):
+    monkeypatch.chdir(tmp_path)
+    make_folder(tmp_path / "in", "a.png")
+    with pytest.raises(UserError, match=words):
+        list_jobs("in/a.png", output)
+
+
 def test_the_command_on_a_file_and_on_a_folder(tmp_path, weights):
     folder = tmp_path / "in"
     (folder / "deep").mkdir(parents=True)

@@ -54,9 +54,18 @@ def test_byte_order_and_strides_do_not_matter():
     assert np.array_equal(sr(np.repeat(lr, 2, axis=1)[:, ::2]), sr(lr))
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_read_only_array_is_taken_without_a_warning():
+    sr, lr = resolver(), texture(0, 20, 24)
+    expected = sr(lr)
+    lr.setflags(write=False)
+    assert np.array_equal(sr(lr), expected)
+
+
 @pytest.mark.parametrize(
     "ndim, array, words",
     [
+        (2, np.zeros((8, 9, 3), np.uint8), r"shape \(8, 9, 3\), as a colour image has; use one channel"),
         (2, np.zeros((8, 8), np.float32), "dtype float32; use uint8 or uint16.*numpy.round"),
         (2, np.zeros((8, 8), bool), "dtype bool; use uint8"),
         (
@@ -76,5 +85,5 @@ def test_arrays_that_are_no_grey_levels_are_refused(ndim, array, words):
 
 
 def test_a_tile_without_pixels_is_refused():
-    with pytest.raises(UserError, match="tile=0 must be 1 or more"):
+    with pytest.raises(UserError, match="tile=0 must be a whole number, 1 or more"):
         resolver()(np.zeros((8, 8), np.uint8), tile=0)

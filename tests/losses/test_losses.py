@@ -129,3 +129,12 @@ def test_a_pickle_in_place_of_vgg_weights_is_not_run(tmp_path):
     with pytest.raises(UserError, match="does not hold the weights of torchvision's vgg19"):
         build_loss(VGGLossConfig(name="vgg19", weights=str(path), sha256=digest))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_the_smallest_crop_of_a_layer_is_the_smallest_that_it_can_compare(layer):
+    config = VGGLossConfig(name="vgg19", weights="random", layer=layer)
+    features, side = vgg19_features(config)[: LAYERS[layer]], config.smallest_crop
+    assert features(torch.zeros(1, 3, side, side)).shape[-1] == 1
+    with pytest.raises(RuntimeError, match="Output size is too small"):
+        features(torch.zeros(1, 3, side - 1, side - 1))

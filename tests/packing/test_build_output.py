@@ -177,12 +177,14 @@ def test_neither_of_out_and_source_is_inside_the_other(tmp_path):
     assert {path.name for path in (tmp_path / "hr").iterdir()} == {"coal"}
 
 
-def test_the_current_folder_and_a_mount_point_are_refused_before_any_work(tmp_path, monkeypatch):
+def test_the_current_folder_a_mount_point_and_a_url_are_refused_before_any_work(tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()
     monkeypatch.setattr(packing, "find_sources", None)  # not reached
     monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == tmp_path / "out")
     with pytest.raises(UserError, match="out is a mount point, which a finished set cannot replace; give"):
         build(tmp_path / "hr", tmp_path / "out", TINY)
+    with pytest.raises(UserError, match="OUT=s3://b/x is a URL; give a new folder"):
+        build(tmp_path / "hr", "s3://b/x", TINY)
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path / "out")
     with pytest.raises(UserError, match=f"OUT={tmp_path / 'out'} is the folder you are in"):

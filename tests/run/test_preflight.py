@@ -48,7 +48,10 @@ def test_two_trainings_in_one_directory_are_refused(shards, tmp_path):
             {"data": {"lr_crop": 19}},
             "data.lr_crop=19 is larger than the smallest LR image .* which has 18 pixels",
         ),
-        ({"generator": {"scale": 2}}, "generator.scale=2, but data.path=.* has scale=4"),
+        (
+            {"generator": {"scale": 2}},
+            "generator.scale=2, but data.path=.* has scale=4; set generator.scale=4",
+        ),
         (
             {"data": {"lr_crop": 4, "batch_size": 1}},
             "data.batch_size=1 over 1 ranks leaves batch normalisation one value",
