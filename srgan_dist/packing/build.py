@@ -47,6 +47,12 @@ class BuildOptions:
     ndim: int = 2  # 3 cuts volumes into blocks, 2 their slices into tiles
 
     def __post_init__(self):
+        for name in ("scale", "ndim", "tile", "crop", "samples_per_shard", "seed"):
+            value = getattr(self, name)
+            if type(value) is not int:
+                raise UserError(
+                    f"{name}={value!r} must be a whole number; use e.g. {getattr(BuildOptions, name)}"
+                )
         if self.scale not in SCALES:
             raise UserError(f"scale={self.scale} must be one of {', '.join(map(str, SCALES))}")
         if self.ndim not in (2, 3):
