@@ -38,11 +38,13 @@ def load_generator(path, device="cpu"):
     metadata = _generator_header(path)
     facts = _facts_of(path, metadata)
     try:
-        generator = build_generator(TypeAdapter(GeneratorConfig).validate_json(metadata["generator"]))
-        generator.load_state_dict(load_file(path))
+        config, weights = TypeAdapter(GeneratorConfig).validate_json(metadata["generator"]), load_file(path)
+        _check_shapes(config, weights)
+        generator = build_generator(config)
+        generator.load_state_dict(weights)
     except (KeyError, ValueError, RuntimeError) as error:
         raise CheckpointError(
-            f"{path} does not hold the weights that its header describes: {error}"
+            f"{path} does not hold the weights that its header describes: {' '.join(str(error).split())}"
         ) from None
     for name, weight in generator.state_dict().items():
         if not weight.isfinite().all():
@@ -52,6 +54,21 @@ def load_generator(path, device="cpu"):
             )
     _check_device(device)
     return generator.to(device, memory_format=CHANNELS_LAST[generator.config.ndim]).eval(), facts
+
+
+def _check_shapes(config, weights):
+    """Raise ValueError unless weights are those of a network; a wrong header may describe one too large for
+    the memory.
+    """
+    with torch.device("meta"):
+        expected = {
+            name: tuple(weight.shape) for name, weight in build_generator(config).state_dict().items()
+        }
+    found = {name: tuple(weight.shape) for name, weight in weights.items()}
+    for name in {**expected, **found}:
+        one, other = found.get(name, "absent"), expected.get(name, "absent")
+        if one != other:
+            raise ValueError(f"{name} is {one} in the file, {other} in the network")
 
 
 def _generator_header(path):

@@ -46,6 +46,23 @@ def test_files_that_are_no_generators(tmp_path):
         load_generator(tmp_path / "mixed.safetensors")
 
 
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"num_filters": 4096, "num_blocks": 1000}, r"head.weight is \(2, 1, 3, 3\) in the file, \(4096, 1,"),
+        ({"num_blocks": 2}, "blocks.1.* is absent in the file, "),
+        ({"foo": 3}, "srresnet.foo Extra inputs are not permitted"),
+    ],
+)
+def test_a_header_of_another_network_is_refused_before_it_takes_memory(tmp_path, change, words):
+    config = SRResNetConfig(num_blocks=1, num_filters=2)
+    metadata = {"format": "srgan_dist generator", "facts": "{}"}
+    metadata["generator"] = json.dumps(config.model_dump(mode="json") | change)
+    save_file(SRResNet(config).state_dict(), tmp_path / "g.safetensors", metadata)
+    with pytest.raises(CheckpointError, match=f"that its header describes: .*{words}"):
+        load_generator(tmp_path / "g.safetensors")
+
+
 def test_weights_that_do_not_fit_on_the_disk_leave_those_before_them(tmp_path):
     saved_generator(tmp_path / "g.safetensors")
     before, generator = (
