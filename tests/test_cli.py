@@ -150,7 +150,7 @@ def test_a_word_that_no_setting_has_is_named(capsys):
 # Training
 
 
-def test_train_takes_settings_and_starts_its_ranks_itself(shards, tmp_path, capsys, monkeypatch):
+def test_a_dry_run_of_train_takes_settings(shards, tmp_path, capsys, monkeypatch):
     from srgan_dist.config import dump_config
 
     monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
@@ -158,6 +158,14 @@ def test_train_takes_settings_and_starts_its_ranks_itself(shards, tmp_path, caps
     main(["train", str(tmp_path / "config.yaml"), "--dry-run", "--pretrain.steps=3"])
     printed = capsys.readouterr().out
     assert "3 updates" in printed and "batch_size_per_gpu 2" in printed
+
+
+@pytest.mark.slow
+def test_train_takes_settings_and_starts_its_ranks_itself(shards, tmp_path, monkeypatch):
+    from srgan_dist.config import dump_config
+
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
+    (tmp_path / "config.yaml").write_text(dump_config(tiny_config(shards, tmp_path, cpu_ranks=2)))
     done = run(
         "-m", "srgan_dist", "train", tmp_path / "config.yaml", "--pretrain.steps=3", "--adversarial=null"
     )

@@ -60,6 +60,7 @@ def run(installed, *arguments, cwd):
     )
 
 
+@pytest.mark.slow
 def test_the_wheel_has_configs_and_the_command(installed, tmp_path):
     configs = {path.name for path in (installed / "srgan_dist" / "configs").iterdir()}
     assert configs == {path.name for path in (REPOSITORY / "configs").iterdir()}

@@ -23,6 +23,7 @@ def test_every_stage_is_an_option():
     assert tuple(gpu.STAGES) == STAGES
 
 
+@pytest.mark.slow
 def test_the_stages_of_the_gpu_benchmark_run_on_a_cpu(tmp_path):
     stages, output = run_on_cpu(tmp_path, "machine", "agreement", "step", "graph")
     assert not any("error" in facts for facts in stages.values()), stages

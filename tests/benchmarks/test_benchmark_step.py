@@ -90,6 +90,7 @@ def test_a_variant_that_fails_is_a_row_and_cases_without_time_are_listed(monkeyp
     assert "out of memory" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_two_ranks_are_compared_with_one_and_with_ddp(tmp_path):
     output, results = run_step(tmp_path, "--phases", "adversarial", "--variants", "fp32", "ddp-fp32", ranks=2)
     assert "weak scaling" in output and output.count("adversarial") == 2
