@@ -46,8 +46,10 @@ def _explain(fault, raw, model):
         return (
             f"{name}.name = {fault['ctx']['tag']!r}: is not known; {_use(fault['ctx']['tag'], path, model)}"
         )
-    if kind in ("model_type", "dict_type"):
-        return f"{name} = {value!r}: is not a table of settings"
+    if kind in ("model_type", "dict_type", "model_attributes_type"):
+        tags = _names_at(path, model)
+        use = f"{{name: {value}}}" if value in tags else f"{{name: ...}} with one of {', '.join(tags)}"
+        return f"{name} = {value!r}: is not a table of settings{f'; use {use}' if tags else ''}"
     message = fault["msg"].removeprefix("Value error, ")
     shown = f" = {value!r}" if not isinstance(value, (dict, BaseModel)) else ""
     quote = f"; quote it: '\"{value}\"'" if kind == "string_type" and value is not None else ""
@@ -76,6 +78,8 @@ def _nearest(path, raw, model):
     list the table.
     """
     *parents, last = path
+    if others := _names_at(parents, model, last):
+        return f"it belongs to name: {' or '.join(others)}"
     if last in RENAMED:
         return f"it is now {RENAMED[last]}"
     table = _tables_at(parents, raw, model)
@@ -122,7 +126,13 @@ def _use(tag, path, model):
 
 
 def _tags(path, model):
-    return ", ".join(tag for model in _tables_at(path, {}, model) for tag in _names(model))
+    return ", ".join(_names_at(path, model))
+
+
+def _names_at(path, model, field="name"):
+    """Return the names of the members of the union at this path, of those that have a field."""
+    members = [member for member in _tables_at(path, {}, model) if "name" in member.model_fields]
+    return [name for member in members if field in member.model_fields for name in _names(member)]
 
 
 def _all_names(model):
