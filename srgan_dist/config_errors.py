@@ -46,14 +46,12 @@ def _explain(fault, raw, model):
         return (
             f"{name}.name = {fault['ctx']['tag']!r}: is not known; {_use(fault['ctx']['tag'], path, model)}"
         )
-    if kind == "model_attributes_type":
-        return (
-            f"{name} = {value!r}: is not a table of settings; use {{name: ...}}, one of {_tags(path, model)}"
-        )
     if kind == "too_short":
         return f"{name} = {value!r}: is empty; it needs one at least"
-    if kind in ("model_type", "dict_type"):
-        return f"{name} = {value!r}: is not a table of settings"
+    if kind in ("model_type", "dict_type", "model_attributes_type"):
+        tags = _names_at(path, model)
+        use = f"{{name: {value}}}" if value in tags else f"{{name: ...}}, one of {', '.join(tags)}"
+        return f"{name} = {value!r}: is not a table of settings{f'; use {use}' if tags else ''}"
     message = fault["msg"].removeprefix("Value error, ")
     shown = f" = {value!r}" if not isinstance(value, (dict, BaseModel)) else ""
     way_out = ""
@@ -86,10 +84,8 @@ def _nearest(path, raw, model):
     list the table.
     """
     *parents, last = path
-    owners = [m for m in _tables_at(parents, {}, model) if last in m.model_fields]
-    if owners:  # other members of the union
-        names = " or ".join(name for owner in owners for name in _names(owner))
-        return f"it belongs to {'.'.join(parents)}.name: {names}"
+    if others := _names_at(parents, model, last):
+        return f"it belongs to {'.'.join(parents)}.name: {' or '.join(others)}"
     if last in RENAMED:
         return f"it is now {RENAMED[last]}"
     table = _tables_at(parents, raw, model)
@@ -136,7 +132,13 @@ def _use(tag, path, model):
 
 
 def _tags(path, model):
-    return ", ".join(tag for model in _tables_at(path, {}, model) for tag in _names(model))
+    return ", ".join(_names_at(path, model))
+
+
+def _names_at(path, model, field="name"):
+    """Return the names of the members of the union at this path, of those that have a field."""
+    members = [member for member in _tables_at(path, {}, model) if "name" in member.model_fields]
+    return [name for member in members if field in member.model_fields for name in _names(member)]
 
 
 def _all_names(model):

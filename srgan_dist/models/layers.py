@@ -6,7 +6,26 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-CONV = {2: nn.Conv2d, 3: nn.Conv3d}  # by the number of dimensions
+
+class Conv3d(nn.Conv3d):
+    """Convolution of volumes; on a CPU, where no position has room for the kernel beside the padding, in
+    float32 at least.
+
+    There oneDNN's gradient of weights in bfloat16 reads memory that was never written (PyTorch 2.14: a kernel
+    of 3 on a side of 2, of 4 on a side of 3).
+    """
+
+    def forward(self, x):
+        sides = zip(x.shape[2:], self.padding, self.kernel_size, strict=True)
+        if x.device.type != "cpu" or all(side + padding > kernel for side, padding, kernel in sides):
+            return super().forward(x)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        with torch.autocast("cpu", enabled=False):
+            bias = None if self.bias is None else self.bias.to(wide)
+            return self._conv_forward(x.to(wide), self.weight.to(wide), bias).to(x.dtype)
+
+
+CONV = {2: nn.Conv2d, 3: Conv3d}  # by the number of dimensions
 CONVS = tuple(CONV.values())
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 

@@ -8,7 +8,7 @@ adversarial networks".
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
@@ -35,6 +35,12 @@ class PatchDiscriminatorConfig(Settings):
     init_std: float | None = Field(
         0.02, gt=0, description="standard deviation of the initial weights, biases 0; null: PyTorch's own"
     )
+
+    @model_validator(mode="after")
+    def _check_norm(self):
+        if self.norm == "spectral" and self.sync_batchnorm:
+            raise ValueError("norm=spectral leaves nothing to sync_batchnorm=true; use one of them")
+        return self
 
     def final_side(self, crop):
         """Return the side of the map of logits for an HR crop of `crop` pixels a side.

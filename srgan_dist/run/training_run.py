@@ -155,10 +155,15 @@ class TrainingRun:
         load_checkpoint(self.checkpoint, {label: getattr(self.networks, label) for label in labels})
 
     def restore_phase(self, objects):
-        """Load what the checkpoint has of a phase; the state of settings that were off then begins new."""
+        """Load what the checkpoint has of a phase. State of settings that were off then begins new; state of
+        settings that are off now is left out.
+        """
         new = [label for label in objects if label in OPTIONAL_STATE and not holds(self.checkpoint, label)]
         for label in new:
             self.log_main(f"{self.checkpoint.name} holds no {label}, which begins new")
+        for label in sorted(OPTIONAL_STATE - objects.keys()):
+            if holds(self.checkpoint, label):
+                self.log_main(f"{self.checkpoint.name} holds a {label}, which this config leaves out")
         load_checkpoint(self.checkpoint, {label: item for label, item in objects.items() if label not in new})
 
     # Validating and saving

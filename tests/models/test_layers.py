@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from srgan_dist.models.layers import PixelShuffle, PReLU, stages_of
+from srgan_dist.models.layers import Conv3d, PixelShuffle, PReLU, stages_of
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -75,3 +75,19 @@ def test_prelu_of_volumes_has_pytorchs_gradient():
     assert torch.autograd.gradcheck(
         lambda x, slopes: torch.func.functional_call(module, {"weight": slopes}, x), (x, module.weight)
     )
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("side, kernel, stride", [(1, 3, 2), (2, 3, 1), (3, 4, 1), (4, 3, 1)])
+def test_gradients_of_tiny_volumes_in_bfloat16_are_those_in_float32(side, kernel, stride, bias):
+    torch.manual_seed(4)
+    module = Conv3d(4, 8, kernel, stride, padding=1, bias=bias).to(memory_format=torch.channels_last_3d)
+    x = torch.randn(2, 4, side, side, side).bfloat16()
+    gradients = []
+    for enabled in (True, False):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            output = module(x if enabled else x.float())
+        unused = [torch.full((size,), torch.nan) for size in (2**n for n in range(4, 19)) for _ in range(20)]
+        del unused  # its memory is the next to be given out
+        gradients.append(torch.autograd.grad(output.float().square().sum(), module.weight)[0])
+    torch.testing.assert_close(*gradients, rtol=0, atol=0.03 * gradients[1].abs().max().item())

@@ -144,6 +144,19 @@ def test_a_guard_that_was_off_when_a_checkpoint_was_saved_begins_anew(shards, tm
     assert saved["counts"].tolist() == [1, 1]
 
 
+def test_a_guard_that_is_off_when_a_run_goes_on_is_said_to_be_left_out(shards, tmp_path, capsys):
+    config = tiny_config(shards, tmp_path, checkpoint_every=3)
+    guards = {"max_spike": 50.0, "ema_decay": 0.5}
+    train(with_steps(config, adversarial=guards))
+    train(
+        config.model_copy(update={"name": "other"}),
+        resume=str(tmp_path / "tiny" / "checkpoints" / "step-00000009"),
+    )
+    said = capsys.readouterr().out
+    for label in ("generator_average", "generator_usual", "discriminator_usual"):
+        assert f"step-00000009 holds a {label}, which this config leaves out" in said
+
+
 def test_a_run_from_a_checkpoint_brings_the_weights_of_finished_phases_along(shards, tmp_path):
     config = tiny_config(shards, tmp_path, checkpoint_every=3)
     train(config)

@@ -3,11 +3,13 @@
 import contextlib
 
 import pytest
+import torch
 from conftest import tiny_config
 from run_files import with_steps
 
 from srgan_dist.config import ConfigError, dump_config
 from srgan_dist.evaluation.validation import spread_over_rocks
+from srgan_dist.models import build_discriminator
 from srgan_dist.models.srresnet import SRResNet
 from srgan_dist.models.weights_file import save_generator
 from srgan_dist.run.dry_run import dry_run_report
@@ -89,6 +91,17 @@ def test_a_batch_that_ranks_cannot_share(shards, tmp_path):
         " use a multiple of 8",
     ):
         preflight(tiny_config(shards, tmp_path, gradient_accumulation_steps=4), world_size=2)
+
+
+@pytest.mark.parametrize("norm", ["batch", "spectral"])
+def test_a_patch_discriminator_takes_the_smallest_crops_one_by_one(shards, tmp_path, norm):
+    discriminator = {"name": "patch", "num_filters": 4, "num_layers": 2, "norm": norm}
+    data = {"path": str(shards), "lr_crop": 3, "batch_size": 1}
+    config = tiny_config(shards, tmp_path, data=data, discriminator=discriminator)
+    assert config.discriminator.final_side(config.hr_crop) == 1
+    preflight(config)
+    critic = build_discriminator(config.discriminator, config.hr_crop, 2)
+    assert critic(torch.zeros(1, 1, config.hr_crop, config.hr_crop)).shape == (1, 1, 1, 1)
 
 
 def test_micro_batches_of_one_value_are_refused_as_batches_are(shards, tmp_path):
