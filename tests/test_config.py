@@ -192,7 +192,8 @@ def test_overrides_of_losses_start_from_the_default_ones_where_the_file_names_no
         ),
         (
             {"adversarial": {"lr_schedule": {"name": "cosine", "decay_every": 9}}},
-            "adversarial.lr_schedule.decay_every = 9: is not a setting; it belongs to adversarial.lr_schedule.name: exponential",
+            "adversarial.lr_schedule.decay_every = 9: is not a setting; it belongs to"
+            " adversarial.lr_schedule.name: exponential",
         ),
         (
             {"adversarial": {"lr_schedule": "cosine"}},
