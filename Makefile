@@ -34,7 +34,9 @@ demo: .venv/installed
 	@echo "Super-resolve an image of your own:"
 	@echo "  $(BIN)/python launch/super_resolve.py $(DEMO)/run/weights/adversarial.safetensors INPUT OUTPUT"
 
-PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+# Two workers per core: many tests wait for processes, locks or time limits
+WORKERS := $(shell n=$$((2 * $$(getconf _NPROCESSORS_ONLN))); echo $$((n < 8 ? n : 8)))
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 test: .venv/installed
 	$(PYTEST) -m "not slow and not nightly"
