@@ -38,7 +38,7 @@ class Standard(Settings):
 
 class Relativistic(Settings):
     """Relativistic average (Jolicoeur-Martineau 2019; Wang et al. 2018, equations 1 to 3): is HR more real
-    than SR is on average, and SR less than HR? The averages are those of a rank's own crops.
+    than SR is on average, and SR less than HR? The averages are those of a micro-batch of a rank.
     """
 
     name: Literal["relativistic"]

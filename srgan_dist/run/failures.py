@@ -40,7 +40,8 @@ def out_of_memory_named(config, world_size, device):
             f"{memory_of(device)} does not hold an update of data.batch_size={data.batch_size}:"
             f" {share // micro_batches} crops of {config.hr_crop} HR pixels at a time on each of"
             f" {world_size} rank(s) (gradient_accumulation_steps={micro_batches}). Use {advice}, which"
-            " trains the same but for batch normalisation, a smaller data.batch_size, or more GPUs"
+            " trains the same but for batch normalisation and the objective relativistic, a smaller"
+            " data.batch_size, or more GPUs"
             f" ({str(error).splitlines()[0]:.200})"
         ) from None
 

@@ -47,7 +47,7 @@ def test_a_full_disk_of_the_rank_that_saves_ends_the_other(shards, tmp_path):
             "memory",
             "does not hold an update of data.batch_size=4: 2 crops of 32 HR pixels at a time on each of 2"
             " rank(s) (gradient_accumulation_steps=1). Use gradient_accumulation_steps=2, which trains the"
-            " same but for batch normalisation",
+            " same but for batch normalisation and the objective relativistic",
         ),
     ],
 )
