@@ -79,17 +79,18 @@ def whole(shards, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "kills, inside",
-    [pytest.param(12, 4, marks=pytest.mark.slow), pytest.param(50, 15, marks=pytest.mark.nightly)],
+    "kills, inside, at_updates",
+    [pytest.param(12, 3, 3, marks=pytest.mark.slow), pytest.param(50, 15, 6, marks=pytest.mark.nightly)],
 )
 def test_kills_half_of_them_inside_a_save_never_lose_a_checkpoint_or_change_the_result(
-    shards, whole, tmp_path, kills, inside
+    shards, whole, tmp_path, kills, inside, at_updates
 ):
     path = write_config(tmp_path, config_of(shards, tmp_path, keep_checkpoints=2))
     done = run(sys.executable, REPOSITORY / "tests" / "killing.py", path, kills)
     assert done.returncode == 0, done.stderr[-3000:]
     report = json.loads(done.stdout.splitlines()[-1])
-    assert report["kills"] == kills and report["inside"] >= inside and len(set(report["updates"])) > 5
+    assert report["kills"] == kills and report["inside"] >= inside
+    assert len(set(report["updates"])) >= at_updates
     expected, kept = contents(whole), {"step-00000009", "step-00000014", "step-00000015"}
     for run_directory in (tmp_path / name for name in report["runs"]):
         found = contents(run_directory)

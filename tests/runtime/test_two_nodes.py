@@ -79,7 +79,7 @@ def two_nodes(tmp_path):
 def ended(number):
     try:
         return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the latter: it went while the file was open
         return True
 
 
