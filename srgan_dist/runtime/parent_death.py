@@ -38,5 +38,5 @@ def _has_ended(number):
     try:
         with open(f"/proc/{number}/stat") as file:
             return file.read().rpartition(")")[2].split()[0] in "ZX"  # zombie or dead
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return True
