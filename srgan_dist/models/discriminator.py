@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from srgan_dist.models.layers import BATCH_NORM, CONV, count_batch, initialize
+from srgan_dist.models.layers import BATCH_NORM, CONV, checked_side, count_batch, initialize
 from srgan_dist.utils.settings import Settings
 
 _KERNEL = 3
@@ -37,13 +37,7 @@ class DenseDiscriminatorConfig(Settings):
 
         Raises ValueError with the smallest crop that works when nothing is left of it.
         """
-        if (side := self._final_side(crop)) < 1:
-            smallest = next(c for c in range(1, 1000) if self._final_side(c) >= 1)
-            raise ValueError(
-                f"an HR crop of {crop} pixels vanishes in the discriminator's strides"
-                f" (padding={self.padding}); use {smallest} or more"
-            )
-        return side
+        return checked_side(self._final_side, crop, f"padding={self.padding}")
 
     def _final_side(self, side):
         for stride in _STRIDES:

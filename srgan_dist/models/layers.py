@@ -40,6 +40,20 @@ def initialize(network, std):
             nn.init.zeros_(module.bias)
 
 
+def checked_side(side_of, crop, setting):
+    """Return side_of(crop), the side of the last feature map of a discriminator for an HR crop.
+
+    Raises ValueError that names a setting and the smallest crop that works when nothing is left of it.
+    """
+    if (side := side_of(crop)) < 1:
+        smallest = next(c for c in range(1, 1000) if side_of(c) >= 1)
+        raise ValueError(
+            f"an HR crop of {crop} pixels vanishes in the discriminator's strides ({setting});"
+            f" use {smallest} or more"
+        )
+    return side
+
+
 # Upsampling
 
 

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from srgan_dist.models.layers import BATCH_NORM, CONV, count_batch, initialize
+from srgan_dist.models.layers import BATCH_NORM, CONV, checked_side, count_batch, initialize
 from srgan_dist.utils.settings import Settings
 
 _KERNEL = 4
@@ -47,13 +47,7 @@ class PatchDiscriminatorConfig(Settings):
 
         Raises ValueError with the smallest crop that works when nothing is left of it.
         """
-        if (side := self._final_side(crop)) < 1:
-            smallest = next(c for c in range(1, 1000) if self._final_side(c) >= 1)
-            raise ValueError(
-                f"an HR crop of {crop} pixels vanishes in the discriminator's strides"
-                f" (num_layers={self.num_layers}); use {smallest} or more"
-            )
-        return side
+        return checked_side(self._final_side, crop, f"num_layers={self.num_layers}")
 
     def _final_side(self, side):
         for stride in self.strides:
