@@ -131,11 +131,20 @@ def _sigint_blocked():
 # Factories: each yields an executor and the exceptions that it raises when its workers have died
 
 
+def _raise_lost_first(kind, error, trace):
+    """Raise the loss of workers where the end of their cluster failed because of it."""
+    while error is not None:
+        if isinstance(error, WorkersLost):
+            raise error from None
+        error = error.__context__
+
+
 @contextlib.contextmanager
 def _dask(name, address):
     """Workers of the Dask cluster at `address`, or without one of a cluster that is made on this machine."""
     distributed = _import("distributed", name, "distributed")
     with contextlib.ExitStack() as stack:
+        stack.push(_raise_lost_first)
         cluster = address or stack.enter_context(
             distributed.LocalCluster(n_workers=usable_cores(), threads_per_worker=1, dashboard_address=None)
         )
