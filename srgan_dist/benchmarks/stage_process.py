@@ -10,7 +10,7 @@ from pathlib import Path
 
 from srgan_dist.utils.files import atomic_write
 
-TIME_LIMIT = 1.5  # of a stage, in multiples of its estimate
+TIME_LIMIT = {"cuda": 1.5, "cpu": 20}  # of a stage, in multiples of its estimate, which is for a GPU
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ class StageProcess:
     def results(self, stage, context, estimate, left):
         """Run a stage; yields its results whenever they grow, at the end with its error if it failed.
 
-        estimate, left: its estimated seconds, and those that are left for all stages.
+        estimate, left: its estimated seconds on a GPU, and those that are left for all stages.
         """
-        time_limit = min(TIME_LIMIT * estimate, left)
+        time_limit = min(TIME_LIMIT[context.device] * estimate, left)
         self.pool = self.pool or ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
         future, end, before = self.pool.submit(_run, stage, context), time.monotonic() + time_limit, {}
         done = False
