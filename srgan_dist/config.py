@@ -13,6 +13,7 @@ from ruamel.yaml.error import YAMLError
 from srgan_dist.config_errors import ConfigError, explain_faults
 from srgan_dist.data.data_config import DataConfig
 from srgan_dist.losses import VGGLossConfig
+from srgan_dist.losses.stationarity import SMALLEST_LR_CROP, StationarityLossConfig
 from srgan_dist.models import DiscriminatorConfig, GeneratorConfig
 from srgan_dist.models.discriminator import DenseDiscriminatorConfig
 from srgan_dist.models.srresnet import SRResNetConfig
@@ -157,7 +158,13 @@ class Config(Settings):
                 raise ValueError(
                     "r1_gamma needs second derivatives, which compile=true has not; use one of them"
                 )
-        for field, loss in self.vgg_losses().items():
+        for field in self.losses_of(StationarityLossConfig):
+            if self.data.lr_crop < SMALLEST_LR_CROP:
+                raise ValueError(
+                    f"data.lr_crop={self.data.lr_crop}: {field} needs crops of {SMALLEST_LR_CROP} LR pixels"
+                    " or more"
+                )
+        for field, loss in self.losses_of(VGGLossConfig).items():
             if self.hr_crop < loss.smallest_crop:
                 raise ValueError(
                     f"data.lr_crop={self.data.lr_crop} times generator.scale={self.generator.scale}: an HR"
@@ -181,16 +188,16 @@ class Config(Settings):
     def needs_discriminator(self):
         return any(phase.needs_discriminator and phase.weights is None for _, phase in self.phases())
 
-    def vgg_losses(self):
-        """Return {field: settings} of every VGG loss that will be used: their weights are files that may be
-        missing.
+    def losses_of(self, kind):
+        """Return {field: settings} of every loss of a kind, by the class of its settings, that will be
+        used.
         """
         return {
             f"{name}.losses.{key}": loss
             for name, phase in self.phases()
             if phase.weights is None
             for key, loss in phase.losses.items()
-            if isinstance(loss, VGGLossConfig)
+            if isinstance(loss, kind)
         }
 
 

@@ -5,6 +5,7 @@ from conftest import REPOSITORY
 from pydantic import Field, create_model
 
 from srgan_dist.config import Config, ConfigError, differences, dump_config, load_config, parse_config
+from srgan_dist.losses.perceptual import VGGLossConfig
 from srgan_dist.models.srresnet import SRResNetConfig
 from srgan_dist.utils.settings import Settings
 
@@ -140,11 +141,12 @@ def test_overrides_of_losses_start_from_the_default_ones_where_the_file_names_no
         ),
         (
             {"adversarial": {"losses": {"v": {"weight": 1.0}}}},
-            "adversarial.losses.v: needs a name, one of l1, mse, vgg19",
+            "adversarial.losses.v: needs a name, one of covariance, l1, mse, stationarity, vgg19",
         ),
         (
             {"adversarial": {"losses": {"v": {"name": "gan"}}}},
-            "adversarial.losses.v.name = 'gan': is not known; use one of l1, mse, vgg19",
+            "adversarial.losses.v.name = 'gan': is not known; use one of covariance, l1, mse, stationarity,"
+            " vgg19",
         ),
         ({"data": [1]}, "data = [1]: is not a table of settings"),
         ({"name": 1}, "name = 1: input should be a valid string; quote it: '\"1\"'"),
@@ -341,7 +343,7 @@ def test_a_second_generator_has_its_own_settings_and_nearest_keys():
 def test_phases_and_their_perceptual_losses():
     config = parse_config(MINIMAL)
     assert [name for name, _ in config.phases()] == ["pretrain", "adversarial"] and set(
-        config.vgg_losses()
+        config.losses_of(VGGLossConfig)
     ) == {"adversarial.losses.perceptual"}
     config = parse_config(MINIMAL | {"pretrain": None, "adversarial": {"weights": "w.safetensors"}})
-    assert [name for name, _ in config.phases()] == ["adversarial"] and config.vgg_losses() == {}
+    assert [name for name, _ in config.phases()] == ["adversarial"] and config.losses_of(VGGLossConfig) == {}

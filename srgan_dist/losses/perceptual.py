@@ -56,7 +56,7 @@ class VGGLoss(nn.Module):
     Grey is repeated to three channels and normalised as VGG was trained; nothing is resized.
     """
 
-    def __init__(self, config):
+    def __init__(self, config, scale):
         super().__init__()
         self.features = vgg19_features(config)[: LAYERS[config.layer]].requires_grad_(False).eval()
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1), persistent=False)

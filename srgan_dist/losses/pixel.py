@@ -19,7 +19,7 @@ class L1LossConfig(Settings):
 class L1Loss(nn.Module):
     """Mean absolute difference of sr and hr, of any one shape, in [-1, 1]."""
 
-    def __init__(self, config):
+    def __init__(self, config, scale):
         super().__init__()
 
     def forward(self, sr, hr):
@@ -36,7 +36,7 @@ class MSELossConfig(Settings):
 class MSELoss(nn.Module):
     """Mean squared difference of sr and hr, of any one shape, in [-1, 1]."""
 
-    def __init__(self, config):
+    def __init__(self, config, scale):
         super().__init__()
 
     def forward(self, sr, hr):

@@ -21,7 +21,7 @@ class Networks:
         self, generator, discriminator, hr_crop, seed, accelerator, channels_last=True, compiled=False
     ):
         self.accelerator, self.channels_last, self.compiled = accelerator, channels_last, compiled
-        self.ndim = generator.ndim
+        self.ndim, self.scale = generator.ndim, generator.scale
         self.discriminator_settings = discriminator, hr_crop, seed + 1
         self.generator = self._prepare(self._build(seed, build_generator, generator))
         self._discriminator = None

@@ -27,6 +27,7 @@ class PhaseConfig(Settings):
     """Settings that every phase has; a phase adds its `losses`: name -> settings."""
 
     needs_discriminator: ClassVar[bool] = False
+    best_by: ClassVar[str] = "psnr"  # metric of a validation, the more the better, that chooses weights/best
 
     steps: int = Field(ge=1, description="updates")
     max_seconds: float | None = Field(
@@ -178,7 +179,7 @@ def build_losses(config, networks, accelerator):
     """
     layout = torch.channels_last if networks.channels_last else torch.contiguous_format
     losses = {
-        name: build_loss(loss).to(accelerator.device, memory_format=layout)
+        name: build_loss(loss, networks.scale).to(accelerator.device, memory_format=layout)
         for name, loss in config.losses.items()
     }
     for loss in losses.values():

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from srgan_dist.config import ConfigError, differences, load_config
-from srgan_dist.losses.perceptual import checked_weights_file
+from srgan_dist.losses.perceptual import VGGLossConfig, checked_weights_file
 from srgan_dist.models.weights_file import load_generator
 from srgan_dist.run.checkpoint import list_checkpoints, newest_checkpoint, read_state
 from srgan_dist.run.data_checks import block_shards_of, open_splits
@@ -56,7 +56,7 @@ def preflight(config, resume="auto", world_size=1):
     _check_batch(config, world_size)
     train, eval_splits = open_splits(config)
     _check_batch_norm(config, world_size)
-    for field, loss in config.vgg_losses().items():
+    for field, loss in config.losses_of(VGGLossConfig).items():
         if loss.weights != "random":
             _naming(field, checked_weights_file, loss)
     for name, phase in config.phases():

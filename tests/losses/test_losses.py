@@ -17,8 +17,8 @@ RANDOM = {"name": "vgg19", "weights": "random"}
 
 def test_pixel_losses_worked_by_hand():
     sr, hr = torch.tensor([[[[0.0, 0.5]]]]), torch.tensor([[[[1.0, 0.25]]]])
-    assert build_loss(L1LossConfig(name="l1"))(sr, hr).item() == pytest.approx((1 + 0.25) / 2)
-    assert build_loss(MSELossConfig(name="mse"))(sr, hr).item() == pytest.approx((1 + 0.0625) / 2)
+    assert build_loss(L1LossConfig(name="l1"), 4)(sr, hr).item() == pytest.approx((1 + 0.25) / 2)
+    assert build_loss(MSELossConfig(name="mse"), 4)(sr, hr).item() == pytest.approx((1 + 0.0625) / 2)
 
 
 def test_adversarial_losses_are_binary_cross_entropy_on_logits():
@@ -75,7 +75,7 @@ def test_vgg_has_the_reports_parameters_and_layers():
 
 
 def test_vgg_loss_compares_normalised_grey_in_three_channels_with_gradient_for_sr_alone():
-    loss = build_loss(VGGLossConfig(**RANDOM, layer="relu2_2"))
+    loss = build_loss(VGGLossConfig(**RANDOM, layer="relu2_2"), 4)
     sr = (torch.rand(2, 1, 32, 32) * 2 - 1).requires_grad_()
     hr = (torch.rand(2, 1, 32, 32) * 2 - 1).requires_grad_()
     value = loss(sr, hr)
@@ -96,7 +96,7 @@ def test_missing_vgg_weights_say_how_to_get_them(tmp_path, monkeypatch):
     with pytest.raises(
         ValueError, match="weights=torchvision: .*vgg19-dcbb9e9d.pth(.|\n)*vgg19\\(weights='IMAGENET1K_V1'\\)"
     ):
-        build_loss(VGGLossConfig(name="vgg19"))
+        build_loss(VGGLossConfig(name="vgg19"), 4)
     with pytest.raises(
         ValueError, match="weights=/nowhere/vgg.pth: the VGG-19 weights are not at /nowhere/vgg.pth"
     ):
@@ -112,9 +112,9 @@ def test_vgg_weights_from_a_file_are_checked_by_sha256_and_loaded(tmp_path):
         path,
     )
     with pytest.raises(ValueError, match="which does not begin with sha256=dcbb9e9d"):
-        build_loss(VGGLossConfig(name="vgg19", weights=str(path)))
+        build_loss(VGGLossConfig(name="vgg19", weights=str(path)), 4)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    loss = build_loss(VGGLossConfig(name="vgg19", weights=str(path), sha256=digest))
+    loss = build_loss(VGGLossConfig(name="vgg19", weights=str(path), sha256=digest), 4)
     assert torch.equal(loss.features[0].weight, source[0].weight + 1)
 
 
@@ -127,7 +127,7 @@ def test_a_pickle_in_place_of_vgg_weights_is_not_run(tmp_path):
     torch.save({"features.0.weight": Trap()}, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     with pytest.raises(UserError, match="does not hold the weights of torchvision's vgg19"):
-        build_loss(VGGLossConfig(name="vgg19", weights=str(path), sha256=digest))
+        build_loss(VGGLossConfig(name="vgg19", weights=str(path), sha256=digest), 4)
     assert not (tmp_path / "run").exists()
 
 

@@ -1,0 +1,64 @@
+"""The covariance loss: SR has the grain of HR, block by block, wherever each grain of it lies."""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from srgan_dist.losses.stationarity import fine_detail
+from srgan_dist.utils.settings import Settings
+from srgan_dist.utils.stationarity import offsets_of
+
+QUIET = 1e-4  # of the variance of fine detail in [-1, 1], about one grey level of 255: less is no texture
+
+
+class CovarianceLossConfig(Settings):
+    """Difference of the local covariances of fine detail, the texture of a scanner's noise and of rock."""
+
+    name: Literal["covariance"]
+    weight: float = Field(0.05, gt=0, description="factor in the sum of losses")
+    block: int = Field(
+        24, ge=8, le=1024, description="side in HR pixels of the blocks, each of which is compared"
+    )
+
+
+class CovarianceLoss(nn.Module):
+    """Compares the covariances of the fine detail of sr and hr at small offsets, in blocks: their squared
+    difference over hr's variance in the block, summed over offsets.
+
+    Second-order statistics of texture, as Portilla & Simoncelli (2000), "A parametric texture model based
+    on joint statistics of complex wavelet coefficients", match them, here of the pixels themselves.
+    Detail that no LR image tells is asked for in its amount and its shape, not pixel by pixel.
+    """
+
+    def __init__(self, config, scale):
+        super().__init__()
+        self.block = config.block
+
+    def forward(self, sr, hr):
+        """sr, hr: [B, 1, *shape] in [-1, 1] -> 0-d float32."""
+        with torch.no_grad():
+            of_hr = self._covariances(hr.float())
+        of_sr = self._covariances(sr.float())
+        return ((of_sr - of_hr) / (of_hr[0] + QUIET)).square().sum(0).mean()
+
+    def _covariances(self, images):
+        """Return the covariances of fine detail in blocks: [offsets, B, blocks]."""
+        detail = fine_detail(images).squeeze(1)
+        offsets = offsets_of(images.dim() - 2)
+        return torch.stack([self._block_means(detail * moved(detail, offset)) for offset in offsets])
+
+    def _block_means(self, values):
+        """Return the means of [B, *shape] over blocks, [B, blocks]; the rest at the borders has no part."""
+        counts = [max(length // self.block, 1) for length in values.shape[1:]]
+        sides = [min(self.block, length) for length in values.shape[1:]]
+        for axis, (count, side) in enumerate(zip(counts, sides, strict=True), start=1):
+            values = values.narrow(axis, 0, count * side)
+        split = [size for pair in zip(counts, sides, strict=True) for size in pair]
+        return values.reshape(len(values), *split).mean(list(range(2, 2 * len(counts) + 1, 2))).flatten(1)
+
+
+def moved(values, offset):
+    """Return values [B, *shape] moved by an offset along each axis, around the borders."""
+    return values.roll([-step for step in offset], list(range(1, values.dim())))

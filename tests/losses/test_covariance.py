@@ -1,0 +1,45 @@
+"""The covariance loss: how much fine detail SR has, and of what shape, block by block."""
+
+import pytest
+import torch
+from test_stationarity import grains
+
+from srgan_dist.losses import build_loss
+from srgan_dist.losses.covariance import CovarianceLossConfig
+
+
+def loss(block=24):
+    return build_loss(CovarianceLossConfig(name="covariance", block=block), 4)
+
+
+def test_a_difference_of_strength_worked_by_hand():
+    # Covariances of f times hr are f^2 times those of hr: (f^2 - 1)^2 sum of (C(d) / C(0))^2, 1 at offset 0
+    # and, behind the high-pass of the binomial blur, small elsewhere
+    hr = grains(16, 1, 96, 96) * 10
+    expected = (0.8**2 - 1) ** 2
+    assert loss(96)(0.8 * hr, hr).item() == pytest.approx(expected, rel=0.1)
+    assert loss()(hr, hr).item() == 0
+
+
+def test_another_draw_of_the_same_texture_costs_little_and_none_or_another_shape_much():
+    hr, other = grains(16, 1, 96, 96), grains(16, 1, 96, 96, seed=1)
+    along = (other + other.roll(1, 3)) / 2**0.5  # the same variance, stretched along x
+    assert loss()(other, hr) < 0.06
+    assert loss()(torch.zeros_like(hr), hr) > 0.9 and loss()(along, hr) > 0.3
+
+
+def test_the_place_of_texture_counts_by_blocks():
+    hr = grains(4, 1, 96, 96)
+    hr[..., 48:] *= 0.2  # grains on the left, pores on the right
+    moved = hr.flip(3)
+    assert loss()(moved, hr) > 100 * loss()(hr.flip(2), hr)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 20, 20, 20), (2, 1, 50, 9)])
+def test_volumes_and_crops_smaller_than_a_block(shape):
+    hr = grains(*shape)
+    sr = (0.5 * grains(*shape, seed=1)).requires_grad_()
+    value = loss()(sr, hr)
+    value.backward()
+    assert value.item() > 0.1 and sr.grad.isfinite().all() and sr.grad.any()
+    assert loss()(torch.zeros(shape), torch.zeros(shape)).item() == 0

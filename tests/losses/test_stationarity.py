@@ -1,0 +1,74 @@
+"""Statistics by sub-pixel phase, and the loss on them."""
+
+import pytest
+import torch
+
+from srgan_dist.losses import build_loss
+from srgan_dist.losses.stationarity import StationarityLossConfig, fine_detail
+from srgan_dist.utils.stationarity import offsets_of, phase_moments
+
+
+def loss(scale):
+    return build_loss(StationarityLossConfig(name="stationarity"), scale)
+
+
+def grains(*shape, seed=0):
+    return 0.1 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_moments_of_a_lattice_worked_by_hand():
+    cell = torch.tensor([[1.0, 2.0], [5.0, -3.0]])
+    means, covariances = phase_moments(cell.repeat(2, 6, 6), scale=2)
+    assert torch.equal(means, cell.flatten())
+    by_offset = dict(zip(offsets_of(2), covariances, strict=True))
+    assert set(by_offset) == {(0, 0), (0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0)}
+    assert torch.equal(by_offset[0, 0], cell**2) and torch.equal(by_offset[0, 2], cell**2)
+    assert torch.equal(by_offset[0, 1], torch.tensor([[2.0, 2.0], [-15.0, -15.0]]))
+    assert torch.equal(by_offset[1, 0], torch.tensor([[5.0, -6.0], [5.0, -6.0]]))
+    assert torch.equal(by_offset[1, 1], torch.tensor([[-3.0, 10.0], [10.0, -3.0]]))
+
+
+def test_offsets_of_volumes():
+    assert len(offsets_of(3)) == len(set(offsets_of(3))) == 13
+
+
+def test_fine_detail_is_what_the_binomial_blur_takes_away():
+    impulse = torch.zeros(1, 1, 11, 11)
+    impulse[..., 5, 5] = 256
+    row = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0])
+    expected = impulse.clone()
+    expected[..., 3:8, 3:8] -= torch.outer(row, row)
+    assert torch.equal(fine_detail(impulse), expected)
+    assert not fine_detail(torch.full((1, 1, 8, 8, 8), 0.3)).abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("scale, shape", [(4, (8, 1, 96, 96)), (3, (8, 1, 48, 60)), (2, (2, 1, 32, 32, 32))])
+def test_stationary_texture_costs_little_and_a_lattice_much(scale, shape):
+    hr, sr = grains(*shape), grains(*shape, seed=1)
+    lattice = 0.05 * torch.cos(2 * torch.pi * torch.arange(shape[-1]) / scale)
+    none, some, more = (loss(scale)(sr + factor * lattice, hr) for factor in (0, 1, 2))
+    assert none < 0.1 and some > 4 * none and more > 2 * some
+
+
+def test_a_lattice_whose_sign_changes_from_place_to_place_is_seen():
+    hr, sr = grains(8, 1, 96, 96), grains(8, 1, 96, 96, seed=1)
+    lattice = torch.zeros(4, 4)
+    lattice[1, 2] = 0.3
+    signs = torch.randint(0, 2, (8, 1, 24, 24), generator=torch.Generator().manual_seed(2)) * 2.0 - 1
+    hidden = torch.kron(signs, lattice)
+    assert loss(4)(sr + hidden, hr) > 4 * loss(4)(sr, hr)
+
+
+def test_the_gradient_flattens_a_lattice():
+    hr = grains(4, 1, 48, 48)
+    sr = (grains(4, 1, 48, 48, seed=1) + 0.1 * torch.cos(torch.pi * torch.arange(48) / 2)).requires_grad_()
+    optimizer, before = torch.optim.Adam([sr], 1e-2), loss(4)(sr, hr).item()
+    for _ in range(30):
+        optimizer.zero_grad()
+        loss(4)(sr, hr).backward()
+        optimizer.step()
+    assert loss(4)(sr, hr).item() < before / 10
+
+
+def test_a_constant_hr_gives_a_finite_loss():
+    assert loss(2)(torch.zeros(1, 1, 12, 12), torch.zeros(1, 1, 12, 12)).item() == 0
