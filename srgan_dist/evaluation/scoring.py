@@ -24,6 +24,11 @@ from srgan_dist.evaluation.metrics import (
     ssim_slices,
 )
 from srgan_dist.evaluation.super_resolve import super_resolve
+from srgan_dist.evaluation.texture import (
+    directional_spectrum_error,
+    lattice_excess,
+    phase_dependence,
+)
 from srgan_dist.runtime.cpu import one_thread_each
 from srgan_dist.runtime.device import is_out_of_memory
 from srgan_dist.runtime.process_group import gather_lists
@@ -36,15 +41,36 @@ METRICS = {
     "mean_shift": mean_shift,
     "histogram_distance": histogram_distance,
 }
+TEXTURE_METRICS = {  # which take the scale too
+    "directional_spectrum_error": directional_spectrum_error,
+    "phase_dependence": phase_dependence,
+    "lattice_excess": lattice_excess,
+}
+OF_HR = "phase_dependence", "lattice_excess"  # whose value of HR itself belongs beside that of SR
 # Scores with a mean per rock, where rows have them
-AVERAGED = "psnr", "ssim", "ssim_slices", "spectrum_error"
+AVERAGED = (
+    "psnr",
+    "ssim",
+    "ssim_slices",
+    "spectrum_error",
+    *TEXTURE_METRICS,
+    *(f"{name}_hr" for name in OF_HR),
+)
 # (device, ndim) -> images of one shape; other devices and volumes gain nothing from more than one
 BATCH_SIZES = {("cuda", 2): 16}
 
 
-def metrics_of(ndim):
-    """Return name -> metric for images of `ndim` dimensions; volumes also have the SSIM of their slices."""
-    return METRICS if ndim == 2 else METRICS | {"ssim_slices": ssim_slices}
+def metrics_of(ndim, scale):
+    """Return name -> metric(sr, hr) for images of `ndim` dimensions that were enlarged by `scale`;
+    volumes also have the SSIM of their slices.
+    """
+    metrics = METRICS | {
+        name: lambda sr, hr, metric=metric: metric(sr, hr, scale) for name, metric in TEXTURE_METRICS.items()
+    }
+    metrics |= {
+        f"{name}_hr": lambda sr, hr, metric=TEXTURE_METRICS[name]: metric(hr, hr, scale) for name in OF_HR
+    }
+    return metrics if ndim == 2 else metrics | {"ssim_slices": ssim_slices}
 
 
 def bicubic(lr, scale, ndim=2, device="cpu"):
@@ -68,23 +94,26 @@ def methods_of(generators, scale, device, ndim=2):
 def check_scorable(split):
     """Raise UserError if a split holds images that are too small for SSIM."""
     smallest = split.smallest_lr * split.scale
-    if smallest < SMALLEST_IMAGE:
-        raise UserError(
-            f"the {split.name} split of {split.place} has HR images of {smallest} pixels a side;"
-            f" scores need {SMALLEST_IMAGE} or more (the window of SSIM); pack the set with larger tiles or"
-            " without such images"
-        )
+    for needed, what in (
+        (SMALLEST_IMAGE, "the window of SSIM"),
+        (3 * split.scale, "three LR pixels, for statistics by sub-pixel phase"),
+    ):
+        if smallest < needed:
+            raise UserError(
+                f"the {split.name} split of {split.place} has HR images of {smallest} pixels a side;"
+                f" scores need {needed} or more ({what}); pack the set with larger tiles or without such"
+                " images"
+            )
 
 
 def score_split(split, methods, rank, world_size, device, progress=iter):
     """Score every image of a split exactly once over all ranks, images of one shape together.
 
     methods: name -> function(lr [N, *shape]) -> [N, *(s*shape)] on [0, 1]. progress wraps the batches as tqdm
-    does. Returns on every rank the same list of dictionaries with index, split, rock, key, method, psnr,
-    ssim, spectrum_error, mse, mean_shift and histogram_distance, for volumes also ssim_slices, in the order
-    of the split.
+    does. Returns on every rank the same list of dictionaries with index, split, rock, key, method, psnr and
+    all of `metrics_of`, in the order of the split.
     """
-    reader, metrics = Reader(split), metrics_of(split.ndim)
+    reader, metrics = Reader(split), metrics_of(split.ndim, split.scale)
     batch_size = BATCH_SIZES.get((device.type, split.ndim), 1)
     batches = _group_by_shape(split, images_of_rank(len(split), rank, world_size), batch_size)
     pairs = (
@@ -164,9 +193,7 @@ def _without_cudnn_benchmark():
 
 
 def mean_scores(rows):
-    """Average rows over images: {rock: {method: {psnr, ssim, spectrum_error, count}}}, for volumes also
-    ssim_slices.
-    """
+    """Average rows over images: {rock: {method: {count, and those of AVERAGED that the rows have}}}."""
     groups = defaultdict(lambda: defaultdict(list))
     for row in rows:
         groups[row["rock"]][row["method"]].append(row)

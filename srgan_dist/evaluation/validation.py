@@ -9,7 +9,14 @@ import torch
 
 from srgan_dist.data.reader import Reader
 from srgan_dist.evaluation.figures import CROP, PLANES, middle_slices, panel, stack
-from srgan_dist.evaluation.scoring import bicubic, mean_scores, methods_of, metrics_of, score_split
+from srgan_dist.evaluation.scoring import (
+    AVERAGED,
+    bicubic,
+    mean_scores,
+    methods_of,
+    metrics_of,
+    score_split,
+)
 from srgan_dist.evaluation.super_resolve import scaled, super_resolve, super_resolve_window
 from srgan_dist.models import build_generator
 from srgan_dist.models.layers import CHANNELS_LAST
@@ -17,7 +24,8 @@ from srgan_dist.runtime.process_group import gather_lists
 from srgan_dist.storage.cache import cache_at
 from srgan_dist.utils.files import atomic_write
 
-PROTOCOL = 1  # version of the metrics and of bicubic; a change of either makes cached scores invalid
+PROTOCOL = 2  # version of the metrics and of bicubic; a change of either makes cached scores invalid
+DB_PER_NAT = 10 / math.log(10)
 PREFIXES = {"valid": "val"}  # of logged metrics; other splits keep their names
 
 
@@ -127,7 +135,7 @@ class BicubicScoreCache:
         expected = (i, self.split.key(i), self.split.rock(i), "bicubic")
         return (row["index"], row["key"], row["rock"], row["method"]) == expected and all(
             isinstance(row[name], float) and math.isfinite(row[name])
-            for name in ("psnr", *metrics_of(self.split.ndim))
+            for name in ("psnr", *metrics_of(self.split.ndim, self.split.scale))
         )
 
     def write(self, rows):
@@ -180,13 +188,32 @@ def to_logged_metrics(prefix, rows, scores):
         values = [row[name] for row in rows if row["method"] == method]
         return sum(values) / len(values)
 
-    names = ("psnr", "ssim", "ssim_slices", "spectrum_error", "mean_shift", "histogram_distance")
+    names = (*AVERAGED, "mean_shift", "histogram_distance")
     metrics = {f"{prefix}/{name}": mean(name, "SR") for name in names if name in rows[0]}
     metrics[f"{prefix}/histogram_distance_bicubic"] = mean("histogram_distance", "bicubic")
     metrics[f"{prefix}/psnr_gain"] = mean("psnr", "SR") - mean("psnr", "bicubic")
+    metrics[f"{prefix}/texture_score"] = texture_score(metrics, prefix)
     for rock, methods in scores.items():
         metrics[f"{prefix}/psnr_gain/{rock}"] = methods["SR"]["psnr"] - methods["bicubic"]["psnr"]
     return metrics
+
+
+def texture_score(metrics, prefix):
+    """Return by what validation chooses the best weights of a phase with a discriminator, in dB: the PSNR
+    gain over bicubic, for faithfulness, minus the spectrum error, for texture, and what SR shows of a
+    lattice.
+
+    The spectrum error is the mean of the radial and the directional one, as dB of power. Of the lattice, dB
+    above HR's own count, and phase dependence above HR's own as dB of the share of power that has no phase.
+    """
+
+    def value(name):
+        return metrics[f"{prefix}/{name}"]
+
+    spectrum = DB_PER_NAT * (value("spectrum_error") + value("directional_spectrum_error")) / 2
+    lattice = max(0.0, value("lattice_excess") - value("lattice_excess_hr"))
+    phase = max(0.0, value("phase_dependence") - value("phase_dependence_hr"))
+    return value("psnr_gain") - spectrum / 2 - lattice / 10 - 10 * phase
 
 
 def format_psnr(scores):

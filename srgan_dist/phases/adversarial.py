@@ -18,6 +18,7 @@ class AdversarialConfig(PhaseConfig):
     """Settings of phase 2; the defaults are the paper's."""
 
     needs_discriminator: ClassVar[bool] = True
+    best_by: ClassVar[str] = "texture_score"
 
     steps: int = Field(150_000, ge=1, description="updates")
     discriminator_learning_rate: float | None = Field(None, gt=0, description="null: the generator's")
@@ -65,7 +66,7 @@ class AdversarialPhase(Phase):
 
     def update(self, batches):
         """Take one step of both networks on micro-batches [(lr [B, 1, *shape], hr [B, 1, *(s * shape)])], all
-        of one size.
+        of one size; for a generator with noise [(lr, hr, noise)].
 
         Returns named 0-d tensors on the device, means over the micro-batches; the host waits for none of it.
         The graph of a single micro-batch is kept from one network to the other; of several, one is in memory
@@ -77,16 +78,16 @@ class AdversarialPhase(Phase):
 
         # The discriminator's gradients on all micro-batches; their sum over ranks begins
         with contextlib.nullcontext() if single else unchanged_buffers(self.generator.network):
-            for lr, hr in batches:
+            for lr, hr, *noise in batches:
                 with torch.set_grad_enabled(single):
-                    sr = self.generator.module(lr)
+                    sr = self.generator.module(lr, *noise)
                 self._discriminator_backward(sr.detach(), hr)
         self.start_all_reduce("discriminator")
 
         # The generator's gradients: at sr by the content losses and the next discriminator, and from there to
         # the weights
-        for number, (lr, hr) in enumerate(batches):
-            sr = sr if single else self.generator.module(lr)
+        for number, (lr, hr, *noise) in enumerate(batches):
+            sr = sr if single else self.generator.module(lr, *noise)
             leaf = sr.detach().requires_grad_()
             terms, content = self.content_backward(leaf, hr)
             if number == 0:  # the discriminator's gradients have been summed meanwhile

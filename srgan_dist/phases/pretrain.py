@@ -28,12 +28,13 @@ class PretrainPhase(Phase):
 
     def update(self, batches):
         """Take one step on the mean over micro-batches [(lr [B, 1, *shape], hr [B, 1, *(s * shape)])], all of
-        one size.
+        one size; the noise of a generator that has some is left out: its
+        texture is none of what pixels can tell.
 
         Returns named 0-d tensors on the device, means over the micro-batches; the host waits for none of it.
         """
         self.begin(batches)
-        for lr, hr in batches:
+        for lr, hr, *_ in batches:
             sr = self.generator.module(lr)
             terms, total = self.content_backward(sr, hr)
             self.generator.collect_gradients()

@@ -10,6 +10,8 @@ DOMINANT_SHARE = 0.95  # of the objective: 19 times all other terms together
 MEAN_SHIFT = 1.0  # percent of the range, 2.5 of 255 levels; networks of the demo stay below 0.35
 # Percent of the range; blur alone puts bicubic 0.3 to 2.4 from HR, networks of the demo less
 WORSE_THAN_BICUBIC = 1.0
+PHASE_DEPENDENCE = 0.05  # above HR's own; bicubic and networks of phase 1 have up to that
+LATTICE_EXCESS = 10.0  # dB above HR's own; a hatch that one sees has 15 and more
 
 
 def shares(metrics, weights):
@@ -67,6 +69,18 @@ def diagnose(metrics):
             metrics["val/histogram_distance"],
             metrics["val/histogram_distance_bicubic"],
         )
+    if "val/phase_dependence" in metrics:
+        diagnosis["pattern"] = _diagnose_pattern(
+            *(
+                metrics[f"val/{name}"]
+                for name in (
+                    "phase_dependence",
+                    "phase_dependence_hr",
+                    "lattice_excess",
+                    "lattice_excess_hr",
+                )
+            )
+        )
     return diagnosis
 
 
@@ -108,4 +122,15 @@ def _diagnose_grey_levels(shift, distance, bicubic):
         f" val/histogram_distance {distance:.2f} %, bicubic's {bicubic:.2f} %, of the range): thresholds"
         " that were chosen on HR, and porosity with them, do not hold for SR. Try a larger weight of the"
         " pixel loss, smaller ones of the other terms, or a smaller learning_rate"
+    )
+
+
+def _diagnose_pattern(dependence, of_hr, excess, excess_of_hr):
+    if dependence <= of_hr + PHASE_DEPENDENCE and excess <= excess_of_hr + LATTICE_EXCESS:
+        return None
+    return (
+        "SR has shown a pattern with the period of the upsampling that HR does not show"
+        f" (val/phase_dependence {dependence:.3f}, HR's own {of_hr:.3f}; val/lattice_excess {excess:.1f} dB,"
+        f" HR's own {excess_of_hr:.1f} dB): texture, interface and thin pores cannot be trusted. Try a"
+        " stationarity loss, generator.noise=2 and generator.upsampling=resize"
     )

@@ -1,5 +1,7 @@
 """Where a run is, and the settings that must match when it is resumed."""
 
+import contextlib
+
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from srgan_dist.config import flat
@@ -22,6 +24,7 @@ class BestValidation(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     psnr: float  # on the validation split, in dB
+    score: float | None = None  # by which it is the best, see PhaseConfig.best_by; None: of an older version
     phase_step: int
     global_step: int = Field(ge=0)
 
@@ -100,7 +103,7 @@ def parse_state(content, path, config, fingerprint):
         ) from None
 
     # Settings that must match on resume
-    saved, asked = flat(state.fingerprint), flat(fingerprint)
+    saved, asked = flat(_with_newer_settings(state.fingerprint)), flat(fingerprint)
     changed = [
         f"{name}: {saved.get(name)} -> {asked.get(name)}"
         for name in dict.fromkeys([*saved, *asked])
@@ -123,6 +126,18 @@ def parse_state(content, path, config, fingerprint):
     return state
 
 
+def _with_newer_settings(fingerprint):
+    """Return a saved fingerprint with the settings of networks that came later, at their defaults."""
+    models = {"generator": GeneratorConfig, "discriminator": DiscriminatorConfig}
+    exclude = {"generator": set(), "discriminator": {"sync_batchnorm"}}
+    complete = {}
+    for name, model in models.items():
+        with contextlib.suppress(ValidationError):  # a setting that is no more is named as a difference
+            settings = TypeAdapter(model).validate_python(fingerprint.get(name))
+            complete[name] = settings.model_dump(mode="json", exclude=exclude[name])
+    return fingerprint | complete
+
+
 def _from_version_1(content):
     """Return a state of version 1 with the names of version 2; what is wrong in it stays, for the validation
     to name.
@@ -137,14 +152,8 @@ def _from_version_1(content):
         }
     saved = state.get("fingerprint")
     if isinstance(saved, dict) and isinstance(saved.get("discriminator"), dict):
-        discriminator = saved["discriminator"] | {"name": "dense"}
         state["fingerprint"] = saved | {
             "data.augment": "all" if saved.get("data.augment") is True else "none",
-            "generator": TypeAdapter(GeneratorConfig)
-            .validate_python(saved.get("generator"))
-            .model_dump(mode="json"),
-            "discriminator": TypeAdapter(DiscriminatorConfig)
-            .validate_python(discriminator)
-            .model_dump(mode="json", exclude={"sync_batchnorm"}),
+            "discriminator": saved["discriminator"] | {"name": "dense"},
         }
     return state

@@ -8,6 +8,7 @@ from collections import Counter
 
 from srgan_dist.data.loader import TrainLoader
 from srgan_dist.evaluation.validation import Validator, format_psnr
+from srgan_dist.models import noise_channels
 from srgan_dist.models.networks import Networks
 from srgan_dist.models.weights_file import save_generator
 from srgan_dist.run.checkpoint import holds, load_checkpoint
@@ -106,6 +107,7 @@ class TrainingRun:
             [[sample.row for sample in samples] for samples in corrupt],
             checked.blocks,
             config.gradient_accumulation_steps,
+            noise_channels(config.generator),
         )
         self._record_corrupt([sample for samples in corrupt for sample in samples])
         self.validator = Validator(
@@ -118,7 +120,8 @@ class TrainingRun:
         crops = data.batch_size // (self.world_size * self.config.gradient_accumulation_steps)
         ndim = self.config.generator.ndim
         crop_shapes = [(crops, 1, *[side] * ndim) for side in (data.lr_crop, self.config.hr_crop)]
-        threads, tried = choose_threads(self.accelerator, given, self.networks.generator, *crop_shapes)
+        noise = noise_channels(self.config.generator)
+        threads, tried = choose_threads(self.accelerator, given, self.networks.generator, *crop_shapes, noise)
         self.state.cpu_threads, self.state.cpu_ranks = threads, self.world_size
         return f"cpu, {threads} thread(s) a rank{tried}"
 
@@ -179,24 +182,28 @@ class TrainingRun:
             self.warn_of_health(metrics, print_line)
             if split == "valid":
                 self.psnr_gain = metrics["val/psnr_gain"]
-                self.keep_best(metrics["val/psnr"], scores)
+                self.keep_best(metrics, scores)
         if "valid" in results:
             with self.warn_if_unwritable("panels"):
                 self.validator.draw_panels(self.state.global_step, self.samples_seen)
         return {split: scores for split, (_, scores) in results.items()}
 
-    def keep_best(self, psnr, scores):
-        """Note the best validation of a phase, and export its generator beside the one that the phase ends
-        with.
+    def keep_best(self, metrics, scores):
+        """Note the best validation of a phase by its metric, and export its generator beside the one that the
+        phase ends with.
         """
         phase, state = self.state.phase, self.state
-        if phase not in state.best or psnr > state.best[phase].psnr:
+        score, best = metrics[f"val/{getattr(self.config, phase).best_by}"], state.best.get(phase)
+        if best is None or best.score is None or score > best.score:
             # Weights that cannot be written are not noted as the best
             with self.warn_if_unwritable("best weights"):
                 if self.is_main:
                     self.export(self.directory.best_weights(phase), phase, {"valid": scores})
                 state.best[phase] = BestValidation(
-                    psnr=psnr, phase_step=state.phase_step, global_step=state.global_step
+                    psnr=metrics["val/psnr"],
+                    score=score,
+                    phase_step=state.phase_step,
+                    global_step=state.global_step,
                 )
 
     def export(self, path, phase, scores):
@@ -279,7 +286,12 @@ class TrainingRun:
         """End the records and, unless the training has failed, leave the process group."""
         with self.warn_if_unwritable("checkpoint", required=False):
             self.writer.wait()
-        best = {f"best/{phase}/psnr": best.psnr for phase, best in self.state.best.items()}
+        best = {
+            f"best/{phase}/{name}": value
+            for phase, best in self.state.best.items()
+            for name, value in (("psnr", best.psnr), ("score", best.score))
+            if value is not None
+        }
         self.tracker.finish(best | self.summary, exit_code)
         if exit_code == 1 and self.world_size > 1:
             return  # the others have gone: see runtime/process_group.py

@@ -140,7 +140,17 @@ def test_the_command_writes_tables_and_figures(shards, tmp_path):
     scores = json.loads((out / "scores.json").read_text())
     assert set(scores) == {"valid", "test"} and set(scores["valid"]) == {"coal", "sandstone"}
     assert set(scores["test"]["coal"]) == {"bicubic", "pretrain", "adversarial"}
-    assert set(scores["test"]["coal"]["bicubic"]) == {"psnr", "ssim", "spectrum_error", "count"}
+    assert set(scores["test"]["coal"]["bicubic"]) == {
+        "psnr",
+        "ssim",
+        "spectrum_error",
+        "directional_spectrum_error",
+        "phase_dependence",
+        "phase_dependence_hr",
+        "lattice_excess",
+        "lattice_excess_hr",
+        "count",
+    }
     with open(out / "scores.csv") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 4 * 3

@@ -63,7 +63,9 @@ def test_tables_of_volumes_have_both_forms_of_ssim(volumes, tmp_path):
     save_generator(tmp_path / "weights" / "pretrain.safetensors", network(), {})
     table = evaluate(tmp_path, volumes, tmp_path / "eval", ["valid"], Accelerator()).splitlines()
     scores = json.loads((tmp_path / "eval" / "scores.json").read_text())["valid"]["coal"]["pretrain"]
-    assert list(scores) == ["psnr", "ssim", "ssim_slices", "spectrum_error", "count"]
+    texture = ["directional_spectrum_error", "phase_dependence", "lattice_excess"]
+    of_hr = ["phase_dependence_hr", "lattice_excess_hr"]
+    assert list(scores) == ["psnr", "ssim", "ssim_slices", "spectrum_error", *texture, *of_hr, "count"]
     assert table[0].endswith("SSIM slices") and table[3].endswith(f"{scores['ssim_slices']:.4f}")
     with open(tmp_path / "eval" / "scores.csv") as file:
         found = [float(row["ssim_slices"]) for row in csv.DictReader(file) if row["method"] == "pretrain"]

@@ -49,16 +49,17 @@ def test_the_best_generator_of_a_phase_is_exported_and_its_checkpoint_stays(shar
     train(config)
     kept = {"step-00000009", "step-00000015"}
     for phase, first, last in (("pretrain", 1, 9), ("adversarial", 10, 15)):
+        name = f"val/{getattr(config, phase).best_by}"
         scores = {
-            r["samples_seen"] // 4: r["val/psnr"]
+            r["samples_seen"] // 4: r[name]
             for r in records(tmp_path / "all")
-            if "val/psnr" in r and first <= r["samples_seen"] / 4 <= last
+            if name in r and first <= r["samples_seen"] / 4 <= last
         }
         best = max(scores, key=scores.get)
         assert len(scores) == last - first + 1 and best != last
         assert (
             state.best[phase].global_step == best
-            and state.best[phase].psnr == scores[best]
+            and state.best[phase].score == scores[best]
             and state.best[phase].phase_step == best - first + 1
         )
         generator, facts = load_generator(tmp_path / "run" / "weights" / "best" / f"{phase}.safetensors")
@@ -78,7 +79,10 @@ def test_a_run_from_a_checkpoint_of_another_brings_the_best_weights_of_finished_
 ):
     start = stopped(whole, tmp_path, 12) / "checkpoints" / "step-00000012"
     best = json.loads((start / "state.json").read_text())["best"]
-    edit_state(start, {"best": best | {"adversarial": {"psnr": 99.0, "phase_step": 2, "global_step": 11}}})
+    edit_state(
+        start,
+        {"best": best | {"adversarial": {"psnr": 99.0, "score": 99.0, "phase_step": 2, "global_step": 11}}},
+    )
     state = train(config_of(shards, tmp_path, name="other", validate_every=1000), resume=str(start)).state
     found, expected = (
         {path.name: weights_of(path) for path in (run / "weights" / "best").iterdir()}
@@ -97,8 +101,8 @@ def test_best_weights_that_could_not_be_kept_are_not_the_best_that_is_known(
 ):
     scores = iter([10.0, 30.0, 20.0])
 
-    def keep_best(self, psnr, means):
-        return keep(self, next(scores), means)
+    def keep_best(self, metrics, means):
+        return keep(self, metrics | {"val/psnr": next(scores)}, means)
 
     def refused(path, *arguments):
         if path.parent.name == "best" and len(caplog.records) == 0 and path.exists():

@@ -10,6 +10,8 @@ import pytest
 from conftest import tiny_config
 from distributed_worker import digest
 
+from srgan_dist.losses.covariance import CovarianceLossConfig
+from srgan_dist.losses.stationarity import StationarityLossConfig
 from srgan_dist.models.weights_file import load_generator
 from srgan_dist.phases.schedule import Cosine
 from srgan_dist.run.checkpoint import list_checkpoints
@@ -24,7 +26,7 @@ PHASE_1, PHASE_2 = 9, 6  # updates; an epoch of 7 images in batches of 4 ends af
 
 
 def config_of(shards, output, **changes):
-    """A config whose run leaves a checkpoint at every update."""
+    """A config whose run leaves a checkpoint at every update; its generator has noise."""
     config = tiny_config(
         shards,
         output,
@@ -40,7 +42,14 @@ def config_of(shards, output, **changes):
         )
         for name, steps in (("pretrain", PHASE_1), ("adversarial", PHASE_2))
     }
-    return config.model_copy(update={"name": "run", **phases} | changes)
+    losses = {
+        "stationarity": StationarityLossConfig(name="stationarity"),
+        "covariance": CovarianceLossConfig(name="covariance"),
+    }
+    adversarial = phases["adversarial"]
+    phases["adversarial"] = adversarial.model_copy(update={"losses": adversarial.losses | losses})
+    generator = config.generator.model_copy(update={"noise": 2})
+    return config.model_copy(update={"name": "run", "generator": generator, **phases} | changes)
 
 
 @contextlib.contextmanager

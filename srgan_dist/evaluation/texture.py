@@ -1,0 +1,134 @@
+"""Measures of artificial texture: what no rock shows, and a mean over rings of frequencies does not see.
+
+sr and hr: as in `evaluation/metrics.py`, [N, *shape] float32 on [0, 1]; every axis begins with an LR pixel.
+Each measure of one image is a function of its own, so that SR can be compared with what HR itself shows.
+"""
+
+import itertools
+import math
+from functools import lru_cache
+
+import torch
+from torch.nn import functional as F
+
+from srgan_dist.utils.stationarity import phase_moments
+
+DETAIL_SIGMA = 2  # pixels, of the Gaussian whose difference from the image is fine detail
+RING = 8  # frequencies around each of the lattice, from which HR's level is taken
+MEDIAN_OF_EXPONENTIAL = math.log(2)  # over its mean: power in a band of noise is exponentially distributed
+SECTORS = 18  # of 10 degrees
+FLOOR = 1 / (12 * 255**2)  # of power and variance: the quantisation noise of 8 bit
+
+
+def phase_dependence(sr, hr, scale):
+    """Return how much the covariances of sr's fine detail depend on the sub-pixel phase.
+
+    The root mean square, over phases and offsets, of the covariance at a phase minus its mean over phases,
+    over the mean square of hr's fine detail. A pattern of the upsampling is seen even where its sign changes
+    from place to place, as second-order cyclostationarity (Gardner, Napolitano, Paura 2006). HR itself has
+    0.01 or so, by chance.
+    """
+    values = []
+    for one, other in zip(sr, hr, strict=True):
+        _, covariances = phase_moments(_fine_detail(one)[None], scale)
+        deviations = covariances - covariances.flatten(1).mean(1).view(-1, *[1] * one.dim())
+        unit = _fine_detail(other).square().mean().clamp(min=FLOOR)
+        values.append(deviations.square().mean().sqrt() / unit)
+    return torch.stack(values)
+
+
+def _fine_detail(image):
+    """Return an image [*shape] minus its Gaussian blur."""
+    radius = 4 * DETAIL_SIGMA
+    x = torch.arange(-radius, radius + 1, dtype=image.dtype, device=image.device)
+    window = torch.exp(-(x**2) / (2 * DETAIL_SIGMA**2))
+    window = window / window.sum()
+    blurred = F.pad(image[None, None], [radius] * 2 * image.dim(), mode="replicate")[0, 0]
+    for axis, length in enumerate(image.shape):
+        blurred = sum(weight * blurred.narrow(axis, k, length) for k, weight in enumerate(window))
+    return image - blurred
+
+
+def lattice_excess(sr, hr, scale):
+    """Return the power of sr at the frequencies (k/scale, j/scale), over hr's power around each, in dB; the
+    largest of all.
+
+    Of sr the mean over the three frequencies along each axis, of hr the median over 17, as a mean of noise. A
+    pattern that is the same everywhere stands out by tens of dB; HR itself has 2 to 5 dB, as the largest of
+    several random numbers.
+    """
+    ndim = sr.dim() - 1
+    powers = [_power(images) for images in (sr, hr)]
+    multiples = range(-(scale // 2) + 1, scale // 2 + 1)
+    excesses = []
+    for multiple in itertools.product(multiples, repeat=ndim):
+        first = next((k for k in multiple if k), 0)
+        if first <= 0:  # the mean, and the other half of the spectrum
+            continue
+        at = [round(length * k / scale) for length, k in zip(sr.shape[1:], multiple, strict=True)]
+        of_sr = _around(powers[0], at, 1).mean(1)
+        of_hr = _around(powers[1], at, RING).median(1).values / MEDIAN_OF_EXPONENTIAL
+        excesses.append(10 * torch.log10(of_sr.clamp(min=FLOOR) / of_hr.clamp(min=FLOOR)))
+    return torch.stack(excesses).amax(0)
+
+
+def _around(power, at, radius):
+    """Return the power [N, M] at the frequencies within `radius` of one, along each axis."""
+    for axis, (centre, length) in enumerate(zip(at, power.shape[1:], strict=True), start=1):
+        places = torch.arange(centre - radius, centre + radius + 1, device=power.device) % length
+        power = power.index_select(axis, places)
+    return power.flatten(1)
+
+
+def directional_spectrum_error(sr, hr, scale):
+    """Return the mean absolute difference of the log power of sr and hr per direction, over the frequencies
+    that LR does not have.
+
+    The directions are 18 sectors of 10 degrees in the plane of frequencies; a hatch or a grain of one
+    direction shows, which a ring hides. Natural logarithm. Of volumes the mean over the slices across each
+    axis.
+    """
+    return (directional_log_power(sr, scale) - directional_log_power(hr, scale)).abs().mean(-1)
+
+
+def directional_log_power(images, scale):
+    """Return the log power of images [N, *shape] in 18 sectors of direction, between the Nyquist frequencies
+    of LR and HR: [N, 18]; of volumes [N, 3 * 18], of the mean over the slices across z, y and x.
+    """
+    if images.dim() == 3:
+        return _log_power_of_sectors(_power(images), scale)
+    planes = [images.movedim(axis, 1) for axis in (1, 2, 3)]
+    powers = [_power(plane.flatten(0, 1)).view(plane.shape).mean(1) for plane in planes]
+    return torch.cat([_log_power_of_sectors(power, scale) for power in powers], -1)
+
+
+def _log_power_of_sectors(power, scale):
+    sector, counts = _sectors(tuple(power.shape[1:]), scale, power.device)
+    total = torch.zeros(len(power), SECTORS + 1, device=power.device).index_add_(-1, sector, power.flatten(1))
+    return torch.log(total[:, :SECTORS] / counts + FLOOR)
+
+
+@lru_cache(maxsize=8)
+def _sectors(shape, scale, device):
+    """Return the sector of every frequency of images [H, W], flat (SECTORS: outside of the band), and the
+    size of each.
+    """
+    y, x = (torch.fft.fftfreq(length, device=device) for length in shape)
+    radius = torch.hypot(y[:, None], x)
+    angle = torch.atan2(y[:, None].expand_as(radius), x.expand_as(radius)) % math.pi
+    sector = (angle * SECTORS / math.pi + 0.5).long() % SECTORS
+    sector[(radius <= 0.5 / scale) | (radius > 0.5)] = SECTORS
+    sector = sector.flatten()
+    return sector, torch.bincount(sector, minlength=SECTORS + 1)[:SECTORS].clamp(min=1)
+
+
+def _power(images):
+    """Return the power spectrum of images [N, *shape] under a Hann window; white noise of variance v has
+    v.
+    """
+    axes = tuple(range(1, images.dim()))
+    window = torch.ones((), device=images.device)
+    for length in images.shape[1:]:
+        window = window[..., None] * torch.hann_window(length, device=images.device)
+    spectrum = torch.fft.fftn((images - images.mean(axes, keepdim=True)) * window, dim=axes)
+    return spectrum.abs() ** 2 / (window**2).sum()

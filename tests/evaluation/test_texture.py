@@ -1,0 +1,84 @@
+"""Measures of artificial texture, against known patterns."""
+
+import numpy as np
+import pytest
+import torch
+
+from srgan_dist.evaluation.metrics import spectrum_error
+from srgan_dist.evaluation.texture import (
+    directional_log_power,
+    directional_spectrum_error,
+    lattice_excess,
+    phase_dependence,
+)
+
+STD = 0.05
+
+
+def grains(*shape, seed=0):
+    return 0.5 + STD * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("scale, shape", [(4, (2, 256, 256)), (3, (2, 255, 249)), (2, (1, 64, 64, 64))])
+def test_texture_without_a_pattern_has_the_floor_of_chance(scale, shape):
+    hr, sr = grains(*shape), grains(*shape, seed=1)
+    assert (phase_dependence(sr, hr, scale) < 0.02).all()
+    assert (lattice_excess(sr, hr, scale) < 6).all() and (lattice_excess(hr, hr, scale) < 6).all()
+    assert (directional_spectrum_error(sr, hr, scale) < 0.15).all()
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4, 6, 8])
+def test_phase_dependence_of_modulated_noise_worked_by_hand(scale):
+    # Noise whose variance is 1 + a at the first sub-pixel phase of each pixel of LR and 1 elsewhere: only the
+    # covariance at offset 0 depends on the phase, its mean square deviation is a^2 (1/s^2) (1 - 1/s^2)
+    side, a = 40 * scale, 4.0
+    hr = torch.randn(1, side, side, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    factor = torch.ones(scale, scale, dtype=torch.float64)
+    factor[0, 0] = np.sqrt(1 + a)
+    sr = hr * factor.repeat(side // scale, side // scale)
+    share = 1 / scale**2
+    expected = a * np.sqrt(share * (1 - share) / 7)  # over 7 offsets
+    assert phase_dependence(sr, hr, scale).item() == pytest.approx(expected, rel=0.15)
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4, 8])
+def test_lattice_excess_of_a_cosine_worked_by_hand(scale):
+    side, amplitude = 240, 0.02
+    hr, sr = grains(1, side, side), grains(1, side, side, seed=1)
+    period = torch.cos(2 * torch.pi * torch.arange(side) / scale)
+    found = lattice_excess(sr + amplitude * period, hr, scale).item()
+    # Under a window w the peak is (A/2)^2 (sum w)^2 / sum w^2, A^2 at the Nyquist frequency; of the nine
+    # frequencies around it the Hann window gives 1, 1/4 (four neighbours), 1/16 (four corners)
+    window = torch.outer(*[torch.hann_window(side)] * 2)
+    peak = (amplitude / (1 if scale == 2 else 2)) ** 2 * window.sum() ** 2 / (window**2).sum()
+    expected = 10 * np.log10((peak * (1 + 1 + 1 / 4) / 9 + STD**2).item() / STD**2)
+    assert found == pytest.approx(expected, abs=1.5) and found > 15
+
+
+def test_a_grain_of_one_direction_hides_in_a_ring_and_shows_by_angle():
+    hr = grains(1, 256, 256)
+    spectrum = torch.fft.fft2(hr - 0.5)
+    y, x = torch.meshgrid(torch.fft.fftfreq(256), torch.fft.fftfreq(256), indexing="ij")
+    along = torch.sqrt(
+        1 + 0.9 * torch.cos(2 * torch.atan2(y, x))
+    )  # power moved from one direction to another
+    sr = 0.5 + torch.fft.ifft2(spectrum * along).real
+    assert spectrum_error(sr, hr).item() < 0.15
+    assert directional_spectrum_error(sr, hr, 4).item() > 0.5
+    power = directional_log_power(sr, 4)[0] - directional_log_power(hr, 4)[0]
+    assert power.argmax() == 0 and power.argmin() == 9  # 0 and 90 degrees
+
+
+def test_the_slices_of_a_volume_are_compared_in_three_directions():
+    hr = grains(1, 32, 32, 32)
+    sr = hr + 0.1 * torch.cos(torch.pi * torch.arange(32))[:, None, None]  # alternates along z
+    by_plane = (directional_log_power(sr, 2) - directional_log_power(hr, 2)).view(3, 18).abs().amax(1)
+    assert by_plane[0] < 0.05 and (by_plane[1:] > 1).all()
+
+
+def test_a_constant_image_gives_finite_numbers():
+    flat = torch.full((1, 48, 48), 0.4)
+    noisy = grains(1, 48, 48)
+    for metric in (phase_dependence, lattice_excess, directional_spectrum_error):
+        assert metric(flat, flat, 4).isfinite().all() and metric(noisy, flat, 4).isfinite().all()
+        assert metric(flat, noisy, 4).isfinite().all()
