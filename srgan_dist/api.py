@@ -13,8 +13,10 @@ from accelerate import Accelerator
 
 from srgan_dist import training
 from srgan_dist.config import Config, ConfigError, load_config, parse_config
+from srgan_dist.data.noise import Noise
 from srgan_dist.evaluation import report
-from srgan_dist.evaluation.super_resolve import check_tile, depth_scale, list_jobs, super_resolve_files
+from srgan_dist.evaluation.super_resolve import check_noise, check_tile, depth_scale
+from srgan_dist.evaluation.super_resolve_files import list_jobs, super_resolve_files
 from srgan_dist.evaluation.super_resolver import SuperResolver
 from srgan_dist.models import weights_file
 from srgan_dist.runtime.cpu import on_cpu, use_cpu_threads
@@ -77,21 +79,24 @@ def load_generator(path, device=None):
     return SuperResolver(*weights_file.load_generator(path, device))
 
 
-def super_resolve(weights, input, output, tile=None, device=None):
+def super_resolve(weights, input, output, tile=None, device=None, noise=1.0, noise_seed=0, samples=None):
     """Super-resolve the images of a file or folder into another one; returns the paths of the outputs.
 
         srgan_dist.super_resolve("runs/demo/weights/adversarial.safetensors", "scan.tif", "scan_x4.tif")
 
     PNG, TIFF and NPY are read and written. tile: side in LR pixels of the tiles, which bounds the memory;
-    None: 192 in 2-D, 32 in 3-D. device: as for load_generator. Nothing is written where one of the outputs
-    exists.
+    None: 192 in 2-D, 32 in 3-D. device: as for load_generator. noise, noise_seed: strength (0: none, 1: as
+    trained) and seed of the noise of a generator that has some. samples: number of draws of it, whose mean is
+    written to output, and their standard deviation beside it as NAME_spread. Nothing is written where one of
+    the outputs exists.
     """
     check_tile(tile)
-    generator = load_generator(weights, device).generator
-    jobs, notes = list_jobs(input, output, depth_scale(generator))
+    generator, noise = load_generator(weights, device).generator, Noise(noise_seed, noise)
+    check_noise(generator, noise, samples)
+    jobs, notes = list_jobs(input, output, depth_scale(generator), samples)
     for note in notes:
         log.warning("%s", note)
-    return [path for _, path in super_resolve_files(generator, jobs, tile)]
+    return [path for _, path in super_resolve_files(generator, jobs, tile, noise=noise, samples=samples)]
 
 
 def evaluate(

@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from srgan_dist.benchmarks.names import PLAIN, VARIANTS
 from srgan_dist.losses.perceptual import LAYERS, VGGLossConfig, vgg19_features
+from srgan_dist.models import noise_channels
 from srgan_dist.models.layers import PReLU
 from srgan_dist.optim.adam import adam
 from srgan_dist.phases import build_phase
@@ -63,12 +64,15 @@ def _accelerator(precision):
 
 
 def crops_of(config, batch, device):
-    """Return one micro-batch of noise: [(lr [B, 1, c, c], hr [B, 1, s*c, s*c])] in [-1, 1]."""
-    generator = torch.Generator().manual_seed(0)
+    """Return one micro-batch of random crops: [(lr [B, 1, c, c], hr [B, 1, s*c, s*c])] in [-1, 1], for a
+    generator with noise also that.
+    """
+    generator, channels = torch.Generator().manual_seed(0), noise_channels(config.generator)
+    shapes = [(1, config.data.lr_crop), (1, config.hr_crop), *[(channels, config.hr_crop)] * (channels > 0)]
     return [
         tuple(
-            (torch.rand(batch, 1, side, side, generator=generator) * 2 - 1).to(device)
-            for side in (config.data.lr_crop, config.hr_crop)
+            (torch.rand(batch, number, side, side, generator=generator) * 2 - 1).to(device)
+            for number, side in shapes
         )
     ]
 
@@ -95,8 +99,8 @@ class DDPLoop:
 
     def update(self, batches):
         """Take one step of the networks on one micro-batch, as a phase does; returns 0-d tensors."""
-        ((lr, hr),) = batches
-        sr = self.generator(lr)
+        ((lr, hr, *noise),) = batches
+        sr = self.generator(lr, *noise)
         metrics = self._discriminator_step(sr.detach(), hr) if self.discriminator else {}
         terms, total = content_losses(self.losses, self.config.losses, sr, hr, self.accelerator)
         if self.discriminator:
@@ -154,9 +158,9 @@ class PlainLoop:
 
     def update(self, batches):
         """Take one step of the networks of the phase on one micro-batch, as a phase does; returns floats."""
-        ((lr, hr),) = batches
+        ((lr, hr, *noise),) = batches
         self.generator_optimizer.zero_grad()
-        sr = self.generator(lr)
+        sr = self.generator(lr, *noise)
         loss, l2 = F.l1_loss(sr, hr), F.mse_loss(sr, hr)
         if self.discriminator:
             self._discriminator_step(sr.detach(), hr)

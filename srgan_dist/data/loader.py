@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from srgan_dist.data.augment import orient
+from srgan_dist.data.noise import noise_at, seeds_of
 from srgan_dist.data.prefetch import BatchPrefetcher, ShardPrefetcher
 from srgan_dist.data.reader import Reader
 from srgan_dist.data.sampler import CropSampler, DatasetMixture, slots_of
@@ -23,6 +24,7 @@ class Buffer:
     lr: torch.Tensor  # [B, 1, *[c] * ndim] of the set's dtype
     hr: torch.Tensor  # [B, 1, *[s*c] * ndim]
     orientations: torch.Tensor  # [B]
+    slots: torch.Tensor  # [B], which fill the batch
     copied: torch.cuda.Event | None  # on a GPU: when it has copied the content
 
 
@@ -49,6 +51,7 @@ class TrainLoader:
         bad=None,
         blocks=None,
         gradient_accumulation_steps=1,
+        noise=0,
     ):
         self.readers = [Reader(split) for split, _ in splits]
         bad, blocks = bad or [()] * len(splits), blocks or [None] * len(splits)
@@ -66,7 +69,7 @@ class TrainLoader:
             for number, (split, _) in enumerate(splits)
         ]
         self.mixture = DatasetMixture([weight for _, weight in splits], seed)
-        self.augment = augment
+        self.augment, self.seed, self.noise = augment, seed, noise
         self.lr_crop, self.batch_size = lr_crop, batch_size
         self.rank, self.world_size, self.device = rank, world_size, device
         self.gradient_accumulation_steps = gradient_accumulation_steps
@@ -75,8 +78,8 @@ class TrainLoader:
         """Yield (lr, hr) for update first_update, first_update + 1, ... without end, in micro-batches.
 
         lr: [B, 1, c, c], hr: [B, 1, s*c, s*c] (of volumes [B, 1, c, c, c] and so on); float32 in [-1, 1] on
-        the device; B this rank's share of a micro-batch. Close the generator when done: its threads stop
-        then.
+        the device; B this rank's share of a micro-batch. With noise (lr, hr, noise [B, channels, s*c, s*c]).
+        Close the generator when done: its threads stop then.
         """
         buffers = [self._buffer() for _ in range(PREFETCHED + 1)]
         reached = self.mixture.reached(first_update * self.batch_size).tolist()
@@ -92,14 +95,18 @@ class TrainLoader:
             stack.callback(stop.set)  # before the threads are joined, for one may be waiting for a shard
             while True:
                 buffer = prefetcher.next()
-                lr, hr, orientations = (
-                    x.to(self.device, non_blocking=True) for x in (buffer.lr, buffer.hr, buffer.orientations)
+                lr, hr, orientations, slots = (
+                    x.to(self.device, non_blocking=True)
+                    for x in (buffer.lr, buffer.hr, buffer.orientations, buffer.slots)
                 )
                 if buffer.copied:
                     buffer.copied.record()
                 if self.augment != "none":
                     lr, hr = orient(lr, orientations), orient(hr, orientations)
                 batch = to_network_range(lr), to_network_range(hr)
+                if self.noise:
+                    sides = hr.shape[2:]
+                    batch += (noise_at(seeds_of(self.seed, slots), [0] * len(sides), sides, self.noise),)
                 prefetcher.release(buffer)
                 yield batch
 
@@ -109,7 +116,8 @@ class TrainLoader:
         lr, hr = self.readers[0].empty_batch(count, self.lr_crop, pinned)
         # blocking: the thread that waits for it sleeps
         copied = torch.cuda.Event(blocking=True) if pinned else None
-        return Buffer(lr, hr, torch.empty(count, dtype=torch.int64, pin_memory=pinned), copied)
+        orientations, slots = (torch.empty(count, dtype=torch.int64, pin_memory=pinned) for _ in range(2))
+        return Buffer(lr, hr, orientations, slots, copied)
 
     def _fill(self, buffer, number):
         """Fill a buffer with micro-batch `number` of the run."""
@@ -120,6 +128,7 @@ class TrainLoader:
             update, self.rank, self.world_size, self.batch_size, self.gradient_accumulation_steps, micro_batch
         )
         orientations = buffer.orientations.numpy()
+        buffer.slots.numpy()[:] = slots
         sets = zip(
             self.samplers, self.readers, self.shard_prefetchers, self.mixture.split(slots), strict=True
         )

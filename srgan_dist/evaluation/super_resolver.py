@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from srgan_dist.evaluation.super_resolve import check_tile, super_resolve_pages
+from srgan_dist.data.noise import Noise
+from srgan_dist.evaluation.super_resolve import check_noise, check_tile, super_resolve_pages
 from srgan_dist.utils.errors import UserError
 
 
@@ -17,24 +18,31 @@ class SuperResolver:
         self.generator, self.header = generator, dict(header or {})
         self.scale, self.ndim = generator.config.scale, generator.config.ndim
 
-    def __call__(self, array, tile=None):
-        """Super-resolve an array of uint8 or uint16 into an array of the same dtype.
+    def __call__(self, array, tile=None, noise=1.0, noise_seed=0, samples=None):
+        """Super-resolve an array of uint8 or uint16 into an array of the same dtype; with samples into
+        the mean of that many draws of the generator's noise, and their standard deviation (float32, grey
+        levels).
 
-        A 2-D generator maps [H, W] -> [s*H, s*W], and [pages, H, W] -> [pages, s*H, s*W] page by page; a 3-D
-        one maps [D, H, W] -> [s*D, s*H, s*W]. tile: LR pixels of a tile along each axis, which bounds the
-        memory; None takes 192 in 2-D and 32 in 3-D. Raises UserError for other dtypes, numbers of dimensions,
-        and empty arrays.
+        A 2-D generator maps [H, W] -> [s*H, s*W], and [pages, H, W] -> [pages, s*H, s*W] page by page; a
+        3-D one maps [D, H, W] -> [s*D, s*H, s*W]. tile: LR pixels of a tile along each axis, which bounds
+        the memory; None takes 192 in 2-D and 32 in 3-D. noise, noise_seed: strength (0: none, 1: as
+        trained) and seed of the noise of a generator that has some. Raises UserError for other dtypes,
+        numbers of dimensions, and empty arrays.
         """
         array = np.asarray(array)
         array = array.astype(array.dtype.newbyteorder("="), copy=False)
         self._check(array, tile)
         shape = (*array.shape[: -self.ndim], *(self.scale * length for length in array.shape[-self.ndim :]))
-        sr = np.empty(shape, array.dtype)
-        images = array.reshape(-1, *array.shape[-self.ndim :])
-        pages = super_resolve_pages(self.generator, images, tile)
-        for target, page in zip(sr.reshape(-1, *sr.shape[-2:]), pages, strict=True):
-            target[...] = page
-        return sr
+        noise = Noise(noise_seed, noise)
+        check_noise(self.generator, noise, samples)
+        images = enumerate(array.reshape(-1, *array.shape[-self.ndim :]))
+        pages = super_resolve_pages(self.generator, images, tile, noise, samples)
+        results = [np.empty(shape, array.dtype), *([np.empty(shape, np.float32)] if samples else [])]
+        targets = zip(*(result.reshape(-1, *shape[-2:]) for result in results), strict=True)
+        for of_page, page in zip(targets, pages, strict=True):
+            for target, values in zip(of_page, page if samples else [page], strict=True):
+                target[...] = values
+        return tuple(results) if samples else results[0]
 
     def _check(self, array, tile):
         if array.dtype not in (np.uint8, np.uint16):

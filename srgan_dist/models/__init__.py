@@ -1,8 +1,9 @@
 """Networks. A new one is a module here with its settings, and its line in one of the two tables.
 
-A generator has `config` (with `ndim` and `scale`), `tile_overlap` (LR pixels) and forward(lr) -> sr; a
-discriminator is built from (config, crop, ndim), its settings have `final_side(crop)`, and forward(*images)
-returns the logits of each batch.
+A generator has `config` (with `ndim` and `scale`), `tile_overlap` (LR pixels) and forward(lr) -> sr; one
+whose settings have `noise` above 0 is called as forward(lr, noise), see `data/noise.py`. A discriminator
+is built from (config, crop, ndim), its settings have `final_side(crop)`, and forward(*images) returns the
+logits of each batch.
 """
 
 from srgan_dist.models.discriminator import DenseDiscriminatorConfig, Discriminator
@@ -27,6 +28,11 @@ DiscriminatorConfig = one_of(DISCRIMINATORS, default="dense")
 def build_generator(config):
     """Build the generator of some settings."""
     return GENERATORS[type(config)](config)
+
+
+def noise_channels(config):
+    """Return the channels of noise with which a generator of some settings is called; 0: with lr alone."""
+    return getattr(config, "noise", 0)
 
 
 def build_discriminator(config, crop, ndim):

@@ -63,12 +63,16 @@ def stages_of(scale):
     return [2] * twos + [3] * (scale >> twos == 3)
 
 
-def upsampling_radius(scale):
-    """Return how many LR pixels a 3-wide convolution per stage, before its enlargement, looks beyond its own;
-    rounded up.
+def upsampling_radius(scale, behind=0, resize=False):
+    """Return how many LR pixels beyond its own an HR pixel depends on through the upsampling; rounded up.
+
+    Every stage has one 3-wide convolution: before its enlargement or, with resize, behind it. behind: HR
+    pixels that the layers behind the upsampling look beyond their own.
     """
-    grids = [math.prod(stages_of(scale)[:stage]) for stage in range(len(stages_of(scale)))]
-    return math.ceil(sum(1 / grid for grid in grids))
+    radius = behind
+    for factor in reversed(stages_of(scale)):
+        radius = math.ceil((radius + 1) / factor) if resize else math.ceil(radius / factor) + 1
+    return radius
 
 
 class PixelShuffle(nn.Module):
@@ -89,6 +93,32 @@ class PixelShuffle(nn.Module):
         x = x.view(batch, channels // self.factor**n, *[self.factor] * n, *shape)
         interleaved = [axis for i in range(n) for axis in (2 + n + i, 2 + i)]
         return x.permute(0, 1, *interleaved).reshape(batch, -1, *(size * self.factor for size in shape))
+
+
+class NoiseHead(nn.Module):
+    """Texture that is added to an image: features [B, C, *HR shape] and noise [B, N, *HR shape] -> [B, 1, *HR
+    shape]; conv3 - PReLU - conv3, whose weights begin at 0, so that it adds nothing before it is trained.
+
+    What a scanner adds to HR is no function of LR: without a source of randomness on the HR grid a generator
+    that has to please a discriminator fills flat grains with a pattern (docs/texture.md).
+    """
+
+    radius = 2  # HR pixels beyond its own that an output pixel depends on
+
+    def __init__(self, conv, channels, noise, slopes):
+        super().__init__()
+        self.conv = conv(channels + noise, channels, 3, padding=1)
+        self.prelu = PReLU(slopes)
+        self.last = conv(channels, 1, 3, padding=1)
+
+    def initialize(self):
+        """Make the texture zero everywhere."""
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, features, noise):
+        x = torch.cat([features, noise.to(features.dtype)], 1)
+        return self.last(self.prelu(self.conv(x)))
 
 
 # Activation

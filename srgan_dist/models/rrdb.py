@@ -5,7 +5,6 @@ Wang et al. (2018), "ESRGAN: enhanced super-resolution generative adversarial ne
 enlargement by nearest neighbours and a convolution, as in the official code.
 """
 
-import math
 from typing import Literal
 
 import torch
@@ -13,7 +12,7 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
 
-from srgan_dist.models.layers import CONV, CONVS, stages_of
+from srgan_dist.models.layers import CONV, CONVS, NoiseHead, stages_of, upsampling_radius
 from srgan_dist.utils.settings import Dimensions, Scale, Settings
 
 CONVS_OF_A_BLOCK = 15  # three dense blocks of five 3-wide convolutions
@@ -31,6 +30,13 @@ class RRDBConfig(Settings):
     growth: int = Field(32, ge=1, le=4096, description="channels that each convolution of a dense block adds")
     residual_scale: float = Field(
         0.2, gt=0, le=1, description="factor of a block's output before it is added"
+    )
+    noise: int = Field(
+        0,
+        ge=0,
+        le=16,
+        description="channels of noise on the HR grid, of which two convolutions make texture that is added;"
+        " 0: none",
     )
     tile_overlap: int = Field(
         32,
@@ -75,7 +81,9 @@ class RRDB(nn.Module):
 
 
 class RRDBNet(nn.Module):
-    """Generator: lr [B, 1, *shape] in [-1, 1] -> sr [B, 1, *(scale * shape)], unbounded."""
+    """Generator: lr [B, 1, *shape] in [-1, 1] -> sr [B, 1, *(scale * shape)], unbounded. One with noise
+    adds texture where it is also given noise [B, config.noise, *(scale * shape)].
+    """
 
     def __init__(self, config):
         super().__init__()
@@ -91,15 +99,16 @@ class RRDBNet(nn.Module):
         self.upscale = nn.ModuleList(conv(channels, channels, 3, padding=1) for _ in self.factors)
         self.last = conv(channels, channels, 3, padding=1)
         self.tail = conv(channels, 1, 3, padding=1)
+        self.texture = NoiseHead(conv, channels, config.noise, channels) if config.noise else None
         self._initialize_dense_blocks()
+        if self.texture:
+            self.texture.initialize()
 
     @property
     def receptive_radius(self):
         """LR pixels beyond its own that an output pixel depends on, at most."""
-        radius = 2  # HR pixels: the two convolutions behind the enlargement
-        for factor in reversed(self.factors):
-            radius = math.ceil((radius + 1) / factor)
-        return 2 + CONVS_OF_A_BLOCK * self.config.num_blocks + radius
+        # 2 HR pixels: the two convolutions behind the enlargement
+        return 2 + CONVS_OF_A_BLOCK * self.config.num_blocks + upsampling_radius(self.config.scale, 2, True)
 
     @property
     def tile_overlap(self):
@@ -108,12 +117,13 @@ class RRDBNet(nn.Module):
         """
         return min(self.config.tile_overlap, self.receptive_radius)
 
-    def forward(self, lr):
+    def forward(self, lr, *noise):
         x = self.head(lr)
         features = x + self.trunk(self.blocks(x))
         for factor, conv in zip(self.factors, self.upscale, strict=True):
             features = F.leaky_relu(conv(F.interpolate(features, scale_factor=factor, mode="nearest")), 0.2)
-        return self.tail(F.leaky_relu(self.last(features), 0.2))
+        sr = self.tail(F.leaky_relu(self.last(features), 0.2))
+        return sr + self.texture(features, *noise) if noise else sr
 
     def _initialize_dense_blocks(self):
         for module in self.blocks.modules():

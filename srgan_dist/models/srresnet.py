@@ -1,4 +1,4 @@
-"""SRResNet: residual blocks on the LR grid, then sub-pixel convolutions up to the HR grid.
+"""SRResNet: residual blocks on the LR grid, then sub-pixel or resize convolutions up to the HR grid.
 
 Ledig et al. (2017), "Photo-realistic single image super-resolution using a generative adversarial network",
 without batch normalisation, as in the official code of Wang, Armstrong, Mostaghimi (2020).
@@ -9,8 +9,17 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import nn
+from torch.nn import functional as F
 
-from srgan_dist.models.layers import CONV, PixelShuffle, PReLU, initialize, stages_of, upsampling_radius
+from srgan_dist.models.layers import (
+    CONV,
+    NoiseHead,
+    PixelShuffle,
+    PReLU,
+    initialize,
+    stages_of,
+    upsampling_radius,
+)
 from srgan_dist.utils.settings import Dimensions, Scale, Settings
 
 
@@ -28,6 +37,29 @@ class SRResNetConfig(Settings):
         "channel", description="one PReLU slope per channel or per layer"
     )
     long_skip: bool = Field(True, description="add the first convolution's output to the last block's")
+    upscale_filters: int | None = Field(
+        None,
+        ge=1,
+        le=4096,
+        description="channels behind each upsampling stage, where pixels are many; null: num_filters",
+    )
+    upsampling: Literal["shuffle", "resize"] = Field(
+        "shuffle",
+        description="shuffle: convolution, then channels to space; resize: nearest neighbours, then"
+        " convolution",
+    )
+    noise: int = Field(
+        0,
+        ge=0,
+        le=16,
+        description="channels of noise on the HR grid, of which two convolutions make texture that is added;"
+        " 0: none",
+    )
+    input_skip: bool = Field(
+        False,
+        description="add LR, enlarged by bicubic (volumes: trilinear) interpolation, to the output, so that"
+        " the network learns what interpolation lacks",
+    )
     tanh: bool = Field(True, description="bound the output to [-1, 1]")
     init_std: float | None = Field(
         0.02,
@@ -54,9 +86,9 @@ class UpscaleLayer(nn.Module):
     PReLU.
     """
 
-    def __init__(self, conv, channels, slopes, factor, ndim):
+    def __init__(self, conv, channels, width, slopes, factor, ndim):
         super().__init__()
-        self.conv = conv(channels, factor**ndim * channels, 3, padding=1)
+        self.conv = conv(channels, factor**ndim * width, 3, padding=1)
         self.shuffle = PixelShuffle(factor)
         self.prelu = PReLU(slopes)
 
@@ -64,8 +96,28 @@ class UpscaleLayer(nn.Module):
         return self.prelu(self.shuffle(self.conv(x)))
 
 
+class ResizeLayer(nn.Module):
+    """Nearest neighbours to `factor` times the size, conv3, PReLU (Odena et al. 2016, "Deconvolution and
+    checkerboard artifacts").
+    """
+
+    def __init__(self, conv, channels, width, slopes, factor, ndim):
+        super().__init__()
+        self.factor = factor
+        self.conv = conv(channels, width, 3, padding=1)
+        self.prelu = PReLU(slopes)
+
+    def forward(self, x):
+        return self.prelu(self.conv(F.interpolate(x, scale_factor=self.factor, mode="nearest")))
+
+
+UPSAMPLING = {"shuffle": UpscaleLayer, "resize": ResizeLayer}
+
+
 class SRResNet(nn.Module):
-    """Generator: lr [B, 1, *shape] in [-1, 1] -> sr [B, 1, *(scale * shape)] in [-1, 1] up to overshoot."""
+    """Generator: lr [B, 1, *shape] in [-1, 1] -> sr [B, 1, *(scale * shape)] in [-1, 1] up to overshoot. One
+    with noise adds texture where it is also given noise [B, config.noise, *(scale * shape)].
+    """
 
     def __init__(self, config):
         super().__init__()
@@ -77,22 +129,39 @@ class SRResNet(nn.Module):
             *(ResidualBlock(conv, channels, slopes) for _ in range(config.num_blocks))
         )
         self.trunk = conv(channels, channels, 3, padding=1)
-        stages = [UpscaleLayer(conv, channels, slopes, f, config.ndim) for f in stages_of(config.scale)]
+        width = config.upscale_filters or channels
+        upscale_slopes = width if config.prelu == "channel" else 1
+        layer, stages = UPSAMPLING[config.upsampling], []
+        for number, factor in enumerate(stages_of(config.scale)):
+            stages.append(
+                layer(conv, width if number else channels, width, upscale_slopes, factor, config.ndim)
+            )
         self.upscale = nn.Sequential(*stages)
-        self.tail = conv(channels, 1, 1)
+        self.tail = conv(width, 1, 1)
+        self.texture = NoiseHead(conv, width, config.noise, upscale_slopes) if config.noise else None
         initialize(self, config.init_std)
+        if self.texture:
+            self.texture.initialize()
 
     @property
     def tile_overlap(self):
         """LR pixels beyond its own that an output pixel depends on: with so much around them, tiles are
         exact.
         """
-        return 1 + 2 * self.config.num_blocks + 1 + upsampling_radius(self.config.scale)
+        behind = NoiseHead.radius if self.config.noise else 0
+        upsampling = upsampling_radius(self.config.scale, behind, self.config.upsampling == "resize")
+        return 1 + 2 * self.config.num_blocks + 1 + upsampling
 
-    def forward(self, lr):
+    def forward(self, lr, *noise):
         x = self.head(lr)
         features = self.trunk(self.blocks(x))
         if self.config.long_skip:
             features = features + x
-        sr = self.tail(self.upscale(features))
+        features = self.upscale(features)
+        sr = self.tail(features)
+        if noise:
+            sr = sr + self.texture(features, *noise)
+        if self.config.input_skip:
+            mode = {2: "bicubic", 3: "trilinear"}[self.config.ndim]
+            sr = sr + F.interpolate(lr, scale_factor=self.config.scale, mode=mode)
         return torch.tanh(sr) if self.config.tanh else sr

@@ -49,8 +49,11 @@ class TrainedNetwork:
     @torch.no_grad()
     def collect_gradients(self):
         """Add the gradients of the copy to those of the weights, in the precision of the weights, and clear
-        them.
+        them. A weight that had no part in the loss has the gradient 0.
         """
+        for parameter in self.copied if self.module is self.copy else self.parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
         if self.module is not self.copy:
             return
         found = [laid_out_as(parameter.grad, parameter) for parameter in self.copied]

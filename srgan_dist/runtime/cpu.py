@@ -82,11 +82,12 @@ def use_cpu_threads(accelerator, threads=None):
         torch.set_num_threads(threads or share_of_cores(accelerator))
 
 
-def fastest_thread_count(generator, lr, hr, most):
+def fastest_thread_count(generator, lr, hr, most, *noise):
     """Time 1, 2, 4, ... and `most` threads; returns {threads: median seconds} and the chosen number: the
     smallest one that no larger one beats by a tenth.
 
-    Each trial is forward and backward of the generator on lr [B, 1, *shape] and hr [B, 1, *(s * shape)]; the
+    Each trial is forward and backward of the generator on lr [B, 1, *shape] (and noise [B, C, *(s * shape)]
+    of one with noise) and hr [B, 1, *(s * shape)]; the
     numbers of threads take turns.
     """
     counts = sorted({most, *(2**n for n in range(most.bit_length()) if 2**n <= most)})
@@ -95,7 +96,7 @@ def fastest_thread_count(generator, lr, hr, most):
     def trial(threads):
         torch.set_num_threads(threads)
         start = time.perf_counter()
-        torch.autograd.grad((generator(lr) - hr).abs().mean(), parameters)
+        torch.autograd.grad((generator(lr, *noise) - hr).abs().mean(), parameters)
         return time.perf_counter() - start
 
     before = torch.get_num_threads()
@@ -165,16 +166,18 @@ def has_glibc():
     return platform.libc_ver()[0] == "glibc"
 
 
-def choose_threads(accelerator, given, generator, lr_shape, hr_shape):
+def choose_threads(accelerator, given, generator, lr_shape, hr_shape, noise=0):
     """Set the threads of this rank: `given`, or the fastest number within its share; the same on every rank.
 
-    lr_shape, hr_shape: [B, 1, *shape] of the micro-batches of the trials. Returns (threads, trials as text).
+    lr_shape, hr_shape: [B, 1, *shape] of the micro-batches of the trials. noise: channels of noise that the
+    generator is called with. Returns (threads, trials as text).
     """
     smallest_share = -int(max_over_ranks([-share_of_cores(accelerator)])[0])
     threads, trials = given or (1 if smallest_share == 1 else None), ""
     if threads is None:
         lr, hr = (torch.rand(shape) * 2 - 1 for shape in (lr_shape, hr_shape))
-        seconds, threads = fastest_thread_count(generator, lr, hr, smallest_share)
+        inputs = [torch.zeros(hr_shape[0], noise, *hr_shape[2:])] if noise else []
+        seconds, threads = fastest_thread_count(generator, lr, hr, smallest_share, *inputs)
         threads = int(from_rank_zero(threads))
         trials = f" (tried: {', '.join(f'{count}: {1000 * s:.0f} ms' for count, s in seconds.items())})"
     torch.set_num_threads(threads)

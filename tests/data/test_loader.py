@@ -192,3 +192,30 @@ def test_a_reader_that_nobody_has_any_more_leaves_no_shard_mapped(train_split):
         assert gone() is None
     finally:
         gc.enable()
+
+
+def test_noise_is_a_function_of_seed_and_slot_alone(train_split):
+    def noisy(rank=0, world_size=1, seed=0, parts=1):
+        return TrainLoader(
+            [(train_split, 1.0)],
+            8,
+            6,
+            seed,
+            "all",
+            rank,
+            world_size,
+            CPU,
+            gradient_accumulation_steps=parts,
+            noise=2,
+        )
+
+    whole = [noise for _, _, noise in take(noisy(), 0, 3)]
+    assert whole[0].shape == (6, 2, 32, 32) and not torch.equal(whole[0], whole[1])
+    assert not torch.equal(take(noisy(seed=1), 0, 1)[0][2], whole[0])
+    shares = [take(noisy(rank, 2), 1, 2) for rank in range(2)]
+    for update in (0, 1):
+        assert torch.equal(torch.cat([share[update][2] for share in shares]), whole[1 + update])
+    parts = take(noisy(parts=3), 1, 3)
+    assert torch.equal(torch.cat([part[2] for part in parts]), whole[1])
+    pairs = take(loader(train_split), 0, 1)[0]
+    assert all(torch.equal(a, b) for a, b in zip(pairs, take(noisy(), 0, 1)[0][:2], strict=True))

@@ -11,10 +11,10 @@ from srgan_dist.data.image_files import read_info, read_pages
 from srgan_dist.data.value_range import to_grey_levels
 from srgan_dist.evaluation.super_resolve import (
     super_resolve,
-    super_resolve_files,
     super_resolve_pages,
     super_resolve_window,
 )
+from srgan_dist.evaluation.super_resolve_files import super_resolve_files
 from srgan_dist.models.srresnet import SRResNet, SRResNetConfig
 from srgan_dist.utils.errors import UserError
 
@@ -34,12 +34,12 @@ def volume_of(depth, height, width, dtype=np.uint8):
 
 
 def super_resolve_grey(generator, lr, tile=None):
-    (page,) = super_resolve_pages(generator, [lr], tile)
+    (page,) = super_resolve_pages(generator, [(0, lr)], tile)
     return page
 
 
 def super_resolve_volume(generator, lr, tile=None):
-    return np.stack(list(super_resolve_pages(generator, [lr], tile)))
+    return np.stack(list(super_resolve_pages(generator, [(0, lr)], tile)))
 
 
 def super_resolve_file(generator, info, path, tile=None):

@@ -10,7 +10,8 @@ from PIL import Image
 from test_super_resolve import network, super_resolve_grey
 
 from srgan_dist.data.image_files import read_image, read_info
-from srgan_dist.evaluation.super_resolve import depth_scale, list_jobs, super_resolve_files
+from srgan_dist.evaluation.super_resolve import depth_scale
+from srgan_dist.evaluation.super_resolve_files import list_jobs, super_resolve_files
 from srgan_dist.models.weights_file import save_generator
 from srgan_dist.utils.errors import UserError
 

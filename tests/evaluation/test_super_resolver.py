@@ -38,7 +38,7 @@ def test_pages_are_super_resolved_one_by_one():
     sr, pages = resolver(), np.stack([texture(seed, 20, 24) for seed in range(3)])
     found = sr(pages, tile=8)
     assert found.shape == (3, 40, 48)
-    assert np.array_equal(found, list(super_resolve_pages(sr.generator, pages, tile=8)))
+    assert np.array_equal(found, list(super_resolve_pages(sr.generator, enumerate(pages), tile=8)))
 
 
 def test_a_volume_is_super_resolved_along_all_axes():

@@ -1,0 +1,194 @@
+"""Super-resolving files: which image goes where, all checked before any is computed, and written as it
+comes.
+"""
+
+import itertools
+import os
+import re
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from srgan_dist.data.image_files import (
+    BROKEN_LINK,
+    find_images,
+    is_image,
+    left_out,
+    read_info,
+    read_pages,
+)
+from srgan_dist.data.write_images import check_writable, write_pages
+from srgan_dist.evaluation.super_resolve import (
+    NOISE,
+    depth_scale,
+    device_of,
+    super_resolve_pages,
+    tile_or_default,
+)
+from srgan_dist.runtime.device import is_out_of_memory, memory_of
+from srgan_dist.storage.remote import is_url
+from srgan_dist.utils.errors import UserError
+
+LISTED = 20  # faults that an error lists
+
+
+def spread_path(path):
+    """Return the path beside an output at which the standard deviation of its samples is written, float32."""
+    return path.with_name(f"{path.stem}_spread{'.npy' if path.suffix.lower() == '.npy' else '.tif'}")
+
+
+def list_jobs(source, target, pages_per_page=1, samples=None):
+    """Pair every image of `source` (a file or a folder) with the file to write at or below `target`: (jobs,
+    notes).
+
+    A job is (ImageInfo, output path); notes name the files that are left out because they are no images.
+    pages_per_page: `depth_scale` of the generator. samples: not None where `spread_path` is written too.
+    Raises UserError that lists all faults before anything is computed: images that cannot be read,
+    outputs that exist, and formats that cannot hold the result.
+    """
+    for name, path in (("INPUT", source), ("OUTPUT", target)):
+        if is_url(path) or str(path) == "":
+            raise UserError(
+                f"{name}={path} is {'a URL' if path else 'empty'}; give the path of a file or folder"
+            )
+    source, target = Path(source), Path(target)
+    if not source.exists():
+        raise UserError(f"INPUT={source} does not exist")
+    if source.is_dir():
+        pairs, faults, notes = _pairs_of_folder(source, target)
+    else:
+        pairs, faults, notes = [(source, target / source.name if target.is_dir() else target)], [], []
+    jobs = [_job(path, output, pages_per_page, samples, faults) for path, output in pairs]
+    if faults:
+        raise UserError(_format_faults(faults))
+    return jobs, notes
+
+
+def _pairs_of_folder(source, target):
+    """Return [(image, output)], faults and notes of a folder."""
+    if target.exists() and not target.is_dir() or is_image(target) and not target.exists():
+        raise UserError(f"OUTPUT={target} names a file, but INPUT={source} is a folder; give a folder")
+    if target.resolve().is_relative_to(source.resolve()):
+        raise UserError(
+            f"OUTPUT={target} is inside INPUT={source}, where the next run would read it as input;"
+            " give a folder elsewhere"
+        )
+    images, others = find_images(source)
+    faults = [f"{path}: {BROKEN_LINK}" for path in others if not path.exists()]
+    if not images and not faults:
+        raise UserError(f"INPUT={source} holds no image in a format that can be read (PNG, TIFF, NPY)")
+    notes = left_out(source, [str(path.relative_to(source)) for path in others])
+    return [(path, target / path.relative_to(source)) for path in images], faults, notes
+
+
+def _job(path, output, pages_per_page, samples, faults):
+    """Return (info, output); append the problem of either to `faults`."""
+    try:
+        info = read_info(path)
+        check_writable(output, info.pages * pages_per_page, info.tags)
+        outputs = [output, *([spread_path(output)] if samples else [])]
+        if there := " and ".join(str(path) for path in outputs if os.path.lexists(path)):
+            exist = "exist" if " and " in there else "exists"
+            raise UserError(f"OUTPUT={there} {exist}; give another name or delete it")
+        above = next(folder for folder in output.absolute().parents if os.path.lexists(folder))
+        if not above.is_dir():
+            raise UserError(f"OUTPUT={output} lies below {above}, which is no folder; give another name")
+        return info, output
+    except UserError as error:
+        faults.append(str(error))
+        return None
+
+
+def _format_faults(faults):
+    if len(faults) == 1:
+        return faults[0]
+    more = [f"and {len(faults) - LISTED} more"] if len(faults) > LISTED else []
+    return "\n  ".join([f"{len(faults)} faults found, nothing was written:", *faults[:LISTED], *more])
+
+
+def super_resolve_files(
+    generator, jobs, tile=None, progress=lambda info, pages: pages, noise=NOISE, samples=None
+):
+    """Super-resolve the images of `list_jobs`, page by page or volume by volume; yields each job when its
+    file is written.
+
+    progress(info, pages) wraps the HR pages of a file as tqdm does. samples: see `super_resolve_pages`; then
+    `spread_path` is written first.
+    """
+    images = _images_of(jobs, generator.config.ndim)
+    results = super_resolve_pages(generator, images, tile, noise, samples)
+    for info, path in jobs:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        count = info.pages * depth_scale(generator)
+        pages = itertools.islice(results, count)
+        tags, pages = _scale_tags(info.tags, generator), progress(info, pages)
+        try:
+            if samples is None:
+                write_pages(path, pages, count, tags)
+            else:
+                _write_mean_and_spread(path, pages, count, tags)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise UserError(
+                f"{info.path}: {memory_of(device_of(generator))} is too small for"
+                f" --tile {tile_or_default(tile, generator)}; use a smaller --tile"
+            ) from None
+        yield info, path
+
+
+def _write_mean_and_spread(path, pages, count, tags):
+    """Write the spread of (mean, spread) pages, and then their mean, which waits in a file beside it."""
+    with tempfile.TemporaryFile(dir=path.parent) as file:
+
+        def spreads():
+            for mean, spread in pages:
+                mean.tofile(file)
+                shape.append((mean.dtype, mean.shape))
+                yield spread
+
+        shape = []
+        write_pages(spread_path(path), spreads(), count, tags)
+        dtype, (height, width) = shape[0]
+        means = np.memmap(file, dtype, "r", shape=(count, height, width))
+        write_pages(path, means, count, tags)
+
+
+def _images_of(jobs, ndim):
+    """Yield (number in its file, image) of all files, one file after the other: pages for a 2-D generator,
+    volumes for a 3-D one.
+    """
+    for info, _ in jobs:
+        if ndim == 2:
+            yield from enumerate(_pages_of(info))
+        else:
+            yield 0, np.stack(list(_pages_of(info)))
+
+
+def _pages_of(info):
+    pages = 0
+    for page in read_pages(info.path):
+        yield page
+        pages += 1
+    if pages != info.pages:
+        raise UserError(
+            f"{info.path} has {pages} pages now and had {info.pages} before: it was changed while it was read"
+        )
+
+
+def _scale_tags(tags, generator):
+    """Scale the resolution, as the pixels are `scale` times smaller, and the distance of slices of a volume
+    in ImageJ's description.
+    """
+    scale, tags = generator.config.scale, dict(tags)
+    if "resolution" in tags:
+        tags["resolution"] = tuple((pixels * scale, units) for pixels, units in tags["resolution"])
+    if generator.config.ndim == 3 and "description" in tags:
+        tags["description"] = re.sub(
+            r"^spacing=(\d+\.?\d*(?:e-?\d+)?)(?=\s*$)",
+            lambda match: f"spacing={float(match[1]) / scale:.10g}",
+            tags["description"],
+            flags=re.MULTILINE | re.IGNORECASE,
+        )
+    return tags
