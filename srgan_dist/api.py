@@ -15,6 +15,7 @@ from srgan_dist import training
 from srgan_dist.config import Config, ConfigError, load_config, parse_config
 from srgan_dist.data.noise import Noise
 from srgan_dist.evaluation import report
+from srgan_dist.evaluation.measuring_settings import measuring_of
 from srgan_dist.evaluation.super_resolve import check_noise, check_tile, depth_scale
 from srgan_dist.evaluation.super_resolve_files import list_jobs, super_resolve_files
 from srgan_dist.evaluation.super_resolver import SuperResolver
@@ -107,19 +108,32 @@ def evaluate(
     cache=None,
     cache_gib=DEFAULT_GIB,
     progress=None,
+    measures="basic",
+    threshold="otsu",
+    phase="dark",
+    permeability=False,
+    samples=8,
 ):
     """Score the generators of a run directory against bicubic; returns the mean scores as a table of text.
 
         print(srgan_dist.evaluate("runs/demo", "data/deeprock_x4", splits=["test"]))
 
-    Writes scores.json, scores.csv, figure2.png and figure3.png to `out`, by default RUN/eval. cache,
-    cache_gib: folder and size limit of the copies of remote shards. progress(split) returns a function that
-    wraps an iterator over the images, as tqdm does. Under a launcher all ranks share the work.
+    Writes scores.json, scores.csv, figure2.png and figure3.png to `out`, by default RUN/eval, and rock
+    measures: measures.json, measures.csv, curves.npz. measures: "basic", "full" (of volumes also pore
+    sizes and connected porosity) or "off". threshold: between pores and rock, "otsu" (from HR of the
+    training split, per rock), a number from 0 to 1, or {rock: either}. phase: "dark" or "bright", that of
+    the pores. permeability: of volumes, by Stokes flow, with "full". samples: draws of a generator's
+    noise for calibration.json; 0: none. cache, cache_gib: folder and size limit of the copies of remote
+    shards. progress(split) returns a function that wraps an iterator over the images, as tqdm does. Under
+    a launcher all ranks share the work.
     """
     check_group(join(cpu_wanted(), timeout_minutes=30))
     accelerator = Accelerator()
     use_cpu_threads(accelerator)
     use_exact_float32()
     out = out or Path(run) / "eval"
+    measuring = measuring_of(measures, threshold, phase, permeability, samples)
     with end_all_ranks_on_error():
-        return report.evaluate(run, shards, out, splits, accelerator, progress, cache_at(cache, cache_gib))
+        return report.evaluate(
+            run, shards, out, splits, accelerator, progress, cache_at(cache, cache_gib), measuring
+        )

@@ -14,7 +14,7 @@ from srgan_dist.config_errors import ConfigError, explain_faults
 from srgan_dist.data.data_config import DataConfig
 from srgan_dist.losses import VGGLossConfig
 from srgan_dist.losses.stationarity import SMALLEST_LR_CROP, StationarityLossConfig
-from srgan_dist.models import DiscriminatorConfig, GeneratorConfig
+from srgan_dist.models import DiscriminatorConfig, GeneratorConfig, noise_channels
 from srgan_dist.models.discriminator import DenseDiscriminatorConfig
 from srgan_dist.models.srresnet import SRResNetConfig
 from srgan_dist.phases.adversarial import AdversarialConfig
@@ -157,6 +157,12 @@ class Config(Settings):
             if self.compile and any(getattr(phase, "r1_gamma", None) for _, phase in self.phases()):
                 raise ValueError(
                     "r1_gamma needs second derivatives, which compile=true has not; use one of them"
+                )
+        for name, phase in self.phases():
+            if getattr(phase, "trains", "all") == "texture" and noise_channels(self.generator) == 0:
+                raise ValueError(
+                    f"{name}.trains=texture: generator.noise=0 makes no texture; use generator.noise=2, or"
+                    f" {name}.trains=all"
                 )
         for field in self.losses_of(StationarityLossConfig):
             if self.data.lr_crop < SMALLEST_LR_CROP:

@@ -141,12 +141,13 @@ def test_overrides_of_losses_start_from_the_default_ones_where_the_file_names_no
         ),
         (
             {"adversarial": {"losses": {"v": {"weight": 1.0}}}},
-            "adversarial.losses.v: needs a name, one of covariance, l1, mse, stationarity, vgg19",
+            "adversarial.losses.v: needs a name, one of consistency, covariance, l1, mse, stationarity,"
+            " vgg19",
         ),
         (
             {"adversarial": {"losses": {"v": {"name": "gan"}}}},
-            "adversarial.losses.v.name = 'gan': is not known; use one of covariance, l1, mse, stationarity,"
-            " vgg19",
+            "adversarial.losses.v.name = 'gan': is not known; use one of consistency, covariance, l1, mse,"
+            " stationarity, vgg19",
         ),
         ({"data": [1]}, "data = [1]: is not a table of settings"),
         ({"name": 1}, "name = 1: input should be a valid string; quote it: '\"1\"'"),

@@ -12,7 +12,7 @@ LAYERS = [  # from low to high: folders and files of srgan_dist
     {"utils"},
     {"runtime"},
     {"storage"},
-    {"data"},
+    {"data", "measures"},
     {"packing", "integrity", "datasets", "models", "losses", "optim"},
     {"phases"},
     {"evaluation", "tracking"},

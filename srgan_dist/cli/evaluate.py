@@ -27,10 +27,18 @@ def main(argv=None, prog=None):
             arguments.cache,
             arguments.cache_gib,
             progress=lambda name: lambda images: progress_bar(images, name, "image"),
+            measures=arguments.measures,
+            threshold=arguments.threshold or ["otsu"],
+            phase=arguments.phase,
+            permeability=arguments.permeability,
+            samples=arguments.samples,
         )
         state = PartialState()
         if state.is_main_process:
-            print(f"{table}\n\nwritten to {out}: scores.json, scores.csv, figure2.png, figure3.png")
+            files = "scores.json, scores.csv, figure2.png, figure3.png"
+            if arguments.measures != "off":
+                files += ", measures.json, measures.csv, curves.npz"
+            print(f"{table}\n\nwritten to {out}: {files}")
         state.destroy_process_group()
 
 
@@ -47,6 +55,36 @@ def parse_arguments(argv, prog):
         default=["valid", "test"],
         choices=["train", "valid", "test"],
         help="which splits to score, of those that SHARDS has (default: valid test)",
+    )
+    parser.add_argument(
+        "--measures",
+        default="basic",
+        choices=["basic", "full", "off"],
+        help="rock measures: porosity, interface, Euler number, two-point correlation, chords, pore sizes,"
+        " Fourier ring correlation; full: of volumes also pore sizes and connected porosity (default: basic)",
+    )
+    parser.add_argument(
+        "--threshold",
+        action="append",
+        metavar="otsu|VALUE|ROCK=VALUE",
+        help="grey level between pores and rock, 0 to 1, for all rocks or for one; may be repeated (default:"
+        " otsu, per rock from HR of the training split)",
+    )
+    parser.add_argument(
+        "--phase", default="dark", choices=["dark", "bright"], help="grey levels of pores (default: dark)"
+    )
+    parser.add_argument(
+        "--permeability",
+        action="store_true",
+        help="of volumes of up to 128 voxels a side, by Stokes flow; with --measures full",
+    )
+    parser.add_argument(
+        "--samples",
+        type=int,
+        default=8,
+        metavar="N",
+        help="draws of a generator's noise, by which calibration.json says how far their spread predicts the"
+        " error; 0: none (default: 8)",
     )
     add_cache_options(parser)
     return parser.parse_args(argv)

@@ -23,7 +23,8 @@ def calibration(split, generator, samples, rank, world_size, device):
     and of the error of their mean. ratio: sqrt((N + 1) / N) spread / error, 1 where the draws are as wide as
     the truth is uncertain (Fortin et al. 2014, "Why should ensemble spread match the RMSE of the ensemble
     mean?"); less than 1: too sure. correlation: Spearman's, of spread and error over blocks of HR pixels.
-    bins: [(spread, error)] of the blocks in ten equal parts by their spread.
+    bins: [(spread, error)] of the blocks in ten equal parts by their spread. A
+    rock on which no two draws differ, for the texture is not trained yet, is left out.
     """
     reader = Reader(split)
 
@@ -40,10 +41,8 @@ def calibration(split, generator, samples, rank, world_size, device):
     by_rock = {}
     for rock, squares in gathered:
         by_rock.setdefault(rock, []).append(squares)
-    return {
-        rock: _calibration_of(np.concatenate(squares, 1), samples)
-        for rock, squares in sorted(by_rock.items())
-    }
+    pooled = {rock: np.concatenate(squares, 1) for rock, squares in sorted(by_rock.items())}
+    return {rock: _calibration_of(squares, samples) for rock, squares in pooled.items() if squares[0].any()}
 
 
 def _block_means(squares, side):

@@ -3,7 +3,6 @@ figures.
 """
 
 import csv
-import json
 import math
 from collections import defaultdict
 from pathlib import Path
@@ -11,7 +10,10 @@ from pathlib import Path
 from srgan_dist.data.manifest import SPLITS
 from srgan_dist.data.reader import Reader
 from srgan_dist.data.split import open_set
+from srgan_dist.evaluation.calibration import calibration
 from srgan_dist.evaluation.figures import figure_2, figure_3, label, middle_slices, title
+from srgan_dist.evaluation.measuring import files_of_measures, measure_split
+from srgan_dist.evaluation.measuring_settings import thresholds_of
 from srgan_dist.evaluation.metrics import relative_error_reduction
 from srgan_dist.evaluation.scoring import (
     AVERAGED,
@@ -21,11 +23,12 @@ from srgan_dist.evaluation.scoring import (
     methods_of,
     score_split,
 )
+from srgan_dist.models import noise_channels
 from srgan_dist.models.weights_file import load_generator
 from srgan_dist.runtime.process_group import barrier
 from srgan_dist.storage.remote import is_url
 from srgan_dist.utils.errors import UserError
-from srgan_dist.utils.files import atomic_write
+from srgan_dist.utils.files import atomic_write, write_json
 
 RESERVED_NAMES = ("bicubic", "lr", "hr", "full")  # columns of the figures that no generator can be called
 COLUMNS = (
@@ -41,12 +44,13 @@ COLUMNS = (
 )
 
 
-def evaluate(run, shards, out, splits, accelerator, progress=None, cache=None):
+def evaluate(run, shards, out, splits, accelerator, progress=None, cache=None, measuring=None):
     """Score the generators of a run directory on a packed set and write tables and figures to `out`.
 
     Writes scores.csv (a row per image and method), scores.json (means per split, rock and method),
-    figure2.png and figure3.png. progress(split name) returns a function that wraps the batches as tqdm does.
-    Returns the table as text.
+    figure2.png and figure3.png; with measuring (`evaluation/measuring.py`) also measures.json,
+    measures.csv, curves.npz and, of generators with noise, calibration.json. progress(split name) returns
+    a function that wraps the batches as tqdm does. Returns the table as text.
     """
     if is_url(out):
         raise UserError(f"--out={out} is a URL; name a folder for tables and figures")
@@ -60,16 +64,16 @@ def evaluate(run, shards, out, splits, accelerator, progress=None, cache=None):
         out.mkdir(parents=True, exist_ok=True)
 
     methods = methods_of(generators, scale, accelerator.device, ndim)
-    rows = []
-    for split in present:
-        bar = progress(split.name) if progress and accelerator.is_main_process else iter
-        rows += score_split(
-            split, methods, accelerator.process_index, accelerator.num_processes, accelerator.device, bar
-        )
+    share = accelerator.process_index, accelerator.num_processes, accelerator.device
+    show = progress if progress and accelerator.is_main_process else lambda name: iter
+    rows = [row for split in present for row in score_split(split, methods, *share, show(split.name))]
     _check_finite(rows, run)
     add_error_reduction(rows)
+    results = _measure(present, methods, generators, measuring, share, show) if measuring else {}
     if accelerator.is_main_process:
         _write_scores(out, rows)
+        for name, write in results.items():
+            write(out / name)
         figures = {
             "figure2.png": figure_2(_examples(present, rows, methods)),
             "figure3.png": figure_3(_per_rock_psnr(rows)),
@@ -79,6 +83,30 @@ def evaluate(run, shards, out, splits, accelerator, progress=None, cache=None):
                 figure.savefig(path, format="png", dpi=120)
     barrier()
     return format_table(rows)
+
+
+def _measure(splits, methods, generators, measuring, share, show):
+    """Take the rock measures and the calibration; returns {file: function(path) that writes it}."""
+    files = {}
+    if measuring.extent != "off":
+        rocks = sorted({split.rock(i) for split in splits for i in range(len(split))})
+        thresholds = thresholds_of(splits[0].set, rocks, measuring.thresholds, measuring.phase, *share[:2])
+        results = {
+            split.name: measure_split(
+                split, methods, thresholds, measuring, *share, show(f"measures of {split.name}")
+            )
+            for split in splits
+        }
+        titles = {name: title(name) for name in methods}
+        files = files_of_measures(results, list(methods), thresholds, measuring, splits[0].set, titles)
+    noisy = {name: g for name, g in generators.items() if noise_channels(g.config)}
+    if noisy and measuring.samples:
+        found = {
+            split.name: {name: calibration(split, g, measuring.samples, *share) for name, g in noisy.items()}
+            for split in splits
+        }
+        files["calibration.json"] = lambda path: write_json(path, found)
+    return files
 
 
 def _load_generators(run, device):
@@ -173,8 +201,7 @@ def _write_scores(out, rows):
         split: mean_scores([r for r in rows if r["split"] == split])
         for split in dict.fromkeys(r["split"] for r in rows)
     }
-    with atomic_write(out / "scores.json") as path:
-        path.write_text(json.dumps(means, indent=1) + "\n")
+    write_json(out / "scores.json", means)
 
 
 def _examples(splits, rows, methods):

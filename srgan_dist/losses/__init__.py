@@ -2,6 +2,7 @@
 is built from (config, scale).
 """
 
+from srgan_dist.losses.consistency import ConsistencyLoss, ConsistencyLossConfig
 from srgan_dist.losses.covariance import CovarianceLoss, CovarianceLossConfig
 from srgan_dist.losses.perceptual import VGGLoss, VGGLossConfig
 from srgan_dist.losses.pixel import L1Loss, L1LossConfig, MSELoss, MSELossConfig
@@ -9,6 +10,7 @@ from srgan_dist.losses.stationarity import StationarityLoss, StationarityLossCon
 from srgan_dist.utils.settings import one_of
 
 LOSSES = {
+    ConsistencyLossConfig: ConsistencyLoss,
     CovarianceLossConfig: CovarianceLoss,
     L1LossConfig: L1Loss,
     MSELossConfig: MSELoss,

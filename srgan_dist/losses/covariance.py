@@ -24,12 +24,13 @@ class CovarianceLossConfig(Settings):
 
 
 class CovarianceLoss(nn.Module):
-    """Compares the covariances of the fine detail of sr and hr at small offsets, in blocks: their squared
-    difference over hr's variance in the block, summed over offsets.
+    """Compares the statistics of the fine detail x of sr and hr in blocks: the covariances at small
+    offsets over hr's variance, and E|x| / sigma and E[x|x|] / sigma^2, which tell grain from strokes and
+    dark strokes from bright ones; the sum of squared differences.
 
-    Second-order statistics of texture, as Portilla & Simoncelli (2000), "A parametric texture model based
-    on joint statistics of complex wavelet coefficients", match them, here of the pixels themselves.
-    Detail that no LR image tells is asked for in its amount and its shape, not pixel by pixel.
+    Statistics of texture as Portilla & Simoncelli (2000), "A parametric texture model based on joint
+    statistics of complex wavelet coefficients", match them, here of the pixels themselves. Detail that no
+    LR image tells is asked for in its amount and its shape, not pixel by pixel.
     """
 
     def __init__(self, config, scale):
@@ -39,15 +40,20 @@ class CovarianceLoss(nn.Module):
     def forward(self, sr, hr):
         """sr, hr: [B, 1, *shape] in [-1, 1] -> 0-d float32."""
         with torch.no_grad():
-            of_hr = self._covariances(hr.float())
-        of_sr = self._covariances(sr.float())
-        return ((of_sr - of_hr) / (of_hr[0] + QUIET)).square().sum(0).mean()
+            of_hr = self._statistics(hr.float())
+            unit = of_hr[0] + QUIET
+            units = torch.stack([unit] * (len(of_hr) - 2) + [unit.sqrt(), unit])
+        of_sr = self._statistics(sr.float())
+        return ((of_sr - of_hr) / units).square().sum(0).mean()
 
-    def _covariances(self, images):
-        """Return the covariances of fine detail in blocks: [offsets, B, blocks]."""
+    def _statistics(self, images):
+        """Return the statistics of fine detail in blocks: [offsets + 2, B, blocks]; the first is the
+        variance.
+        """
         detail = fine_detail(images).squeeze(1)
-        offsets = offsets_of(images.dim() - 2)
-        return torch.stack([self._block_means(detail * moved(detail, offset)) for offset in offsets])
+        products = [detail * moved(detail, offset) for offset in offsets_of(images.dim() - 2)]
+        size = detail.abs()
+        return torch.stack([self._block_means(values) for values in (*products, size, detail * size)])
 
     def _block_means(self, values):
         """Return the means of [B, *shape] over blocks, [B, blocks]; the rest at the borders has no part."""

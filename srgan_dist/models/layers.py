@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from srgan_dist.data.noise import seeds_of
+
 
 class Conv3d(nn.Conv3d):
     """Convolution of volumes; on a CPU, where no position has room for the kernel beside the padding, in
@@ -25,6 +27,7 @@ class Conv3d(nn.Conv3d):
             return self._conv_forward(x.to(wide), self.weight.to(wide), bias).to(x.dtype)
 
 
+INITIAL_TEXTURE = 0.1  # of the values behind the first convolution; a few grey levels of 255
 CONV = {2: nn.Conv2d, 3: Conv3d}  # by the number of dimensions
 CONVS = tuple(CONV.values())
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
@@ -97,7 +100,7 @@ class PixelShuffle(nn.Module):
 
 class NoiseHead(nn.Module):
     """Texture that is added to an image: features [B, C, *HR shape] and noise [B, N, *HR shape] -> [B, 1, *HR
-    shape]; conv3 - PReLU - conv3, whose weights begin at 0, so that it adds nothing before it is trained.
+    shape]; conv3 - PReLU - conv3. It adds nothing until `start`.
 
     What a scanner adds to HR is no function of LR: without a source of randomness on the HR grid a generator
     that has to please a discriminator fills flat grains with a pattern (docs/texture.md).
@@ -115,6 +118,18 @@ class NoiseHead(nn.Module):
         """Make the texture zero everywhere."""
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
+
+    @torch.no_grad()
+    def start(self):
+        """Begin with a little texture, unless there is some already.
+
+        Its strength enters most losses squared, so that from exactly none it would hardly grow, and the rest
+        of the generator would draw strokes instead.
+        """
+        if not self.last.weight.any():
+            values = seeds_of(0, torch.arange(self.last.weight.numel()))  # the same on every rank and device
+            signs = (values & 1).mul(2).sub(1).view(self.last.weight.shape)
+            self.last.weight.copy_(INITIAL_TEXTURE / self.last.weight[0].numel() ** 0.5 * signs)
 
     def forward(self, features, noise):
         x = torch.cat([features, noise.to(features.dtype)], 1)

@@ -24,10 +24,10 @@ class TrainedNetwork:
 
     network: as prepared by Accelerate, the same on every rank. accelerator: decides the precision of
     convolutions, dense layers and PReLUs; where it is float32 the network itself computes. looks_ahead:
-    whether `next` is used.
+    whether `next` is used. part: name of the only submodule that is trained; "": all of the network.
     """
 
-    def __init__(self, network, learning_rate, accelerator, looks_ahead=False, compiled=False):
+    def __init__(self, network, learning_rate, accelerator, looks_ahead=False, compiled=False, part=""):
         dtype = autocast_dtype(accelerator)
         self.network = network
         self.copy = _copy_of(network, dtype, compiled) if dtype or looks_ahead else None
@@ -35,7 +35,8 @@ class TrainedNetwork:
         self.parameters = list(network.parameters())
         self.copied = list(self.copy.parameters()) if self.copy else []
         self.gradients = [torch.empty_like(parameter) for parameter in self.parameters] if dtype else []
-        self.optimizer = adam(network, learning_rate)
+        self.optimizer, self.part = adam(network, learning_rate), part
+        self._require_gradients(network)
         self.all_reduce = GradientAllReduce(network, accelerator.num_processes)
 
     @torch.no_grad()
@@ -44,7 +45,7 @@ class TrainedNetwork:
         self.optimizer.zero_grad()
         if self.module is self.copy:
             torch._foreach_copy_(self.copied, self.parameters)
-            self.copy.requires_grad_(True)
+            self._require_gradients(self.copy)
 
     @torch.no_grad()
     def collect_gradients(self):
@@ -66,6 +67,10 @@ class TrainedNetwork:
                 gradient += more
         for parameter in self.copied:
             parameter.grad = None
+
+    def _require_gradients(self, network):
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(name.startswith(self.part))
 
     def next(self):
         """Return the network, frozen, with the weights that the next step of its optimiser will give it."""

@@ -1,7 +1,7 @@
 """Phase 2: generator against discriminator (SRGAN), on top of the pixel and perceptual losses."""
 
 import contextlib
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -22,6 +22,11 @@ class AdversarialConfig(PhaseConfig):
 
     steps: int = Field(150_000, ge=1, description="updates")
     discriminator_learning_rate: float | None = Field(None, gt=0, description="null: the generator's")
+    trains: Literal["all", "texture"] = Field(
+        "all",
+        description="texture: of the generator only what makes texture of noise (generator.noise); what phase"
+        " 1 has learnt stays",
+    )
     lr_schedule: LRScheduleConfig = Exponential(name="exponential", decay_every=100_000)
     losses: dict[str, LossConfig] = Field(
         {"pixel": L1LossConfig(name="l1"), "perceptual": VGGLossConfig(name="vgg19")},
@@ -60,7 +65,10 @@ class AdversarialPhase(Phase):
             "generator": config.learning_rate,
             "discriminator": config.discriminator_learning_rate or config.learning_rate,
         }
-        super().__init__(config, networks, accelerator, rates)
+        if texture := getattr(networks.generator, "texture", None):
+            texture.start()
+        part = "texture." if config.trains == "texture" else ""
+        super().__init__(config, networks, accelerator, rates, part)
         self.discriminator, self.objective = self.networks["discriminator"], config.objective
         self.adversarial_weight = torch.zeros((), device=accelerator.device)  # of the last update
 

@@ -79,15 +79,20 @@ class Phase:
 
     config: PhaseConfig. networks: models.networks.Networks. base_rates: {network: learning rate before the
     schedule} of the networks that the phase trains; they step together, or the update is skipped
-    (optim/update_guard.py).
+    (optim/update_guard.py). part: the only submodule of the generator that is trained; "": all of it.
     """
 
-    def __init__(self, config, networks, accelerator, base_rates):
+    def __init__(self, config, networks, accelerator, base_rates, part=""):
         self.config, self.steps, self.accelerator = config, config.steps, accelerator
         self.losses = build_losses(config, networks, accelerator)
         self.networks = {
             name: TrainedNetwork(
-                getattr(networks, name), rate, accelerator, name == "discriminator", networks.compiled
+                getattr(networks, name),
+                rate,
+                accelerator,
+                looks_ahead=name == "discriminator",
+                compiled=networks.compiled,
+                part=part if name == "generator" else "",
             )
             for name, rate in base_rates.items()
         }

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 import os
 import secrets
 from pathlib import Path
@@ -43,6 +44,12 @@ def _take_name(unfinished, path):
                 f"{path} exists by now and is left as it is; give another name or delete it"
             ) from None
         os.replace(unfinished, path)  # a file system without hard links
+
+
+def write_json(path, content):
+    """Write content as a JSON file, at once or not at all; numbers that are not finite are an error."""
+    with atomic_write(path) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def sync(path):

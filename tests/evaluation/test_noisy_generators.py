@@ -41,8 +41,8 @@ def weights(tmp_path):
     "settings",
     [
         SRResNetConfig(scale=4, **SRRESNET),
-        SRResNetConfig(scale=6, upsampling="resize", upscale_filters=5, **SRRESNET),
-        SRResNetConfig(scale=3, ndim=3, upsampling="resize", **SRRESNET),
+        SRResNetConfig(scale=6, upsampling="resize", upscale_filters=5, input_skip=True, **SRRESNET),
+        SRResNetConfig(scale=3, ndim=3, upsampling="resize", input_skip=True, **SRRESNET),
         RRDBConfig(name="rrdb", scale=2, num_blocks=1, num_filters=4, growth=4, noise=3),
     ],
     ids=["shuffle", "resize", "3-D", "rrdb"],

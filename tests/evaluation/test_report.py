@@ -136,6 +136,9 @@ def test_the_command_writes_tables_and_figures(shards, tmp_path):
         "scores.csv",
         "figure2.png",
         "figure3.png",
+        "measures.json",
+        "measures.csv",
+        "curves.npz",
     }
     scores = json.loads((out / "scores.json").read_text())
     assert set(scores) == {"valid", "test"} and set(scores["valid"]) == {"coal", "sandstone"}

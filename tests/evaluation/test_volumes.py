@@ -29,8 +29,11 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def volumes(tmp_path_factory):
-    """A packed set of one rock with volumes of 24x24x24 voxels, x2, uint8."""
-    root = tmp_path_factory.mktemp("volumes")
+    return write_volumes(tmp_path_factory.mktemp("volumes"))
+
+
+def write_volumes(root):
+    """Pack a set of one rock with volumes of 24x24x24 voxels, x2, uint8; returns its folder."""
     (root / "hr" / "coal").mkdir(parents=True)
     for number in range(6):
         volume = [texture(100 * number + z, SIDE, SIDE) for z in range(SIDE)]

@@ -63,6 +63,40 @@ def test_tanh_bounds_the_output_and_its_absence_does_not():
         assert bool(generator(lr).abs().max() <= 1) == tanh
 
 
+def test_what_is_learned_is_added_to_the_interpolated_image():
+    config = SRResNetConfig(num_blocks=1, num_filters=4, tanh=False, input_skip=True)
+    generator, lr = SRResNet(config), torch.rand(1, 1, 9, 8)
+    torch.nn.init.zeros_(generator.tail.weight)
+    bicubic = torch.nn.functional.interpolate(lr, scale_factor=4, mode="bicubic")
+    assert torch.equal(generator(lr), bicubic)
+
+
+def test_a_resize_convolution_without_its_kernels_repeats_pixels():
+    config = SRResNetConfig(scale=6, num_blocks=1, num_filters=4, upsampling="resize", tanh=False)
+    generator, lr = SRResNet(config), torch.rand(1, 1, 3, 5)
+    for module in generator.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            scale_only(module, 1.0 if module.in_channels == 1 else 0.5)
+    expected = generator(lr)[..., ::6, ::6]
+    assert torch.equal(generator(lr), expected.repeat_interleave(6, 2).repeat_interleave(6, 3))
+    assert expected.unique().numel() == 15
+
+
+def test_stages_have_the_channels_of_upscale_filters():
+    widths = {
+        name: weight.shape[:2]
+        for name, weight in SRResNet(SRResNetConfig(num_blocks=1, num_filters=8, upscale_filters=3))
+        .state_dict()
+        .items()
+        if name.startswith(("upscale", "tail")) and name.endswith("conv.weight") or name == "tail.weight"
+    }
+    assert widths == {
+        "upscale.0.conv.weight": (12, 8),
+        "upscale.1.conv.weight": (12, 3),
+        "tail.weight": (1, 3),
+    }
+
+
 def scale_only(conv, factor):
     """Let a convolution multiply every pixel by `factor`, alike in all its outputs, and nothing else."""
     torch.nn.init.zeros_(conv.weight)

@@ -16,6 +16,10 @@ WELL = {
     "val/mean_shift": -0.5,
     "val/histogram_distance": 2.9,
     "val/histogram_distance_bicubic": 2.0,
+    "val/phase_dependence": 0.06,
+    "val/phase_dependence_hr": 0.02,
+    "val/lattice_excess": 12.0,
+    "val/lattice_excess_hr": 4.0,
 }
 
 
@@ -34,7 +38,8 @@ def test_shares_of_weighted_terms_worked_by_hand():
 
 
 def test_a_training_that_is_well_is_not_warned_of():
-    assert set(diagnose(WELL)) == {"discriminator won", "discriminator lost", "terms", "grey levels"}
+    kinds = {"discriminator won", "discriminator lost", "terms", "grey levels", "pattern"}
+    assert set(diagnose(WELL)) == kinds
     assert not any(diagnose(WELL).values()) and diagnose({"loss/pixel": 0.1, "health/share/pixel": 1.0}) == {}
 
 
@@ -56,6 +61,12 @@ def test_a_training_that_is_well_is_not_warned_of():
             "(val/mean_shift +1.50 %, val/histogram_distance 2.90 %, bicubic's 2.00 %, of the range)",
         ),
         ("grey levels", {"val/mean_shift": -1.5}, "val/mean_shift -1.50 %"),
+        (
+            "pattern",
+            {"val/phase_dependence": 0.29},
+            "(val/phase_dependence 0.290, HR's own 0.020; val/lattice_excess 12.0 dB, HR's own 4.0 dB)",
+        ),
+        ("pattern", {"val/lattice_excess": 45.2}, "val/lattice_excess 45.2 dB, HR's own 4.0 dB"),
         ("grey levels", {"val/histogram_distance": 3.1}, "val/histogram_distance 3.10 %"),
     ],
 )

@@ -11,6 +11,7 @@ from pydantic import create_model
 from srgan_dist.config import Config
 from srgan_dist.phases.adversarial import AdversarialConfig
 from srgan_dist.training import train
+from srgan_dist.utils.errors import UserError
 
 ThreePhases = create_model("ThreePhases", __base__=Config, finetune=(AdversarialConfig, ...))
 
@@ -87,6 +88,26 @@ def test_a_checkpoint_of_version_1_is_continued(shards, tmp_path):
     rewrite_state(checkpoint, old)
     resumed = train(config)
     expected, found = (trained.generator.state_dict() for trained in (whole, resumed))
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+def test_a_checkpoint_without_newer_settings_of_networks_is_continued_where_they_have_their_defaults(
+    shards, tmp_path
+):
+    config = tiny_config(shards, tmp_path, checkpoint_every=4)
+    whole = train(config)
+    forget_after(tmp_path / "tiny", 4)
+    checkpoint = tmp_path / "tiny" / "checkpoints" / "step-00000004"
+    state = json.loads((checkpoint / "state.json").read_text())
+    for name in ("noise", "upsampling", "upscale_filters", "input_skip"):
+        del state["fingerprint"]["generator"][name]
+    rewrite_state(checkpoint, state)
+    with pytest.raises(UserError, match="another config \\(generator.noise: 0 -> 2"):
+        train(
+            tiny_config(shards, tmp_path, generator=config.generator.model_dump() | {"noise": 2}),
+            resume=str(checkpoint),
+        )
+    expected, found = (trained.generator.state_dict() for trained in (whole, train(config)))
     assert all(torch.equal(expected[key], found[key]) for key in expected)
 
 

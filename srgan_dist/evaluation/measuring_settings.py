@@ -1,0 +1,144 @@
+"""Settings of rock measures, and the thresholds between pores and rock."""
+
+import numbers
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+
+from srgan_dist.data.reader import Reader
+from srgan_dist.measures.segmentation import LARGEST_POROSITY, histogram, inside, otsu
+from srgan_dist.runtime.process_group import gather_lists
+from srgan_dist.utils.errors import UserError
+
+IMAGES_FOR_OTSU = 64  # of a rock, spread over its training images
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """What is measured; see `measuring_of`."""
+
+    extent: str
+    thresholds: dict  # {rock or None for all others: "otsu" or a number on [0, 1]}
+    phase: str
+    permeability: bool
+    samples: int
+
+
+def measuring_of(measures, threshold, phase, permeability, samples):
+    """Return the settings of a measurement after checking them, with UserErrors that name the option.
+
+    threshold: "otsu", a number, {rock: either}, or a list of texts "otsu", VALUE, ROCK=VALUE as the
+    command has.
+    """
+    for name, value, allowed in (
+        ("measures", measures, ("basic", "full", "off")),
+        ("phase", phase, ("dark", "bright")),
+    ):
+        if value not in allowed:
+            raise UserError(f"--{name} {value}: use one of {', '.join(allowed)}")
+    if permeability and measures != "full":
+        raise UserError(f"--permeability needs --measures full, not {measures}")
+    if not (isinstance(samples, numbers.Integral) and (samples == 0 or 2 <= samples <= 1000)):
+        raise UserError(f"--samples {samples}: use 0 (no calibration), or a whole number from 2 to 1000")
+    if isinstance(threshold, dict):
+        pairs = list(threshold.items())
+    else:
+        texts = threshold if isinstance(threshold, (list, tuple)) else [threshold]
+        pairs = [_pair_of(text) for text in texts]
+    thresholds = {}
+    for rock, value in pairs:
+        if rock in thresholds:
+            raise UserError(f"--threshold {rock or 'for all rocks'} is given twice; give one value")
+        thresholds[rock] = _checked_threshold(rock, value)
+    return Measuring(measures, thresholds, phase, permeability, samples)
+
+
+def _pair_of(text):
+    """Return (rock or None, value) of "VALUE" or "ROCK=VALUE"."""
+    rock, equals, value = str(text).rpartition("=")
+    return (rock, value) if equals else (None, value)
+
+
+def _checked_threshold(rock, value):
+    if value == "otsu":
+        return value
+    try:
+        number_given = float(value)
+    except (TypeError, ValueError):
+        number_given = float("nan")
+    if not 0 < number_given < 1:
+        raise UserError(
+            f"--threshold {f'{rock}=' if rock else ''}{value}: use otsu, or a number between 0 and 1 (grey"
+            " level over the largest of the pixel type, e.g. 90 of 255 is 0.353)"
+        )
+    return number_given
+
+
+# Thresholds
+
+
+def thresholds_of(packed, rocks, given, phase, rank, world_size):
+    """Return {rock: {"value": threshold on [0, 1] or None, "source", "refused"}} for the rocks of a set.
+
+    given: {rock or None for all: "otsu" or a number on [0, 1]}. Otsu's threshold comes from up to 64 HR
+    images of the training split, shared over ranks; where it gives a porosity above 0.6, two classes are
+    not enough.
+    """
+    for rock in given:
+        if rock is not None and rock not in packed.manifest.rocks:
+            rocks_there = ", ".join(packed.manifest.rocks)
+            raise UserError(f"--threshold {rock}=...: the set has no rock {rock!r}; it has {rocks_there}")
+    wanted = {rock: given.get(rock, given.get(None, "otsu")) for rock in rocks}
+    counts = _train_histograms(packed, [r for r in rocks if wanted[r] == "otsu"], rank, world_size)
+    found = {}
+    for rock in rocks:
+        if wanted[rock] != "otsu":
+            found[rock] = {"value": wanted[rock], "source": "given", "refused": None}
+        elif rock not in counts:
+            found[rock] = _refused(rock, "the training split has no image of it")
+        else:
+            found[rock] = _otsu_of(rock, *counts[rock], phase)
+    return found
+
+
+def _train_histograms(packed, rocks, rank, world_size):
+    """Return {rock: (histogram of HR, images)} of the training split."""
+    split = packed.split("train") if rocks else None
+    if split is None:
+        return {}
+    by_rock = defaultdict(list)
+    for i in sorted(range(len(split)), key=split.key):
+        by_rock[split.rock(i)].append(i)
+    reader, found = Reader(split), []
+    for rock in rocks:
+        images = by_rock[rock]
+        places = np.linspace(0, len(images) - 1, min(len(images), IMAGES_FOR_OTSU)).round().astype(int)
+        chosen = [images[place] for place in places]
+        for i in chosen[rank::world_size]:
+            hr = reader.image(i)[1] / reader.peak
+            found.append((rock, histogram(hr[inside(hr)])))
+    totals = {}
+    for rock, counts in gather_lists(found):
+        before, images = totals.get(rock, (0, 0))
+        totals[rock] = before + counts, images + 1
+    return totals
+
+
+def _otsu_of(rock, counts, images, phase):
+    value = otsu(counts)
+    if value is None:
+        return _refused(rock, "its training images have one grey level")
+    dark = counts[: round(value * len(counts))].sum() / counts.sum()
+    porosity = dark if phase == "dark" else 1 - dark
+    if porosity > LARGEST_POROSITY:
+        return _refused(
+            rock,
+            f"Otsu's threshold {value:.3f} gives a porosity of {porosity:.2f}: two classes are not enough",
+        )
+    return {"value": value, "source": f"Otsu of {images} HR images of train", "refused": None}
+
+
+def _refused(rock, reason):
+    hint = f"{reason}; give one: --threshold {rock}=VALUE, 0 to 1"
+    return {"value": None, "source": "none", "refused": hint}

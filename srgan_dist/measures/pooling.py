@@ -1,0 +1,74 @@
+"""Sums of images to values of a rock: pooled, compared with HR, with paired intervals."""
+
+import math
+from collections import Counter
+from typing import NamedTuple
+
+import numpy as np
+
+from srgan_dist.measures.protocol import MEASURES
+from srgan_dist.measures.statistics import interval, resample_weights
+
+
+class Pooled(NamedTuple):
+    """A measure of one method on one rock: of all images, and of every resample."""
+
+    value: float
+    hr: float
+    bias: float
+    biases: np.ndarray | None  # [resamples]; None: too few units
+
+
+def pool(measure, sums, of_hr, units):
+    """Return Pooled from the sums of images, [images, k] each; of_hr is None where HR itself is perfect.
+
+    units: of every image, of the level that is resampled, or None.
+    """
+    kind = MEASURES[measure]
+
+    def values(weights):
+        value = kind.value(weights @ sums)
+        hr = np.full_like(value, kind.perfect) if kind.perfect is not None else kind.value(weights @ of_hr)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return value, hr, value / hr - 1 if kind.bias == "relative" else value - hr
+
+    whole = [float(x[0]) for x in values(np.ones((1, len(sums))))]
+    return Pooled(*whole, values(resample_weights(units))[2] if units is not None else None)
+
+
+def entry_of(measure, pooled, others, counts, level):
+    """Return the entry of a measure in measures.json; others: {method: Pooled} that it is compared with."""
+    kind = MEASURES[measure]
+    against = {
+        other: {
+            "difference": number(abs(pooled.bias) - abs(their.bias)),
+            "interval": None
+            if pooled.biases is None
+            else interval(np.abs(pooled.biases) - np.abs(their.biases)),
+        }
+        for other, their in others.items()
+    }
+    return {
+        "value": number(pooled.value),
+        "hr": number(pooled.hr),
+        "bias": number(pooled.bias),
+        "bias_kind": kind.bias,
+        "interval": None if pooled.biases is None else interval(pooled.biases),
+        "unit": kind.unit,
+        **counts,
+        "level": level,
+        "against": against,
+    }
+
+
+def alike(arrays):
+    """Return the positions of the arrays that have the commonest length, and those arrays: [images, k]."""
+    lengths = Counter(len(array) for array in arrays)
+    ((length, _),) = lengths.most_common(1)
+    places = [place for place, array in enumerate(arrays) if len(array) == length]
+    return places, np.stack([arrays[place] for place in places])
+
+
+def number(value):
+    """Return a float for JSON, None where it is not finite."""
+    return float(value) if math.isfinite(value) else None

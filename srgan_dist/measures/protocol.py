@@ -1,0 +1,141 @@
+"""The protocol: what is measured in a pair of images, and how images are pooled into one value with an
+interval.
+
+An image gives sums (`measure_pair`), sums of images add up, and a `Measure` makes its value of them. So a
+measure of a rock is a ratio of sums, and any resample of the images has one at the cost of a product.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from srgan_dist.measures import correlation, geometry, pore_sizes
+from srgan_dist.measures.permeability import permeability
+from srgan_dist.measures.segmentation import SWEEP, histogram, inside, median, pores_of
+
+LONGEST_DISTANCE = 100  # pixels of the two-point correlation in 2-D; in 3-D half of the side
+LARGEST_RADIUS = {2: 40, 3: 12}  # pixels of pores
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How a value comes from pooled sums, and how it is compared with HR's own."""
+
+    unit: str  # powers of px become those of um where the voxel size is known
+    bias: str  # relative: value / hr - 1; absolute: value - hr
+    value: Callable  # sums of SR [..., k] -> [...]
+    perfect: float | None = (
+        None  # HR's value where that is not a sum of its own: SR is compared with HR itself
+    )
+
+
+def ratio(sums):
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return sums[..., 0] / sums[..., 1]
+
+
+MEASURES = {
+    "porosity": Measure("", "relative", ratio),
+    "dice": Measure("", "absolute", ratio, perfect=1.0),
+    "specific_interface": Measure("1/px", "relative", ratio),
+    "euler_density": Measure("1/px^n", "relative", ratio),
+    "two_point_error": Measure("", "absolute", ratio, perfect=0.0),
+    "chord_length": Measure("px", "relative", ratio),
+    "pore_size": Measure(
+        "px", "relative", lambda s: pore_sizes.mean_radius(s[..., 1:], s[..., 0], radii_of(s))
+    ),
+    "connected_porosity": Measure("", "relative", ratio),
+    "frc_resolution": Measure("px", "relative", lambda s: 1 / _resolved(s), perfect=2.0),
+    "permeability": Measure("px^2", "relative", ratio),
+    "lattice_excess": Measure("dB", "absolute", ratio),
+    "phase_dependence": Measure("", "absolute", ratio),
+}
+
+
+def radii_of(sums):
+    """Return the radii that belong to sums of pore sizes [..., 1 + radii]: the first of the series."""
+    return pore_sizes.radii_up_to(max(LARGEST_RADIUS.values()))[: sums.shape[-1] - 1]
+
+
+def _resolved(sums):
+    """Return the resolved frequency of sums of rings [..., 3 * R]."""
+    curves = correlation.ring_correlation(sums.reshape(*sums.shape[:-1], 3, -1))
+    return correlation.resolved_frequency(curves)
+
+
+class Reference:
+    """HR's part of a pair, computed once for all methods: hr [*shape] on [0, 1], threshold on [0, 1] or None.
+
+    full: of volumes also pore sizes and connected porosity, which take seconds; flow: and permeability.
+    """
+
+    def __init__(self, hr, threshold, phase="dark", full=False, flow=False):
+        self.hr, self.threshold, self.phase, self.flow = hr, threshold, phase, flow
+        self.full = full or hr.ndim == 2
+        self.valid = inside(hr)
+        self.denoised = {"raw": hr, "median": median(hr)}
+        self.r_max = min(LONGEST_DISTANCE if hr.ndim == 2 else min(hr.shape) // 2, min(hr.shape) - 1)
+        self.pores, self.pairs, self.sums = {}, {}, {}
+        for form, image in self.denoised.items():
+            if threshold is not None:
+                self.pores[form] = pores_of(image, threshold, phase)
+                self.pairs[form] = correlation.two_point_sums(self.pores[form], self.valid, self.r_max)
+                self.sums[form] = self._segmented(self.pores[form], form)
+
+    def measure(self, sr):
+        """Return {form: {name: sums}} of an image, forms raw and median; curves are among the names."""
+        found = {}
+        for form, image in {"raw": sr, "median": median(sr)}.items():
+            found[form] = {
+                "frc_resolution": correlation.ring_sums(image, self.denoised[form]).ravel(),
+                "histogram": histogram(image[self.valid]),
+            }
+            if self.threshold is not None:
+                pore = pores_of(image, self.threshold, self.phase)
+                found[form] |= self._segmented(pore, form)
+                found[form]["threshold_sweep"] = self._sweep(image)
+        return found
+
+    def own(self):
+        """Return {form: {name: sums}} of HR itself."""
+        found = {}
+        for form, image in self.denoised.items():
+            found[form] = {"histogram": histogram(image[self.valid])}
+            if self.threshold is not None:
+                found[form] |= self.sums[form] | {"threshold_sweep": self._sweep(image)}
+        return found
+
+    def _segmented(self, pore, form):
+        """Return {name: sums} of what needs pores."""
+        valid, of_hr = self.valid, self.pores[form]
+        pairs, all_pairs = correlation.two_point_sums(pore, valid, self.r_max)
+        rho, rho_hr = (correlation.normalised(p, all_pairs)[1] for p in (pairs, self.pairs[form][0]))
+        error = float(np.abs(rho - rho_hr).mean())
+        known = np.isfinite(error)
+        sums = {
+            "porosity": geometry.porosity(pore, valid),
+            "dice": geometry.dice(pore, of_hr, valid),
+            "specific_interface": geometry.specific_interface(pore, valid),
+            "euler_density": geometry.euler(pore, valid),
+            "two_point_error": (error if known else 0.0, float(known)),
+            "two_point": np.stack([pairs, all_pairs]).ravel(),
+            "chord_length": geometry.chord_lengths(pore, valid),
+        }
+        if self.full:
+            radii = pore_sizes.radii_up_to(LARGEST_RADIUS[pore.ndim])
+            covered, total = pore_sizes.opening_sums(pore, valid, radii)
+            sums["pore_size"] = np.concatenate([[total], covered])
+        if self.full and pore.ndim == 3:
+            sums["connected_porosity"] = geometry.connected_porosity(pore, valid)
+        if self.flow:
+            along = [permeability(pore & valid, axis) for axis in range(pore.ndim)]
+            sums["permeability"] = (sum(along), pore.ndim)
+        return {name: np.asarray(value, float) for name, value in sums.items()}
+
+    def _sweep(self, image):
+        """Return pore pixels at each of the seven thresholds, and all pixels."""
+        counts = [
+            (pores_of(image, factor * self.threshold, self.phase) & self.valid).sum() for factor in SWEEP
+        ]
+        return np.array([*counts, self.valid.sum()], float)

@@ -1,0 +1,76 @@
+"""Grey levels to pores: thresholds, the median that laboratories denoise with, and what lies outside of a
+plug.
+
+Images are [*shape] floats on [0, 1], 2-D or 3-D; masks and pores are booleans of the same shape.
+"""
+
+import numpy as np
+from scipy import ndimage
+
+BINS = 256  # of the histogram on [0, 1]
+LARGEST_POROSITY = 0.6  # beyond it two classes are not enough, as in coal
+CONSTANT_SIDE = 11  # pixels of the window in which the outside of a plug has one grey level
+SWEEP = tuple(np.round(np.linspace(0.85, 1.15, 7), 2).tolist())  # factors of a threshold
+
+
+def histogram(image):
+    """Return the counts of grey levels in 256 bins on [0, 1]; 1 belongs to the last."""
+    bins = np.minimum((np.asarray(image) * BINS).astype(np.int64), BINS - 1)
+    return np.bincount(bins.ravel(), minlength=BINS)
+
+
+def otsu(counts):
+    """Return the threshold on [0, 1] that separates a histogram into two classes with the largest variance
+    between them (Otsu 1979, "A threshold selection method from gray-level histograms"); None where all
+    pixels are in one bin.
+
+    Of several equally good thresholds, over bins without a pixel, the middle one.
+    """
+    counts = np.asarray(counts, float)
+    levels = (np.arange(len(counts)) + 0.5) / len(counts)
+    weight, moment = counts.cumsum(), (counts * levels).cumsum()
+    below, above = weight[:-1], weight[-1] - weight[:-1]
+    separate = (below > 0) & (above > 0)
+    if not separate.any():
+        return None
+    between = np.zeros(len(counts) - 1)
+    between[separate] = (moment[-1] * below / weight[-1] - moment[:-1])[separate] ** 2 / (below * above)[
+        separate
+    ]
+    best = np.flatnonzero(between >= between.max() * (1 - 1e-12))
+    return float(np.mean(best + 1) / len(counts))
+
+
+def median(image):
+    """Return the median of 3 pixels along each axis (3x3, in 3-D 3x3x3), mirrored at the borders."""
+    return ndimage.median_filter(image, 3, mode="mirror")
+
+
+def pores_of(image, threshold, phase="dark"):
+    """Return the pores: grey levels below a threshold, or of phase "bright" above it."""
+    return image < threshold if phase == "dark" else image > threshold
+
+
+def inside(image):
+    """Return the mask of the rock: without areas of one grey level that reach the border of the image, as the
+    outside of a round plug does.
+
+    An area counts where a window of 11 pixels along each axis holds one grey level; a saturated pore does not
+    count unless it is that wide and cut by the border.
+    """
+    if min(image.shape) < CONSTANT_SIDE:
+        flat = np.full(image.shape, image.max() == image.min())
+    else:
+        spread = ndimage.maximum_filter(image, CONSTANT_SIDE) - ndimage.minimum_filter(image, CONSTANT_SIDE)
+        flat = ndimage.binary_dilation(spread == 0, np.ones((CONSTANT_SIDE,) * image.ndim))
+    if not flat.any():
+        return np.ones(image.shape, bool)
+    regions, _ = ndimage.label(flat)
+    at_border = {
+        number
+        for axis in range(image.ndim)
+        for side in (0, -1)
+        for number in np.unique(regions.take(side, axis))
+        if number
+    }
+    return ~np.isin(regions, list(at_border))

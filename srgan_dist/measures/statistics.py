@@ -1,0 +1,37 @@
+"""Honest intervals: paired resampling of the highest level that has enough independent units."""
+
+import numpy as np
+
+SMALLEST_COUNT = 5  # units of a level that can be resampled
+RESAMPLES = 2000
+PERCENTILES = 2.5, 97.5
+
+
+def choose_level(levels):
+    """Return (name, units of every image) of the highest level with 5 units or more, or None.
+
+    levels: {name: unit of every image, or None where it is unknown}, from the highest to the lowest.
+    """
+    for name, units in levels.items():
+        if units is not None and len(set(units)) >= SMALLEST_COUNT:
+            return name, units
+    return None
+
+
+def resample_weights(units):
+    """Return how often each image counts in each resample, [2000, images] integers; images of a unit together
+    (the cluster bootstrap of Davison & Hinkley 1997, section 3.8). The same units give the same resamples, so
+    that differences between methods are paired.
+    """
+    names, unit = np.unique(np.asarray(units, str), return_inverse=True)
+    rng = np.random.default_rng(len(names))
+    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), RESAMPLES)
+    return drawn[:, unit]
+
+
+def interval(values):
+    """Return the 95 % interval of resampled values [R] by percentiles, or None where one is not finite."""
+    values = np.asarray(values, float)
+    if not np.isfinite(values).all():
+        return None
+    return [float(x) for x in np.percentile(values, PERCENTILES)]

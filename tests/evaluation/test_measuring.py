@@ -1,0 +1,176 @@
+"""Rock measures of a set: thresholds, files, perfect SR, refusals."""
+
+import csv
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from commands import run
+from test_report import network
+from test_volumes import write_volumes
+
+from srgan_dist.data.reader import Reader
+from srgan_dist.data.split import open_set, open_split
+from srgan_dist.evaluation import measuring
+from srgan_dist.evaluation.measuring import measure_split, pool_split
+from srgan_dist.evaluation.measuring_settings import measuring_of, thresholds_of
+from srgan_dist.evaluation.scoring import methods_of
+from srgan_dist.measures.protocol import MEASURES
+from srgan_dist.measures.segmentation import otsu
+from srgan_dist.models.weights_file import save_generator
+from srgan_dist.utils.errors import UserError
+
+CPU = torch.device("cpu")
+THRESHOLDS = {rock: {"value": 0.5, "source": "given", "refused": None} for rock in ("coal", "sandstone")}
+
+
+def settings(**changes):
+    options = {"measures": "basic", "threshold": "otsu", "phase": "dark", "permeability": False, "samples": 0}
+    return measuring_of(**options | changes)
+
+
+def truth(split):
+    """Return a method that knows HR."""
+    reader = Reader(split)
+    images = {reader.image(i)[0].tobytes(): reader.image(i)[1] / reader.peak for i in range(len(split))}
+    return lambda lr: torch.from_numpy(np.stack([images[one.tobytes()] for one in lr])).float()
+
+
+def measure(split, methods, thresholds=THRESHOLDS, rank=0, world_size=1, **changes):
+    return measure_split(split, methods, thresholds, settings(**changes), rank, world_size, CPU)
+
+
+@pytest.mark.parametrize("phase", ["dark", "bright"])
+def test_perfect_sr_has_no_error_in_any_measure(train_split, phase):
+    methods = {"bicubic": methods_of({}, 4, CPU)["bicubic"], "perfect": truth(train_split)}
+    tables, curves = pool_split(measure(train_split, methods, phase=phase), list(methods))
+    assert set(tables) == {"coal", "sandstone"}
+    for rock, of_rock in tables.items():
+        for form in ("raw", "median"):
+            found = of_rock["perfect"][form]
+            for name, entry in found.items():
+                assert entry["bias"] in (0, None) or abs(entry["bias"]) < 1e-6, (rock, form, name)
+            assert found["dice"]["value"] == 1 and found["frc_resolution"]["value"] == pytest.approx(2)
+            assert of_rock["bicubic"][form]["dice"]["value"] < 1
+            assert of_rock["bicubic"][form]["frc_resolution"]["bias"] > 0
+        assert np.array_equal(curves[f"{rock}/perfect/two_point"], curves[f"{rock}/hr/two_point"])
+
+
+def test_values_are_pooled_by_sums_and_counted(train_split):
+    methods = {"perfect": truth(train_split)}
+    records = measure(train_split, methods)
+    tables, _ = pool_split(records, list(methods))
+    reader = Reader(train_split)
+    for rock in ("coal", "sandstone"):
+        images = [i for i in range(len(train_split)) if train_split.rock(i) == rock]
+        pores = [reader.image(i)[1] / reader.peak < 0.5 for i in images]
+        entry = tables[rock]["perfect"]["raw"]["porosity"]
+        assert entry["value"] == pytest.approx(sum(p.sum() for p in pores) / sum(p.size for p in pores))
+        assert (entry["images"], entry["sources"], entry["plugs"]) == (len(images), len(images), 1)
+        # Fewer than five sources: no interval, no verdict
+        assert (entry["level"] is None) == (len(images) < 5) and (entry["interval"] is None) == (
+            len(images) < 5
+        )
+
+
+def test_two_ranks_measure_each_image_once(train_split, monkeypatch):
+    methods, shares = {"perfect": truth(train_split)}, []
+    whole = measure(train_split, methods)
+    monkeypatch.setattr(measuring, "gather_lists", lambda rows: shares.extend(rows) or rows)
+    for rank in range(2):
+        measure(train_split, methods, rank=rank, world_size=2)
+    shares.sort(key=lambda record: record["index"])
+    assert [r["key"] for r in shares] == [r["key"] for r in whole]
+    for one, two in zip(shares, whole, strict=True):
+        for name, sums in two["images"]["perfect"]["raw"].items():
+            assert np.array_equal(one["images"]["perfect"]["raw"][name], sums)
+
+
+def test_thresholds_come_from_all_train_images_of_a_rock_or_are_given(shards, train_split):
+    packed, reader = open_set(shards, None), Reader(train_split)
+    found = thresholds_of(packed, ["coal", "sandstone"], {"coal": 0.3}, "dark", 0, 1)
+    assert found["coal"] == {"value": 0.3, "source": "given", "refused": None}
+    images = [reader.image(i)[1] for i in range(len(train_split)) if train_split.rock(i) == "sandstone"]
+    counts = np.bincount(np.concatenate([image.ravel() for image in images]), minlength=256)
+    assert found["sandstone"]["source"] == f"Otsu of {len(images)} HR images of train"
+    assert found["sandstone"]["value"] == pytest.approx(otsu(counts))
+
+
+def test_an_otsu_threshold_that_leaves_no_rock_is_refused_and_the_rest_is_measured(shards, train_split):
+    found = thresholds_of(open_set(shards, None), ["coal"], {None: "otsu"}, "dark", 0, 1)["coal"]
+    refused = {
+        rock: {"value": None, "source": "none", "refused": "two classes are not enough"}
+        for rock in THRESHOLDS
+    }
+    assert found["value"] is not None or "--threshold coal=VALUE" in found["refused"]
+    methods = {"perfect": truth(train_split)}
+    tables, curves = pool_split(measure(train_split, methods, refused), list(methods))
+    assert set(tables["coal"]["perfect"]["raw"]) == {"frc_resolution", "lattice_excess", "phase_dependence"}
+    assert "coal/perfect/frc" in curves and "coal/perfect/two_point" not in curves
+
+
+def test_volumes_have_permeability_and_pore_sizes_on_request(tmp_path):
+    split = open_split(write_volumes(tmp_path), "train")
+    thresholds = {rock: THRESHOLDS["coal"] for rock in split.rocks}
+    methods = {"perfect": truth(split)}
+    basic = measure(split, methods, thresholds)[0]["images"]["perfect"]["raw"]
+    full = measure(split, methods, thresholds, measures="full", permeability=True)[0]["images"]["perfect"][
+        "raw"
+    ]
+    assert set(full) - set(basic) == {"pore_size", "connected_porosity", "permeability"}
+    assert full["permeability"][0] >= 0
+
+
+def test_the_command_writes_measures_that_any_json_reader_takes(shards, tmp_path):
+    save_generator(tmp_path / "run" / "weights" / "pretrain.safetensors", network(), {})
+    command = [sys.executable, "launch/evaluate.py", tmp_path / "run", shards, "--splits", "valid", "test"]
+    done = run(*command, "--threshold", "coal=0.4", "--threshold", "otsu")
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "run" / "eval"
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    found = json.loads((out / "measures.json").read_text(), parse_constant=refuse)
+    assert found["thresholds"]["coal"]["value"] == 0.4 and set(found["per_split"]) == {"valid", "test"}
+    assert set(found["verdicts"]["valid"]["coal"]) == {"bicubic", "pretrain"}
+    with open(out / "measures.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["method"] for row in rows} == {"hr", "bicubic", "pretrain"}
+    assert {row["variant"] for row in rows} == {"raw", "median"} and set(MEASURES) <= set(rows[0])
+    with np.load(out / "curves.npz", allow_pickle=False) as curves:
+        assert curves["valid/coal/pretrain/frc"].dtype == np.float64
+    off = run(*command, "--measures", "off", "--out", tmp_path / "off")
+    assert off.returncode == 0 and not (tmp_path / "off" / "measures.json").exists()
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"threshold": ["coal=1.5"]}, "--threshold coal=1.5: use otsu, or a number between 0 and 1"),
+        ({"threshold": 90}, "--threshold 90: use otsu"),
+        ({"threshold": ["0.3", "0.4"]}, "--threshold for all rocks is given twice"),
+        ({"threshold": "nan"}, "--threshold nan: use otsu"),
+        ({"permeability": True}, "--permeability needs --measures full, not basic"),
+        ({"measures": "all"}, "--measures all: use one of basic, full, off"),
+        ({"phase": "grey"}, "--phase grey: use one of dark, bright"),
+        ({"samples": 1}, "--samples 1: use 0"),
+    ],
+)
+def test_wrong_settings_are_named(changes, words):
+    with pytest.raises(UserError, match=words):
+        settings(**changes)
+
+
+def test_a_threshold_of_an_unknown_rock_names_those_there(shards):
+    with pytest.raises(UserError, match="no rock 'cole'; it has coal, sandstone"):
+        thresholds_of(open_set(shards, None), ["coal"], {"cole": 0.3}, "dark", 0, 1)
+
+
+def test_permeability_of_images_is_refused(train_split):
+    with pytest.raises(
+        UserError, match="--permeability needs volumes of at most 128 voxels a side; the train"
+    ):
+        measure(train_split, {}, measures="full", permeability=True)

@@ -1,0 +1,85 @@
+"""Known answers of correlations in space and by frequency."""
+
+import numpy as np
+import pytest
+from shapes import boolean_model
+
+from srgan_dist.measures.correlation import (
+    correlation_length,
+    normalised,
+    resolved_frequency,
+    ring_correlation,
+    ring_sums,
+    two_point_sums,
+)
+
+
+def s2_of(pore, r_max, valid=None):
+    return normalised(*two_point_sums(pore, np.ones(pore.shape, bool) if valid is None else valid, r_max))
+
+
+def test_two_points_of_a_small_image_counted_by_hand():
+    rng = np.random.default_rng(0)
+    pore, valid = rng.random((7, 6)) < 0.4, rng.random((7, 6)) < 0.8
+    pairs, all_pairs = np.zeros((2, 4))
+    for one in np.argwhere(valid):
+        for two in np.argwhere(valid):
+            distance = int(np.rint(np.sqrt(((one - two) ** 2).sum())))
+            if distance <= 3 and abs(one - two).max() <= 3:
+                all_pairs[distance] += 1
+                pairs[distance] += pore[tuple(one)] and pore[tuple(two)]
+    found = two_point_sums(pore, valid, 3)
+    assert np.allclose(found[0], pairs, atol=1e-3) and np.allclose(found[1], all_pairs, atol=1e-3)
+
+
+def test_two_points_of_a_checkerboard():
+    # Squares of side a: along an axis S2 falls linearly from 1/2 to 0 at a
+    cells = np.kron(np.indices((40, 40)).sum(0) % 2, np.ones((16, 16))).astype(bool)
+    s2, rho = s2_of(cells, 3)
+    # 8 neighbours at rounded distance 1: 4 along axes lose 1/16 of 1/2, 4 diagonals (1 - (15/16)^2 ... ) by
+    # 1 - 2 (1/16) (15/16) - ... of both axes
+    along, diagonal = 0.5 * 15 / 16, 0.5 * ((15 / 16) ** 2 + (1 / 16) ** 2)
+    assert s2[0] == pytest.approx(0.5, abs=1e-3) and rho[0] == pytest.approx(1)
+    assert s2[1] == pytest.approx((4 * along + 4 * diagonal) / 8, abs=2e-3)
+
+
+@pytest.mark.parametrize("shape, radius, phi", [((700, 700), 12, 0.35), ((120, 120, 120), 9, 0.3)])
+def test_two_points_of_overlapping_discs_and_spheres(shape, radius, phi):
+    """S2(r) = phi^(union of two balls at r / ball), Torquato 2002, section 5.1."""
+    pores = [boolean_model(shape, radius, phi, seed) for seed in range(3)]
+    found = np.mean([s2_of(pore, 2 * radius + 8)[0] for pore in pores], axis=0)
+    r = np.minimum(np.arange(len(found)) / (2 * radius), 1)
+    if len(shape) == 2:
+        union = 2 - 2 / np.pi * (np.arccos(r) - r * np.sqrt(1 - r**2))
+    else:
+        union = 1 + 1.5 * r - 0.5 * r**3
+    expected = np.mean([pore.mean() for pore in pores]) ** union
+    assert np.abs(found - expected)[1:].max() < 0.01 and abs(found - expected)[0] < 1e-3
+
+
+def test_the_correlation_length():
+    assert correlation_length(np.exp(-np.arange(20) / 5.5)) == 6
+    assert correlation_length(np.ones(7)) == 7 and correlation_length(np.array([np.nan])) == 0
+
+
+def test_ring_correlation_of_an_ideal_low_pass_falls_at_its_frequency():
+    rng = np.random.default_rng(0)
+    sums = 0
+    for _ in range(3):
+        hr = rng.random((200, 240))
+        spectrum = np.fft.fft2(hr)
+        radius = np.hypot(np.fft.fftfreq(200)[:, None], np.fft.fftfreq(240))
+        blurred = np.fft.ifft2(np.where(radius < 0.2, spectrum, 0)).real
+        sums = sums + ring_sums(blurred + 1e-3 * rng.random(hr.shape), hr)
+    assert resolved_frequency(ring_correlation(sums)) == pytest.approx(0.2, abs=0.01)
+
+
+def test_ring_correlation_of_noise_worked_by_hand():
+    # HR plus noise of the same variance: correlation 1 / sqrt(2) at all frequencies
+    rng = np.random.default_rng(1)
+    hr, noise = rng.random((2, 60, 60, 60))
+    curve = ring_correlation(ring_sums(hr + noise, hr))
+    assert curve[5:].mean() == pytest.approx(2**-0.5, abs=0.01)
+    assert resolved_frequency(curve) == 0.5 and resolved_frequency(curve, 0.9) < 0.1
+    same = ring_correlation(ring_sums(hr, hr))
+    assert np.allclose(same, 1) and resolved_frequency(same) == 0.5
