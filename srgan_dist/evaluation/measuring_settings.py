@@ -78,19 +78,19 @@ def _checked_threshold(rock, value):
 # Thresholds
 
 
-def thresholds_of(packed, rocks, given, phase, rank, world_size):
+def thresholds_of(packed, rocks, given, phase, rank, world_size, most=IMAGES_FOR_OTSU):
     """Return {rock: {"value": threshold on [0, 1] or None, "source", "refused"}} for the rocks of a set.
 
-    given: {rock or None for all: "otsu" or a number on [0, 1]}. Otsu's threshold comes from up to 64 HR
-    images of the training split, shared over ranks; where it gives a porosity above 0.6, two classes are
-    not enough.
+    given: {rock or None for all: "otsu" or a number on [0, 1]}. Otsu's threshold comes from at most
+    `most` HR images per rock of the training split, shared over ranks; where it gives a porosity above
+    0.6, two classes are not enough.
     """
     for rock in given:
         if rock is not None and rock not in packed.manifest.rocks:
             rocks_there = ", ".join(packed.manifest.rocks)
             raise UserError(f"--threshold {rock}=...: the set has no rock {rock!r}; it has {rocks_there}")
     wanted = {rock: given.get(rock, given.get(None, "otsu")) for rock in rocks}
-    counts = _train_histograms(packed, [r for r in rocks if wanted[r] == "otsu"], rank, world_size)
+    counts = _train_histograms(packed, [r for r in rocks if wanted[r] == "otsu"], rank, world_size, most)
     found = {}
     for rock in rocks:
         if wanted[rock] != "otsu":
@@ -102,7 +102,7 @@ def thresholds_of(packed, rocks, given, phase, rank, world_size):
     return found
 
 
-def _train_histograms(packed, rocks, rank, world_size):
+def _train_histograms(packed, rocks, rank, world_size, most):
     """Return {rock: (histogram of HR, images)} of the training split."""
     split = packed.split("train") if rocks else None
     if split is None:
@@ -113,7 +113,7 @@ def _train_histograms(packed, rocks, rank, world_size):
     reader, found = Reader(split), []
     for rock in rocks:
         images = by_rock[rock]
-        places = np.linspace(0, len(images) - 1, min(len(images), IMAGES_FOR_OTSU)).round().astype(int)
+        places = np.linspace(0, len(images) - 1, min(len(images), most)).round().astype(int)
         chosen = [images[place] for place in places]
         for i in chosen[rank::world_size]:
             hr = reader.image(i)[1] / reader.peak

@@ -23,6 +23,7 @@ from srgan_dist.evaluation.metrics import (
     ssim,
     ssim_slices,
 )
+from srgan_dist.evaluation.pores import pore_scores
 from srgan_dist.evaluation.super_resolve import super_resolve
 from srgan_dist.evaluation.texture import (
     directional_spectrum_error,
@@ -47,6 +48,7 @@ TEXTURE_METRICS = {  # which take the scale too
     "lattice_excess": lattice_excess,
 }
 OF_HR = "phase_dependence", "lattice_excess"  # whose value of HR itself belongs beside that of SR
+PORE_SCORES = "porosity", "porosity_hr", "specific_interface", "specific_interface_hr"
 # Scores with a mean per rock, where rows have them
 AVERAGED = (
     "psnr",
@@ -106,24 +108,29 @@ def check_scorable(split):
             )
 
 
-def score_split(split, methods, rank, world_size, device, progress=iter):
+def score_split(split, methods, rank, world_size, device, progress=iter, thresholds=None):
     """Score every image of a split exactly once over all ranks, images of one shape together.
 
-    methods: name -> function(lr [N, *shape]) -> [N, *(s*shape)] on [0, 1]. progress wraps the batches as tqdm
-    does. Returns on every rank the same list of dictionaries with index, split, rock, key, method, psnr and
-    all of `metrics_of`, in the order of the split.
+    methods: name -> function(lr [N, *shape]) -> [N, *(s*shape)] on [0, 1]. progress wraps the batches as
+    tqdm does. thresholds: {rock: grey level between pores and rock, on [0, 1]}, for porosity and
+    interface. Returns on every rank the same list of dictionaries with index, split, rock, key, method,
+    psnr and all of `metrics_of`, with thresholds also those of `pore_scores`, in the order of the split.
     """
     reader, metrics = Reader(split), metrics_of(split.ndim, split.scale)
     batch_size = BATCH_SIZES.get((device.type, split.ndim), 1)
     batches = _group_by_shape(split, images_of_rank(len(split), rank, world_size), batch_size)
+
+    def limits_of(batch):
+        return np.array([thresholds.get(split.rock(i)) or np.nan for i in batch]) if thresholds else None
+
     pairs = (
-        [np.stack(images) for images in zip(*map(reader.image, batch), strict=True)]
+        [*(np.stack(images) for images in zip(*map(reader.image, batch), strict=True)), limits_of(batch)]
         for batch in progress(batches)
     )
 
     def score(pair):
         return _in_halves(
-            lambda lr, hr: _scores(lr, hr, methods, metrics, device),
+            lambda *batch: _scores(*batch, methods, metrics, device),
             *pair,
             where=f"the {split.name} split of {split.place}",
         )
@@ -136,7 +143,7 @@ def score_split(split, methods, rank, world_size, device, progress=iter):
     for i, of_methods in zip(itertools.chain(*batches), scores, strict=True):
         image = {"index": i, "split": split.name, "rock": split.rock(i), "key": split.key(i)}
         for name, values in zip(methods, of_methods, strict=True):
-            row = dict(zip(metrics, values, strict=True))
+            row = dict(zip([*metrics, *(PORE_SCORES if thresholds else ())], values, strict=True))
             rows.append({**image, "method": name, "psnr": psnr_of_mse(row["mse"]), **row})
     rows = sorted(gather_lists(rows), key=lambda row: row["index"])
     assert len(rows) == len(split) * len(methods), "every image is scored once"
@@ -151,24 +158,26 @@ def _group_by_shape(split, indices, batch_size):
     return [group[k : k + batch_size] for group in groups.values() for k in range(0, len(group), batch_size)]
 
 
-def _scores(lr, hr, methods, metrics, device):
-    """Return the metrics of all methods on images of one shape: lr [N, *shape], hr [N, *(s*shape)] ->
-    [metrics, methods, N].
+def _scores(lr, hr, limits, methods, metrics, device):
+    """Return the metrics of all methods on images of one shape: lr [N, *shape], hr [N, *(s*shape)],
+    limits [N] or None -> [metrics, methods, N].
     """
     hr = to_metric_range(to_network_range(torch.from_numpy(hr).to(device)))
     scores = []
     for method in methods.values():
         sr = method(lr)
-        scores.append(torch.stack([metric(sr, hr).double() for metric in metrics.values()]))
+        values = [metric(sr, hr).double() for metric in metrics.values()]
+        values += [] if limits is None else pore_scores(sr, hr, limits).values()
+        scores.append(torch.stack(values))
     return torch.stack(scores, 1)
 
 
-def _in_halves(score, lr, hr, where):
+def _in_halves(score, lr, hr, limits, where):
     """Score a batch, [..., N]; where memory does not suffice, half of it at a time. Raises UserError where
     one image is too large.
     """
     try:
-        return score(lr, hr)
+        return score(lr, hr, limits)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -178,7 +187,8 @@ def _in_halves(score, lr, hr, where):
                 f"the scores of an image of {size} HR pixels in {where} need more memory than there is;"
                 " pack the set with smaller tiles (srgan-dist build --tile)"
             ) from None
-    halves = zip(np.array_split(lr, 2), np.array_split(hr, 2), strict=True)
+    parts = [[None] * 2 if x is None else np.array_split(x, 2) for x in (lr, hr, limits)]
+    halves = zip(*parts, strict=True)
     return torch.cat([_in_halves(score, *half, where) for half in halves], -1)
 
 

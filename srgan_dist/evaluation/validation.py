@@ -9,6 +9,7 @@ import torch
 
 from srgan_dist.data.reader import Reader
 from srgan_dist.evaluation.figures import CROP, PLANES, middle_slices, panel, stack
+from srgan_dist.evaluation.measuring_settings import thresholds_of
 from srgan_dist.evaluation.scoring import (
     AVERAGED,
     bicubic,
@@ -26,6 +27,7 @@ from srgan_dist.utils.files import atomic_write
 
 PROTOCOL = 2  # version of the metrics and of bicubic; a change of either makes cached scores invalid
 DB_PER_NAT = 10 / math.log(10)
+IMAGES_FOR_OTSU = 8  # of a rock
 PREFIXES = {"valid": "val"}  # of logged metrics; other splits keep their names
 
 
@@ -41,6 +43,7 @@ class Validator:
         generator = build_generator(config.generator)
         layout = CHANNELS_LAST[config.generator.ndim]
         self.generator = generator.to(accelerator.device, memory_format=layout).eval()
+        self.thresholds = {}  # by set
         self.bicubic_rows, self.cache_folder = {}, cache_at(config.data.cache).folder
 
     def validate(self, generator, names):
@@ -54,9 +57,8 @@ class Validator:
             if name not in self.splits:
                 continue
             split = self.splits[name]
-            rows = self._bicubic(split) + self._score(
-                split, {"SR": lambda lr: super_resolve(self.generator, lr)}
-            )
+            methods = {"SR": lambda lr: super_resolve(self.generator, lr)}
+            rows = self._bicubic(split) + self._score(split, methods, self._thresholds(split))
             scores = mean_scores(rows)
             metrics = to_logged_metrics(PREFIXES.get(name, name), rows, scores)
             results[name] = metrics, scores
@@ -89,9 +91,19 @@ class Validator:
             images = (lr[window] / peak, interpolated[of_hr], sr, hr[of_hr] / peak)
             yield panel(*(middle_slices(image)[plane] for image in images), plane)
 
-    def _score(self, split, methods):
+    def _score(self, split, methods, thresholds=None):
         a = self.accelerator
-        return score_split(split, methods, a.process_index, a.num_processes, a.device)
+        return score_split(split, methods, a.process_index, a.num_processes, a.device, thresholds=thresholds)
+
+    def _thresholds(self, split):
+        """Return {rock: threshold or None} from training images of the same set, computed once."""
+        if split.set.sha256 not in self.thresholds:
+            a = self.accelerator
+            found = thresholds_of(
+                split.set, split.rocks, {}, "dark", a.process_index, a.num_processes, IMAGES_FOR_OTSU
+            )
+            self.thresholds[split.set.sha256] = {rock: facts["value"] for rock, facts in found.items()}
+        return self.thresholds[split.set.sha256]
 
     def _bicubic(self, split):
         """Return the scores of bicubic, which do not change: computed once, and kept in the cache folder for
@@ -193,8 +205,30 @@ def to_logged_metrics(prefix, rows, scores):
     metrics[f"{prefix}/histogram_distance_bicubic"] = mean("histogram_distance", "bicubic")
     metrics[f"{prefix}/psnr_gain"] = mean("psnr", "SR") - mean("psnr", "bicubic")
     metrics[f"{prefix}/texture_score"] = texture_score(metrics, prefix)
+    metrics |= rock_metrics(prefix, rows)
     for rock, methods in scores.items():
         metrics[f"{prefix}/psnr_gain/{rock}"] = methods["SR"]["psnr"] - methods["bicubic"]["psnr"]
+    return metrics
+
+
+def rock_metrics(prefix, rows):
+    """Return what the SR of each rock does to its measures: {val/rock/<measure>/<rock>: value}, of the
+    sums over its images: porosity_bias (SR over HR, minus 1) and interface_ratio (SR over HR) where pores
+    are known, lattice_excess (mean, dB above HR's own).
+    """
+    metrics = {}
+    for rock in dict.fromkeys(row["rock"] for row in rows):
+        of_rock = [row for row in rows if row["rock"] == rock and row["method"] == "SR"]
+
+        def total(name, of_rock=of_rock):
+            return sum(row[name] for row in of_rock)
+
+        excess = (total("lattice_excess") - total("lattice_excess_hr")) / len(of_rock)
+        metrics[f"{prefix}/rock/lattice_excess/{rock}"] = excess
+        if "porosity" in of_rock[0] and total("porosity_hr") and total("specific_interface_hr"):
+            metrics[f"{prefix}/rock/porosity_bias/{rock}"] = total("porosity") / total("porosity_hr") - 1
+            ratio = total("specific_interface") / total("specific_interface_hr")
+            metrics[f"{prefix}/rock/interface_ratio/{rock}"] = ratio
     return metrics
 
 

@@ -34,7 +34,7 @@ def specific_interface(pore, valid):
     """
     area, ndim = int(valid.sum()), pore.ndim
     density = 0.0
-    for direction in _directions(ndim):
+    for direction in directions(ndim):
         one, two = (_ends(x, direction) for x in (pore, valid))
         both = two[0] & two[1]
         steps = int(both.sum())
@@ -46,7 +46,7 @@ def specific_interface(pore, valid):
     return density * area, area
 
 
-def _directions(ndim):
+def directions(ndim):
     """Return the directions to half of the neighbours of a pixel: 4 in 2-D, 13 in 3-D."""
     return [step for step in itertools.product((-1, 0, 1), repeat=ndim) if step > (0,) * ndim]
 

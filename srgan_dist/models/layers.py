@@ -6,8 +6,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from srgan_dist.data.noise import seeds_of
-
 
 class Conv3d(nn.Conv3d):
     """Convolution of volumes; on a CPU, where no position has room for the kernel beside the padding, in
@@ -27,7 +25,8 @@ class Conv3d(nn.Conv3d):
             return self._conv_forward(x.to(wide), self.weight.to(wide), bias).to(x.dtype)
 
 
-INITIAL_TEXTURE = 0.1  # of the values behind the first convolution; a few grey levels of 255
+GRAINS = 8  # filters of noise
+INITIAL_AMPLITUDE = 0.03  # of each; together some 5 grey levels of 255
 CONV = {2: nn.Conv2d, 3: Conv3d}  # by the number of dimensions
 CONVS = tuple(CONV.values())
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
@@ -100,40 +99,44 @@ class PixelShuffle(nn.Module):
 
 class NoiseHead(nn.Module):
     """Texture that is added to an image: features [B, C, *HR shape] and noise [B, N, *HR shape] -> [B, 1, *HR
-    shape]; conv3 - PReLU - conv3. It adds nothing until `start`.
+    shape]: detail, a function of the features alone (conv3 - PReLU - conv3), plus grain: filters of the noise
+    (conv5), each times an amplitude that depends on the features. It adds nothing until `start`.
 
-    What a scanner adds to HR is no function of LR: without a source of randomness on the HR grid a generator
-    that has to please a discriminator fills flat grains with a pattern (docs/texture.md).
+    What a scanner adds to HR is no function of LR: without a source of randomness on the HR grid a
+    generator that has to please a discriminator fills flat grains with a pattern or with strokes
+    (docs/texture.md). Grain is noise whose strength follows the rock, so it has no mean, and no strokes.
     """
 
     radius = 2  # HR pixels beyond its own that an output pixel depends on
 
     def __init__(self, conv, channels, noise, slopes):
         super().__init__()
-        self.conv = conv(channels + noise, channels, 3, padding=1)
+        self.conv = conv(channels, channels, 3, padding=1)
         self.prelu = PReLU(slopes)
-        self.last = conv(channels, 1, 3, padding=1)
+        self.detail = conv(channels, 1, 3, padding=1)
+        self.amplitude = conv(channels, GRAINS, 1)
+        self.grain = conv(noise, GRAINS, 5, padding=2, bias=False)
 
     def initialize(self):
-        """Make the texture zero everywhere."""
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        """Make detail and grain zero everywhere."""
+        for layer in (self.detail, self.amplitude):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
     @torch.no_grad()
     def start(self):
-        """Begin with a little texture, unless there is some already.
+        """Begin with a little grain, unless there is some already.
 
         Its strength enters most losses squared, so that from exactly none it would hardly grow, and the rest
         of the generator would draw strokes instead.
         """
-        if not self.last.weight.any():
-            values = seeds_of(0, torch.arange(self.last.weight.numel()))  # the same on every rank and device
-            signs = (values & 1).mul(2).sub(1).view(self.last.weight.shape)
-            self.last.weight.copy_(INITIAL_TEXTURE / self.last.weight[0].numel() ** 0.5 * signs)
+        if not self.amplitude.bias.any():
+            self.amplitude.bias.fill_(INITIAL_AMPLITUDE)
 
     def forward(self, features, noise):
-        x = torch.cat([features, noise.to(features.dtype)], 1)
-        return self.last(self.prelu(self.conv(x)))
+        x = self.prelu(self.conv(features))
+        grain = self.grain(noise.to(features.dtype))
+        return self.detail(x) + (self.amplitude(x) * grain).sum(1, keepdim=True)
 
 
 # Activation

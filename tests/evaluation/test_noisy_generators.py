@@ -26,7 +26,8 @@ def network(settings=None):
     torch.manual_seed(1)
     generator = build_generator(settings or SRResNetConfig(scale=2, **SRRESNET)).eval()
     if generator.texture:
-        torch.nn.init.normal_(generator.texture.last.weight, std=0.2)
+        for layer in (generator.texture.detail, generator.texture.amplitude):
+            torch.nn.init.normal_(layer.weight, std=0.2)
     return generator
 
 
