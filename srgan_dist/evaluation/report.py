@@ -8,10 +8,10 @@ from collections import defaultdict
 from pathlib import Path
 
 from srgan_dist.data.manifest import SPLITS
-from srgan_dist.data.reader import Reader
 from srgan_dist.data.split import open_set
 from srgan_dist.evaluation.calibration import calibration
-from srgan_dist.evaluation.figures import figure_2, figure_3, label, middle_slices, title
+from srgan_dist.evaluation.examples import typical_examples
+from srgan_dist.evaluation.figures import figure_2, figure_3, title
 from srgan_dist.evaluation.measuring import files_of_measures, measure_split
 from srgan_dist.evaluation.measuring_settings import thresholds_of
 from srgan_dist.evaluation.metrics import relative_error_reduction
@@ -24,7 +24,7 @@ from srgan_dist.evaluation.scoring import (
     score_split,
 )
 from srgan_dist.models import noise_channels
-from srgan_dist.models.weights_file import load_generator
+from srgan_dist.models.weights_file import find_weights, load_generator
 from srgan_dist.runtime.process_group import barrier
 from srgan_dist.storage.remote import is_url
 from srgan_dist.utils.errors import UserError
@@ -74,8 +74,9 @@ def evaluate(run, shards, out, splits, accelerator, progress=None, cache=None, m
         _write_scores(out, rows)
         for name, write in results.items():
             write(out / name)
+        examples = typical_examples(present, rows, methods)
         figures = {
-            "figure2.png": figure_2(_examples(present, rows, methods)),
+            "figure2.png": figure_2(examples),
             "figure3.png": figure_3(_per_rock_psnr(rows)),
         }
         for name, figure in figures.items():
@@ -113,7 +114,7 @@ def _load_generators(run, device):
     """Return {name: generator} of every phase that a run has finished, in the order of the phases; or of
     every file in a folder of weights, e.g. RUN/weights/best.
     """
-    paths = sorted((run / "weights").glob("*.safetensors")) or sorted(run.glob("*.safetensors"))
+    paths = find_weights(run)
     for path in paths:
         if path.stem in RESERVED_NAMES:
             raise UserError(
@@ -204,35 +205,12 @@ def _write_scores(out, rows):
     write_json(out / "scores.json", means)
 
 
-def _examples(splits, rows, methods):
-    """Return the images of the typical sample of each rock, as `figure_2` takes them: of the last split that
-    has the rock, the one of median bicubic PSNR; of volumes the middle slices.
-    """
-    examples = {}
-    for split in splits:
-        reader = Reader(split)
-        scores = [row for row in rows if row["split"] == split.name and row["method"] == "bicubic"]
-        for rock in {row["rock"] for row in scores}:
-            lr, hr = reader.image(median_image([row for row in scores if row["rock"] == rock]))
-            images = {name: method(lr).cpu().numpy() for name, method in methods.items()}
-            examples[rock] = {"lr": lr / reader.peak, "hr": hr / reader.peak, **images}
-    return {
-        label(rock, plane): {name: middle_slices(image)[plane] for name, image in images.items()}
-        for rock, images in sorted(examples.items())
-        for plane in middle_slices(images["lr"])
-    }
-
-
-def median_image(rows):
-    """Return the index of the image whose PSNR is the median (the upper one of two)."""
-    return sorted((row["psnr"], row["index"]) for row in rows)[len(rows) // 2][1]
-
-
 def _per_rock_psnr(rows):
-    values = defaultdict(lambda: defaultdict(list))
+    """Return {split: {rock: {method: list of dB}}}."""
+    values = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for row in rows:
-        values[row["rock"]][row["method"]].append(row["psnr"])
-    return dict(sorted(values.items()))
+        values[row["split"]][row["rock"]][row["method"]].append(row["psnr"])
+    return {split: dict(sorted(rocks.items())) for split, rocks in values.items()}
 
 
 def format_table(rows):
