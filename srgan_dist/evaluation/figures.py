@@ -26,6 +26,11 @@ def title(method):
     return TITLES.get(method, method)
 
 
+def shorten(name, most=24):
+    """Return a name as a label of a plot, whose room is narrow."""
+    return name if len(name) <= most else f"{name[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
+
+
 def middle_slices(image):
     """Return {plane: [H, W]} of the middle slices of a volume [D, H, W]; of an image [H, W] itself: {"":
     image}.
@@ -225,5 +230,5 @@ def draw_boxes(axis, methods, colours=COLOURS, ink="black"):
         box.set_facecolor(colours[number % len(colours)])
         if len(values) < MANY:
             axis.plot([number + 1] * len(values), values, ".", color=ink, markersize=3)
-    names = [title(name).replace(" (", "\n(") for name in methods]
+    names = [shorten(title(name)).replace(" (", "\n(") for name in methods]
     axis.set_xticks(range(1, len(names) + 1), names, fontsize=8, parse_math=False)

@@ -12,6 +12,7 @@ from srgan_dist.data.split import open_set
 from srgan_dist.evaluation.calibration import calibration
 from srgan_dist.evaluation.examples import typical_examples
 from srgan_dist.evaluation.figures import figure_2, figure_3, title
+from srgan_dist.evaluation.html_report import write_report
 from srgan_dist.evaluation.measuring import files_of_measures, measure_split
 from srgan_dist.evaluation.measuring_settings import thresholds_of
 from srgan_dist.evaluation.metrics import relative_error_reduction
@@ -48,9 +49,10 @@ def evaluate(run, shards, out, splits, accelerator, progress=None, cache=None, m
     """Score the generators of a run directory on a packed set and write tables and figures to `out`.
 
     Writes scores.csv (a row per image and method), scores.json (means per split, rock and method),
-    figure2.png and figure3.png; with measuring (`evaluation/measuring.py`) also measures.json,
-    measures.csv, curves.npz and, of generators with noise, calibration.json. progress(split name) returns
-    a function that wraps the batches as tqdm does. Returns the table as text.
+    figure2.png, figure3.png and last report.html, which shows all of it; with measuring
+    (`evaluation/measuring.py`) also measures.json, measures.csv, curves.npz and, of generators with noise,
+    calibration.json. progress(split name) returns a function that wraps the batches as tqdm does. Returns the
+    table as text.
     """
     if is_url(out):
         raise UserError(f"--out={out} is a URL; name a folder for tables and figures")
@@ -82,6 +84,7 @@ def evaluate(run, shards, out, splits, accelerator, progress=None, cache=None, m
         for name, figure in figures.items():
             with atomic_write(out / name) as path:
                 figure.savefig(path, format="png", dpi=120)
+        write_report(out, run, examples, "measures.json" in results, _facts_of(present, shards))
     barrier()
     return format_table(rows)
 
@@ -146,6 +149,17 @@ def _open_splits(shards, names, cache):
     for split in present:
         check_scorable(split)
     return present
+
+
+def _facts_of(splits, shards):
+    """Return (name, value) of the data that were scored, for the report."""
+    counts = ", ".join(f"{len(split)} of {split.name}" for split in splits)
+    packed = splits[0].set
+    return [
+        ("data set", str(shards)),
+        ("its manifest.json, sha256", packed.sha256),
+        ("images scored", counts),
+    ]
 
 
 def _check_fit(splits, generators, shards, run):

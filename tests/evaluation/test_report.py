@@ -140,6 +140,7 @@ def test_the_command_writes_tables_and_figures(shards, tmp_path):
         "measures.json",
         "measures.csv",
         "curves.npz",
+        "report.html",
     }
     scores = json.loads((out / "scores.json").read_text())
     assert set(scores) == {"valid", "test"} and set(scores["valid"]) == {"coal", "sandstone"}
