@@ -21,11 +21,11 @@ addEventListener("error", (event) => found.errors.push(event.message || String(e
 addEventListener("securitypolicyviolation", (event) => found.blocked.push(event.blockedURI));
 const column = () => {
   const rows = [...document.querySelector("table.sortable").tBodies[0].rows];
-  return rows.map((row) => row.cells[3].textContent);
+  return rows.map((row) => row.cells[2].textContent);
 };
 const size = (text) => parseFloat(getComputedStyle(text).fontSize) * text.getScreenCTM().a;
 addEventListener("load", () => {
-  const sort = document.querySelector("table.sortable thead th:nth-child(4) button");
+  const sort = document.querySelector("table.sortable thead th:nth-child(3) button");
   sort.click();
   found.rising = column();
   sort.click();

@@ -36,13 +36,13 @@ def score_rows(sources, split):
             cut = sum(cuts) / len(cuts) if cuts else None
             gain = score["psnr"] - methods["bicubic"]["psnr"] if "bicubic" in methods else None
             cells = [
-                cell(score["count"], 1),
                 {"text": f"{score['psnr']:.2f}", "sort": score["psnr"]},
                 {"text": number(gain, 1) if gain is None else _signed(gain), "sort": gain},
                 {"text": f"{score['ssim']:.4f}", "sort": score["ssim"]},
                 *([cell(score["ssim_slices"], 4)] if "ssim_slices" in score else []),
                 cell(score["spectrum_error"]),
                 {"text": percent(cut), "sort": cut},
+                cell(score["count"], 1),
             ]
             rows.append({"rock": rock, "method": method, "cells": cells})
     return rows
@@ -56,7 +56,7 @@ def score_columns(sources, split):
     """Return the heads of the cells of `score_rows`."""
     of_split = [score for methods in sources.scores[split].values() for score in methods.values()]
     slices = ["SSIM of slices"] if of_split and "ssim_slices" in of_split[0] else []
-    return ["images", "PSNR, dB", "gain, dB", "SSIM", *slices, "spectrum error", "error cut"]
+    return ["PSNR, dB", "gain, dB", "SSIM", *slices, "spectrum error", "error cut", "images"]
 
 
 def verdicts(sources):
