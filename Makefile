@@ -1,4 +1,4 @@
-# make demo             everything on a fresh machine, on synthetic rocks
+# make demo             everything on a fresh machine, on synthetic rocks; ends with report.html
 # make demo ROCKS=DIR   the same on your images: one sub-folder per rock
 # make test             the test suite
 # make test-all         the test suite with its slow tests
@@ -26,6 +26,7 @@ demo: .venv/installed
 	$(BIN)/python launch/evaluate.py "$(DEMO)/run" "$(DEMO)/shards"
 	@echo
 	@echo "Look at"
+	@echo "  $(DEMO)/run/eval/report.html   in a browser: verdicts, scores, crops, plots, training, all in one file"
 	@echo "  $(DEMO)/run/eval/figure2.png   crops of every method, and their errors"
 	@echo "  $(DEMO)/run/eval/figure3.png   PSNR per image and rock"
 	@echo "  $(DEMO)/run/eval/scores.json   the means per rock; scores.csv has every image"

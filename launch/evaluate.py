@@ -1,4 +1,4 @@
-"""Score a run: accelerate launch launch/evaluate.py RUN SHARDS [--out DIR] [--splits valid test]"""
+"""Score a run; look at report.html: accelerate launch launch/evaluate.py RUN SHARDS [--out DIR]"""
 
 from srgan_dist.cli.evaluate import main
 

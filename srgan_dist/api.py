@@ -118,14 +118,14 @@ def evaluate(
 
         print(srgan_dist.evaluate("runs/demo", "data/deeprock_x4", splits=["test"]))
 
-    Writes scores.json, scores.csv, figure2.png and figure3.png to `out`, by default RUN/eval, and rock
-    measures: measures.json, measures.csv, curves.npz. measures: "basic", "full" (of volumes also pore
-    sizes and connected porosity) or "off". threshold: between pores and rock, "otsu" (from HR of the
-    training split, per rock), a number from 0 to 1, or {rock: either}. phase: "dark" or "bright", that of
-    the pores. permeability: of volumes, by Stokes flow, with "full". samples: draws of a generator's
-    noise for calibration.json; 0: none. cache, cache_gib: folder and size limit of the copies of remote
-    shards. progress(split) returns a function that wraps an iterator over the images, as tqdm does. Under
-    a launcher all ranks share the work.
+    Writes report.html, which shows all of it, scores.json, scores.csv, figure2.png and figure3.png to `out`,
+    by default RUN/eval, and rock measures: measures.json, measures.csv, curves.npz. measures: "basic", "full"
+    (of volumes also pore sizes and connected porosity) or "off". threshold: between pores and rock, "otsu"
+    (from HR of the training split, per rock), a number from 0 to 1, or {rock: either}. phase: "dark" or
+    "bright", that of the pores. permeability: of volumes, by Stokes flow, with "full". samples: draws of a
+    generator's noise for calibration.json; 0: none. cache, cache_gib: folder and size limit of the copies of
+    remote shards. progress(split) returns a function that wraps an iterator over the images, as tqdm does.
+    Under a launcher all ranks share the work.
     """
     check_group(join(cpu_wanted(), timeout_minutes=30))
     accelerator = Accelerator()

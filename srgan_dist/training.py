@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from accelerate import Accelerator
 
+from srgan_dist.evaluation.scoring import score_table
 from srgan_dist.integrity.find_corruption import check_corruption_limit
 from srgan_dist.models.weights_file import load_generator
 from srgan_dist.phases import build_phase
@@ -196,6 +197,8 @@ def run_phase(run, name, phase_config):
 def finish_phase(run, name, saved):
     """Validate, test, export the generator and save the state between two phases."""
     scores = run.validate(("valid", "test"), f"end of {name}", run.log_main)
+    if scores:
+        run.tracker.table(f"scores/{name}", *score_table(scores, name), run.samples_seen)
     run.state.phase_ends[name] = run.state.global_step
     run.state.begin(None)
     if run.is_main:

@@ -16,6 +16,7 @@ import torch
 import torch.distributed
 import webdataset
 from accelerate.state import AcceleratorState, GradientState
+from browser import CHROMIUM
 from PIL import Image
 
 from srgan_dist.config import parse_config
@@ -38,6 +39,8 @@ def pytest_collection_modifyitems(items):
         skips["rocks"] = pytest.mark.skip(reason="real rock images: set SRGAN_DIST_ROCKS to their folder")
     if not torch.cuda.is_available():
         skips["gpu"] = pytest.mark.skip(reason="needs a GPU")
+    if CHROMIUM is None:
+        skips["chromium"] = pytest.mark.skip(reason="needs Chromium: apt-get install chromium")
     for item in items:
         for marker in skips.keys() & item.keywords.keys():
             item.add_marker(skips[marker])

@@ -38,7 +38,7 @@ def main(argv=None, prog=None):
             files = "scores.json, scores.csv, figure2.png, figure3.png"
             if arguments.measures != "off":
                 files += ", measures.json, measures.csv, curves.npz"
-            print(f"{table}\n\nwritten to {out}: {files}")
+            print(f"{table}\n\nopen {Path(out) / 'report.html'} in a browser; beside it: {files}")
         state.destroy_process_group()
 
 

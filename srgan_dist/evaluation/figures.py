@@ -1,9 +1,12 @@
 """Sample panels, and figures 2 and 3 of the paper; of a volume they show three orthogonal middle slices."""
 
+import math
+
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 from PIL import Image, ImageDraw, ImageFont
 
 # Of methods; others have their names as titles
@@ -11,12 +14,21 @@ TITLES = {"pretrain": "phase 1 (SRCNN)", "adversarial": "phase 2 (SRGAN)"}
 COLOURS = ("#8c8c8c", "#4878a8", "#c8553d", "#5b9e62", "#8568a8")  # bicubic, phase 1, phase 2, ...
 CROP = 240  # HR pixels, as in figure 2 of the paper
 GAP = 4
+MAX_EXAMPLES = 24  # in figure 2
+MANY = 20  # values, of which a box shows enough
+BELOW = {"ha": "center", "va": "top", "fontsize": 8}
+UNITS = (("mm", 1000.0), ("\u00b5m", 1.0), ("nm", 0.001))
 PLANES = ("xy", "xz", "yz")  # of the slices of a volume across z, y and x
 
 
 def title(method):
     """Return the name of a method in tables and figures."""
     return TITLES.get(method, method)
+
+
+def shorten(name, most=24):
+    """Return a name as a label of a plot, whose room is narrow."""
+    return name if len(name) <= most else f"{name[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def middle_slices(image):
@@ -90,28 +102,31 @@ def stack(pictures):
 
 
 def figure_2(examples):
-    """Draw figure 2 of the paper: per rock a full HR image with its box, crops of every method, and error
-    maps.
+    """Draw figure 2 of the paper: per example a full HR image with its box, crops of every method with scale
+    bars, PSNR and SSIM of the whole image below, and error maps.
 
-    examples: name of an image -> {"lr": image, method: image, ..., "hr": image}, all on [0, 1], lr [H, W] and
-    the others [s*H, s*W]; bicubic is one of the methods. The error maps of an image share one scale, whose
-    end is the 99th percentile of the bicubic error.
+    examples: `examples.Example`s; bicubic is one of their methods. The error maps of an example share one
+    scale, whose end is the 99th percentile of the bicubic error. More than MAX_EXAMPLES are left out.
     """
-    methods = [name for name in next(iter(examples.values())) if name not in ("lr", "hr")]
+    left_out, examples = len(examples) - MAX_EXAMPLES, examples[:MAX_EXAMPLES]
+    methods = [name for name in examples[0].images if name not in ("lr", "hr")]
     columns = ["full", "lr", *methods, "hr"]
-    figure = Figure((2.3 * len(columns), 4.9 * len(examples)), layout="constrained")
+    figure = Figure((2.3 * len(columns), 5.1 * len(examples)), layout="constrained")
     axes = figure.subplots(2 * len(examples), len(columns), squeeze=False)
-    for row, (name, images) in enumerate(examples.items()):
-        _draw_crops(axes[2 * row], name, columns, images)
-        _draw_errors(axes[2 * row + 1], methods, columns, images)
+    for row, example in enumerate(examples):
+        _draw_crops(axes[2 * row], columns, example)
+        _draw_errors(axes[2 * row + 1], methods, columns, example.images)
+    if left_out > 0:
+        figure.supxlabel(f"{left_out} further examples are left out", fontsize=9)
     return figure
 
 
-def _draw_crops(axes, name, columns, images):
-    hr = images["hr"]
-    scale = hr.shape[0] // images["lr"].shape[0]
+def _draw_crops(axes, columns, example):
+    hr = example.images["hr"]
+    scale = hr.shape[0] // example.images["lr"].shape[0]
     side = CROP // scale * scale
-    grey = {"cmap": "gray", "vmin": float(hr.min()), "vmax": max(float(hr.max()), float(hr.min()) + 1e-6)}
+    black, white = grey_range(hr)
+    grey = {"cmap": "gray", "vmin": black, "vmax": white}
     for axis, column in zip(axes, columns, strict=True):
         axis.set_axis_off()
         if column == "full":
@@ -119,38 +134,101 @@ def _draw_crops(axes, name, columns, images):
             height, width = centre(hr, side).shape
             corner = (hr.shape[1] - width) / 2, (hr.shape[0] - height) / 2
             axis.add_patch(Rectangle(corner, width, height, fill=False, edgecolor="red"))
-            axis.set_title(name)
+            axis.set_title(f"{label(example.rock, example.plane)} ({example.split})", parse_math=False)
+            _draw_scale_bar(axis, hr.shape, 1, example.voxel_size_um)
         else:
-            shown = centre(images[column], side // scale if column == "lr" else side)
+            pixel = scale if column == "lr" else 1  # in HR pixels
+            shown = centre(example.images[column], side // pixel)
             axis.imshow(shown, interpolation="nearest", **grey)
-            axis.set_title(column.upper() if column in ("lr", "hr") else title(column))
+            axis.set_title(column.upper() if column in ("lr", "hr") else title(column), parse_math=False)
+            _draw_scale_bar(axis, shown.shape, pixel, example.voxel_size_um)
+        if column in example.scores:
+            axis.text(0.5, -0.02, format_scores(example.scores[column]), **BELOW, transform=axis.transAxes)
+
+
+def grey_range(hr):
+    """Return the grey levels that are shown black and white: those of HR, for every method."""
+    black = float(hr.min())
+    return black, max(float(hr.max()), black + 1e-6)
+
+
+def format_scores(scores):
+    """Return the scores of an image as its caption."""
+    return f"{scores['psnr']:.2f} dB, SSIM {scores['ssim']:.3f}"
+
+
+def scale_bar(width, voxel_size_um=None):
+    """Return the length in pixels of a scale bar for an image of `width` pixels, and its label: the largest
+    of 1, 2 and 5 times a power of ten that is at most 0.4 of the width, in pixels without a voxel size.
+    """
+    known = voxel_size_um is not None and 1e-6 < voxel_size_um < 1e6
+    limit = 0.4 * width * (voxel_size_um if known else 1)
+    power = 10.0 ** math.floor(math.log10(limit))
+    length = max(step * power for step in (1, 2, 5) if step * power <= limit * (1 + 1e-9))
+    if not known:
+        return max(length, 1.0), f"{max(length, 1.0):g} px"
+    name, unit = next(pair for pair in UNITS if length >= pair[1] or pair is UNITS[-1])
+    return length / voxel_size_um, f"{length / unit:g} {name}"
+
+
+def _draw_scale_bar(axis, shape, pixel, voxel_size_um):
+    """Draw a scale bar at the lower left of an image of `shape` whose pixels are `pixel` HR pixels wide."""
+    length, text = scale_bar(shape[1] * pixel, voxel_size_um)
+    left, bottom, thickness = 0.04 * shape[1], 0.95 * shape[0], 0.015 * shape[0]
+    bar = Rectangle((left, bottom - thickness), length / pixel, thickness, color="white", ec="black", lw=0.5)
+    axis.add_patch(bar)
+    outline = [withStroke(linewidth=1.5, foreground="black")]
+    axis.text(
+        left, bottom - 2 * thickness, text, color="white", fontsize=7, va="bottom", path_effects=outline
+    )
 
 
 def _draw_errors(axes, methods, columns, images):
-    limit = max(float(np.percentile(np.abs(images["bicubic"] - images["hr"]), 99)), 1e-6)
+    limit = error_limit(images)
     for axis, column in zip(axes, columns, strict=True):
         axis.set_axis_off()
         if column in methods:
             error = np.abs(centre(images[column], CROP) - centre(images["hr"], CROP))
             shown = axis.imshow(error, cmap="magma", vmin=0, vmax=limit, interpolation="nearest")
-            axis.set_title(f"|{title(column).split(' (')[0]} - HR|", fontsize=9)
+            axis.set_title(f"|{title(column).split(' (')[0]} - HR|", fontsize=9, parse_math=False)
     scale = axes[-1].inset_axes([0.05, 0.02, 0.08, 0.96])
     axes[-1].figure.colorbar(shown, cax=scale, label="error, share of full scale")
 
 
+def error_limit(images):
+    """Return the error at the end of the scale of an example's error maps."""
+    return max(float(np.percentile(np.abs(images["bicubic"] - images["hr"]), 99)), 1e-6)
+
+
 def figure_3(values):
-    """Draw figure 3 of the paper: box plots of per-image PSNR. values: rock -> method -> list of dB."""
-    figure = Figure((2.9 * len(values) + 0.6, 3.6), layout="constrained")
-    axes = figure.subplots(1, len(values), squeeze=False)
-    for axis, (rock, methods) in zip(axes[0], values.items(), strict=True):
-        boxes = axis.boxplot(
-            list(methods.values()), widths=0.6, patch_artist=True, medianprops={"color": "black"}
-        )
-        for number, box in enumerate(boxes["boxes"]):
-            box.set_facecolor(COLOURS[number % len(COLOURS)])
-        names = [title(name).replace(" (", "\n(") for name in methods]
-        axis.set_xticks(range(1, len(names) + 1), names, fontsize=8)
-        count = len(next(iter(methods.values())))
-        axis.set_title(f"{rock} ({count} image{'s' * (count != 1)})", fontsize=10)
-    axes[0][0].set_ylabel("PSNR per image, dB")
+    """Draw figure 3 of the paper: box plots of per-image PSNR, a row per split and a column per rock.
+
+    values: split -> rock -> method -> list of dB. Of few images each one is a point, too.
+    """
+    rocks = sorted({rock for of_split in values.values() for rock in of_split})
+    figure = Figure((2.9 * len(rocks) + 0.6, 3.6 * len(values)), layout="constrained")
+    axes = figure.subplots(len(values), len(rocks), squeeze=False)
+    for row, (split, of_split) in zip(axes, values.items(), strict=True):
+        for axis, rock in zip(row, rocks, strict=True):
+            if rock not in of_split:
+                axis.set_axis_off()
+                continue
+            draw_boxes(axis, of_split[rock])
+            count = len(next(iter(of_split[rock].values())))
+            name = f"{rock}, {split} ({count} image{'s' * (count != 1)})"
+            axis.set_title(name, fontsize=10, parse_math=False)
+        row[0].set_ylabel("PSNR per image, dB")
     return figure
+
+
+def draw_boxes(axis, methods, colours=COLOURS, ink="black"):
+    """Draw a box per method (name -> list of values); fewer than MANY values are points, too."""
+    style = {f"{part}props": {"color": ink} for part in ("whisker", "cap", "median")}
+    style["boxprops"] = {"edgecolor": ink}
+    boxes = axis.boxplot(list(methods.values()), widths=0.6, patch_artist=True, **style)
+    for number, (box, values) in enumerate(zip(boxes["boxes"], methods.values(), strict=True)):
+        box.set_facecolor(colours[number % len(colours)])
+        if len(values) < MANY:
+            axis.plot([number + 1] * len(values), values, ".", color=ink, markersize=3)
+    names = [shorten(title(name)).replace(" (", "\n(") for name in methods]
+    axis.set_xticks(range(1, len(names) + 1), names, fontsize=8, parse_math=False)

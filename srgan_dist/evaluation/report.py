@@ -8,10 +8,11 @@ from collections import defaultdict
 from pathlib import Path
 
 from srgan_dist.data.manifest import SPLITS
-from srgan_dist.data.reader import Reader
 from srgan_dist.data.split import open_set
 from srgan_dist.evaluation.calibration import calibration
-from srgan_dist.evaluation.figures import figure_2, figure_3, label, middle_slices, title
+from srgan_dist.evaluation.examples import typical_examples
+from srgan_dist.evaluation.figures import figure_2, figure_3, title
+from srgan_dist.evaluation.html_report import write_report
 from srgan_dist.evaluation.measuring import files_of_measures, measure_split
 from srgan_dist.evaluation.measuring_settings import thresholds_of
 from srgan_dist.evaluation.metrics import relative_error_reduction
@@ -24,7 +25,7 @@ from srgan_dist.evaluation.scoring import (
     score_split,
 )
 from srgan_dist.models import noise_channels
-from srgan_dist.models.weights_file import load_generator
+from srgan_dist.models.weights_file import find_weights, load_generator
 from srgan_dist.runtime.process_group import barrier
 from srgan_dist.storage.remote import is_url
 from srgan_dist.utils.errors import UserError
@@ -48,9 +49,10 @@ def evaluate(run, shards, out, splits, accelerator, progress=None, cache=None, m
     """Score the generators of a run directory on a packed set and write tables and figures to `out`.
 
     Writes scores.csv (a row per image and method), scores.json (means per split, rock and method),
-    figure2.png and figure3.png; with measuring (`evaluation/measuring.py`) also measures.json,
-    measures.csv, curves.npz and, of generators with noise, calibration.json. progress(split name) returns
-    a function that wraps the batches as tqdm does. Returns the table as text.
+    figure2.png, figure3.png and last report.html, which shows all of it; with measuring
+    (`evaluation/measuring.py`) also measures.json, measures.csv, curves.npz and, of generators with noise,
+    calibration.json. progress(split name) returns a function that wraps the batches as tqdm does. Returns the
+    table as text.
     """
     if is_url(out):
         raise UserError(f"--out={out} is a URL; name a folder for tables and figures")
@@ -74,13 +76,15 @@ def evaluate(run, shards, out, splits, accelerator, progress=None, cache=None, m
         _write_scores(out, rows)
         for name, write in results.items():
             write(out / name)
+        examples = typical_examples(present, rows, methods)
         figures = {
-            "figure2.png": figure_2(_examples(present, rows, methods)),
+            "figure2.png": figure_2(examples),
             "figure3.png": figure_3(_per_rock_psnr(rows)),
         }
         for name, figure in figures.items():
             with atomic_write(out / name) as path:
                 figure.savefig(path, format="png", dpi=120)
+        write_report(out, run, examples, "measures.json" in results, _facts_of(present, shards))
     barrier()
     return format_table(rows)
 
@@ -113,7 +117,7 @@ def _load_generators(run, device):
     """Return {name: generator} of every phase that a run has finished, in the order of the phases; or of
     every file in a folder of weights, e.g. RUN/weights/best.
     """
-    paths = sorted((run / "weights").glob("*.safetensors")) or sorted(run.glob("*.safetensors"))
+    paths = find_weights(run)
     for path in paths:
         if path.stem in RESERVED_NAMES:
             raise UserError(
@@ -145,6 +149,17 @@ def _open_splits(shards, names, cache):
     for split in present:
         check_scorable(split)
     return present
+
+
+def _facts_of(splits, shards):
+    """Return (name, value) of the data that were scored, for the report."""
+    counts = ", ".join(f"{len(split)} of {split.name}" for split in splits)
+    packed = splits[0].set
+    return [
+        ("data set", str(shards)),
+        ("its manifest.json, sha256", packed.sha256),
+        ("images scored", counts),
+    ]
 
 
 def _check_fit(splits, generators, shards, run):
@@ -204,35 +219,12 @@ def _write_scores(out, rows):
     write_json(out / "scores.json", means)
 
 
-def _examples(splits, rows, methods):
-    """Return the images of the typical sample of each rock, as `figure_2` takes them: of the last split that
-    has the rock, the one of median bicubic PSNR; of volumes the middle slices.
-    """
-    examples = {}
-    for split in splits:
-        reader = Reader(split)
-        scores = [row for row in rows if row["split"] == split.name and row["method"] == "bicubic"]
-        for rock in {row["rock"] for row in scores}:
-            lr, hr = reader.image(median_image([row for row in scores if row["rock"] == rock]))
-            images = {name: method(lr).cpu().numpy() for name, method in methods.items()}
-            examples[rock] = {"lr": lr / reader.peak, "hr": hr / reader.peak, **images}
-    return {
-        label(rock, plane): {name: middle_slices(image)[plane] for name, image in images.items()}
-        for rock, images in sorted(examples.items())
-        for plane in middle_slices(images["lr"])
-    }
-
-
-def median_image(rows):
-    """Return the index of the image whose PSNR is the median (the upper one of two)."""
-    return sorted((row["psnr"], row["index"]) for row in rows)[len(rows) // 2][1]
-
-
 def _per_rock_psnr(rows):
-    values = defaultdict(lambda: defaultdict(list))
+    """Return {split: {rock: {method: list of dB}}}."""
+    values = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for row in rows:
-        values[row["rock"]][row["method"]].append(row["psnr"])
-    return dict(sorted(values.items()))
+        values[row["split"]][row["rock"]][row["method"]].append(row["psnr"])
+    return {split: dict(sorted(rocks.items())) for split, rocks in values.items()}
 
 
 def format_table(rows):

@@ -219,6 +219,25 @@ def mean_scores(rows):
     }
 
 
+def score_table(scores, phase):
+    """Return the mean scores of a validation as a table: columns, and rows of texts and numbers.
+
+    scores: {split: {rock: {"bicubic" and "SR": means}}}, as `mean_scores` has them per split. phase: the name
+    of SR in the table. Gains are over bicubic.
+    """
+    columns = ["split", "rock", "method", "images", "PSNR dB", "gain dB", "SSIM", "spectrum error"]
+    rows = [
+        [
+            *(split, rock, phase if method == "SR" else method, score["count"], score["psnr"]),
+            *(score["psnr"] - methods["bicubic"]["psnr"], score["ssim"], score["spectrum_error"]),
+        ]
+        for split, rocks in scores.items()
+        for rock, methods in rocks.items()
+        for method, score in methods.items()
+    ]
+    return columns, rows
+
+
 def mean_of(rows, name):
     """Return the mean of one score over rows."""
     return float(np.mean([row[name] for row in rows]))

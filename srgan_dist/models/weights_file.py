@@ -56,6 +56,19 @@ def load_generator(path, device="cpu"):
     return generator.to(device, memory_format=CHANNELS_LAST[generator.config.ndim]).eval(), facts
 
 
+def read_facts(path):
+    """Return the facts in the header of a weights file, without its weights."""
+    return _facts_of(path, _generator_header(path))
+
+
+def find_weights(run):
+    """Return the weights files of the phases that a run has finished, or those of a folder of weights, e.g.
+    RUN/weights/best.
+    """
+    run = Path(run)
+    return sorted((run / "weights").glob("*.safetensors")) or sorted(run.glob("*.safetensors"))
+
+
 def _check_shapes(config, weights):
     """Raise ValueError unless weights are those of a network; a wrong header may describe one too large for
     the memory.

@@ -127,6 +127,12 @@ class Tracker:
             panels = {caption: str(path) for caption, path in paths.items()}
             self._send({"panels": panels, "name": name, "step": samples_seen, "x_axis": X_AXIS})
 
+    def table(self, name, columns, rows, samples_seen):
+        """Show a table under a name; rows are lists of texts and numbers."""
+        if self.is_main:
+            table = {"columns": columns, "data": rows}
+            self._send({"table": table, "name": name, "step": samples_seen, "x_axis": X_AXIS})
+
     def _send(self, message):
         if self.wandb and message["step"] > self.seen:
             self.wandb.send(message)

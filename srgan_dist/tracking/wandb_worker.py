@@ -1,7 +1,8 @@
 """The process that talks to wandb, so that no wait, error or hang of wandb reaches the training.
 
-It reads JSON lines: first how to open the run, then records and panels, at last the end. If they stop without
-an end the training was killed; the run is then closed as failed. It imports nothing else of the package.
+It reads JSON lines: first how to open the run, then records, panels and tables, at last the end. If they stop
+without an end the training was killed; the run is then closed as failed. It imports nothing else of the
+package.
 """
 
 import json
@@ -36,13 +37,15 @@ def main():
 
 
 def record(messages):
-    """Open a run and log its records and panels."""
+    """Open a run and log its records, panels and tables."""
     run = _start(**next(messages))
     for message in messages:
         if "numbers" in message:
             run.log(message["numbers"], step=message["step"])
         elif "panels" in message:
             _show(run, **message)
+        elif "table" in message:
+            _show_table(run, **message)
         else:
             return _finish(run, **message)
     _finish(run, {}, exit_code=1)
@@ -95,6 +98,16 @@ def _show(run, panels, name, step, x_axis):
 
     images = [wandb.Image(path, caption=caption) for caption, path in panels.items()]
     run.log({x_axis: step, name: images}, step=step)
+
+
+def _show_table(run, table, name, step, x_axis):
+    """Log a table, or do without: unlike a record it needs the server at once, where it is online."""
+    import wandb
+
+    try:
+        run.log({x_axis: step, name: wandb.Table(**table)}, step=step)
+    except Exception as error:  # no answer, an account without the right
+        print(f"wandb has no table {name} ({type(error).__name__}: {error})", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

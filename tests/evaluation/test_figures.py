@@ -5,8 +5,10 @@ import pytest
 from conftest import texture
 
 from srgan_dist.data.degradation import downsample, upsample
+from srgan_dist.evaluation.examples import Example
 from srgan_dist.evaluation.figures import (
     GAP,
+    MAX_EXAMPLES,
     TITLES,
     centre,
     figure_2,
@@ -14,6 +16,7 @@ from srgan_dist.evaluation.figures import (
     label,
     middle_slices,
     panel,
+    scale_bar,
     stack,
 )
 
@@ -72,42 +75,99 @@ def test_panel_of_a_blank_image():
     assert panel(blank[:10, :10], blank, blank, blank).size[1] == 56
 
 
+def example(seed=0, methods=("bicubic", "pretrain"), split="valid", rock="coal", voxel_size_um=None):
+    of_image = images(seed)
+    scores = {name: {"psnr": 20.0 + k, "ssim": 0.5} for k, name in enumerate(methods)}
+    shown = {name: of_image[name] for name in ("lr", *methods, "hr")}
+    return Example(split, rock, "", f"{rock}_0", shown, scores, voxel_size_um)
+
+
 @pytest.mark.parametrize(
     "methods", [("bicubic", "pretrain", "adversarial"), ("bicubic", "adversarial"), ("bicubic", "pretrain")]
 )
 def test_figure_2_shows_every_method_and_its_error_on_one_scale(methods):
-    examples = {
-        rock: {k: v for k, v in images(seed).items() if k in ("lr", "hr", *methods)}
-        for seed, rock in enumerate(("coal", "sandstone"))
-    }
+    examples = [example(0, methods), example(1, methods, "test", "sandstone", 2.5)]
     figure = figure_2(examples)
     names = [TITLES.get(name, name) for name in methods]
     rows = np.array(figure.axes[: 4 * (len(methods) + 3)]).reshape(4, -1)
-    assert [axis.get_title() for axis in rows[0]] == ["coal", "LR", *names, "HR"]
+    assert [axis.get_title() for axis in rows[0]] == ["coal (valid)", "LR", *names, "HR"]
+    assert rows[2][0].get_title() == "sandstone (test)"
     assert [axis.get_title() for axis in rows[3]] == [
         "",
         "",
         *(f"|{name.split(' (')[0]} - HR|" for name in names),
         "",
     ]
-    for rock, axes in zip(examples.values(), rows[1::2]):
+    for of_example, axes in zip(examples, rows[1::2]):
+        of_images = of_example.images
         errors = [axis.images[0] for axis in axes[2:-1]]
         assert {e.get_clim() for e in errors} == {
-            (0, np.percentile(np.abs(rock["bicubic"] - rock["hr"]), 99))
+            (0, np.percentile(np.abs(of_images["bicubic"] - of_images["hr"]), 99))
         }
         for error, method in zip(errors, methods):
-            np.testing.assert_allclose(error.get_array(), np.abs(rock[method] - rock["hr"])[:, :])
+            np.testing.assert_allclose(error.get_array(), np.abs(of_images[method] - of_images["hr"]))
     figure.savefig(io.BytesIO(), format="png")
 
 
-def test_figure_3_has_a_box_of_each_methods_psnr_per_rock():
+def texts_of(axis):
+    return [text.get_text() for text in axis.texts]
+
+
+def test_crops_of_figure_2_have_scale_bars_and_the_scores_of_the_whole_image():
+    axes = figure_2([example(), example(1, voxel_size_um=2.5)]).axes
+    full, lr, bicubic, pretrain, hr = axes[:5]
+    assert texts_of(full) == texts_of(lr) == texts_of(hr) == ["20 px"]
+    assert texts_of(bicubic) == ["20 px", "20.00 dB, SSIM 0.500"] and "21.00 dB, SSIM 0.500" in texts_of(
+        pretrain
+    )
+    # 72 HR pixels, 18 of LR, show the same 180 um
+    bars = [axis.patches[-1].get_width() / axis.images[0].get_array().shape[1] for axis in axes[10:15]]
+    assert bars == pytest.approx([20 / 72] * 5) and texts_of(axes[10]) == ["50 \u00b5m"]
+
+
+@pytest.mark.parametrize(
+    "width, voxel, expected",
+    [
+        (240, None, (50, "50 px")),
+        (2, None, (1, "1 px")),
+        (240, 2.5, (80, "200 \u00b5m")),
+        (500, 10.0, (200, "2 mm")),
+        (100, 0.02, (25, "500 nm")),
+        (240, float("nan"), (50, "50 px")),
+        (240, -3.0, (50, "50 px")),
+    ],
+)
+def test_a_scale_bar_is_a_round_length_below_four_tenths_of_the_width(width, voxel, expected):
+    length, text = scale_bar(width, voxel)
+    assert (length, text) == (pytest.approx(expected[0]), expected[1])
+
+
+def test_names_that_look_like_formulas_are_drawn_as_they_are():
+    figure = figure_2([example(rock="$\\frac{1$")])
+    figure.savefig(io.BytesIO(), format="png")
+    assert figure.axes[0].get_title() == "$\\frac{1$ (valid)"
+    figure_3({"valid": {"$x^$": {"$m_$": [1.0, 2.0]}}}).savefig(io.BytesIO(), format="png")
+
+
+def test_figure_2_leaves_out_what_no_picture_can_hold():
+    figure = figure_2([example()] * (MAX_EXAMPLES + 3))
+    assert figure.get_supxlabel() == "3 further examples are left out"
+    assert len(figure.axes) == MAX_EXAMPLES * 2 * 5
+
+
+def test_figure_3_has_a_box_of_each_methods_psnr_per_rock_and_split():
     values = {
-        "coal": {"bicubic": [20.0, 21.0, 24.0], "wide": [22.0, 22.5, 23.0]},
-        "sandstone": {"bicubic": [20.0], "wide": [22.0]},
+        "valid": {
+            "coal": {"bicubic": [20.0, 21.0, 24.0], "wide": [22.0, 22.5, 23.0]},
+            "sandstone": {"bicubic": [20.0], "wide": [22.0]},
+        },
+        "test": {"coal": {"bicubic": [25.0], "wide": [26.0]}},
     }
     figure = figure_3(values)
-    assert [axis.get_title() for axis in figure.axes] == ["coal (3 images)", "sandstone (1 image)"]
+    titles = ["coal, valid (3 images)", "sandstone, valid (1 image)", "coal, test (1 image)", ""]
+    assert [axis.get_title() for axis in figure.axes] == titles
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["bicubic", "wide"]
+    assert not figure.axes[3].axison
     medians = [
         line
         for line in figure.axes[0].lines

@@ -11,8 +11,9 @@ from commands import run as run_command
 from srgan_dist.data.degradation import upsample
 from srgan_dist.data.reader import Reader
 from srgan_dist.data.split import open_split
+from srgan_dist.evaluation.examples import median_image
 from srgan_dist.evaluation.metrics import psnr, ssim
-from srgan_dist.evaluation.report import add_error_reduction, evaluate, format_table, median_image
+from srgan_dist.evaluation.report import add_error_reduction, evaluate, format_table
 from srgan_dist.evaluation.scoring import mean_scores, methods_of, score_split
 from srgan_dist.models.srresnet import SRResNet, SRResNetConfig
 from srgan_dist.models.weights_file import save_generator
@@ -139,6 +140,7 @@ def test_the_command_writes_tables_and_figures(shards, tmp_path):
         "measures.json",
         "measures.csv",
         "curves.npz",
+        "report.html",
     }
     scores = json.loads((out / "scores.json").read_text())
     assert set(scores) == {"valid", "test"} and set(scores["valid"]) == {"coal", "sandstone"}

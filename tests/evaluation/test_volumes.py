@@ -74,7 +74,7 @@ def test_tables_of_volumes_have_both_forms_of_ssim(volumes, tmp_path):
         found = [float(row["ssim_slices"]) for row in csv.DictReader(file) if row["method"] == "pretrain"]
     assert np.mean(found) == pytest.approx(scores["ssim_slices"])
     with Image.open(tmp_path / "eval" / "figure2.png") as figure:
-        assert figure.height == pytest.approx(3 * 4.9 * 120, abs=2)  # three planes of the one rock
+        assert figure.height == pytest.approx(3 * 5.1 * 120, abs=2)  # three planes of the one rock
 
 
 def test_a_set_of_volumes_needs_generators_of_volumes(volumes, tmp_path):

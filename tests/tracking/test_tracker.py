@@ -8,7 +8,7 @@ import threading
 import pytest
 from conftest import REPOSITORY, full_disk, tiny_config
 from PIL import Image
-from trackers import exit_codes, records, rows_of, tracker
+from trackers import exit_codes, records, rows_of, tracker, without_media
 from wandb_stub import history, offline_records, own_columns, read_records, serving
 
 from srgan_dist.run import checkpoint
@@ -131,9 +131,7 @@ def test_wandb_holds_the_same_records_offline_and_nothing_of_the_machine(tmp_pat
     (session,) = offline_records(tmp_path)
     rows = history(session)
     assert [name for name in rows[-1] if name.startswith("samples/")]
-    assert [
-        {name: value for name, value in row.items() if not name.startswith("samples/")} for row in rows
-    ] == rows_of(tmp_path)
+    assert without_media(rows) == rows_of(tmp_path)
     assert exit_codes(session) == [0]
     last = {
         item.key or "/".join(item.nested_key): item.value_json
@@ -176,3 +174,33 @@ def test_a_server_that_dies_leaves_the_rest_in_the_local_file(tmp_path, monkeypa
     assert "the server has not taken everything; `wandb sync` can send it later" in capfd.readouterr().err
     (path,) = tmp_path.glob("wandb/run-*/*.wandb")
     assert history(read_records(path)) == rows_of(tmp_path) and len(records(tmp_path)) == 200
+
+
+COLUMNS, ROWS = ["rock", "PSNR dB"], [["coal", 20.5], ["<b>$x$", None]]
+
+
+def test_a_table_is_kept_offline_beside_the_records(tmp_path):
+    tracked = tracker(tmp_path, "offline")
+    tracked.log({"loss/pixel": 0.5}, 16)
+    tracked.table("scores/pretrain", COLUMNS, ROWS, 16)
+    tracked.log({"loss/pixel": 0.25}, 32)
+    tracked.finish()
+    (session,) = offline_records(tmp_path)
+    rows = history(session)
+    assert without_media(rows) == rows_of(tmp_path)
+    assert rows[0]["scores/pretrain/_type"] == "table-file"
+    (path,) = tmp_path.glob("wandb/offline-run-*/files/media/table/scores/*.table.json")
+    assert json.loads(path.read_text()) == {"columns": COLUMNS, "data": ROWS}
+
+
+def test_a_server_gets_a_table_and_the_records_around_it(tmp_path, monkeypatch):
+    with serving() as stub:
+        monkeypatch.setenv("WANDB_BASE_URL", stub.address)
+        tracked = tracker(tmp_path, "online")
+        tracked.log({"loss/pixel": 0.5}, 16)
+        tracked.table("scores/pretrain", COLUMNS, ROWS, 16)
+        tracked.log({"loss/pixel": 0.25}, 32)
+        tracked.finish()
+        rows = [own_columns(row) for row in stub.rows[tracked.run_id]]
+    assert without_media(rows) == rows_of(tmp_path)
+    assert rows[0]["scores/pretrain"]["_type"] == "table-file"

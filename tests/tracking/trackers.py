@@ -33,5 +33,13 @@ def rows_of(folder):
     return list(rows.values())
 
 
+def without_media(rows):
+    """Return wandb's rows without what it has of panels and tables."""
+    return [
+        {name: value for name, value in row.items() if not name.startswith(("samples/", "scores/"))}
+        for row in rows
+    ]
+
+
 def exit_codes(session):
     return [record.exit.exit_code for record in session if record.WhichOneof("record_type") == "exit"]

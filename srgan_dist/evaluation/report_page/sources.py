@@ -1,0 +1,129 @@
+"""What the report is made of: the files that evaluate has written, and those of the run."""
+
+import csv
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+from srgan_dist.evaluation.report_page.training_curves import read_training_curves
+from srgan_dist.models.weights_file import find_weights, read_facts
+from srgan_dist.utils.errors import UserError
+from srgan_dist.utils.files import sha256_of
+
+MAX_CONFIG = 200_000  # characters shown
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Everything that is shown; what an evaluation or a run does not have is empty."""
+
+    scores: dict  # split -> rock -> method -> {psnr, ssim, ...}
+    rows: list  # of scores.csv
+    measures: dict  # measures.json
+    image_measures: list = field(default_factory=list)  # rows of measures.csv
+    curves: dict = field(default_factory=dict)  # of curves.npz
+    training: dict = field(default_factory=dict)  # name -> (samples seen, values)
+    config: str = ""
+    weights: list = field(default_factory=list)  # of {file, phase, samples_seen, sha256}
+
+    @property
+    def methods(self):
+        """Return the methods, bicubic first, in the order of the phases."""
+        of_rocks = [methods for rocks in self.scores.values() for methods in rocks.values()]
+        return list(dict.fromkeys(method for methods in of_rocks for method in methods))
+
+    def entries(self, split, rock, variant="raw"):
+        """Return {method: {measure: entry}} of measures.json."""
+        methods = self.measures.get("per_split", {}).get(split, {}).get(rock, {})
+        return {method: of.get(variant, {}) for method, of in methods.items()}
+
+    def curve(self, split, rock, method, name):
+        """Return a curve as a float array, None where there is none."""
+        return self.curves.get(f"{split}/{rock}/{method}/{name}")
+
+    def threshold(self, rock):
+        """Return the grey level on [0, 1] that separates pore and solid of a rock, or None."""
+        value = (self.measures.get("thresholds", {}).get(rock) or {}).get("value")
+        return value if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def read_sources(out, run, measured=True):
+    """Read the files of an evaluation directory and of its run (a directory of a run or of weights).
+
+    measured: whether the evaluation has written measures; files of an earlier one are left out otherwise.
+    Raises UserError where one is damaged.
+    """
+    out, run = Path(out), Path(run)
+    if not (out / "scores.json").is_file():
+        raise UserError(
+            f"{out} holds no scores.json, so there is nothing to report; write it with:"
+            " srgan-dist evaluate RUN SHARDS --out DIR"
+        )
+    measures, image_measures, curves = {}, [], {}
+    if measured:
+        measures = _read(out / "measures.json", _read_json, {})
+        image_measures = _read(out / "measures.csv", _read_csv, [])
+        curves = _read(out / "curves.npz", _read_npz, {})
+    config, weights = _config_and_weights(run)
+    return Sources(
+        scores=_read(out / "scores.json", _read_json, {}),
+        rows=_read(out / "scores.csv", _read_csv, []),
+        measures=measures,
+        image_measures=image_measures,
+        curves=curves,
+        training=read_training_curves(run / "metrics.jsonl"),
+        config=config,
+        weights=weights,
+    )
+
+
+def _read(path, reader, default):
+    if not path.is_file():
+        return default
+    try:
+        return reader(path)
+    except (ValueError, KeyError, TypeError, EOFError, RecursionError, BadZipFile, csv.Error) as error:
+        raise UserError(
+            f"{path} is damaged ({' '.join(str(error).split()):.160}); write it again with: srgan-dist"
+            " evaluate RUN SHARDS"
+        ) from None
+
+
+def _read_json(path):
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"a {type(content).__name__} where an object belongs")
+    return content
+
+
+def _read_csv(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _read_npz(path):
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name].astype(float) for name in file.files}
+
+
+def _config_and_weights(run):
+    """Return the resolved config as text, and facts of the weights that were scored."""
+    weights, config = [], ""
+    for path in find_weights(run):
+        facts = read_facts(path)
+        weights.append(
+            {
+                "file": path.name,
+                "phase": facts.get("phase"),
+                "samples_seen": facts.get("samples_seen"),
+                "sha256": sha256_of(path),
+            }
+        )
+        config = json.dumps(facts.get("config"), indent=2) if facts.get("config") else config
+    if (run / "config.yaml").is_file():
+        config = (run / "config.yaml").read_text(encoding="utf-8", errors="replace")
+    return config[:MAX_CONFIG], weights

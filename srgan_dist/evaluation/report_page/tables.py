@@ -1,0 +1,215 @@
+"""The tables of the report: scores, verdicts with what they rest on, measures, thresholds."""
+
+from srgan_dist.evaluation.figures import title
+from srgan_dist.evaluation.report_page.plots import is_interval, is_number, measures_of
+from srgan_dist.evaluation.report_page.words import (
+    NONE,
+    PERCENT,
+    measure_title,
+    number,
+    percent,
+    unit,
+)
+
+LEVELS = {
+    "plug": "intervals by resampling plugs",
+    "source": "intervals by resampling source images",
+    "block": "intervals by resampling blocks of the images",
+}
+
+
+def cell(value, digits=3, sign=False):
+    """Return a number as a table shows it and sorts it."""
+    return {"text": number(value, digits, sign), "sort": value if is_number(value) else ""}
+
+
+def score_rows(sources, split):
+    """Return a row per rock and method of the mean scores of a split: texts first, then cells."""
+    rows = []
+    for rock, methods in sources.scores[split].items():
+        for method, score in methods.items():
+            cuts = [
+                float(row["relative_error_reduction"])
+                for row in sources.rows
+                if (row["split"], row["rock"], row["method"]) == (split, rock, method)
+            ]
+            cut = sum(cuts) / len(cuts) if cuts else None
+            gain = score["psnr"] - methods["bicubic"]["psnr"] if "bicubic" in methods else None
+            cells = [
+                {"text": f"{score['psnr']:.2f}", "sort": score["psnr"]},
+                {"text": number(gain, 1) if gain is None else _signed(gain), "sort": gain},
+                {"text": f"{score['ssim']:.4f}", "sort": score["ssim"]},
+                *([cell(score["ssim_slices"], 4)] if "ssim_slices" in score else []),
+                cell(score["spectrum_error"]),
+                {"text": percent(cut), "sort": cut},
+                cell(score["count"], 1),
+            ]
+            rows.append({"rock": rock, "method": method, "cells": cells})
+    return rows
+
+
+def _signed(value):
+    return f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def score_columns(sources, split):
+    """Return the heads of the cells of `score_rows`."""
+    of_split = [score for methods in sources.scores[split].values() for score in methods.values()]
+    slices = ["SSIM of slices"] if of_split and "ssim_slices" in of_split[0] else []
+    return ["PSNR, dB", "gain, dB", "SSIM", *slices, "spectrum error", "error cut", "images"]
+
+
+def verdicts(sources):
+    """Return [{split, rocks: [{rock, basis, lines: [{method, sentence, evidence}]}]}]: those of
+    measures.json, without it sentences about the scores.
+    """
+    given = sources.measures.get("verdicts") or {}
+    return [
+        {
+            "split": split,
+            "rocks": [
+                {
+                    "rock": rock,
+                    "basis": basis(sources, split, rock),
+                    "lines": [
+                        {
+                            "method": method,
+                            "sentence": (given.get(split, {}).get(rock) or {}).get(method)
+                            or _score_sentence(method, methods),
+                            "evidence": evidence(sources.entries(split, rock).get(method, {})),
+                        }
+                        for method in methods
+                    ],
+                }
+                for rock, methods in rocks.items()
+            ],
+        }
+        for split, rocks in sources.scores.items()
+    ]
+
+
+def _score_sentence(method, methods):
+    score, bicubic = methods[method], methods.get("bicubic")
+    spectrum = f"spectrum error {number(score['spectrum_error'])}"
+    if method == "bicubic" or bicubic is None:
+        return f"PSNR {score['psnr']:.2f} dB, {spectrum}: the baseline of this rock."
+    gain = score["psnr"] - bicubic["psnr"]
+    words = "closer to HR in grey levels" if gain > 0 else "further from HR in grey levels"
+    texture = "nearer to its texture" if score["spectrum_error"] < bicubic["spectrum_error"] else "not nearer"
+    return (
+        f"PSNR {_signed(gain)} dB against bicubic, {words} on average; {spectrum} against"
+        f" {number(bicubic['spectrum_error'])}, {texture}."
+    )
+
+
+def basis(sources, split, rock):
+    """Return in words how many images a rock's numbers rest on."""
+    entries = [entry for of in sources.entries(split, rock).values() for entry in of.values()]
+    counted = [entry for entry in entries if entry.get("images")]
+    if not counted:
+        count = max((score["count"] for score in sources.scores[split][rock].values()), default=0)
+        return f"{count} image{'s' * (count != 1)}"
+    entry = max(counted, key=lambda entry: entry["images"])
+    counts = [
+        f"{entry[name]} {word}{'s' * (entry[name] != 1)}"
+        for name, word in (("images", "image"), ("sources", "source image"), ("plugs", "plug"))
+        if entry.get(name)
+    ]
+    levels = {entry.get("level") for entry in counted}
+    words = LEVELS.get(next((level for level in LEVELS if level in levels), None))
+    return (
+        ", ".join(counts) + "; " + (words or "too few independent units for intervals, so nothing is decided")
+    )
+
+
+def evidence(entries):
+    """Return the paired comparisons of a method: [{measure, other, difference, interval, decision}]."""
+    rows = []
+    for name, entry in entries.items():
+        for other, against in (entry.get("against") or {}).items():
+            show = percent if entry.get("bias_kind") != "absolute" else lambda value: number(value, sign=True)
+            interval = against.get("interval")
+            rows.append(
+                {
+                    "measure": measure_title(name),
+                    "other": title(other),
+                    "difference": show(against.get("difference")),
+                    "interval": interval_text(interval, show),
+                    "decision": decision(interval),
+                }
+            )
+    return rows
+
+
+def interval_text(interval, show):
+    if not is_interval(interval):
+        return "none"
+    low, high = map(show, interval)
+    return f"{low.removesuffix(PERCENT)} to {high}"
+
+
+def decision(interval):
+    """Return what the interval of a paired difference of |bias| says: less is closer to HR."""
+    if not is_interval(interval):
+        return "too few units"
+    if interval[1] < 0:
+        return "closer to HR"
+    return "further from HR" if interval[0] > 0 else "undecided"
+
+
+def measure_table(sources, split, rock, variant):
+    """Return the methods and a row per measure: {measure, name, unit, hr, cells}; a cell per method has its
+    value, bias, interval and whether that excludes 0.
+    """
+    entries = sources.entries(split, rock, variant)
+    rows = []
+    for name in measures_of(entries):
+        of_methods = [entries[method].get(name) or {} for method in entries]
+        known = next((entry for entry in of_methods if entry.get("unit") is not None), {})
+        hr = next((entry["hr"] for entry in of_methods if is_number(entry.get("hr"))), None)
+        if all(not is_number(entry.get("value")) for entry in of_methods):
+            continue  # e.g. connected porosity of images
+        rows.append(
+            {
+                "name": name,
+                "measure": measure_title(name),
+                "unit": unit(known.get("unit") or ""),
+                "hr": cell(hr),
+                "cells": [_bias_cell(entry) for entry in of_methods],
+            }
+        )
+    return list(entries), rows
+
+
+def _bias_cell(entry):
+    relative = entry.get("bias_kind") != "absolute"
+    show = percent if relative else lambda value: number(value, sign=True)
+    bias, interval = entry.get("bias"), entry.get("interval")
+    known = is_number(bias)
+    return {
+        "value": number(entry.get("value")),
+        "bias": show(bias) if known else NONE,
+        "interval": interval_text(interval, show) if is_interval(interval) else "",
+        "decided": is_interval(interval) and not interval[0] <= 0 <= interval[1],
+        "sort": abs(bias) if known else "",
+    }
+
+
+def thresholds(sources):
+    """Return [{rock, value, source, refused}] of every rock that measures.json names."""
+    rows = []
+    for rock, found in (sources.measures.get("thresholds") or {}).items():
+        value = sources.threshold(rock)
+        refused = (found or {}).get("refused") or "no threshold, so no measure of its pores"
+        source = (found or {}).get("source") or ""
+        rows.append(
+            {
+                "rock": rock,
+                "value": None
+                if value is None
+                else f"{value:.3f} of the grey range ({255 * value:.0f} of 255)",
+                "source": source,
+                "refused": None if value is not None else refused,
+            }
+        )
+    return rows

@@ -1,0 +1,86 @@
+"""Names, explanations and numbers as the report writes them."""
+
+import math
+from typing import NamedTuple
+
+NONE = "\N{EN DASH}"  # in the place of a value that there is not
+PERCENT = "\N{NO-BREAK SPACE}%"
+SUPERSCRIPTS = str.maketrans("-0123456789", "\N{SUPERSCRIPT MINUS}⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+class Measure(NamedTuple):
+    """How a measure of measures.json is called and explained."""
+
+    title: str
+    explanation: str
+
+
+MEASURES = {
+    "porosity": Measure("porosity", "share of pore pixels below the rock's threshold"),
+    "dice": Measure(
+        "Dice", "overlap of the pores of SR and HR, 2 |A and B| / (|A| + |B|); 1 is the same pixels"
+    ),
+    "specific_interface": Measure(
+        "specific interface",
+        "length (2-D) or area (3-D) of the pore-solid interface per area or volume, Crofton",
+    ),
+    "euler_density": Measure(
+        "Euler density",
+        "pores minus loops (plus cavities in 3-D) per area or volume: how connected the pores are",
+    ),
+    "two_point_error": Measure(
+        "two-point error", "mean distance of the normalised two-point correlations of SR and HR"
+    ),
+    "chord_length": Measure("chord length", "mean length of straight runs through pores"),
+    "pore_size": Measure("pore size", "mean radius of the largest disc or ball that covers a pore pixel"),
+    "connected_porosity": Measure(
+        "connected porosity", "share of pore voxels that connect the inlet with the outlet"
+    ),
+    "frc_resolution": Measure(
+        "FRC resolution", "shortest period at which the Fourier ring correlation with HR is above 0.5"
+    ),
+    "frc_gain": Measure("FRC gain", "that resolution over the Nyquist limit of LR; 1 is nothing gained"),
+    "lattice_excess": Measure(
+        "lattice excess", "power at the frequencies of the upsampling's own grid, more than HR has there"
+    ),
+    "phase_dependence": Measure(
+        "phase dependence", "how much grey levels depend on the place within the grid of LR pixels"
+    ),
+    "permeability": Measure("permeability", "Stokes flow through the pores of a volume"),
+}
+
+
+def measure_title(name):
+    """Return the name of a measure in plots and tables; that of an unknown one without underscores."""
+    return MEASURES[name].title if name in MEASURES else name.replace("_", " ")
+
+
+def number(value, digits=3, sign=False):
+    """Return a number with `digits` significant digits as text, powers of ten in superscript; an en dash for
+    None and what is not finite.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return NONE
+    plus = "+" if sign and value > 0 else ""
+    if value == 0:
+        return "0"
+    if 1e-3 <= abs(value) < 1e6:
+        decimals = max(digits - 1 - math.floor(math.log10(abs(value))), 0)
+        text = f"{value:,.{decimals}f}"
+    else:
+        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+        text = f"{mantissa}\N{MULTIPLICATION SIGN}10{str(int(exponent)).translate(SUPERSCRIPTS)}"
+    return plus + text.replace("-", "\N{MINUS SIGN}")
+
+
+def percent(value):
+    """Return a signed share as text in %."""
+    if number(value) == NONE:
+        return NONE
+    text = f"{100 * value:+.1f}" if abs(value) < 9.995 else f"{100 * value:+,.0f}"
+    return text.replace("-", "\N{MINUS SIGN}") + PERCENT
+
+
+def unit(text):
+    """Return a unit as the page writes it, e.g. 1/um2 as 1/µm²."""
+    return text.replace("um", "\N{MICRO SIGN}m").replace("m2", "m²").replace("m3", "m³").replace("px2", "px²")
