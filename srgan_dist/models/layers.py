@@ -39,7 +39,8 @@ def initialize(network, std):
     for module in network.modules() if std is not None else ():
         if isinstance(module, (*CONVS, nn.Linear)):
             nn.init.normal_(module.weight, std=std)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 def checked_side(side_of, crop, setting):
