@@ -54,7 +54,7 @@ def entry(method, unit="", hr=0.2, interval=True, methods=METHODS, **changes):
         "sources": 1,
         "plugs": 1,
         "level": "block" if interval else None,
-        "against": against,
+        "against": {} if method == "bicubic" else against,
     } | changes
 
 

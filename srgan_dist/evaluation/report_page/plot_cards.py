@@ -115,7 +115,7 @@ def curve_cards(sources, split, rock):
     found = [
         ("Porosity over thresholds", swept[0], labels, {"dashed": swept[1]}),
         ("Two-point correlation, normalised", correlation, (distance, "correlation"), {}),
-        ("Pore sizes", sizes, (f"pore radius, {name_of_unit}", "share of pores at least so wide, %"), {}),
+        ("Pore sizes", sizes, (f"pore radius, {name_of_unit}", "pores at least so wide, %"), {}),
     ]
     return _curve_cards(found, split, rock)
 

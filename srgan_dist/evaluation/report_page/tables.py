@@ -69,10 +69,11 @@ def score_columns(sources, split):
 
 
 def verdicts(sources):
-    """Return [{split, rocks: [{rock, basis, lines: [{method, sentence, scores, evidence}]}]}]: sentence of
-    measures.json, None without it; scores: one about the scores.
+    """Return [{split, rocks: [{rock, basis, lines: [{method, sentence, scores, evidence}]}]}].
+
+    sentence: of measures.json; None without it, and for a method that is compared with no other, e.g.
+    bicubic. scores: a sentence about the scores.
     """
-    given = sources.measures.get("verdicts") or {}
     return [
         {
             "split": split,
@@ -80,23 +81,24 @@ def verdicts(sources):
                 {
                     "rock": rock,
                     "basis": basis(sources, split, rock),
-                    "lines": [
-                        {
-                            "method": method,
-                            "sentence": _without_name(
-                                (given.get(split, {}).get(rock) or {}).get(method), method
-                            ),
-                            "scores": _score_sentence(method, methods),
-                            "evidence": evidence(sources.entries(split, rock).get(method, {})),
-                        }
-                        for method in methods
-                    ],
+                    "lines": [_verdict(sources, split, rock, method) for method in methods],
                 }
                 for rock, methods in rocks.items()
             ],
         }
         for split, rocks in sources.scores.items()
     ]
+
+
+def _verdict(sources, split, rock, method):
+    sentences = (sources.measures.get("verdicts") or {}).get(split, {}).get(rock) or {}
+    rests_on = evidence(sources.entries(split, rock).get(method, {}))
+    return {
+        "method": method,
+        "sentence": _without_name(sentences.get(method), method) if rests_on else None,
+        "scores": _score_sentence(method, sources.scores[split][rock]),
+        "evidence": rests_on,
+    }
 
 
 def _without_name(sentence, method):
