@@ -20,6 +20,8 @@ def verdict(method, entries, titles):
     A measure is named where the interval of the paired difference of |bias| excludes 0.
     """
     others = list(dict.fromkeys(other for entry in entries.values() for other in entry["against"]))
+    if not others:
+        return f"{titles.get(method, method)}: the others are compared with it."
     sentences = []
     for other in others:
         groups = {"closer to HR": [], "further from HR": [], "undecided": []}
