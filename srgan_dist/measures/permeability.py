@@ -8,7 +8,6 @@ LARGEST_SIDE = 128  # voxels: some 15 s and 2 GB
 BUFFER = 2  # open layers between outlet and inlet
 CHECKED_EVERY, TOLERANCE = 100, 1e-3  # iterations, and the change of the flux over them at which it ends
 MOST_ITERATIONS = 20_000
-DARCY = 0.98692  # square micrometres
 
 
 def permeability(pore, axis=0, buffer=BUFFER):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 from shapes import ball
 
 from srgan_dist.measures.permeability import permeability
@@ -32,6 +33,25 @@ def test_a_duct_along_every_axis_with_open_layers_at_its_ends():
         turned = np.moveaxis(pore, 0, axis)
         assert permeability(turned, axis) == pytest.approx(closed, rel=0.1)
     assert permeability(pore, 1) == 0.0
+
+
+def test_a_channel_of_any_cross_section_against_poissons_equation():
+    """Flow along a channel that is the same everywhere is one velocity u(y, x) with -laplace u = 1 and u
+    = 0 on the walls, here assembled pixel by pixel and solved directly.
+    """
+    rng = np.random.default_rng(0)
+    section = ndimage.binary_opening(ndimage.gaussian_filter(rng.random((20, 20)), 2) > 0.49)
+    section[[0, -1]] = section[:, [0, -1]] = False
+    cells = {tuple(cell): number for number, cell in enumerate(np.argwhere(section))}
+    matrix = np.zeros((len(cells), len(cells)))
+    for (y, x), row in cells.items():
+        for neighbour in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
+            matrix[row, row] += 1 if neighbour in cells else 2  # a wall is half a pixel away
+            if neighbour in cells:
+                matrix[row, cells[neighbour]] = -1
+    velocity = np.linalg.solve(matrix, np.ones(len(cells)))
+    pore = np.repeat(section[None], 4, 0)
+    assert permeability(pore, buffer=0) == pytest.approx(velocity.sum() / section.size, rel=2e-3)
 
 
 def test_a_cubic_array_of_spheres():
