@@ -39,14 +39,17 @@ def test_texture_without_noise_is_refused(shards, tmp_path):
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_grain_has_no_mean_and_the_strength_of_its_amplitude(ndim):
     torch.manual_seed(0)
-    head, shape = NoiseHead(CONV[ndim], 6, 2, 6), (2, 6, *[12] * ndim)
+    head = NoiseHead(CONV[ndim], 4, 6, 2, 6)
     head.initialize()
-    features, noise = torch.randn(shape), torch.randn(2, 2, *[12] * ndim)
-    assert not head(features, noise).any()
+    lr_features, features, noise = (
+        torch.randn(2, n, *[side] * ndim) for n, side in ((4, 6), (6, 12), (2, 12))
+    )
+    assert not head(features, lr_features, noise).any()
     head.start()
-    grain = head(features, noise)
-    assert grain.std() > 0.01 and torch.allclose(head(features, -noise), -grain, atol=1e-6)
-    assert not head(features, torch.zeros_like(noise)).any()
+    grain = head(features, lr_features, noise)
+    assert grain.std() > 0.01
+    assert torch.allclose(head(features, lr_features, -noise), -grain, atol=1e-6)
+    assert not head(features, lr_features, torch.zeros_like(noise)).any()
     before = head.amplitude.bias.clone()
     with torch.no_grad():
         head.amplitude.bias.mul_(2)
