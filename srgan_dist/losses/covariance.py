@@ -18,6 +18,13 @@ class CovarianceLossConfig(Settings):
 
     name: Literal["covariance"]
     weight: float = Field(0.05, gt=0, description="factor in the sum of losses")
+    share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="share of HR's covariances that is asked for; less than 1 where rocks of less grain than"
+        " the training set's are to be super-resolved",
+    )
     block: int = Field(
         24, ge=8, le=1024, description="side in HR pixels of the blocks, each of which is compared"
     )
@@ -36,12 +43,12 @@ class CovarianceLoss(nn.Module):
 
     def __init__(self, config, scale):
         super().__init__()
-        self.block = config.block
+        self.block, self.share = config.block, config.share
 
     def forward(self, sr, hr):
         """sr, hr: [B, 1, *shape] in [-1, 1] -> 0-d float32."""
         with torch.no_grad():
-            of_hr = self._statistics(hr.float())
+            of_hr = self._statistics(self.share**0.5 * hr.float())
         of_sr = self._statistics(sr.float())
         variances = (of_sr[0] + of_hr[0] + QUIET) / 2
         sizes = ((of_sr[0] + QUIET).sqrt() + (of_hr[0] + QUIET).sqrt()) / 2

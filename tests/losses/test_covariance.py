@@ -51,3 +51,9 @@ def test_volumes_and_crops_smaller_than_a_block(shape):
     value.backward()
     assert value.item() > 0.1 and sr.grad.isfinite().all() and sr.grad.any()
     assert loss()(torch.zeros(shape), torch.zeros(shape)).item() == 0
+
+
+def test_a_share_of_the_covariances_is_asked_for():
+    hr = grains(8, 1, 96, 96)
+    half = build_loss(CovarianceLossConfig(name="covariance", share=0.5), 4)
+    assert half(0.5**0.5 * hr, hr).item() == pytest.approx(0, abs=1e-6) and half(hr, hr) > 0.3
