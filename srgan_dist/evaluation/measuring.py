@@ -29,6 +29,18 @@ FORMS = "raw", "median"
 LARGEST_FLOW_SIDE = 128  # voxels
 
 
+def check_measurable(split, measuring):
+    """Raise UserError where the permeability of a split is asked for and cannot be computed."""
+    if measuring.permeability and (
+        split.ndim != 3 or max(map(max, split.rows["lr_shape"])) * split.scale > LARGEST_FLOW_SIDE
+    ):
+        raise UserError(
+            f"--permeability needs volumes of at most {LARGEST_FLOW_SIDE} voxels a side; the {split.name}"
+            f" split of {split.place} has {split.ndim}-D images of up to"
+            f" {int(split.rows['lr_shape'].max()) * split.scale} pixels"
+        )
+
+
 def measure_split(split, methods, thresholds, measuring, rank, world_size, device, progress=iter):
     """Measure every image of a split once over all ranks; methods: name -> function(lr [N, *shape]).
 
@@ -36,28 +48,21 @@ def measure_split(split, methods, thresholds, measuring, rank, world_size, devic
     size and images: {"hr" or method: {form: {name: sums}}}.
     """
     reader, flow = Reader(split), measuring.permeability
-    if flow and (split.ndim != 3 or max(map(max, split.rows["lr_shape"])) * split.scale > LARGEST_FLOW_SIDE):
-        raise UserError(
-            f"--permeability needs volumes of at most {LARGEST_FLOW_SIDE} voxels a side; the {split.name}"
-            f" split of {split.place} has {split.ndim}-D images of up to"
-            f" {int(split.rows['lr_shape'].max()) * split.scale} pixels"
-        )
+    check_measurable(split, measuring)
 
     def measure(i):
         lr, hr = reader.image(i)
         record, unit = reader.record(i), hr / reader.peak
         threshold = thresholds[split.rock(i)]["value"]
         reference = Reference(unit, threshold, measuring.phase, measuring.extent == "full", flow)
-        images, of_hr = {"hr": reference.own()}, torch.from_numpy(unit).float()[None]
+        images, weight = {"hr": reference.own()}, float(reference.valid.any())
+        of_hr = torch.from_numpy(unit).float()[None]
         with torch.inference_mode():
             for name, method in methods.items():
                 sr = method(lr[None])
                 images[name] = reference.measure(sr[0].cpu().numpy().astype(float))
-                images[name]["raw"] |= _texture(
-                    sr, torch.from_numpy(unit).float()[None].to(sr.device), split.scale
-                )
-            of_hr = torch.from_numpy(unit).float()[None]
-            images["hr"]["raw"] |= _texture(of_hr, of_hr, split.scale)
+                images[name]["raw"] |= _texture(sr, of_hr.to(sr.device), split.scale, weight)
+            images["hr"]["raw"] |= _texture(of_hr, of_hr, split.scale, weight)
         return {
             "index": i,
             "key": split.key(i),
@@ -74,15 +79,15 @@ def measure_split(split, methods, thresholds, measuring, rank, world_size, devic
     return sorted(records, key=lambda record: record["index"])
 
 
-def _texture(sr, hr, scale):
-    """Return the sums of what torch computes: [*values, 1]."""
+def _texture(sr, hr, scale, weight):
+    """Return the sums of what torch computes: [*values, 1], times the weight of the image, 1 or 0."""
     values = {
         "lattice_excess": lattice_excess(sr, hr, scale),
         "phase_dependence": phase_dependence(sr, hr, scale),
         "spectrum": radial_log_power(sr),
         "spectrum_directional": directional_log_power(sr, scale),
     }
-    return {name: np.append(value.cpu().numpy().ravel(), 1.0) for name, value in values.items()}
+    return {name: weight * np.append(value.cpu().numpy().ravel(), 1.0) for name, value in values.items()}
 
 
 # Pooling
@@ -157,8 +162,8 @@ def _curves_of(images):
         summed = {name: alike([image[form][name] for image in images])[1].sum(0) for name in images[0][form]}
         curves[f"histogram{suffix}"] = summed["histogram"] / max(summed["histogram"].sum(), 1)
         if "threshold_sweep" in summed:
-            curves[f"threshold_sweep{suffix}"] = (
-                summed["threshold_sweep"][:-1] / summed["threshold_sweep"][-1]
+            curves[f"threshold_sweep{suffix}"] = summed["threshold_sweep"][:-1] / max(
+                summed["threshold_sweep"][-1], 1
             )
             s2, rho = normalised(*summed["two_point"].reshape(2, -1))
             curves[f"two_point{suffix}"], curves[f"two_point_normalised{suffix}"] = s2, rho
@@ -168,7 +173,7 @@ def _curves_of(images):
             curves[f"pore_sizes_radii{suffix}"] = radii_up_to(max(LARGEST_RADIUS.values()))[: len(covered)]
         for name in ("spectrum", "spectrum_directional"):
             if name in summed:
-                curves[name] = summed[name][:-1] / summed[name][-1]
+                curves[name] = summed[name][:-1] / max(summed[name][-1], 1)
         if "frc_resolution" in summed:
             curves[f"frc{suffix}"] = ring_correlation(summed["frc_resolution"].reshape(3, -1))
             curves[f"frc_frequency{suffix}"] = np.linspace(0, 0.5, len(curves[f"frc{suffix}"]))

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from commands import run
+from conftest import TINY, texture
+from PIL import Image
 from test_report import network
 from test_volumes import write_volumes
 
@@ -20,6 +22,7 @@ from srgan_dist.evaluation.scoring import methods_of
 from srgan_dist.measures.protocol import MEASURES
 from srgan_dist.measures.segmentation import otsu
 from srgan_dist.models.weights_file import save_generator
+from srgan_dist.packing.build import build
 from srgan_dist.utils.errors import UserError
 
 CPU = torch.device("cpu")
@@ -111,6 +114,26 @@ def test_an_otsu_threshold_that_leaves_no_rock_is_refused_and_the_rest_is_measur
     assert "coal/perfect/frc" in curves and "coal/perfect/two_point" not in curves
 
 
+def test_images_of_one_grey_level_have_no_part_in_any_measure(tmp_path):
+    (tmp_path / "hr" / "coal").mkdir(parents=True)
+    for number in range(7):
+        image = np.full((80, 80), 90, np.uint8) if number % 2 else texture(number, 80, 80)
+        Image.fromarray(image).save(tmp_path / "hr" / "coal" / f"slice_{number}.png")
+    build(tmp_path / "hr", tmp_path / "set", TINY)
+    split = open_split(tmp_path / "set", "train")
+    methods = {"bicubic": methods_of({}, 4, CPU)["bicubic"]}
+    records = measure(split, methods)
+    (table,) = pool_split(records, list(methods))[0].values()
+    parts = [record for record in records if record["left_out"] == 0]
+    assert 0 < len(parts) < len(records)
+    alone = pool_split(parts, list(methods))[0]["coal"]["bicubic"]["raw"]
+    for name, entry in table["bicubic"]["raw"].items():
+        assert entry["value"] == pytest.approx(alone[name]["value"]), name
+    flat = [record for record in records if record["left_out"]]
+    (only,) = pool_split(flat, list(methods))[0].values()
+    assert all(entry["value"] is None for entry in only["bicubic"]["raw"].values())
+
+
 def test_volumes_have_permeability_and_pore_sizes_on_request(tmp_path):
     split = open_split(write_volumes(tmp_path), "train")
     thresholds = {rock: THRESHOLDS["coal"] for rock in split.rocks}
@@ -144,6 +167,10 @@ def test_the_command_writes_measures_that_any_json_reader_takes(shards, tmp_path
         assert curves["valid/coal/pretrain/frc"].dtype == np.float64
     off = run(*command, "--measures", "off", "--out", tmp_path / "off")
     assert off.returncode == 0 and not (tmp_path / "off" / "measures.json").exists()
+    wrong = run(*command, "--threshold", "cole=0.4", "--out", tmp_path / "wrong")
+    assert wrong.returncode == 1 and not (tmp_path / "wrong").exists()
+    again = run(*command, "--measures", "off")  # nothing of the evaluation before it stays
+    assert again.returncode == 0 and not (out / "measures.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -157,6 +184,7 @@ def test_the_command_writes_measures_that_any_json_reader_takes(shards, tmp_path
         ({"measures": "all"}, "--measures all: use one of basic, full, off"),
         ({"phase": "grey"}, "--phase grey: use one of dark, bright"),
         ({"samples": 1}, "--samples 1: use 0"),
+        ({"measures": "off", "threshold": 0.5}, "--measures off takes no measures: leave --threshold"),
     ],
 )
 def test_wrong_settings_are_named(changes, words):
