@@ -14,7 +14,7 @@ from srgan_dist.evaluation.examples import typical_examples
 from srgan_dist.evaluation.figures import figure_2, figure_3, title
 from srgan_dist.evaluation.html_report import write_report
 from srgan_dist.evaluation.measuring import files_of_measures, measure_split
-from srgan_dist.evaluation.measuring_settings import thresholds_of
+from srgan_dist.evaluation.measuring_settings import check_measuring, thresholds_of
 from srgan_dist.evaluation.metrics import relative_error_reduction
 from srgan_dist.evaluation.scoring import (
     AVERAGED,
@@ -62,6 +62,8 @@ def evaluate(run, shards, out, splits, accelerator, progress=None, cache=None, m
     generators = _load_generators(Path(run), accelerator.device)
     present = _open_splits(shards, splits, cache)
     ndim, scale = _check_fit(present, generators, f"SHARDS={shards}", f"RUN={run}")
+    if measuring and measuring.extent != "off":
+        check_measuring(present, measuring)
     if accelerator.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
 

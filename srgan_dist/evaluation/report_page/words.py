@@ -34,7 +34,7 @@ MEASURES = {
     "chord_length": Measure("chord length", "mean length of straight runs through pores"),
     "pore_size": Measure("pore size", "mean radius of the largest disc or ball that covers a pore pixel"),
     "connected_porosity": Measure(
-        "connected porosity", "share of pore voxels that connect the inlet with the outlet"
+        "connected porosity", "share of voxels that are pores which lead from side to side, mean over axes"
     ),
     "frc_resolution": Measure(
         "FRC resolution", "shortest period at which the Fourier ring correlation with HR is above 0.5"
@@ -83,4 +83,10 @@ def percent(value):
 
 def unit(text):
     """Return a unit as the page writes it, e.g. 1/um2 as 1/µm²."""
-    return text.replace("um", "\N{MICRO SIGN}m").replace("m2", "m²").replace("m3", "m³").replace("px2", "px²")
+    return (
+        text.replace("um", "\N{MICRO SIGN}m")
+        .replace("m2", "m²")
+        .replace("m3", "m³")
+        .replace("px2", "px²")
+        .replace("px3", "px³")
+    )
