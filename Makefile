@@ -22,7 +22,7 @@ demo: .venv/installed
 	$(if $(ROCKS),,$(BIN)/python shards/synthesize.py "$(DEMO)/rocks")
 	$(BIN)/python shards/build.py "$(SOURCE)" "$(DEMO)/shards"
 	$(BIN)/python launch/train.py configs/demo.yaml --name=run --output="$(DEMO)" --data.path="$(DEMO)/shards" \
-		--pretrain.max_seconds=$$(( $(DEMO_SECONDS) * 13 / 24 )) --adversarial.max_seconds=$$(( $(DEMO_SECONDS) * 11 / 24 ))
+		--pretrain.max_seconds=$$(( $(DEMO_SECONDS) * 3 / 4 )) --adversarial.max_seconds=$$(( $(DEMO_SECONDS) / 4 ))
 	$(BIN)/python launch/evaluate.py "$(DEMO)/run" "$(DEMO)/shards"
 	@echo
 	@echo "Look at"

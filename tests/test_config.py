@@ -24,7 +24,7 @@ def error_of(raw):
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["demo", "deeprock_x4", "deeprock_x2", "report_x4"])
+@pytest.mark.parametrize("name", ["demo", "deeprock_x4", "deeprock_x2", "best_x4", "report_x4"])
 def test_shipped_configs_are_valid_and_say_how_to_run_them(name):
     path = REPOSITORY / "configs" / f"{name}.yaml"
     assert load_config(path).name == name

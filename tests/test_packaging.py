@@ -64,6 +64,8 @@ def run(installed, *arguments, cwd):
 def test_the_wheel_has_configs_and_the_command(installed, tmp_path):
     configs = {path.name for path in (installed / "srgan_dist" / "configs").iterdir()}
     assert configs == {path.name for path in (REPOSITORY / "configs").iterdir()}
+    for name in ("page.html", "page.css", "page.js"):
+        assert (installed / "srgan_dist" / "evaluation" / "report_page" / name).exists()
     (entry_points,) = installed.glob("*.dist-info/entry_points.txt")
     assert "srgan-dist = srgan_dist.cli:main" in entry_points.read_text()
     usage = run(installed, "train", "--help", cwd=tmp_path).stdout

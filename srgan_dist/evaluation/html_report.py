@@ -15,7 +15,7 @@ from markupsafe import Markup
 import srgan_dist
 from srgan_dist.evaluation.figures import format_scores, label, title
 from srgan_dist.evaluation.report_page import pictures, plot_cards, tables
-from srgan_dist.evaluation.report_page.sources import read_sources
+from srgan_dist.evaluation.report_page.sources import OPTIONAL, read_sources
 from srgan_dist.evaluation.report_page.words import MEASURES, measure_title, number
 from srgan_dist.utils.files import atomic_write
 
@@ -25,15 +25,15 @@ MAX_EXAMPLES = 12  # with crops
 MAX_ROCKS = 8  # of a split, with plots; tables have all
 
 
-def write_report(out, run, examples=(), measured=True, facts=()):
+def write_report(out, run, examples=(), written=OPTIONAL, facts=()):
     """Write OUT/report.html from the files of an evaluation directory and of its run; returns its path.
 
-    examples: `examples.Example`s, whose crops and overlays are shown. measured: whether the evaluation wrote
-    measures.json, measures.csv and curves.npz. facts: (name, value) pairs of where the data are from. What is
-    not there is left out, and the page says how to get it. Raises UserError without scores.json, or where one
-    of the files is damaged.
+    examples: `examples.Example`s, whose crops and overlays are shown. written: names of the files beside the
+    scores that the evaluation has written; older ones are left out. facts: (name, value) pairs of where the
+    data are from. What is not there is left out, and the page says how to get it. Raises UserError without
+    scores.json, or where one of the files is damaged.
     """
-    sources = read_sources(out, run, measured)
+    sources = read_sources(out, run, written)
     page = render(sources, Path(run).resolve().name, list(examples), list(facts))
     path = Path(out) / NAME
     with atomic_write(path) as unfinished:

@@ -14,7 +14,7 @@ from srgan_dist.data.sampler import images_of_rank
 from srgan_dist.evaluation.metrics import radial_log_power
 from srgan_dist.evaluation.texture import directional_log_power, lattice_excess, phase_dependence
 from srgan_dist.measures.correlation import correlation_length, normalised, ring_correlation
-from srgan_dist.measures.pooling import alike, entry_of, gain_of, number, physical_unit, pool
+from srgan_dist.measures.pooling import alike, entry_of, gain_of, number, pool
 from srgan_dist.measures.pore_sizes import radii_up_to
 from srgan_dist.measures.protocol import LARGEST_RADIUS, MEASURES, Reference
 from srgan_dist.measures.segmentation import SWEEP
@@ -95,9 +95,9 @@ def _texture(sr, hr, scale):
 # Pooling
 
 
-def pool_split(records, methods, scale, sizes=None):
+def pool_split(records, methods, scale):
     """Return {rock: {method: {form: {measure: entry}}}} and {"ROCK/METHOD/NAME": curve} of the records of a
-    split. sizes: {rock: voxel size of HR in um, or None}. Images without rock have no part.
+    split; lengths are in HR pixels. Images without rock have no part.
     """
     tables, curves = {}, {}
     for rock in sorted({record["rock"] for record in records}):
@@ -105,10 +105,10 @@ def pool_split(records, methods, scale, sizes=None):
         tables[rock] = {name: {form: {} for form in FORMS} for name in methods}
         if not of_rock:
             continue
-        level, size = choose_level(_levels(of_rock)), (sizes or {}).get(rock)
+        level = choose_level(_levels(of_rock))
         for form in FORMS:
             for measure in MEASURES:
-                _pool_measure(tables[rock], of_rock, methods, form, measure, level, scale, size)
+                _pool_measure(tables[rock], of_rock, methods, form, measure, level, scale)
         for name in ("hr", *methods):
             for key, curve in _curves_of([record["images"][name] for record in of_rock]).items():
                 curves[f"{rock}/{name}/{key}"] = curve
@@ -153,7 +153,7 @@ def _blocks_of(records, distance):
     return blocks
 
 
-def _pool_measure(table, records, methods, form, measure, level, scale, size):
+def _pool_measure(table, records, methods, form, measure, level, scale):
     """Add the entries of a measure to the table of a rock, and those of `frc_gain`, which follows from it."""
     found, gains = {}, {}
     for name in methods:
@@ -170,13 +170,18 @@ def _pool_measure(table, records, methods, form, measure, level, scale, size):
             "images": len(places),
             "sources": len({records[place]["source"] for place in places} - {None}) or None,
             "plugs": 1,
-            "level": level[0] if units else None,
         }
-        unit = physical_unit(MEASURES[measure].unit, len(records[0]["shape"]), size)
-        table[name][form][measure] = entry_of(measure, found, name, counts, *unit)
+        of_units = level[0] if units else None
+        table[name][form][measure] = entry_of(measure, found[name], _others(found, name), counts, of_units)
         if measure == "frc_resolution":
             gains[name] = gain_of(found[name], scale)
-            table[name][form]["frc_gain"] = entry_of("frc_gain", gains, name, counts)
+            gain = entry_of("frc_gain", gains[name], _others(gains, name), counts, of_units)
+            table[name][form]["frc_gain"] = gain
+
+
+def _others(found, name):
+    """Return the methods that one is compared with: those before it."""
+    return {other: pooled for other, pooled in found.items() if other != name}
 
 
 def _curves_of(images):
@@ -217,7 +222,7 @@ def files_of_measures(results, methods, thresholds, measuring, packed, titles):
     tables, curves, scale = {}, {}, packed.manifest.scale
     sizes = _voxel_sizes([record for of_split in results.values() for record in of_split])
     for split, records in results.items():
-        tables[split], of_split = pool_split(records, methods, scale, sizes)
+        tables[split], of_split = pool_split(records, methods, scale)
         curves |= {f"{split}/{key}": np.asarray(curve, float) for key, curve in of_split.items()}
     measures = {
         "protocol": PROTOCOL,
@@ -241,7 +246,7 @@ def files_of_measures(results, methods, thresholds, measuring, packed, titles):
     }
     return {
         "measures.json": lambda path: write_json(path, measures),
-        "measures.csv": lambda path: _write_rows(path, results, scale, sizes),
+        "measures.csv": lambda path: _write_rows(path, results, scale),
         "curves.npz": lambda path: _write_curves(path, curves),
     }
 
@@ -259,12 +264,12 @@ def _count_constant(records):
     return dict(sorted(Counter(record["rock"] for record in records if not record["images"]).items()))
 
 
-def _write_rows(path, results, scale, sizes):
+def _write_rows(path, results, scale):
     with atomic_write(path) as unfinished, open(unfinished, "w", newline="") as file:
         columns = ["split", "rock", "key", "source", "method", "variant", *MEASURES]
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
-        writer.writerows(_rows_of(results, scale, sizes))
+        writer.writerows(_rows_of(results, scale))
 
 
 def _write_curves(path, curves):
@@ -272,7 +277,7 @@ def _write_curves(path, curves):
         np.savez_compressed(file, **curves)
 
 
-def _rows_of(results, scale, sizes):
+def _rows_of(results, scale):
     """Yield a row per image, method (and HR) and form, with the measures of the image by itself; of an image
     without rock one row, with no values.
     """
@@ -285,10 +290,8 @@ def _rows_of(results, scale, sizes):
                 for form, sums in forms.items():
                     values = {}
                     for measure in MEASURES.keys() & sums.keys():
-                        size = sizes[record["rock"]]
-                        _, factor = physical_unit(MEASURES[measure].unit, len(record["shape"]), size)
                         value = float(MEASURES[measure].value(sums[measure]))
-                        values[measure] = number(value * factor)
+                        values[measure] = number(value)
                         if measure == "frc_resolution":
                             values["frc_gain"] = number(2 * scale / value)
                     yield {**identity, "method": name, "variant": form, **values}

@@ -86,7 +86,7 @@ def evaluate(run, shards, out, splits, accelerator, progress=None, cache=None, m
         for name, figure in figures.items():
             with atomic_write(out / name) as path:
                 figure.savefig(path, format="png", dpi=120)
-        write_report(out, run, examples, "measures.json" in results, _facts_of(present, shards))
+        write_report(out, run, examples, results.keys(), _facts_of(present, shards))
     barrier()
     return format_table(rows)
 

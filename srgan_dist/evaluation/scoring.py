@@ -223,13 +223,15 @@ def score_table(scores, phase):
     """Return the mean scores of a validation as a table: columns, and rows of texts and numbers.
 
     scores: {split: {rock: {"bicubic" and "SR": means}}}, as `mean_scores` has them per split. phase: the name
-    of SR in the table. Gains are over bicubic.
+    of SR in the table. psnr_gain is over bicubic.
     """
-    columns = ["split", "rock", "method", "images", "PSNR dB", "gain dB", "SSIM", "spectrum error"]
+    first = next(iter(next(iter(next(iter(scores.values())).values())).values()))
+    names = [name for name in AVERAGED if name in first and name != "psnr"]
+    columns = ["split", "rock", "method", "images", "psnr", "psnr_gain", *names]
     rows = [
         [
             *(split, rock, phase if method == "SR" else method, score["count"], score["psnr"]),
-            *(score["psnr"] - methods["bicubic"]["psnr"], score["ssim"], score["spectrum_error"]),
+            *(score["psnr"] - methods["bicubic"]["psnr"], *(score[name] for name in names)),
         ]
         for split, rocks in scores.items()
         for rock, methods in rocks.items()

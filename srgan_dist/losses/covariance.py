@@ -18,6 +18,13 @@ class CovarianceLossConfig(Settings):
 
     name: Literal["covariance"]
     weight: float = Field(0.05, gt=0, description="factor in the sum of losses")
+    share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="share of HR's covariances that is asked for; less than 1 where rocks of less grain than"
+        " the training set's are to be super-resolved",
+    )
     block: int = Field(
         24, ge=8, le=1024, description="side in HR pixels of the blocks, each of which is compared"
     )
@@ -25,8 +32,9 @@ class CovarianceLossConfig(Settings):
 
 class CovarianceLoss(nn.Module):
     """Compares the statistics of the fine detail x of sr and hr in blocks: the covariances at small
-    offsets over hr's variance, and E|x| / sigma and E[x|x|] / sigma^2, which tell grain from strokes and
-    dark strokes from bright ones; the sum of squared differences.
+    offsets, and E|x| and E[x|x|], which tell grain from strokes and dark strokes from bright ones. Of
+    each the difference over the mean strength of both, which is bounded, so that no quiet block outweighs
+    all others; squared and summed.
 
     Statistics of texture as Portilla & Simoncelli (2000), "A parametric texture model based on joint
     statistics of complex wavelet coefficients", match them, here of the pixels themselves. Detail that no
@@ -35,15 +43,16 @@ class CovarianceLoss(nn.Module):
 
     def __init__(self, config, scale):
         super().__init__()
-        self.block = config.block
+        self.block, self.share = config.block, config.share
 
     def forward(self, sr, hr):
         """sr, hr: [B, 1, *shape] in [-1, 1] -> 0-d float32."""
         with torch.no_grad():
-            of_hr = self._statistics(hr.float())
-            unit = of_hr[0] + QUIET
-            units = torch.stack([unit] * (len(of_hr) - 2) + [unit.sqrt(), unit])
+            of_hr = self._statistics(self.share**0.5 * hr.float())
         of_sr = self._statistics(sr.float())
+        variances = (of_sr[0] + of_hr[0] + QUIET) / 2
+        sizes = ((of_sr[0] + QUIET).sqrt() + (of_hr[0] + QUIET).sqrt()) / 2
+        units = torch.stack([variances] * (len(of_hr) - 2) + [sizes, variances])
         return ((of_sr - of_hr) / units).square().sum(0).mean()
 
     def _statistics(self, images):

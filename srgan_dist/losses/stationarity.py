@@ -13,7 +13,7 @@ from srgan_dist.utils.stationarity import phase_moments
 MEANS_WEIGHT = (
     100  # a mean that depends on the phase is one sharp line of the spectrum, seen at a tenth of the texture
 )
-SMALLEST_LR_CROP = 3  # pixels along each axis, of which the middle ones have a part
+SMALLEST_LR_CROP = 4  # pixels along each axis, of which the middle ones have a part
 BINOMIAL = (1, 4, 6, 4, 1)  # of the blur that separates fine detail; its sum is 16
 
 
@@ -42,9 +42,18 @@ class StationarityLoss(nn.Module):
         detail = fine_detail(sr.float()).squeeze(1)
         with torch.no_grad():
             unit = fine_detail(hr.float()).square().mean().clamp(min=1e-6)
-        means, covariances = phase_moments(detail, self.scale)
-        of_covariances = covariances.flatten(1).var(1, correction=0).sum() / unit**2
-        return MEANS_WEIGHT * means.var(correction=0) / unit + of_covariances
+        means, covariances = phase_moments(detail, self.scale, halves=True)
+        of_covariances = variance_over_phases(covariances.flatten(2)).sum() / unit**2
+        return MEANS_WEIGHT * variance_over_phases(means) / unit + of_covariances
+
+
+def variance_over_phases(moments):
+    """Return the variance over the last axis of moments [2, ..., phases], estimated by the product of the
+    deviations in both halves: chance deviates in each by itself, so that noise costs nothing on average.
+    It may be below 0.
+    """
+    one, other = moments - moments.mean(-1, keepdim=True)
+    return (one * other).mean(-1)
 
 
 def fine_detail(images):

@@ -1,6 +1,5 @@
 """Sums of images to values of a rock: pooled, compared with HR, with paired intervals."""
 
-import itertools
 import math
 from collections import Counter
 from typing import NamedTuple
@@ -9,8 +8,6 @@ import numpy as np
 
 from srgan_dist.measures.protocol import MEASURES
 from srgan_dist.measures.statistics import interval, resample_weights
-
-MILLIDARCY = 9.8692e-4  # square micrometres
 
 
 class Pooled(NamedTuple):
@@ -47,27 +44,9 @@ def gain_of(resolution, scale):
     return Pooled(2 * scale / resolution.value, float(scale), 1 / (1 + resolution.bias) - 1, biases)
 
 
-def physical_unit(unit, ndim, size):
-    """Return (unit as written, factor of values) of a unit of MEASURES; size: of a voxel in um, or None.
-
-    With a voxel size lengths are in um, permeability in millidarcy (1 mD = 9.8692e-16 m^2).
-    """
-    power = {"px": 1, "1/px": -1, "1/px^n": -ndim, "px^2": 2}.get(unit)
-    if power is None:
-        return unit, 1.0
-    if size is None:
-        return unit.replace("^n", str(ndim)).replace("^", ""), 1.0
-    if power == 2:
-        return "mD", size**2 / MILLIDARCY
-    return ("um" if power == 1 else f"1/um{ndim if power == -ndim else ''}"), float(size) ** power
-
-
-def entry_of(measure, found, method, counts, unit=None, factor=1.0):
-    """Return the entry of a measure in measures.json, of one of the methods of `found`: {method: Pooled}; it
-    is compared with those before it. unit, factor: as `physical_unit` gives them.
-    """
-    kind, pooled = MEASURES[measure], found[method]
-    others = dict(itertools.takewhile(lambda item: item[0] != method, found.items()))
+def entry_of(measure, pooled, others, counts, level):
+    """Return the entry of a measure in measures.json; others: {method: Pooled} that it is compared with."""
+    kind = MEASURES[measure]
     against = {
         other: {
             "difference": number(abs(pooled.bias) - abs(their.bias)),
@@ -78,13 +57,14 @@ def entry_of(measure, found, method, counts, unit=None, factor=1.0):
         for other, their in others.items()
     }
     return {
-        "value": number(pooled.value * factor),
-        "hr": number(pooled.hr * factor),
+        "value": number(pooled.value),
+        "hr": number(pooled.hr),
         "bias": number(pooled.bias),
         "bias_kind": kind.bias,
         "interval": None if pooled.biases is None else interval(pooled.biases),
-        "unit": kind.unit if unit is None else unit,
+        "unit": kind.unit,
         **counts,
+        "level": level,
         "against": against,
     }
 

@@ -22,7 +22,7 @@ LARGEST_RADIUS = {2: 40, 3: 12}  # pixels of pores
 class Measure:
     """How a value comes from pooled sums, and how it is compared with HR's own."""
 
-    unit: str  # of values in pixels; `pooling.physical_unit` converts them where the voxel size is known
+    unit: str  # of values in pixels; the report knows voxel sizes
     bias: str  # relative: value / hr - 1; absolute: value - hr
     value: Callable | None  # sums of SR [..., k] -> [...]
     perfect: float | None = (

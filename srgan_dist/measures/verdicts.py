@@ -19,9 +19,11 @@ def verdict(method, entries, titles):
 
     A measure is named where the interval of the paired difference of |bias| excludes 0.
     """
+    if not entries:
+        return f"{titles.get(method, method)}: nothing was measured."
     others = list(dict.fromkeys(other for entry in entries.values() for other in entry["against"]))
     if not others:
-        return "What the other methods are compared with." if entries else "Nothing was measured."
+        return f"{titles.get(method, method)}: the others are compared with it."
     sentences = []
     for other in others:
         groups = {"closer to HR": [], "further from HR": [], "undecided": []}

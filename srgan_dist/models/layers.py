@@ -26,6 +26,8 @@ class Conv3d(nn.Conv3d):
 
 
 GRAINS = 8  # filters of noise
+AMPLITUDE_WINDOW = 5  # LR pixels along each axis
+POOL_AND_MODE = {4: (F.avg_pool2d, "bilinear"), 5: (F.avg_pool3d, "trilinear")}  # by the axes of a batch
 INITIAL_AMPLITUDE = 0.03  # of each; together some 5 grey levels of 255
 CONV = {2: nn.Conv2d, 3: Conv3d}  # by the number of dimensions
 CONVS = tuple(CONV.values())
@@ -39,7 +41,8 @@ def initialize(network, std):
     for module in network.modules() if std is not None else ():
         if isinstance(module, (*CONVS, nn.Linear)):
             nn.init.normal_(module.weight, std=std)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 def checked_side(side_of, crop, setting):
@@ -98,23 +101,26 @@ class PixelShuffle(nn.Module):
 
 
 class NoiseHead(nn.Module):
-    """Texture that is added to an image: features [B, C, *HR shape] and noise [B, N, *HR shape] -> [B, 1, *HR
-    shape]: detail, a function of the features alone (conv3 - PReLU - conv3), plus grain: filters of the noise
-    (conv5), each times an amplitude that depends on the features. It adds nothing until `start`.
+    """Texture that is added to an image: features [B, C, *HR shape], those of the LR grid [B, L, *shape]
+    and noise [B, N, *HR shape] -> [B, 1, *HR shape]. It is detail, a function of the features alone
+    (conv3 - PReLU - conv3), plus grain: filters of the noise (conv5), each times an amplitude, a mean of
+    the LR features over 5 LR pixels along each axis. It adds nothing until `start`.
 
     What a scanner adds to HR is no function of LR: without a source of randomness on the HR grid a
     generator that has to please a discriminator fills flat grains with a pattern or with strokes
-    (docs/texture.md). Grain is noise whose strength follows the rock, so it has no mean, and no strokes.
+    (docs/texture.md). Grain is noise whose strength follows the rock, so it has no mean, and no strokes;
+    an amplitude that may change from pixel to pixel draws some again.
     """
 
     radius = 2  # HR pixels beyond its own that an output pixel depends on
+    lr_radius = AMPLITUDE_WINDOW // 2 + 1  # LR pixels beyond its own, from the LR features on
 
-    def __init__(self, conv, channels, noise, slopes):
+    def __init__(self, conv, lr_channels, channels, noise, slopes):
         super().__init__()
         self.conv = conv(channels, channels, 3, padding=1)
         self.prelu = PReLU(slopes)
         self.detail = conv(channels, 1, 3, padding=1)
-        self.amplitude = conv(channels, GRAINS, 1)
+        self.amplitude = conv(lr_channels, GRAINS, 1)
         self.grain = conv(noise, GRAINS, 5, padding=2, bias=False)
 
     def initialize(self):
@@ -133,10 +139,12 @@ class NoiseHead(nn.Module):
         if not self.amplitude.bias.any():
             self.amplitude.bias.fill_(INITIAL_AMPLITUDE)
 
-    def forward(self, features, noise):
-        x = self.prelu(self.conv(features))
+    def forward(self, features, lr_features, noise):
+        pool, mode = POOL_AND_MODE[features.dim()]
+        means = pool(lr_features, AMPLITUDE_WINDOW, 1, AMPLITUDE_WINDOW // 2, count_include_pad=False)
+        amplitude = F.interpolate(self.amplitude(means), features.shape[2:], mode=mode)
         grain = self.grain(noise.to(features.dtype))
-        return self.detail(x) + (self.amplitude(x) * grain).sum(1, keepdim=True)
+        return self.detail(self.prelu(self.conv(features))) + (amplitude * grain).sum(1, keepdim=True)
 
 
 # Activation

@@ -99,7 +99,7 @@ class RRDBNet(nn.Module):
         self.upscale = nn.ModuleList(conv(channels, channels, 3, padding=1) for _ in self.factors)
         self.last = conv(channels, channels, 3, padding=1)
         self.tail = conv(channels, 1, 3, padding=1)
-        self.texture = NoiseHead(conv, channels, config.noise, channels) if config.noise else None
+        self.texture = NoiseHead(conv, channels, channels, config.noise, channels) if config.noise else None
         self._initialize_dense_blocks()
         if self.texture:
             self.texture.initialize()
@@ -108,7 +108,10 @@ class RRDBNet(nn.Module):
     def receptive_radius(self):
         """LR pixels beyond its own that an output pixel depends on, at most."""
         # 2 HR pixels: the two convolutions behind the enlargement
-        return 2 + CONVS_OF_A_BLOCK * self.config.num_blocks + upsampling_radius(self.config.scale, 2, True)
+        behind = max(
+            upsampling_radius(self.config.scale, 2, True), NoiseHead.lr_radius if self.config.noise else 0
+        )
+        return 2 + CONVS_OF_A_BLOCK * self.config.num_blocks + behind
 
     @property
     def tile_overlap(self):
@@ -119,11 +122,11 @@ class RRDBNet(nn.Module):
 
     def forward(self, lr, *noise):
         x = self.head(lr)
-        features = x + self.trunk(self.blocks(x))
+        lr_features = features = x + self.trunk(self.blocks(x))
         for factor, conv in zip(self.factors, self.upscale, strict=True):
             features = F.leaky_relu(conv(F.interpolate(features, scale_factor=factor, mode="nearest")), 0.2)
         sr = self.tail(F.leaky_relu(self.last(features), 0.2))
-        return sr + self.texture(features, *noise) if noise else sr
+        return sr + self.texture(features, lr_features, *noise) if noise else sr
 
     def _initialize_dense_blocks(self):
         for module in self.blocks.modules():

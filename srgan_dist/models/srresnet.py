@@ -138,7 +138,9 @@ class SRResNet(nn.Module):
             )
         self.upscale = nn.Sequential(*stages)
         self.tail = conv(width, 1, 1)
-        self.texture = NoiseHead(conv, width, config.noise, upscale_slopes) if config.noise else None
+        self.texture = (
+            NoiseHead(conv, channels, width, config.noise, upscale_slopes) if config.noise else None
+        )
         initialize(self, config.init_std)
         if self.texture:
             self.texture.initialize()
@@ -150,17 +152,18 @@ class SRResNet(nn.Module):
         """
         behind = NoiseHead.radius if self.config.noise else 0
         upsampling = upsampling_radius(self.config.scale, behind, self.config.upsampling == "resize")
-        return 1 + 2 * self.config.num_blocks + 1 + upsampling
+        behind_trunk = max(upsampling, NoiseHead.lr_radius if self.config.noise else 0)
+        return 1 + 2 * self.config.num_blocks + 1 + behind_trunk
 
     def forward(self, lr, *noise):
         x = self.head(lr)
         features = self.trunk(self.blocks(x))
         if self.config.long_skip:
             features = features + x
-        features = self.upscale(features)
-        sr = self.tail(features)
+        upscaled = self.upscale(features)
+        sr = self.tail(upscaled)
         if noise:
-            sr = sr + self.texture(features, *noise)
+            sr = sr + self.texture(upscaled, features, *noise)
         if self.config.input_skip:
             mode = {2: "bicubic", 3: "trilinear"}[self.config.ndim]
             sr = sr + F.interpolate(lr, scale_factor=self.config.scale, mode=mode)

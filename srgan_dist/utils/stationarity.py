@@ -19,11 +19,14 @@ def offsets_of(ndim):
     return [(0,) * ndim, *along, *diagonals]
 
 
-def phase_moments(detail, scale):
+def phase_moments(detail, scale, halves=False):
     """Return the mean of `detail` at every sub-pixel phase, [scale^n], and its covariances, [offsets,
     *[scale] * n], over a batch [B, *shape] whose axes begin with an LR pixel.
 
-    The first and the last LR pixel along each axis have no part, so that every offset fits.
+    The first and the last LR pixel along each axis have no part, so that every offset fits. With halves
+    both have a first axis of two more, for the two halves of the images along the first axis of shape,
+    whose errors by chance are independent. (Those of alternating rows are not: fine detail, a high-pass,
+    sums up to 0.)
     """
     ndim = detail.dim() - 1
     inner = [(length // scale - 2) * scale for length in detail.shape[1:]]
@@ -36,8 +39,13 @@ def phase_moments(detail, scale):
         return part
 
     def over_phases(values):
-        return values.reshape(len(values), *split).mean([0, *range(1, 2 * ndim, 2)])
+        values, axes = values.reshape(len(values), *split), [0, *range(1, 2 * ndim, 2)]
+        if not halves:
+            return values.mean(axes)
+        middle = values.shape[1] // 2
+        return torch.stack([values[:, :middle].mean(axes), values[:, middle:].mean(axes)])
 
     here = moved((0,) * ndim)
     covariances = [over_phases(here * moved(offset)) for offset in offsets_of(ndim)]
-    return over_phases(here).flatten(), torch.stack(covariances)
+    first = 1 if halves else 0
+    return over_phases(here).flatten(first), torch.stack(covariances, first)

@@ -10,14 +10,14 @@ from srgan_dist.data.degradation import downsample, upsample
 from srgan_dist.evaluation.examples import Example
 
 METHODS = ("bicubic", "pretrain", "adversarial")
-MEASURES = {"porosity": "", "specific_interface": "1/um", "euler_density": "1/um2", "chord_length": "um"}
+MEASURES = {"porosity": "", "specific_interface": "1/px", "euler_density": "1/px^n", "chord_length": "px"}
 BIAS = {"bicubic": -0.4, "pretrain": -0.2, "adversarial": 0.05}
 
 
 def write_scores(out, rocks=("coal",), splits=("valid", "test"), methods=METHODS):
     """Write scores.json and scores.csv of three images per rock."""
     out.mkdir(parents=True, exist_ok=True)
-    score = {"ssim": 0.7, "spectrum_error": 2.0, "count": 3}
+    score = {"ssim": 0.7, "spectrum_error": 2.0, "count": 3, "lattice_excess": 12.3, "lattice_excess_hr": 3.1}
     means = {
         split: {rock: {m: {"psnr": 28.0 + k, **score} for k, m in enumerate(methods)} for rock in rocks}
         for split in splits
@@ -54,7 +54,7 @@ def entry(method, unit="", hr=0.2, interval=True, methods=METHODS, **changes):
         "sources": 1,
         "plugs": 1,
         "level": "block" if interval else None,
-        "against": against,
+        "against": {} if method == "bicubic" else against,
     } | changes
 
 
@@ -93,7 +93,7 @@ def write_measures(out, rocks=("coal",), splits=("valid", "test"), methods=METHO
 
 
 def curves(rocks, splits, methods):
-    names = ("two_point_normalised", "spectrum", "spectrum_directional", "histogram", "chords")
+    names = ("two_point_normalised", "spectrum", "spectrum_directional", "histogram")
     found = {}
     for path in (f"{s}/{r}/{m}" for s in splits for r in rocks for m in ("hr", *methods)):
         found |= {f"{path}/{name}": np.linspace(1.0, 0.1, 18) for name in names}

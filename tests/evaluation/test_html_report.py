@@ -12,8 +12,9 @@ from report_files import METHODS, entry, example, write_measures, write_run, wri
 
 from srgan_dist.evaluation.html_report import write_report
 from srgan_dist.evaluation.report_page.pictures import OVERLAY, overlays
+from srgan_dist.evaluation.report_page.sources import OPTIONAL
 from srgan_dist.evaluation.report_page.training_curves import MAX_POINTS, read_training_curves
-from srgan_dist.evaluation.report_page.words import number, percent
+from srgan_dist.evaluation.report_page.words import number, percent, physical
 from srgan_dist.models.srresnet import SRResNet, SRResNetConfig
 from srgan_dist.models.weights_file import save_generator
 from srgan_dist.utils.errors import UserError
@@ -39,8 +40,8 @@ class Page(HTMLParser):
         return [attributes for found, attributes in self.tags if found == tag]
 
 
-def report(tmp_path, *examples, measured=True, facts=()):
-    return write_report(tmp_path / "eval", tmp_path, examples, measured, facts).read_text()
+def report(tmp_path, *examples, written=OPTIONAL, facts=()):
+    return write_report(tmp_path / "eval", tmp_path, examples, written, facts).read_text()
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +63,8 @@ def test_verdicts_in_words_come_first_and_every_part_follows(full):
     links = [a["href"].removeprefix("#") for a in page.all("a")]
     assert links == sections
     titles = [tag for tag, _ in page.tags].count("svg")
-    # per split a box plot, the bias, 3 cross plots (no Euler density is known); 8 curves; 3 of the training
-    assert titles == 2 * (1 + 1 + 3) + 8 + 3
+    # per split a box plot, the bias, 3 cross plots (no Euler density is known); 7 curves; 3 of the training
+    assert titles == 2 * (1 + 1 + 3) + 7 + 3
     assert all(svg["role"] == "img" and svg["aria-label"] for svg in page.all("svg"))
     for words in ("shards of coal", "seed: 3", "scipy", "9.9", "3 images, 1 source image, 1 plug"):
         assert words in page.text
@@ -136,7 +137,7 @@ def test_without_measures_the_page_says_how_to_get_them(tmp_path):
     assert "srgan-dist evaluate RUN SHARDS --measures" in text and "There are no rock measures" in text
     assert "PSNR +1.00 dB against bicubic, closer to HR in grey levels" in text
     write_measures(tmp_path / "eval")  # of an earlier evaluation
-    assert Page(report(tmp_path, example(), measured=False)).text == text
+    assert Page(report(tmp_path, example(), written=())).text == text
 
 
 def test_a_folder_of_weights_has_no_training_and_the_config_of_its_headers(tmp_path):
@@ -268,6 +269,7 @@ def test_colours_of_overlays_are_apart_for_all_kinds_of_colour_vision(vision):
         (-12345.6, "−12,346"),
         (1.234e-5, "1.23×10⁻⁵"),
         (0, "0"),
+        (1234567, "1,234,567"),
         (None, "–"),
         (float("nan"), "–"),
     ],
@@ -283,6 +285,37 @@ def test_shares_are_signed_percentages():
         "+1,230\xa0%",
         "–",
     ]
+
+
+@pytest.mark.parametrize(
+    "unit, ndim, factor, name",
+    [
+        ("px", 2, 2.0, "µm"),
+        ("1/px^n", 3, 1 / 8, "1/µm³"),
+        ("px^2", 3, 4.0, "µm²"),
+        ("dB", 2, 1.0, "dB"),
+        ("", 2, 1.0, ""),
+    ],
+)
+def test_units_are_micrometres_where_the_voxel_size_is_known(unit, ndim, factor, name):
+    assert physical(unit, ndim, 2.0) == (factor, name)
+    assert physical(unit, ndim) == (1.0, unit.replace("^n", "³").replace("^2", "²"))
+
+
+def test_measures_of_length_are_in_micrometres(full):
+    text = Page(full).text
+    assert "chord length µm 0.500 0.300 −40.0 %" in text  # 0.2 px of 2.5 um
+    assert "Euler density 1/µm² 0.0320" in text
+
+
+def test_uncertainty_of_generators_with_noise_is_a_table(tmp_path):
+    write_scores(tmp_path / "eval")
+    found = {"samples": 8, "ratio": 0.52, "correlation": None, "spread": 1.5, "error": 3.0}
+    calibration = {"valid": {"adversarial": {"coal": found}}}
+    (tmp_path / "eval" / "calibration.json").write_text(json.dumps(calibration))
+    text = Page(report(tmp_path)).text
+    assert "valid phase 2 (SRGAN) coal 0.520 – 1.50 3.00 8" in text
+    assert "Of a generator with noise" not in Page(report(tmp_path, written=())).text
 
 
 # In a browser

@@ -223,26 +223,9 @@ def test_images_of_another_shape_are_left_out_and_leave_no_interval(train_split)
         assert entries[name]["images"] == 3 and entries[name]["level"] is entries[name]["interval"] is None
 
 
-def test_lengths_are_in_um_where_all_images_of_a_rock_name_the_voxel_size(train_split):
-    methods = {"perfect": truth(train_split)}
-    records = [record | {"voxel_size_um": 2.5} for record in measure(train_split, methods)]
-    sizes = measuring._voxel_sizes(records)
-    assert sizes == {"coal": 2.5, "sandstone": 2.5}
-    pixels, um = (pool_split(records, ["perfect"], 4, s)[0]["coal"]["perfect"]["raw"] for s in (None, sizes))
-    for name, units, power in (
-        ("chord_length", ("px", "um"), 1),
-        ("frc_resolution", ("px", "um"), 1),
-        ("specific_interface", ("1/px", "1/um"), -1),
-        ("euler_density", ("1/px2", "1/um2"), -2),
-        ("porosity", ("", ""), 0),
-    ):
-        assert (pixels[name]["unit"], um[name]["unit"]) == units
-        for side in ("value", "hr"):
-            assert um[name][side] == pytest.approx(pixels[name][side] * 2.5**power)
-    rows = [r for r in measuring._rows_of({"train": records}, 4, sizes) if r["method"] == "perfect"]
-    assert rows[0]["frc_resolution"] == pytest.approx(5) and rows[0]["frc_gain"] == pytest.approx(4)
-    mixed = [records[0], records[0] | {"voxel_size_um": 3.0}]
-    assert list(measuring._voxel_sizes(mixed).values()) == [None]
+def test_the_voxel_size_is_the_one_that_all_images_of_a_rock_name():
+    records = [{"rock": rock, "voxel_size_um": size} for rock, size in zip("aabbc", (2.5, 2.5, 1, 2, None))]
+    assert measuring._voxel_sizes(records) == {"a": 2.5, "b": None, "c": None}
 
 
 def test_the_command_writes_measures_that_any_json_reader_takes(shards, tmp_path):

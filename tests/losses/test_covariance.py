@@ -1,5 +1,7 @@
 """The covariance loss: how much fine detail SR has, and of what shape, block by block."""
 
+import math
+
 import pytest
 import torch
 from test_stationarity import grains
@@ -13,12 +15,18 @@ def loss(block=24):
 
 
 def test_a_difference_of_strength_worked_by_hand():
-    # Covariances of f times hr are f^2 times those of hr: (f^2 - 1)^2 sum of (C(d) / C(0))^2, 1 at offset 0
-    # and, behind the high-pass of the binomial blur, small elsewhere
-    hr = grains(16, 1, 96, 96) * 10
-    expected = (0.8**2 - 1) ** 2
-    assert loss(96)(0.8 * hr, hr).item() == pytest.approx(expected, rel=0.1)
+    # f times hr has f^2 times its covariances and f times its E|x|: over the mean strength of both
+    # (f^2 - 1)^2 / ((f^2 + 1) / 2)^2 at offset 0, where hr's own is 1, and 2 / pi of the same form in f for
+    # E|x|; behind the high-pass of the binomial blur the other covariances are small
+    hr, f = grains(16, 1, 96, 96) * 10, 0.8
+    expected = ((f**2 - 1) / (f**2 + 1) * 2) ** 2 + 2 / math.pi * ((f - 1) / (f + 1) * 2) ** 2
+    assert loss(96)(f * hr, hr).item() == pytest.approx(expected, rel=0.15)
     assert loss()(hr, hr).item() == 0
+
+
+def test_a_quiet_block_does_not_outweigh_all_others():
+    hr, sr = grains(1, 1, 24, 24) * 1e-3, grains(1, 1, 24, 24, seed=1)
+    assert loss()(sr, hr) < 8 and loss()(1000 * sr, hr) < 8
 
 
 def test_another_draw_of_the_same_texture_costs_little_and_none_or_another_shape_much():
@@ -43,3 +51,9 @@ def test_volumes_and_crops_smaller_than_a_block(shape):
     value.backward()
     assert value.item() > 0.1 and sr.grad.isfinite().all() and sr.grad.any()
     assert loss()(torch.zeros(shape), torch.zeros(shape)).item() == 0
+
+
+def test_a_share_of_the_covariances_is_asked_for():
+    hr = grains(8, 1, 96, 96)
+    half = build_loss(CovarianceLossConfig(name="covariance", share=0.5), 4)
+    assert half(0.5**0.5 * hr, hr).item() == pytest.approx(0, abs=1e-6) and half(hr, hr) > 0.3

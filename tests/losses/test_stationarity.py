@@ -47,7 +47,7 @@ def test_stationary_texture_costs_little_and_a_lattice_much(scale, shape):
     hr, sr = grains(*shape), grains(*shape, seed=1)
     lattice = 0.05 * torch.cos(2 * torch.pi * torch.arange(shape[-1]) / scale)
     none, some, more = (loss(scale)(sr + factor * lattice, hr) for factor in (0, 1, 2))
-    assert none < 0.1 and some > 4 * none and more > 2 * some
+    assert abs(none) < 0.2 and some > 1 and more > 2 * some
 
 
 def test_a_lattice_whose_sign_changes_from_place_to_place_is_seen():
@@ -56,7 +56,14 @@ def test_a_lattice_whose_sign_changes_from_place_to_place_is_seen():
     lattice[1, 2] = 0.3
     signs = torch.randint(0, 2, (8, 1, 24, 24), generator=torch.Generator().manual_seed(2)) * 2.0 - 1
     hidden = torch.kron(signs, lattice)
-    assert loss(4)(sr + hidden, hr) > 4 * loss(4)(sr, hr)
+    assert loss(4)(sr + hidden, hr) > 0.5 > 0.05 > abs(loss(4)(sr, hr))
+
+
+def test_noise_costs_nothing_on_average_however_strong():
+    hr = grains(4, 1, 48, 48)
+    losses = [loss(4)(2 * grains(4, 1, 48, 48, seed=seed), hr) for seed in range(1, 60)]
+    mean, std = torch.stack(losses).mean(), torch.stack(losses).std()
+    assert abs(mean) < 3 * std / len(losses) ** 0.5 and std > 0.05
 
 
 def test_the_gradient_flattens_a_lattice():

@@ -1,74 +1,91 @@
-"""Sums of images to values, biases and paired differences."""
+"""Pooling, intervals by paired resampling, and verdicts in words."""
 
 import numpy as np
 import pytest
 
-from srgan_dist.measures.pooling import Pooled, alike, entry_of, gain_of, physical_unit, pool
+from srgan_dist.measures.pooling import Pooled, alike, entry_of, gain_of, number, pool
+from srgan_dist.measures.statistics import choose_level, interval, resample_weights
+from srgan_dist.measures.verdicts import verdict
 
-COUNTS = {"images": 6, "sources": 6, "plugs": 1, "level": "source"}
-
-
-def test_a_bias_is_a_ratio_of_sums_and_not_a_mean_of_ratios():
-    sr, hr = np.array([[10.0, 100], [300, 300]]), np.array([[20.0, 100], [200, 300]])
-    found = pool("porosity", sr, hr, None)
-    assert (found.value, found.hr) == (310 / 400, 220 / 400)
-    assert found.bias == pytest.approx(310 / 220 - 1) and found.biases is None
-    assert entry_of("porosity", {"a": found}, "a", COUNTS)["interval"] is None
+COUNTS = {"images": 8, "sources": 8, "plugs": 1}
 
 
-def test_a_paired_difference_is_decided_where_its_methods_alone_are_not():
-    """Both methods vary much from image to image, one is always 1 % nearer to HR."""
-    rng = np.random.default_rng(0)
-    hr = np.stack([rng.uniform(50, 150, 12), np.full(12, 1000.0)], 1)
-    errors = rng.uniform(1.0, 1.4, 12)
-    units = [str(k) for k in range(12)]
-
-    def pooled(factor):
-        return pool("porosity", hr * np.stack([factor, np.ones(12)], 1), hr, units)
-
-    found = {"far": pooled(errors + 0.01), "near": pooled(errors)}
-    entry = entry_of("porosity", found, "near", COUNTS)
-    paired = entry["against"]["far"]
-    assert paired["difference"] == pytest.approx(-0.01) and paired["interval"][1] < 0
-    low, high = entry["interval"]
-    assert low < entry_of("porosity", found, "far", COUNTS)["bias"] < high
-    assert entry_of("porosity", found, "far", COUNTS)["against"] == {}
+def test_a_measure_is_a_ratio_of_sums_and_its_bias_that_of_ratios():
+    sums, of_hr = np.array([[1.0, 10], [5, 10]]), np.array([[2.0, 10], [8, 10]])
+    found = pool("porosity", sums, of_hr, None)
+    assert found.value == 0.3 and found.hr == 0.5 and found.bias == pytest.approx(-0.4)
+    assert found.biases is None
+    assert pool("dice", sums, None, None).bias == pytest.approx(-0.7)  # HR itself is perfect
 
 
-def test_a_measure_of_sr_against_hr_itself_is_compared_with_the_perfect_value():
-    found = pool("dice", np.array([[8.0, 10]]), None, None)
-    assert (found.hr, found.bias) == (1, pytest.approx(-0.2))
+def test_resamples_take_units_whole_and_the_same_ones_for_every_method():
+    units = ["a", "a", "b", "c", "d", "e"]
+    weights = resample_weights(units)
+    assert (weights[:, 0] == weights[:, 1]).all() and (weights[:, [0, 2, 3, 4, 5]].sum(1) == 5).all()
+    assert np.array_equal(weights, resample_weights(units))
+    means = weights[:, [0, 2, 3, 4, 5]] @ np.arange(5.0) / 5
+    # Of the mean of five: the standard deviation of the units over sqrt(5)
+    assert means.mean() == pytest.approx(2, abs=0.05)
+    assert means.std() == pytest.approx(np.std(np.arange(5)) / 5**0.5, rel=0.05)
 
 
-def test_a_ratio_over_nothing_is_null():
-    nothing = pool("porosity", np.zeros((1, 2)), np.zeros((1, 2)), None)
-    entry = entry_of("porosity", {"a": nothing}, "a", COUNTS)
-    assert entry["value"] is entry["hr"] is entry["bias"] is None
+def test_the_interval_of_a_known_distribution():
+    low, high = interval(np.linspace(0, 1, 1001))
+    assert low == pytest.approx(0.025) and high == pytest.approx(0.975)
+    assert interval([0.0, np.nan]) is None
 
 
-def test_the_gain_follows_from_the_resolution():
-    gain = gain_of(Pooled(5.0, 2.0, 1.5, np.array([1.0, 3.0])), 4)
+def test_the_highest_level_with_five_units_is_resampled():
+    levels = {"plug": ["p"] * 6, "source": list("aabbcc"), "block": list("abcdef")}
+    assert choose_level(levels) == ("block", list("abcdef"))
+    assert choose_level(levels | {"source": list("abcdee")})[0] == "source"
+    assert choose_level(levels | {"block": None}) is None
+
+
+def paired(errors, better):
+    """Return Pooled porosities of two methods, the second with `better` of the errors of the first."""
+    hr = np.stack([np.full(8, 20.0), np.full(8, 100.0)], 1)
+    worse, best = hr.copy(), hr.copy()
+    worse[:, 0] += errors
+    best[:, 0] += better * errors
+    units = list("abcdefgh")
+    return pool("porosity", worse, hr, units), pool("porosity", best, hr, units)
+
+
+def test_a_verdict_is_in_words_only_where_the_interval_excludes_0():
+    errors = np.linspace(2, 4, 8)
+    worse, best = paired(errors, 0.5)
+    entries = {"porosity": entry_of("porosity", best, {"bicubic": worse}, COUNTS, "source")}
+    assert entries["porosity"]["against"]["bicubic"]["interval"][1] < 0
+    assert entries["porosity"]["interval"][0] > 0 and entries["porosity"]["level"] == "source"
+    assert verdict("pretrain", entries, {}) == "Against bicubic: closer to HR in porosity."
+    entries = {"porosity": entry_of("porosity", worse, {"phase 1": best}, COUNTS, "source")}
+    assert verdict("x", entries, {}) == "Against phase 1: further from HR in porosity."
+    noisy, same = paired(np.array([3.0, -3, 2, -2, 4, -4, 1, -1]), -1.0)
+    entries = {"porosity": entry_of("porosity", same, {"bicubic": noisy}, COUNTS, "source")}
+    assert verdict("x", entries, {}) == "Against bicubic: undecided in porosity."
+
+
+def test_too_few_units_give_no_verdict_and_a_reference_none():
+    sums = np.array([[1.0, 10]])
+    few = pool("porosity", sums, sums, None)
+    entries = {"porosity": entry_of("porosity", few, {"bicubic": few}, COUNTS, None)}
+    assert entries["porosity"]["interval"] is None and "fewer than 5 independent" in verdict("x", entries, {})
+    alone = {"porosity": entry_of("porosity", few, {}, COUNTS, None)}
+    assert verdict("bicubic", alone, {"bicubic": "Bicubic"}) == "Bicubic: the others are compared with it."
+
+
+def test_sums_of_the_commonest_length_are_pooled():
+    places, stacked = alike([np.zeros(3), np.ones(2), np.full(3, 2.0)])
+    assert places == [0, 2] and stacked.tolist() == [[0, 0, 0], [2, 2, 2]]
+
+
+def test_numbers_that_are_not_finite_are_null():
+    assert number(float("nan")) is None and number(np.inf) is None and number(np.float32(0.5)) == 0.5
+
+
+def test_the_gain_over_the_nyquist_frequency_of_lr_follows_from_the_resolution():
+    gain = gain_of(Pooled(5.0, 2.0, 1.5, np.array([1.0, 3.0])), scale=4)
     assert (gain.value, gain.hr, gain.bias) == (pytest.approx(1.6), 4, pytest.approx(-0.6))
-    assert gain.biases == pytest.approx([-0.5, -0.75]) and gain_of(Pooled(2, 2, 0, None), 4).biases is None
-
-
-@pytest.mark.parametrize(
-    "unit, size, expected",
-    [
-        ("px", None, ("px", 1)),
-        ("1/px^n", None, ("1/px3", 1)),
-        ("px^2", None, ("px2", 1)),
-        ("px", 2.0, ("um", 2)),
-        ("1/px", 2.0, ("1/um", 0.5)),
-        ("1/px^n", 2.0, ("1/um3", 0.125)),
-        ("px^2", 1.0, ("mD", pytest.approx(1013.25, rel=1e-4))),  # one square micrometre
-        ("dB", 2.0, ("dB", 1)),
-    ],
-)
-def test_units(unit, size, expected):
-    assert physical_unit(unit, 3, size) == expected
-
-
-def test_the_commonest_length_is_pooled():
-    places, found = alike([np.zeros(3), np.ones(4), np.ones(4)])
-    assert places == [1, 2] and found.shape == (2, 4)
+    assert gain.biases == pytest.approx([-0.5, -0.75])
+    assert gain_of(Pooled(2.0, 2.0, 0.0, None), scale=4) == Pooled(4.0, 4.0, 0.0, None)

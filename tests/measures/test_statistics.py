@@ -4,26 +4,10 @@ import numpy as np
 import pytest
 
 from srgan_dist.measures.statistics import (
-    choose_level,
     interval,
     resample_weights,
     separate_blocks,
 )
-
-
-def test_the_highest_level_with_five_units_is_taken():
-    levels = {"plug": ["a"] * 8, "source": [*"aabbccdd"], "block": [*"abcdefgh"]}
-    assert choose_level(levels) == ("block", [*"abcdefgh"])
-    assert choose_level(levels | {"source": [*"aabbccde"]})[0] == "source"
-    assert choose_level(levels | {"block": None}) is None
-
-
-def test_images_of_a_unit_are_drawn_together_and_the_same_for_every_method():
-    units = [*"aabbccddee"]
-    weights = resample_weights(units)
-    assert weights.shape == (2000, 10) and (weights.sum(1) == 10).all()
-    assert (weights[:, ::2] == weights[:, 1::2]).all()
-    assert np.array_equal(weights, resample_weights(units))
 
 
 def test_the_spread_of_resampled_means_is_the_standard_error_of_units():
@@ -43,11 +27,6 @@ def test_an_interval_covers_the_truth_about_as_often_as_it_says():
         low, high = interval(weights @ rng.exponential(1, 20))
         covered += low <= 1 <= high
     assert 0.85 < covered / 300 < 0.97  # percentiles of 20 skewed values cover somewhat less than 95 %
-
-
-def test_an_interval_of_equal_values_is_one_value_and_of_no_number_is_none():
-    assert interval(np.full(2000, 0.3)) == [0.3, 0.3]
-    assert interval([0.1, np.nan]) is None and interval([0.1, np.inf]) is None
 
 
 def test_blocks_that_overlap_or_join_in_a_chain_are_one():

@@ -37,7 +37,5 @@ def test_without_intervals_there_is_no_verdict_but_a_reason():
     assert unknown == "phase 2: no verdict, for no interval is known."
 
 
-def test_the_first_method_is_what_others_are_compared_with():
-    entries = {"porosity": {"level": "source", "against": {}}}
-    assert verdict("bicubic", entries, TITLES) == "What the other methods are compared with."
-    assert verdict("bicubic", {}, TITLES) == "Nothing was measured."
+def test_of_images_without_rock_nothing_is_said():
+    assert verdict("bicubic", {}, TITLES) == "bicubic: nothing was measured."

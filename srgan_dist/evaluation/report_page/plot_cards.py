@@ -4,7 +4,7 @@ import numpy as np
 
 from srgan_dist.evaluation.report_page import plots
 from srgan_dist.evaluation.report_page.svg import draw
-from srgan_dist.evaluation.report_page.words import measure_title, unit
+from srgan_dist.evaluation.report_page.words import measure_title, physical
 
 CROSS = ("porosity", "specific_interface", "euler_density", "chord_length")
 TRAINING = (  # title, y label, scale of y, [(logged name, label)]
@@ -21,6 +21,18 @@ TRAINING = (  # title, y label, scale of y, [(logged name, label)]
             ("val/histogram_distance", "histogram distance"),
             ("val/histogram_distance_bicubic", "the same of bicubic"),
         ],
+    ),
+    (
+        "Lattice excess",
+        "dB",
+        "linear",
+        [("val/lattice_excess", "SR"), ("val/lattice_excess_hr", "HR")],
+    ),
+    (
+        "Phase dependence",
+        "share of the detail",
+        "linear",
+        [("val/phase_dependence", "SR"), ("val/phase_dependence_hr", "HR")],
     ),
     ("Norms of gradients", "before clipping", "log", [("health/grad_norm/*", "")]),
 )
@@ -41,8 +53,9 @@ def psnr_card(sources, split, rock):
 def bias_card(sources, split, rock):
     """Return the plot of signed bias with intervals of a rock."""
     raw, median = (sources.entries(split, rock, variant) for variant in ("raw", "median"))
-    count = len(plots.measures_of(raw))
-    if not any(plots.is_number(entry.get("bias")) for of in raw.values() for entry in of.values()):
+    raw, median = ({m: plots.without_limits(of) for m, of in found.items()} for found in (raw, median))
+    count = len(plots.biased_measures(raw))
+    if not count:
         return []
     name = f"signed bias of each measure against HR, {rock}, {split}"
     size = (5.2, 0.42 * count + 0.9)
@@ -57,9 +70,10 @@ def cross_cards(sources, split, rock):
             values.setdefault(row["method"], {})[row["key"]] = row
     of_hr, cards = values.pop("hr", {}), []
     for measure in CROSS:
+        factor, label = _in_units(sources, split, rock, measure)
         points = {
             method: [
-                (float(of_hr[key][measure]), float(row[measure]))
+                (factor * float(of_hr[key][measure]), factor * float(row[measure]))
                 for key, row in of_images.items()
                 if key in of_hr and of_hr[key].get(measure) and row.get(measure)
             ]
@@ -67,19 +81,20 @@ def cross_cards(sources, split, rock):
         }
         if any(points.values()):
             name = f"{measure_title(measure)} of SR against HR, a point per image, {rock}, {split}"
-            label = _with_unit(sources, split, rock, measure)
             cards.append(_card(measure_title(measure).capitalize(), name, plots.cross, points, label))
     return cards
 
 
-def _with_unit(sources, split, rock, measure):
+def _in_units(sources, split, rock, measure):
+    """Return the factor of a measure's values in the plot, and its label there."""
     of_methods = sources.entries(split, rock).values()
     found = next((of[measure].get("unit") for of in of_methods if measure in of), None)
-    return f"{measure_title(measure)}, {unit(found)}" if found else measure_title(measure)
+    factor, unit = physical(found or "", sources.measures.get("ndim"), sources.voxel_size_um(rock))
+    return factor, f"{measure_title(measure)}, {unit}" if unit else measure_title(measure)
 
 
 def curve_cards(sources, split, rock):
-    """Return the plots of pore space curves: threshold sweep, S2, pore sizes, chords."""
+    """Return the plots of pore space curves: threshold sweep, two-point correlation, pore sizes."""
     length, name_of_unit = _pixel(sources, rock)
     sweep = sources.measures.get("sweep") or []
     swept = [
@@ -96,16 +111,11 @@ def curve_cards(sources, split, rock):
         for m, y in _of(sources, split, rock, "pore_sizes").items()
         if (radii := sources.curve(split, rock, m, "pore_sizes_radii")) is not None
     }
-    chords = {
-        m: (length * np.arange(1, len(y) + 1), np.where(y > 0, y, np.nan))
-        for m, y in _of(sources, split, rock, "chords").items()
-    }
     labels = "threshold, % off the rock's", "porosity, %"
     found = [
         ("Porosity over thresholds", swept[0], labels, {"dashed": swept[1]}),
         ("Two-point correlation, normalised", correlation, (distance, "correlation"), {}),
-        ("Pore sizes", sizes, (f"pore radius, {name_of_unit}", "share of pore volume, %"), {}),
-        ("Chord lengths", chords, (f"chord, {name_of_unit}", "share of chords"), {"y_scale": "log"}),
+        ("Pore sizes", sizes, (f"pore radius, {name_of_unit}", "pores at least so wide, %"), {}),
     ]
     return _curve_cards(found, split, rock)
 
@@ -159,8 +169,8 @@ def _of(sources, split, rock, name):
 
 def _pixel(sources, rock):
     """Return the length of an HR pixel and its unit."""
-    size = (sources.measures.get("voxel_size_um") or {}).get(rock)
-    return (size, "\N{MICRO SIGN}m") if plots.is_number(size) and size > 0 else (1.0, "HR pixels")
+    size = sources.voxel_size_um(rock)
+    return (size, "\N{MICRO SIGN}m") if size else (1.0, "HR pixels")
 
 
 def training_cards(sources):

@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from srgan_dist.evaluation.figures import draw_boxes, shorten
 from srgan_dist.evaluation.report_page.svg import INK, METHODS, RULE, method_style
-from srgan_dist.evaluation.report_page.words import measure_title, number
+from srgan_dist.evaluation.report_page.words import measure_title, number, power_of_ten
 
 MAX_POINTS = 240  # of a curve
 MAX_IMAGES = 300  # of a method in a cross plot
@@ -26,7 +26,7 @@ def thin(*arrays, most=MAX_POINTS):
     return tuple(np.asarray(array)[chosen] for array in arrays)
 
 
-def curves(axis, of_methods, x_label, y_label, x_scale="linear", y_scale="linear", dashed=None):
+def curves(axis, of_methods, x_label, y_label, x_scale="linear", dashed=None):
     """Draw a curve per method: {name: (x, y)}, "hr" in ink. dashed: the same after a median filter."""
     drawn = False
     for values, dash in ((of_methods, None), (dashed or {}, (0, (2, 2)))):
@@ -40,8 +40,6 @@ def curves(axis, of_methods, x_label, y_label, x_scale="linear", y_scale="linear
     axis.set(xlabel=x_label, ylabel=y_label)
     if drawn and x_scale == "log":
         _use_log(axis, "x")
-    if drawn and y_scale == "log":
-        _use_log(axis, "y")
 
 
 def _use_log(axis, name):
@@ -69,8 +67,15 @@ def frc(axis, of_methods, nyquist, length, unit, threshold=0.5):
 
 def cross(axis, of_methods, label):
     """Draw SR against HR, a point per image and the line on which they are equal: {method: [(hr, sr)]}."""
+    # Small values have their power of ten in the label
+    values = [abs(value) for points in of_methods.values() for pair in points for value in pair]
+    exponent = math.floor(math.log10(max(values))) if max(values) else 0
+    factor = 1.0
+    if exponent < -2:
+        factor, power = 10.0**-exponent, power_of_ten(exponent)
+        label = label.replace(", ", f", {power} ")
     for k, points in enumerate(of_methods.values()):
-        x, y = thin(*np.array(points, float).reshape(-1, 2).T, most=MAX_IMAGES)
+        x, y = thin(*factor * np.array(points, float).reshape(-1, 2).T, most=MAX_IMAGES)
         axis.plot(x, y, "osD^v"[k % 5], color=method_style(k)["color"], markersize=4, alpha=0.8)
     low = min(axis.get_xlim()[0], axis.get_ylim()[0])
     high = max(axis.get_xlim()[1], axis.get_ylim()[1])
@@ -85,7 +90,7 @@ def bias(axis, raw, median):
 
     raw, median: {method: {measure: entry of measures.json}}; median in hollow markers below.
     """
-    names = [name for name in measures_of(raw) if any(_percent(of.get(name)) for of in raw.values())]
+    names = biased_measures(raw)
     methods = list(raw)
     step = 0.8 / max(2 * len(methods), 1)
     for k, method in enumerate(methods):
@@ -106,6 +111,18 @@ def bias(axis, raw, median):
     axis.grid(False, axis="y")
     for row in range(1, len(names)):
         axis.axhline(row - 0.5, color=RULE, linewidth=0.6)
+
+
+def without_limits(entries):
+    """Return entries without those whose HR value is the limit of all images, e.g. a period of 2 pixels: any
+    method is far off, and others could not be seen beside it.
+    """
+    return {name: entry for name, entry in entries.items() if name != "frc_resolution"}
+
+
+def biased_measures(entries):
+    """Return the names of the measures of {method: {measure: entry}} that have a relative bias."""
+    return [name for name in measures_of(entries) if any(_percent(of.get(name)) for of in entries.values())]
 
 
 def _percent(entry):

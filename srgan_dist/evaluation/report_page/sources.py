@@ -14,6 +14,7 @@ from srgan_dist.models.weights_file import find_weights, read_facts
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.files import sha256_of
 
+OPTIONAL = ("measures.json", "measures.csv", "curves.npz", "calibration.json")  # beside scores
 MAX_CONFIG = 200_000  # characters shown
 
 
@@ -24,6 +25,7 @@ class Sources:
     scores: dict  # split -> rock -> method -> {psnr, ssim, ...}
     rows: list  # of scores.csv
     measures: dict  # measures.json
+    calibration: dict = field(default_factory=dict)  # calibration.json
     image_measures: list = field(default_factory=list)  # rows of measures.csv
     curves: dict = field(default_factory=dict)  # of curves.npz
     training: dict = field(default_factory=dict)  # name -> (samples seen, values)
@@ -45,17 +47,23 @@ class Sources:
         """Return a curve as a float array, None where there is none."""
         return self.curves.get(f"{split}/{rock}/{method}/{name}")
 
+    def voxel_size_um(self, rock):
+        """Return the voxel size of HR of a rock, None where it is not known."""
+        size = (self.measures.get("voxel_size_um") or {}).get(rock)
+        known = isinstance(size, int | float) and math.isfinite(size) and size > 0
+        return size if known else None
+
     def threshold(self, rock):
         """Return the grey level on [0, 1] that separates pore and solid of a rock, or None."""
         value = (self.measures.get("thresholds", {}).get(rock) or {}).get("value")
         return value if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def read_sources(out, run, measured=True):
+def read_sources(out, run, written=OPTIONAL):
     """Read the files of an evaluation directory and of its run (a directory of a run or of weights).
 
-    measured: whether the evaluation has written measures; files of an earlier one are left out otherwise.
-    Raises UserError where one is damaged.
+    written: those of OPTIONAL that the evaluation has written; files of an earlier one are left out. Raises
+    UserError where one is damaged.
     """
     out, run = Path(out), Path(run)
     if not (out / "scores.json").is_file():
@@ -63,18 +71,19 @@ def read_sources(out, run, measured=True):
             f"{out} holds no scores.json, so there is nothing to report; write it with:"
             " srgan-dist evaluate RUN SHARDS --out DIR"
         )
-    measures, image_measures, curves = {}, [], {}
-    if measured:
-        measures = _read(out / "measures.json", _read_json, {})
-        image_measures = _read(out / "measures.csv", _read_csv, [])
-        curves = _read(out / "curves.npz", _read_npz, {})
+    readers = {"measures.json": _read_json, "measures.csv": _read_csv, "curves.npz": _read_npz}
+    readers["calibration.json"] = _read_json
+    found = {
+        name: _read(out / name, reader, None) if name in written else None for name, reader in readers.items()
+    }
     config, weights = _config_and_weights(run)
     return Sources(
         scores=_read(out / "scores.json", _read_json, {}),
         rows=_read(out / "scores.csv", _read_csv, []),
-        measures=measures,
-        image_measures=image_measures,
-        curves=curves,
+        measures=found["measures.json"] or {},
+        image_measures=found["measures.csv"] or [],
+        curves=found["curves.npz"] or {},
+        calibration=found["calibration.json"] or {},
         training=read_training_curves(run / "metrics.jsonl"),
         config=config,
         weights=weights,

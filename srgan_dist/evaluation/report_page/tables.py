@@ -8,9 +8,10 @@ from srgan_dist.evaluation.report_page.words import (
     measure_title,
     number,
     percent,
-    unit,
+    physical,
 )
 
+TEXTURE = {"lattice_excess": "lattice excess, dB", "phase_dependence": "phase dependence"}
 LEVELS = {
     "plug": "intervals by resampling plugs",
     "source": "intervals by resampling source images",
@@ -42,10 +43,17 @@ def score_rows(sources, split):
                 *([cell(score["ssim_slices"], 4)] if "ssim_slices" in score else []),
                 cell(score["spectrum_error"]),
                 {"text": percent(cut), "sort": cut},
+                *(_beside_hr(score, name) for name in TEXTURE if name in score),
                 cell(score["count"], 1),
             ]
             rows.append({"rock": rock, "method": method, "cells": cells})
     return rows
+
+
+def _beside_hr(score, name):
+    """Return a measure of texture with HR's own value."""
+    of_hr = f" (HR {number(score[f'{name}_hr'], 2)})" if f"{name}_hr" in score else ""
+    return {"text": f"{number(score[name], 2)}{of_hr}", "sort": score[name]}
 
 
 def _signed(value):
@@ -55,15 +63,17 @@ def _signed(value):
 def score_columns(sources, split):
     """Return the heads of the cells of `score_rows`."""
     of_split = [score for methods in sources.scores[split].values() for score in methods.values()]
+    texture = [title for name, title in TEXTURE.items() if of_split and name in of_split[0]]
     slices = ["SSIM of slices"] if of_split and "ssim_slices" in of_split[0] else []
-    return ["PSNR, dB", "gain, dB", "SSIM", *slices, "spectrum error", "error cut", "images"]
+    return ["PSNR, dB", "gain, dB", "SSIM", *slices, "spectrum error", "error cut", *texture, "images"]
 
 
 def verdicts(sources):
-    """Return [{split, rocks: [{rock, basis, lines: [{method, sentence, evidence}]}]}]: those of
-    measures.json, without it sentences about the scores.
+    """Return [{split, rocks: [{rock, basis, lines: [{method, sentence, scores, evidence}]}]}].
+
+    sentence: of measures.json; None without it, and for a method that is compared with no other, e.g.
+    bicubic. scores: a sentence about the scores.
     """
-    given = sources.measures.get("verdicts") or {}
     return [
         {
             "split": split,
@@ -71,21 +81,30 @@ def verdicts(sources):
                 {
                     "rock": rock,
                     "basis": basis(sources, split, rock),
-                    "lines": [
-                        {
-                            "method": method,
-                            "sentence": (given.get(split, {}).get(rock) or {}).get(method)
-                            or _score_sentence(method, methods),
-                            "evidence": evidence(sources.entries(split, rock).get(method, {})),
-                        }
-                        for method in methods
-                    ],
+                    "lines": [_verdict(sources, split, rock, method) for method in methods],
                 }
                 for rock, methods in rocks.items()
             ],
         }
         for split, rocks in sources.scores.items()
     ]
+
+
+def _verdict(sources, split, rock, method):
+    sentences = (sources.measures.get("verdicts") or {}).get(split, {}).get(rock) or {}
+    rests_on = evidence(sources.entries(split, rock).get(method, {}))
+    return {
+        "method": method,
+        "sentence": _without_name(sentences.get(method), method) if rests_on else None,
+        "scores": _score_sentence(method, sources.scores[split][rock]),
+        "evidence": rests_on,
+    }
+
+
+def _without_name(sentence, method):
+    """Return a sentence without the name of its method, beside which it stands; None without one."""
+    name, found, rest = (sentence or "").partition(": ")
+    return rest[:1].upper() + rest[1:] if found and name == title(method) else sentence
 
 
 def _score_sentence(method, methods):
@@ -165,29 +184,30 @@ def measure_table(sources, split, rock, variant):
     rows = []
     for name in measures_of(entries):
         of_methods = [entries[method].get(name) or {} for method in entries]
-        known = next((entry for entry in of_methods if entry.get("unit") is not None), {})
-        hr = next((entry["hr"] for entry in of_methods if is_number(entry.get("hr"))), None)
+        in_pixels = next((entry["unit"] for entry in of_methods if entry.get("unit")), "")
+        factor, unit = physical(in_pixels, sources.measures.get("ndim"), sources.voxel_size_um(rock))
+        hr = next((factor * entry["hr"] for entry in of_methods if is_number(entry.get("hr"))), None)
         if all(not is_number(entry.get("value")) for entry in of_methods):
             continue  # e.g. connected porosity of images
         rows.append(
             {
                 "name": name,
                 "measure": measure_title(name),
-                "unit": unit(known.get("unit") or ""),
+                "unit": unit,
                 "hr": cell(hr),
-                "cells": [_bias_cell(entry) for entry in of_methods],
+                "cells": [_bias_cell(entry, factor) for entry in of_methods],
             }
         )
     return list(entries), rows
 
 
-def _bias_cell(entry):
+def _bias_cell(entry, factor):
     relative = entry.get("bias_kind") != "absolute"
     show = percent if relative else lambda value: number(value, sign=True)
     bias, interval = entry.get("bias"), entry.get("interval")
     known = is_number(bias)
     return {
-        "value": number(entry.get("value")),
+        "value": number(factor * entry["value"] if is_number(entry.get("value")) else None),
         "bias": show(bias) if known else NONE,
         "interval": interval_text(interval, show) if is_interval(interval) else "",
         "decided": is_interval(interval) and not interval[0] <= 0 <= interval[1],

@@ -37,9 +37,12 @@ MEASURES = {
         "connected porosity", "share of voxels that are pores which lead from side to side, mean over axes"
     ),
     "frc_resolution": Measure(
-        "FRC resolution", "shortest period at which the Fourier ring correlation with HR is above 0.5"
+        "FRC resolution",
+        "shortest period at which the Fourier ring correlation with HR is above 0.5; 2 pixels is perfect",
     ),
-    "frc_gain": Measure("FRC gain", "that resolution over the Nyquist limit of LR; 1 is nothing gained"),
+    "frc_gain": Measure(
+        "FRC gain", "frequency up to which it is above 0.5, over LR's Nyquist; 1 is nothing gained"
+    ),
     "lattice_excess": Measure(
         "lattice excess", "power at the frequencies of the upsampling's own grid, more than HR has there"
     ),
@@ -56,21 +59,27 @@ def measure_title(name):
 
 
 def number(value, digits=3, sign=False):
-    """Return a number with `digits` significant digits as text, powers of ten in superscript; an en dash for
-    None and what is not finite.
+    """Return a number as text: integers whole, a float with `digits` significant digits and powers of ten in
+    superscript, an en dash for None and what is not finite.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return NONE
     plus = "+" if sign and value > 0 else ""
     if value == 0:
         return "0"
-    if 1e-3 <= abs(value) < 1e6:
+    if isinstance(value, int) and abs(value) < 1e9:
+        text = f"{value:,}"
+    elif 1e-3 <= abs(value) < 1e6:
         decimals = max(digits - 1 - math.floor(math.log10(abs(value))), 0)
         text = f"{value:,.{decimals}f}"
     else:
         mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
-        text = f"{mantissa}\N{MULTIPLICATION SIGN}10{str(int(exponent)).translate(SUPERSCRIPTS)}"
+        text = f"{mantissa}\N{MULTIPLICATION SIGN}{power_of_ten(int(exponent))}"
     return plus + text.replace("-", "\N{MINUS SIGN}")
+
+
+def power_of_ten(exponent):
+    return f"10{str(exponent).translate(SUPERSCRIPTS)}"
 
 
 def percent(value):
@@ -81,12 +90,16 @@ def percent(value):
     return text.replace("-", "\N{MINUS SIGN}") + PERCENT
 
 
-def unit(text):
-    """Return a unit as the page writes it, e.g. 1/um2 as 1/µm²."""
-    return (
-        text.replace("um", "\N{MICRO SIGN}m")
-        .replace("m2", "m²")
-        .replace("m3", "m³")
-        .replace("px2", "px²")
-        .replace("px3", "px³")
-    )
+POWERS = {"px": 1, "px^2": 2, "px^3": 3, "1/px": -1, "1/px^2": -2, "1/px^3": -3}  # units of length
+
+
+def physical(unit, ndim, voxel_size_um=None):
+    """Return the factor that a value in `unit` has in micrometres, and that unit as the page writes it.
+
+    unit: of measures.json; px^n stands for px to the power of ndim. Without a voxel size pixels stay.
+    """
+    unit = unit.replace("^n", f"^{ndim}")
+    known = unit in POWERS and voxel_size_um
+    factor = voxel_size_um ** POWERS[unit] if known else 1.0
+    name = unit.replace("px", "\N{MICRO SIGN}m") if known else unit
+    return factor, name.replace("^2", "\N{SUPERSCRIPT TWO}").replace("^3", "\N{SUPERSCRIPT THREE}")
