@@ -30,6 +30,15 @@ TINY = [
     "adversarial.losses.perceptual.layer=relu2_2",
 ]
 
+TINY_DEMO = [
+    "generator.num_filters=8",
+    "generator.num_blocks=1",
+    "generator.upscale_filters=4",
+    "discriminator.num_filters=4",
+    "data.lr_crop=8",
+    "data.batch_size=4",
+]
+
 
 # The stages
 
@@ -102,7 +111,7 @@ def rocks(context):
     # Train on them
     if context.small:
         duration, config = 2, "demo.yaml"
-        options = [f"--{setting}" for setting in TINY if "losses" not in setting]
+        options = [f"--{setting}" for setting in TINY_DEMO]
     else:
         duration, config = 35, "deeprock_x4.yaml"
         options = ["--adversarial.losses.perceptual=null"]

@@ -2,10 +2,7 @@
 
 import difflib
 import numbers
-from collections import defaultdict
 from dataclasses import dataclass
-
-import numpy as np
 
 from srgan_dist.data.reader import Reader
 from srgan_dist.measures.permeability import LARGEST_SIDE
@@ -13,7 +10,7 @@ from srgan_dist.measures.segmentation import LARGEST_POROSITY, histogram, inside
 from srgan_dist.runtime.process_group import gather_lists
 from srgan_dist.utils.errors import UserError
 
-IMAGES_FOR_OTSU = 64  # of a rock, spread over its training images
+IMAGES_FOR_OTSU = 64  # of a rock: its first training images
 
 
 @dataclass(frozen=True)
@@ -122,18 +119,17 @@ def thresholds_of(packed, rocks, given, phase, rank, world_size, most=IMAGES_FOR
 
 def _train_histograms(packed, rocks, rank, world_size, most):
     """Return {rock: (histogram of HR, images)} of the training split."""
-    split = packed.split("train") if rocks else None
+    # Damaged images are blank here: whether they may be trained on is not for a threshold to decide
+    split = packed.split("train", blank_corrupt_images=True) if rocks else None
     if split is None:
         return {}
-    by_rock = defaultdict(list)
-    for i in sorted(range(len(split)), key=split.key):
-        by_rock[split.rock(i)].append(i)
+    chosen = {rock: [] for rock in rocks}
+    for i in range(len(split)):  # shuffled when they were packed: the first ones are in the first shards
+        if len(chosen.get(split.rock(i), range(most))) < most:
+            chosen[split.rock(i)].append(i)
     reader, found = Reader(split), []
-    for rock in rocks:
-        images = by_rock[rock]
-        places = np.linspace(0, len(images) - 1, min(len(images), most)).round().astype(int)
-        chosen = [images[place] for place in places]
-        for i in chosen[rank::world_size]:
+    for rock, images in chosen.items():
+        for i in images[rank::world_size]:
             hr = reader.image(i)[1] / reader.peak
             found.append((rock, histogram(hr[inside(hr)])))
     totals = {}

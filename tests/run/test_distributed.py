@@ -127,7 +127,7 @@ def test_two_ranks_score_as_one(shards, tmp_path):
         ]
         for name in ("psnr", "ssim", "spectrum_error", "mse"):
             assert float(one[name]) == pytest.approx(float(two[name]), abs=1e-4)
-    assert "valid  coal" in done.stdout and done.stdout.count("written to") == 1
+    assert "valid  coal" in done.stdout and done.stdout.count("report.html") == 1
 
 
 @pytest.mark.parametrize(
