@@ -192,8 +192,8 @@ def _curves_of(images):
         summed = {name: alike([image[form][name] for image in images])[1].sum(0) for name in images[0][form]}
         curves[f"histogram{suffix}"] = summed["histogram"] / max(summed["histogram"].sum(), 1)
         if "threshold_sweep" in summed:
-            curves[f"threshold_sweep{suffix}"] = (
-                summed["threshold_sweep"][:-1] / summed["threshold_sweep"][-1]
+            curves[f"threshold_sweep{suffix}"] = summed["threshold_sweep"][:-1] / max(
+                summed["threshold_sweep"][-1], 1
             )
             s2, rho = normalised(*summed["two_point"].reshape(2, -1))
             curves[f"two_point{suffix}"], curves[f"two_point_normalised{suffix}"] = s2, rho
@@ -205,7 +205,7 @@ def _curves_of(images):
             curves[f"pore_sizes_radii{suffix}"] = radii_up_to(max(LARGEST_RADIUS.values()))[: len(covered)]
         for name in ("spectrum", "spectrum_directional"):
             if name in summed:
-                curves[name] = summed[name][:-1] / summed[name][-1]
+                curves[name] = summed[name][:-1] / max(summed[name][-1], 1)
         if "frc_resolution" in summed:
             curves[f"frc{suffix}"] = ring_correlation(summed["frc_resolution"].reshape(3, -1))
             curves[f"frc_frequency{suffix}"] = np.linspace(0, 0.5, len(curves[f"frc{suffix}"]))

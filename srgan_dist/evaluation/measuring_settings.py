@@ -50,6 +50,10 @@ def measuring_of(measures, threshold, phase, permeability, samples):
         if rock in thresholds:
             raise UserError(f"--threshold {rock or 'for all rocks'} is given twice; give one value")
         thresholds[rock] = _checked_threshold(rock, value)
+    if measures == "off" and (thresholds != {None: "otsu"} or phase != "dark"):
+        raise UserError(
+            "--measures off takes no measures: leave --threshold and --phase out, or --measures off"
+        )
     return Measuring(measures, thresholds, phase, permeability, samples)
 
 

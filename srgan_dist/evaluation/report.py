@@ -45,6 +45,9 @@ COLUMNS = (
 )
 
 
+MEASURE_FILES = "measures.json", "measures.csv", "curves.npz", "calibration.json"
+
+
 def evaluate(run, shards, out, splits, accelerator, progress=None, cache=None, measuring=None):
     """Score the generators of a run directory on a packed set and write tables and figures to `out`.
 
@@ -62,22 +65,26 @@ def evaluate(run, shards, out, splits, accelerator, progress=None, cache=None, m
     generators = _load_generators(Path(run), accelerator.device)
     present = _open_splits(shards, splits, cache)
     ndim, scale = _check_fit(present, generators, f"SHARDS={shards}", f"RUN={run}")
-    if measuring and measuring.extent != "off":
-        check_measuring(present, measuring)
+    share = accelerator.process_index, accelerator.num_processes, accelerator.device
+    thresholds = _thresholds(present, measuring, share) if measuring else None
     if accelerator.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
 
     methods = methods_of(generators, scale, accelerator.device, ndim)
-    share = accelerator.process_index, accelerator.num_processes, accelerator.device
     show = progress if progress and accelerator.is_main_process else lambda name: iter
     rows = [row for split in present for row in score_split(split, methods, *share, show(split.name))]
     _check_finite(rows, run)
     add_error_reduction(rows)
-    results = _measure(present, methods, generators, measuring, share, show) if measuring else {}
+    results = {}
+    if measuring:
+        results = _measure(present, methods, generators, measuring, thresholds, share, show)
     if accelerator.is_main_process:
         _write_scores(out, rows)
-        for name, write in results.items():
-            write(out / name)
+        for name in MEASURE_FILES:
+            if name in results:
+                results[name](out / name)
+            else:  # of an evaluation before this one
+                (out / name).unlink(missing_ok=True)
         examples = typical_examples(present, rows, methods)
         figures = {
             "figure2.png": figure_2(examples),
@@ -91,12 +98,21 @@ def evaluate(run, shards, out, splits, accelerator, progress=None, cache=None, m
     return format_table(rows)
 
 
-def _measure(splits, methods, generators, measuring, share, show):
+def _thresholds(splits, measuring, share):
+    """Return the thresholds of the rocks of some splits, after checking what is to be measured; None:
+    nothing.
+    """
+    if measuring.extent == "off":
+        return None
+    check_measuring(splits, measuring)
+    rocks = sorted({split.rock(i) for split in splits for i in range(len(split))})
+    return thresholds_of(splits[0].set, rocks, measuring.thresholds, measuring.phase, *share[:2])
+
+
+def _measure(splits, methods, generators, measuring, thresholds, share, show):
     """Take the rock measures and the calibration; returns {file: function(path) that writes it}."""
     files = {}
-    if measuring.extent != "off":
-        rocks = sorted({split.rock(i) for split in splits for i in range(len(split))})
-        thresholds = thresholds_of(splits[0].set, rocks, measuring.thresholds, measuring.phase, *share[:2])
+    if thresholds is not None:
         results = {
             split.name: measure_split(
                 split, methods, thresholds, measuring, *share, show(f"measures of {split.name}")

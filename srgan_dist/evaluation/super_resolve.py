@@ -137,6 +137,11 @@ def check_noise(generator, noise, samples):
         raise UserError(f"noise {noise.strength!r} must be a number from 0 (none) to 10; 1 is as trained")
     if samples is not None and not (isinstance(samples, numbers.Integral) and 2 <= samples <= 1000):
         raise UserError(f"samples={samples!r} must be a whole number from 2 to 1000")
+    if noise.seed + (samples or 1) > 2**63:
+        raise UserError(
+            f"noise seed {noise.seed} is too large for samples={samples}, whose seeds follow it; the largest"
+            " is 2^63 - 1"
+        )
     if noise_channels(generator.config) == 0 and (noise != NOISE or samples is not None):
         raise UserError(
             "these weights are those of a generator without noise (generator.noise=0), whose result never"

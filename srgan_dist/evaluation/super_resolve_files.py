@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,12 @@ def list_jobs(source, target, pages_per_page=1, samples=None):
     else:
         pairs, faults, notes = [(source, target / source.name if target.is_dir() else target)], [], []
     jobs = [_job(path, output, pages_per_page, samples, faults) for path, output in pairs]
+    written = Counter(path for _, output in pairs for path in _outputs_of(output, samples))
+    faults += [
+        f"OUTPUT={path} would be written {count} times; rename one of the inputs"
+        for path, count in written.items()
+        if count > 1
+    ]
     if faults:
         raise UserError(_format_faults(faults))
     return jobs, notes
@@ -82,12 +89,16 @@ def _pairs_of_folder(source, target):
     return [(path, target / path.relative_to(source)) for path in images], faults, notes
 
 
+def _outputs_of(output, samples):
+    return [output, *([spread_path(output)] if samples else [])]
+
+
 def _job(path, output, pages_per_page, samples, faults):
     """Return (info, output); append the problem of either to `faults`."""
     try:
         info = read_info(path)
         check_writable(output, info.pages * pages_per_page, info.tags)
-        outputs = [output, *([spread_path(output)] if samples else [])]
+        outputs = _outputs_of(output, samples)
         if there := " and ".join(str(path) for path in outputs if os.path.lexists(path)):
             exist = "exist" if " and " in there else "exists"
             raise UserError(f"OUTPUT={there} {exist}; give another name or delete it")

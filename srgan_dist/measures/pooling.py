@@ -47,15 +47,8 @@ def gain_of(resolution, scale):
 def entry_of(measure, pooled, others, counts, level):
     """Return the entry of a measure in measures.json; others: {method: Pooled} that it is compared with."""
     kind = MEASURES[measure]
-    against = {
-        other: {
-            "difference": number(abs(pooled.bias) - abs(their.bias)),
-            "interval": None
-            if pooled.biases is None
-            else interval(np.abs(pooled.biases) - np.abs(their.biases)),
-        }
-        for other, their in others.items()
-    }
+    with np.errstate(invalid="ignore"):
+        against = _compared(pooled, others)
     return {
         "value": number(pooled.value),
         "hr": number(pooled.hr),
@@ -66,6 +59,19 @@ def entry_of(measure, pooled, others, counts, level):
         **counts,
         "level": level,
         "against": against,
+    }
+
+
+def _compared(pooled, others):
+    """Return {method: the difference of |bias|, and its interval} against other methods."""
+    return {
+        other: {
+            "difference": number(abs(pooled.bias) - abs(their.bias)),
+            "interval": None
+            if pooled.biases is None
+            else interval(np.abs(pooled.biases) - np.abs(their.biases)),
+        }
+        for other, their in others.items()
     }
 
 

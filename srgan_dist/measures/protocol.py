@@ -15,6 +15,7 @@ from srgan_dist.measures.permeability import permeability
 from srgan_dist.measures.segmentation import SWEEP, histogram, inside, median, pores_of
 
 LONGEST_DISTANCE = 100  # pixels of the two-point correlation in 2-D; in 3-D half of the side
+SILENT = 1e-12  # power of all rings of HR together: of constant images there is nothing to resolve
 LARGEST_RADIUS = {2: 40, 3: 12}  # pixels of pores
 
 
@@ -60,9 +61,10 @@ def radii_of(sums):
 
 
 def _resolved(sums):
-    """Return the resolved frequency of sums of rings [..., 3 * R]."""
-    curves = correlation.ring_correlation(sums.reshape(*sums.shape[:-1], 3, -1))
-    return correlation.resolved_frequency(curves)
+    """Return the resolved frequency of sums of rings [..., 3 * R]; NaN where HR is constant."""
+    rings = sums.reshape(*sums.shape[:-1], 3, -1)
+    found = correlation.resolved_frequency(correlation.ring_correlation(rings))
+    return np.where(rings[..., 2, 1:].sum(-1) > SILENT, found, np.nan)
 
 
 class Reference:
@@ -133,7 +135,7 @@ class Reference:
             sums["connected_porosity"] = geometry.connected_porosity(pore, valid)
         if self.flow:
             along = [permeability(pore & valid, axis) for axis in range(pore.ndim)]
-            sums["permeability"] = (sum(along), pore.ndim)
+            sums["permeability"] = (sum(along), pore.ndim) if valid.any() else (0, 0)
         return {name: np.asarray(value, float) for name, value in sums.items()}
 
     def _sweep(self, image):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from commands import run
-from conftest import write_folder
+from conftest import TINY, texture, write_folder
 from PIL import Image
 from test_report import network
 from test_volumes import write_volumes
@@ -125,6 +125,26 @@ def test_an_otsu_threshold_that_leaves_no_rock_is_refused_and_the_rest_is_measur
         "phase_dependence",
     }
     assert "coal/perfect/frc" in curves and "coal/perfect/two_point" not in curves
+
+
+def test_images_of_one_grey_level_have_no_part_in_any_measure(tmp_path):
+    (tmp_path / "hr" / "coal").mkdir(parents=True)
+    for number in range(7):
+        image = np.full((80, 80), 90, np.uint8) if number % 2 else texture(number, 80, 80)
+        Image.fromarray(image).save(tmp_path / "hr" / "coal" / f"slice_{number}.png")
+    build(tmp_path / "hr", tmp_path / "set", TINY)
+    split = open_split(tmp_path / "set", "train")
+    methods = {"bicubic": methods_of({}, 4, CPU)["bicubic"]}
+    records = measure(split, methods)
+    (table,) = pool_split(records, list(methods), 4)[0].values()
+    parts = [record for record in records if record["left_out"] == 0]
+    assert 0 < len(parts) < len(records)
+    alone = pool_split(parts, list(methods), 4)[0]["coal"]["bicubic"]["raw"]
+    for name, entry in table["bicubic"]["raw"].items():
+        assert entry["value"] == pytest.approx(alone[name]["value"]), name
+    flat = [record for record in records if record["left_out"]]
+    (only,) = pool_split(flat, list(methods), 4)[0].values()
+    assert all(entry["value"] is None for entry in only["bicubic"]["raw"].values())
 
 
 def test_volumes_have_permeability_and_pore_sizes_on_request(tmp_path):
@@ -251,6 +271,12 @@ def test_the_command_writes_measures_that_any_json_reader_takes(shards, tmp_path
     evaluate(tmp_path / "run", shards, tmp_path / "off", ["valid"], accelerator, measuring=off)
     assert (tmp_path / "off" / "scores.json").exists()
     assert not (tmp_path / "off" / "measures.json").exists()
+    with pytest.raises(UserError, match="no rock 'cole'"):  # before anything is done
+        wrong = settings(threshold={"cole": 0.4})
+        evaluate(tmp_path / "run", shards, tmp_path / "wrong", ["valid"], accelerator, measuring=wrong)
+    assert not (tmp_path / "wrong").exists()
+    evaluate(tmp_path / "run", shards, out, ["valid"], accelerator, measuring=off)
+    assert not (out / "measures.json").exists()  # nothing of the evaluation before it stays
 
 
 @pytest.mark.parametrize(
@@ -264,6 +290,7 @@ def test_the_command_writes_measures_that_any_json_reader_takes(shards, tmp_path
         ({"measures": "all"}, "--measures all: use one of basic, full, off"),
         ({"phase": "grey"}, "--phase grey: use one of dark, bright"),
         ({"samples": 1}, "--samples 1: use 0"),
+        ({"measures": "off", "threshold": 0.5}, "--measures off takes no measures: leave --threshold"),
     ],
 )
 def test_wrong_settings_are_named(changes, words):

@@ -8,10 +8,12 @@ import tifffile
 import torch
 from commands import run
 from conftest import texture
+from PIL import Image
 
 import srgan_dist
 from srgan_dist.data.noise import Noise
 from srgan_dist.evaluation.super_resolve import super_resolve, super_resolve_pages
+from srgan_dist.evaluation.super_resolve_files import list_jobs
 from srgan_dist.evaluation.super_resolver import SuperResolver
 from srgan_dist.models import build_generator
 from srgan_dist.models.rrdb import RRDBConfig
@@ -129,11 +131,25 @@ def test_the_command_writes_mean_and_spread_which_repeat(weights, tmp_path):
         ({"noise_seed": 2**63}, "must be a whole number from 0 to 2\\^63"),
         ({"samples": 1}, "samples=1 must be a whole number from 2 to 1000"),
         ({"samples": 2, "noise": 0}, "samples=2 of noise 0 are all the same"),
+        ({"samples": 3, "noise_seed": 2**63 - 1}, "is too large for samples=3"),
     ],
 )
 def test_wrong_noise_settings_are_named(settings, words):
     with pytest.raises(UserError, match=words):
         SuperResolver(network())(texture(0, 20, 24), **settings)
+
+
+def test_the_largest_seed_is_taken():
+    assert SuperResolver(network())(texture(0, 20, 24), noise_seed=2**63 - 1).shape == (40, 48)
+
+
+def test_outputs_of_a_folder_that_would_have_one_name_are_named_before_any_is_computed(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "a.tif"):
+        Image.fromarray(texture(0, 20, 24)).save(tmp_path / "in" / name)
+    with pytest.raises(UserError, match="a_spread.tif would be written 2 times; rename one of the inputs"):
+        list_jobs(tmp_path / "in", tmp_path / "out", samples=4)
+    assert len(list_jobs(tmp_path / "in", tmp_path / "out")[0]) == 2
 
 
 @pytest.mark.parametrize("settings", [{"noise": 0.5}, {"noise_seed": 1}, {"samples": 4}])
