@@ -3,6 +3,7 @@ pooled.
 """
 
 import csv
+from collections import Counter
 from importlib.metadata import version
 
 import numpy as np
@@ -13,98 +14,101 @@ from srgan_dist.data.sampler import images_of_rank
 from srgan_dist.evaluation.metrics import radial_log_power
 from srgan_dist.evaluation.texture import directional_log_power, lattice_excess, phase_dependence
 from srgan_dist.measures.correlation import correlation_length, normalised, ring_correlation
-from srgan_dist.measures.pooling import alike, entry_of, number, pool
+from srgan_dist.measures.pooling import alike, entry_of, gain_of, number, pool
 from srgan_dist.measures.pore_sizes import radii_up_to
 from srgan_dist.measures.protocol import LARGEST_RADIUS, MEASURES, Reference
 from srgan_dist.measures.segmentation import SWEEP
-from srgan_dist.measures.statistics import choose_level
+from srgan_dist.measures.statistics import choose_level, enough, separate_blocks
 from srgan_dist.measures.verdicts import verdict
 from srgan_dist.runtime.cpu import one_thread_each
 from srgan_dist.runtime.process_group import gather_lists
-from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.files import atomic_write, write_json
 
 PROTOCOL = 1
 FORMS = "raw", "median"
-LARGEST_FLOW_SIDE = 128  # voxels
-
-
-def check_measurable(split, measuring):
-    """Raise UserError where the permeability of a split is asked for and cannot be computed."""
-    if measuring.permeability and (
-        split.ndim != 3 or max(map(max, split.rows["lr_shape"])) * split.scale > LARGEST_FLOW_SIDE
-    ):
-        raise UserError(
-            f"--permeability needs volumes of at most {LARGEST_FLOW_SIDE} voxels a side; the {split.name}"
-            f" split of {split.place} has {split.ndim}-D images of up to"
-            f" {int(split.rows['lr_shape'].max()) * split.scale} pixels"
-        )
 
 
 def measure_split(split, methods, thresholds, measuring, rank, world_size, device, progress=iter):
     """Measure every image of a split once over all ranks; methods: name -> function(lr [N, *shape]).
 
-    Returns on every rank the same list of records, in the order of the split: index, key, rock, source,
-    size and images: {"hr" or method: {form: {name: sums}}}.
+    Returns on every rank the same list of records, in the order of the split: index, key, rock, source
+    (None: unknown), voxel_size_um, corner in the source (None: unknown), shape, left_out (pixels outside of a
+    plug) and images: {"hr" or method: {form: {name: sums}}}, empty where nothing of the image is rock.
     """
-    reader, flow = Reader(split), measuring.permeability
-    check_measurable(split, measuring)
+    reader = Reader(split)
 
-    def measure(i):
-        lr, hr = reader.image(i)
-        record, unit = reader.record(i), hr / reader.peak
-        threshold = thresholds[split.rock(i)]["value"]
-        reference = Reference(unit, threshold, measuring.phase, measuring.extent == "full", flow)
-        images, weight = {"hr": reference.own()}, float(reference.valid.any())
-        of_hr = torch.from_numpy(unit).float()[None]
-        with torch.inference_mode():
-            for name, method in methods.items():
-                sr = method(lr[None])
-                images[name] = reference.measure(sr[0].cpu().numpy().astype(float))
-                images[name]["raw"] |= _texture(sr, of_hr.to(sr.device), split.scale, weight)
-            images["hr"]["raw"] |= _texture(of_hr, of_hr, split.scale, weight)
+    def measure(sample):
+        i, lr, hr, record = sample
+        unit, threshold = hr / reader.peak, thresholds[split.rock(i)]["value"]
+        extent = measuring.extent == "full", measuring.permeability
+        reference = Reference(unit, threshold, measuring.phase, *extent)
+        images = _measure_methods(reference, lr, methods, split.scale) if reference.valid.any() else {}
         return {
             "index": i,
             "key": split.key(i),
             "rock": split.rock(i),
-            "source": record.get("source", split.key(i)),
+            "source": record.get("source"),
             "voxel_size_um": record.get("voxel_size_um"),
-            "side": min(hr.shape),
+            "corner": _corner_of(record, split.ndim),
+            "shape": hr.shape,
             "left_out": int((~reference.valid).sum()),
             "images": images,
         }
 
-    images = progress(images_of_rank(len(split), rank, world_size))
-    records = gather_lists(list(one_thread_each(measure, images, device)))
+    # Read in this thread: a Reader keeps one shard mapped
+    indices = progress(images_of_rank(len(split), rank, world_size))
+    samples = ((i, *reader.image(i), reader.record(i)) for i in indices)
+    records = gather_lists(list(one_thread_each(measure, samples, device)))
     return sorted(records, key=lambda record: record["index"])
 
 
-def _texture(sr, hr, scale, weight):
-    """Return the sums of what torch computes: [*values, 1], times the weight of the image, 1 or 0."""
+def _measure_methods(reference, lr, methods, scale):
+    """Return {"hr" or method: {form: {name: sums}}} of an image lr [*shape]."""
+    images = {"hr": reference.own()}
+    of_hr = torch.from_numpy(reference.hr).float()[None]
+    with torch.inference_mode():
+        images["hr"]["raw"] |= _texture(of_hr, of_hr, scale)
+        for name, method in methods.items():
+            sr = method(lr[None])
+            images[name] = reference.measure(sr[0].cpu().numpy().astype(float))
+            images[name]["raw"] |= _texture(sr, of_hr.to(sr.device), scale)
+    return images
+
+
+def _corner_of(record, ndim):
+    """Return the first pixel of an image in its source, (page, row, column) or (z, y, x), or None."""
+    corner = record.get("corner") if ndim == 3 else [record.get(name) for name in ("page", "top", "left")]
+    return tuple(corner) if corner and None not in corner else None
+
+
+def _texture(sr, hr, scale):
+    """Return the sums of what torch computes: [*values, 1]."""
     values = {
         "lattice_excess": lattice_excess(sr, hr, scale),
         "phase_dependence": phase_dependence(sr, hr, scale),
         "spectrum": radial_log_power(sr),
         "spectrum_directional": directional_log_power(sr, scale),
     }
-    return {name: weight * np.append(value.cpu().numpy().ravel(), 1.0) for name, value in values.items()}
+    return {name: np.append(value.cpu().numpy().ravel(), 1.0) for name, value in values.items()}
 
 
 # Pooling
 
 
-def pool_split(records, methods):
+def pool_split(records, methods, scale):
     """Return {rock: {method: {form: {measure: entry}}}} and {"ROCK/METHOD/NAME": curve} of the records of a
-    split.
+    split; lengths are in HR pixels. Images without rock have no part.
     """
     tables, curves = {}, {}
     for rock in sorted({record["rock"] for record in records}):
-        of_rock = [record for record in records if record["rock"] == rock]
-        level = choose_level(_levels(of_rock))
+        of_rock = [record for record in records if record["rock"] == rock and record["images"]]
         tables[rock] = {name: {form: {} for form in FORMS} for name in methods}
+        if not of_rock:
+            continue
+        level = choose_level(_levels(of_rock))
         for form in FORMS:
             for measure in MEASURES:
-                _pool_measure(tables[rock], of_rock, methods, form, measure, level)
+                _pool_measure(tables[rock], of_rock, methods, form, measure, level, scale)
         for name in ("hr", *methods):
             for key, curve in _curves_of([record["images"][name] for record in of_rock]).items():
                 curves[f"{rock}/{name}/{key}"] = curve
@@ -112,28 +116,46 @@ def pool_split(records, methods):
 
 
 def _levels(records):
-    """Return the units of every image, from the highest level to the lowest. A rock's folder counts as
-    one plug.
+    """Return {level: the unit of every image, or None where they are unknown}, from the highest level to the
+    lowest. A set does not know its plugs, so a rock's folder counts as one.
 
-    Images, which may be tiles of one slice, are independent units only where they are two correlation
-    lengths wide.
+    Images, which may be tiles of one slice, are blocks of their own only where they are two correlation
+    lengths wide and do not overlap; pages of one file that are nearer than that are one block.
     """
     lengths = []
     for record in records:
         sums = record["images"]["hr"]["raw"].get("two_point")
         if sums is not None:
             lengths.append(correlation_length(normalised(*sums.reshape(2, -1))[1]))
-    wide = bool(lengths) and min(record["side"] for record in records) >= 2 * max(lengths)
+    sources = [record["source"] for record in records]
+    if None in sources:
+        return {"plug": [record["rock"] for record in records], "source": None}
+    distance = 2 * max(lengths, default=0)
+    known = lengths and all(record["corner"] for record in records)
+    wide = known and min(min(record["shape"]) for record in records) >= distance
     return {
         "plug": [record["rock"] for record in records],
-        "source": [record["source"] for record in records],
-        "block": [record["key"] for record in records] if wide else None,
+        "source": sources,
+        "block": _blocks_of(records, max(distance, 1)) if wide else None,
     }
 
 
-def _pool_measure(table, records, methods, form, measure, level):
-    """Add the entries of a measure to the table of a rock."""
-    found = {}
+def _blocks_of(records, distance):
+    """Return the block of every image; distance: in pixels, between pages that are independent."""
+    blocks = [None] * len(records)
+    for source in {record["source"] for record in records}:
+        places = [place for place, record in enumerate(records) if record["source"] == source]
+        reach = np.max([records[place]["shape"] for place in places], axis=0)
+        reach = reach if len(reach) == 3 else [distance, *reach]
+        numbers = separate_blocks([records[place]["corner"] for place in places], reach)
+        for place, number_of_block in zip(places, numbers, strict=True):
+            blocks[place] = f"{source} {number_of_block}"
+    return blocks
+
+
+def _pool_measure(table, records, methods, form, measure, level, scale):
+    """Add the entries of a measure to the table of a rock, and those of `frc_gain`, which follows from it."""
+    found, gains = {}, {}
     for name in methods:
         arrays = [record["images"][name][form].get(measure) for record in records]
         if any(array is None for array in arrays):
@@ -141,17 +163,25 @@ def _pool_measure(table, records, methods, form, measure, level):
         places, sums = alike(arrays)
         hr = [records[place]["images"]["hr"][form].get(measure) for place in places]
         units = [level[1][place] for place in places] if level else None
+        units = units if enough(units) else None  # images of another shape may have been left out
         of_hr = None if MEASURES[measure].perfect is not None else np.stack(hr)
         found[name] = pool(measure, sums, of_hr, units)
         counts = {
             "images": len(places),
-            "sources": len({records[place]["source"] for place in places}),
+            "sources": len({records[place]["source"] for place in places} - {None}) or None,
             "plugs": 1,
         }
-        before = {other: found[other] for other in methods if other in found and other != name}
-        table[name][form][measure] = entry_of(
-            measure, found[name], before, counts, level[0] if level else None
-        )
+        of_units = level[0] if units else None
+        table[name][form][measure] = entry_of(measure, found[name], _others(found, name), counts, of_units)
+        if measure == "frc_resolution":
+            gains[name] = gain_of(found[name], scale)
+            gain = entry_of("frc_gain", gains[name], _others(gains, name), counts, of_units)
+            table[name][form]["frc_gain"] = gain
+
+
+def _others(found, name):
+    """Return the methods that one is compared with: those before it."""
+    return {other: pooled for other, pooled in found.items() if other != name}
 
 
 def _curves_of(images):
@@ -167,6 +197,8 @@ def _curves_of(images):
             )
             s2, rho = normalised(*summed["two_point"].reshape(2, -1))
             curves[f"two_point{suffix}"], curves[f"two_point_normalised{suffix}"] = s2, rho
+        if "chords" in summed:
+            curves[f"chords{suffix}"] = summed["chords"] / max(summed["chords"].sum(), 1)
         if "pore_size" in summed:
             total, covered = summed["pore_size"][0], summed["pore_size"][1:]
             curves[f"pore_sizes{suffix}"] = covered / max(total, 1)
@@ -187,20 +219,21 @@ def files_of_measures(results, methods, thresholds, measuring, packed, titles):
     """Return {file: function(path) that writes it} of measures.json, measures.csv and curves.npz; results:
     {split: records of `measure_split`}.
     """
-    tables, curves = {}, {}
+    tables, curves, scale = {}, {}, packed.manifest.scale
+    sizes = _voxel_sizes([record for of_split in results.values() for record in of_split])
     for split, records in results.items():
-        tables[split], of_split = pool_split(records, methods)
+        tables[split], of_split = pool_split(records, methods, scale)
         curves |= {f"{split}/{key}": np.asarray(curve, float) for key, curve in of_split.items()}
-    records = [record for of_split in results.values() for record in of_split]
     measures = {
         "protocol": PROTOCOL,
         "versions": {name: version(name) for name in ("numpy", "scipy", "edt", "torch")},
         "phase": measuring.phase,
         "thresholds": thresholds,
         "sweep": list(SWEEP),
-        "scale": packed.manifest.scale,
+        "scale": scale,
         "ndim": packed.manifest.ndim,
-        "voxel_size_um": {record["rock"]: record["voxel_size_um"] for record in records},
+        "voxel_size_um": sizes,
+        "constant_images": {split: _count_constant(of_split) for split, of_split in results.items()},
         "pixels_left_out": {s: sum(r["left_out"] for r in of_split) for s, of_split in results.items()},
         "per_split": tables,
         "verdicts": {
@@ -213,16 +246,30 @@ def files_of_measures(results, methods, thresholds, measuring, packed, titles):
     }
     return {
         "measures.json": lambda path: write_json(path, measures),
-        "measures.csv": lambda path: _write_rows(path, results),
+        "measures.csv": lambda path: _write_rows(path, results, scale),
         "curves.npz": lambda path: _write_curves(path, curves),
     }
 
 
-def _write_rows(path, results):
+def _voxel_sizes(records):
+    """Return {rock: HR voxel size in um that all of its images name, or None}."""
+    found = {}
+    for record in records:
+        found.setdefault(record["rock"], set()).add(record["voxel_size_um"])
+    return {rock: sizes.pop() if len(sizes) == 1 else None for rock, sizes in sorted(found.items())}
+
+
+def _count_constant(records):
+    """Return {rock: images that hold no rock, all of one grey level}, of rocks that have such images."""
+    return dict(sorted(Counter(record["rock"] for record in records if not record["images"]).items()))
+
+
+def _write_rows(path, results, scale):
     with atomic_write(path) as unfinished, open(unfinished, "w", newline="") as file:
-        writer = csv.DictWriter(file, ["split", "rock", "key", "source", "method", "variant", *MEASURES])
+        columns = ["split", "rock", "key", "source", "method", "variant", *MEASURES]
+        writer = csv.DictWriter(file, columns)
         writer.writeheader()
-        writer.writerows(_rows_of(results))
+        writer.writerows(_rows_of(results, scale))
 
 
 def _write_curves(path, curves):
@@ -230,16 +277,21 @@ def _write_curves(path, curves):
         np.savez_compressed(file, **curves)
 
 
-def _rows_of(results):
-    """Yield a row per image, method (and HR) and form, with the measures of the image by itself."""
+def _rows_of(results, scale):
+    """Yield a row per image, method (and HR) and form, with the measures of the image by itself; of an image
+    without rock one row, with no values.
+    """
     for split, records in results.items():
         for record in records:
+            identity = {"split": split, **{key: record[key] for key in ("rock", "key", "source")}}
+            if not record["images"]:
+                yield identity
             for name, forms in record["images"].items():
                 for form, sums in forms.items():
-                    values = {
-                        measure: number(float(MEASURES[measure].value(sums[measure])))
-                        for measure in MEASURES
-                        if measure in sums
-                    }
-                    identity = {key: record[key] for key in ("rock", "key", "source")}
-                    yield {"split": split, **identity, "method": name, "variant": form, **values}
+                    values = {}
+                    for measure in MEASURES.keys() & sums.keys():
+                        value = float(MEASURES[measure].value(sums[measure]))
+                        values[measure] = number(value)
+                        if measure == "frc_resolution":
+                            values["frc_gain"] = number(2 * scale / value)
+                    yield {**identity, "method": name, "variant": form, **values}

@@ -1,9 +1,11 @@
 """Settings of rock measures, and the thresholds between pores and rock."""
 
+import difflib
 import numbers
 from dataclasses import dataclass
 
 from srgan_dist.data.reader import Reader
+from srgan_dist.measures.permeability import LARGEST_SIDE
 from srgan_dist.measures.segmentation import LARGEST_POROSITY, histogram, inside, otsu
 from srgan_dist.runtime.process_group import gather_lists
 from srgan_dist.utils.errors import UserError
@@ -76,6 +78,26 @@ def _checked_threshold(rock, value):
     return number_given
 
 
+def check_measuring(splits, measuring):
+    """Raise UserError where settings do not fit the splits of a set, before anything is computed."""
+    rocks = splits[0].set.manifest.rocks
+    for rock in measuring.thresholds:
+        if rock is not None and rock not in rocks:
+            near = difflib.get_close_matches(rock, rocks, 1)
+            hint = f"do you mean {near[0]}? " if near else ""
+            raise UserError(
+                f"--threshold {rock}=...: the set has no rock {rock!r}; {hint}it has {', '.join(rocks)}"
+            )
+    for split in splits:
+        side = int(split.rows["lr_shape"].max()) * split.scale
+        if measuring.permeability and (split.ndim != 3 or side > LARGEST_SIDE):
+            raise UserError(
+                f"--permeability needs volumes of at most {LARGEST_SIDE} voxels a side; the {split.name}"
+                f" split of {split.place} has {split.ndim}-D images of up to {side} pixels;"
+                + (" leave it out" if split.ndim != 3 else f" build the set with --tile {LARGEST_SIDE}")
+            )
+
+
 # Thresholds
 
 
@@ -86,10 +108,6 @@ def thresholds_of(packed, rocks, given, phase, rank, world_size, most=IMAGES_FOR
     `most` HR images per rock of the training split, shared over ranks; where it gives a porosity above
     0.6, two classes are not enough.
     """
-    for rock in given:
-        if rock is not None and rock not in packed.manifest.rocks:
-            rocks_there = ", ".join(packed.manifest.rocks)
-            raise UserError(f"--threshold {rock}=...: the set has no rock {rock!r}; it has {rocks_there}")
     wanted = {rock: given.get(rock, given.get(None, "otsu")) for rock in rocks}
     counts = _train_histograms(packed, [r for r in rocks if wanted[r] == "otsu"], rank, world_size, most)
     found = {}

@@ -13,8 +13,8 @@ from srgan_dist.evaluation.calibration import calibration
 from srgan_dist.evaluation.examples import typical_examples
 from srgan_dist.evaluation.figures import figure_2, figure_3, title
 from srgan_dist.evaluation.html_report import write_report
-from srgan_dist.evaluation.measuring import check_measurable, files_of_measures, measure_split
-from srgan_dist.evaluation.measuring_settings import thresholds_of
+from srgan_dist.evaluation.measuring import files_of_measures, measure_split
+from srgan_dist.evaluation.measuring_settings import check_measuring, thresholds_of
 from srgan_dist.evaluation.metrics import relative_error_reduction
 from srgan_dist.evaluation.scoring import (
     AVERAGED,
@@ -104,8 +104,7 @@ def _thresholds(splits, measuring, share):
     """
     if measuring.extent == "off":
         return None
-    for split in splits:
-        check_measurable(split, measuring)
+    check_measuring(splits, measuring)
     rocks = sorted({split.rock(i) for split in splits for i in range(len(split))})
     return thresholds_of(splits[0].set, rocks, measuring.thresholds, measuring.phase, *share[:2])
 

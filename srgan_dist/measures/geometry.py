@@ -84,16 +84,17 @@ def _halves(x, axis):
     return x[(slice(None),) * axis + (slice(0, -1),)], x[(slice(None),) * axis + (slice(1, None),)]
 
 
-def chord_lengths(pore, valid):
-    """Return the sum of the lengths of chords through pores along every axis, and their number.
+def chord_counts(pore, valid):
+    """Return the numbers of chords through pores of 1, 2, ... pixels along every axis: [longest side].
 
-    Chords that the border or an invalid pixel cuts have no known length and no part.
+    Chords that the border or an invalid pixel cuts have no known length and no part (Torquato & Lu 1993,
+    "Chord-length distribution function for two-phase random media").
     """
-    total = count = 0
-    for axis in range(pore.ndim):
-        lengths = _chords(np.moveaxis(pore & valid, axis, -1), np.moveaxis(valid, axis, -1))
-        total, count = total + int(lengths.sum()), count + len(lengths)
-    return total, count
+    lengths = [
+        _chords(np.moveaxis(pore & valid, axis, -1), np.moveaxis(valid, axis, -1))
+        for axis in range(pore.ndim)
+    ]
+    return np.bincount(np.concatenate(lengths), minlength=max(pore.shape) + 1)[1:]
 
 
 def _chords(pore, valid):

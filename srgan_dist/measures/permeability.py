@@ -12,7 +12,7 @@ MOST_ITERATIONS = 20_000
 
 def permeability(pore, axis=0, buffer=BUFFER):
     """Return the permeability along an axis in square voxels; 0 where no pore leads from one end to the
-    other.
+    other, NaN where the flow has not settled after 20,000 iterations.
 
     pore: [D, H, W] or [H, W] booleans. Stokes' equations on a staggered grid (Harlow & Welch 1965):
     velocities on the faces of voxels, walls on the faces between pore and rock, also around the sample; a
@@ -91,7 +91,7 @@ class _Settled(Exception):
 
 
 def _solve(matrix, force, diagonal, along):
-    """Return the sum of the velocities along axis 0."""
+    """Return the sum of the velocities along axis 0; NaN where they do not settle."""
     flux, iterations = [0.0], 0
 
     def check(x):
@@ -104,7 +104,7 @@ def _solve(matrix, force, diagonal, along):
 
     jacobi = LinearOperator(matrix.shape, matvec=lambda x: x / diagonal, dtype=float)
     try:
-        x, _ = minres(matrix, force, M=jacobi, rtol=1e-10, maxiter=MOST_ITERATIONS, callback=check)
+        x, unsettled = minres(matrix, force, M=jacobi, rtol=1e-10, maxiter=MOST_ITERATIONS, callback=check)
     except _Settled:
         return flux[-1]
-    return x[along].sum()
+    return np.nan if unsettled else x[along].sum()

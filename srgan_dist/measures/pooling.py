@@ -36,6 +36,14 @@ def pool(measure, sums, of_hr, units):
     return Pooled(*whole, values(resample_weights(units))[2] if units is not None else None)
 
 
+def gain_of(resolution, scale):
+    """Return Pooled of the gain over LR's Nyquist frequency from that of `frc_resolution` in pixels: 1 is
+    nothing gained, scale is all of HR.
+    """
+    biases = None if resolution.biases is None else 1 / (1 + resolution.biases) - 1
+    return Pooled(2 * scale / resolution.value, float(scale), 1 / (1 + resolution.bias) - 1, biases)
+
+
 def entry_of(measure, pooled, others, counts, level):
     """Return the entry of a measure in measures.json; others: {method: Pooled} that it is compared with."""
     kind = MEASURES[measure]

@@ -23,9 +23,9 @@ LARGEST_RADIUS = {2: 40, 3: 12}  # pixels of pores
 class Measure:
     """How a value comes from pooled sums, and how it is compared with HR's own."""
 
-    unit: str  # powers of px become those of um where the voxel size is known
+    unit: str  # of values in pixels; the report knows voxel sizes
     bias: str  # relative: value / hr - 1; absolute: value - hr
-    value: Callable  # sums of SR [..., k] -> [...]
+    value: Callable | None  # sums of SR [..., k] -> [...]
     perfect: float | None = (
         None  # HR's value where that is not a sum of its own: SR is compared with HR itself
     )
@@ -48,6 +48,7 @@ MEASURES = {
     ),
     "connected_porosity": Measure("", "relative", ratio),
     "frc_resolution": Measure("px", "relative", lambda s: 1 / _resolved(s), perfect=2.0),
+    "frc_gain": Measure("", "relative", None),  # follows from frc_resolution: `pooling.gain_of`
     "permeability": Measure("px^2", "relative", ratio),
     "lattice_excess": Measure("dB", "absolute", ratio),
     "phase_dependence": Measure("", "absolute", ratio),
@@ -114,7 +115,8 @@ class Reference:
         pairs, all_pairs = correlation.two_point_sums(pore, valid, self.r_max)
         rho, rho_hr = (correlation.normalised(p, all_pairs)[1] for p in (pairs, self.pairs[form][0]))
         error = float(np.abs(rho - rho_hr).mean())
-        known = np.isfinite(error)
+        known, chords = np.isfinite(error), geometry.chord_counts(pore, valid)
+        chord_sums = chords @ np.arange(1, len(chords) + 1), chords.sum()
         sums = {
             "porosity": geometry.porosity(pore, valid),
             "dice": geometry.dice(pore, of_hr, valid),
@@ -122,7 +124,8 @@ class Reference:
             "euler_density": geometry.euler(pore, valid),
             "two_point_error": (error if known else 0.0, float(known)),
             "two_point": np.stack([pairs, all_pairs]).ravel(),
-            "chord_length": geometry.chord_lengths(pore, valid),
+            "chord_length": chord_sums,
+            "chords": chords,
         }
         if self.full:
             radii = pore_sizes.radii_up_to(LARGEST_RADIUS[pore.ndim])

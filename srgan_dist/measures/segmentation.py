@@ -62,7 +62,9 @@ def inside(image):
         flat = np.full(image.shape, image.max() == image.min())
     else:
         spread = ndimage.maximum_filter(image, CONSTANT_SIDE) - ndimage.minimum_filter(image, CONSTANT_SIDE)
-        flat = ndimage.binary_dilation(spread == 0, np.ones((CONSTANT_SIDE,) * image.ndim))
+        flat = spread == 0
+        if flat.any():  # a maximum along each axis in turn is the dilation, much faster in 3-D
+            flat = ndimage.maximum_filter(flat.view(np.uint8), CONSTANT_SIDE, mode="constant").astype(bool)
     if not flat.any():
         return np.ones(image.shape, bool)
     regions, _ = ndimage.label(flat)

@@ -19,6 +19,8 @@ def verdict(method, entries, titles):
 
     A measure is named where the interval of the paired difference of |bias| excludes 0.
     """
+    if not entries:
+        return f"{titles.get(method, method)}: nothing was measured."
     others = list(dict.fromkeys(other for entry in entries.values() for other in entry["against"]))
     if not others:
         return f"{titles.get(method, method)}: the others are compared with it."
@@ -44,10 +46,12 @@ def verdict(method, entries, titles):
         if found:
             sentences.append(f"Against {titles.get(other, other)}: {'; '.join(found)}.")
     if not sentences:
-        return (
-            f"{titles.get(method, method)}: no verdict, for fewer than 5 independent images, sources or"
-            " plugs were measured."
+        reason = (
+            "fewer than 5 independent images, sources or plugs were measured"
+            if all(entry["level"] is None for entry in entries.values())
+            else "no interval is known"
         )
+        return f"{titles.get(method, method)}: no verdict, for {reason}."
     return " ".join(sentences)
 
 

@@ -1,14 +1,16 @@
 """Rock measures of a set: thresholds, files, perfect SR, refusals."""
 
 import csv
+import dataclasses
 import json
 import sys
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from commands import run
-from conftest import TINY, texture
+from conftest import TINY, texture, write_folder
 from PIL import Image
 from test_report import network
 from test_volumes import write_volumes
@@ -17,12 +19,13 @@ from srgan_dist.data.reader import Reader
 from srgan_dist.data.split import open_set, open_split
 from srgan_dist.evaluation import measuring
 from srgan_dist.evaluation.measuring import measure_split, pool_split
-from srgan_dist.evaluation.measuring_settings import measuring_of, thresholds_of
+from srgan_dist.evaluation.measuring_settings import check_measuring, measuring_of, thresholds_of
+from srgan_dist.evaluation.report import evaluate
 from srgan_dist.evaluation.scoring import methods_of
 from srgan_dist.measures.protocol import MEASURES
 from srgan_dist.measures.segmentation import otsu
 from srgan_dist.models.weights_file import save_generator
-from srgan_dist.packing.build import build
+from srgan_dist.packing.build import BuildOptions, build
 from srgan_dist.utils.errors import UserError
 
 CPU = torch.device("cpu")
@@ -48,7 +51,7 @@ def measure(split, methods, thresholds=THRESHOLDS, rank=0, world_size=1, **chang
 @pytest.mark.parametrize("phase", ["dark", "bright"])
 def test_perfect_sr_has_no_error_in_any_measure(train_split, phase):
     methods = {"bicubic": methods_of({}, 4, CPU)["bicubic"], "perfect": truth(train_split)}
-    tables, curves = pool_split(measure(train_split, methods, phase=phase), list(methods))
+    tables, curves = pool_split(measure(train_split, methods, phase=phase), list(methods), 4)
     assert set(tables) == {"coal", "sandstone"}
     for rock, of_rock in tables.items():
         for form in ("raw", "median"):
@@ -57,14 +60,19 @@ def test_perfect_sr_has_no_error_in_any_measure(train_split, phase):
                 assert entry["bias"] in (0, None) or abs(entry["bias"]) < 1e-6, (rock, form, name)
             assert found["dice"]["value"] == 1 and found["frc_resolution"]["value"] == pytest.approx(2)
             assert of_rock["bicubic"][form]["dice"]["value"] < 1
-            assert of_rock["bicubic"][form]["frc_resolution"]["bias"] > 0
-        assert np.array_equal(curves[f"{rock}/perfect/two_point"], curves[f"{rock}/hr/two_point"])
+            assert found["frc_gain"]["value"] == pytest.approx(4)
+            gain, period = (of_rock["bicubic"][form][name] for name in ("frc_gain", "frc_resolution"))
+            assert period["bias"] > 0 and gain["value"] * period["value"] == pytest.approx(2 * 4)
+            assert gain["hr"] == 4 and gain["bias"] == pytest.approx(gain["value"] / 4 - 1)
+        for name in ("two_point", "chords", "pore_sizes", "histogram", "threshold_sweep"):
+            assert np.array_equal(curves[f"{rock}/perfect/{name}"], curves[f"{rock}/hr/{name}"])
+        assert curves[f"{rock}/hr/chords"].sum() == pytest.approx(1)
 
 
 def test_values_are_pooled_by_sums_and_counted(train_split):
     methods = {"perfect": truth(train_split)}
     records = measure(train_split, methods)
-    tables, _ = pool_split(records, list(methods))
+    tables, _ = pool_split(records, list(methods), 4)
     reader = Reader(train_split)
     for rock in ("coal", "sandstone"):
         images = [i for i in range(len(train_split)) if train_split.rock(i) == rock]
@@ -109,8 +117,13 @@ def test_an_otsu_threshold_that_leaves_no_rock_is_refused_and_the_rest_is_measur
     }
     assert found["value"] is not None or "--threshold coal=VALUE" in found["refused"]
     methods = {"perfect": truth(train_split)}
-    tables, curves = pool_split(measure(train_split, methods, refused), list(methods))
-    assert set(tables["coal"]["perfect"]["raw"]) == {"frc_resolution", "lattice_excess", "phase_dependence"}
+    tables, curves = pool_split(measure(train_split, methods, refused), list(methods), 4)
+    assert set(tables["coal"]["perfect"]["raw"]) == {
+        "frc_resolution",
+        "frc_gain",
+        "lattice_excess",
+        "phase_dependence",
+    }
     assert "coal/perfect/frc" in curves and "coal/perfect/two_point" not in curves
 
 
@@ -123,19 +136,19 @@ def test_images_of_one_grey_level_have_no_part_in_any_measure(tmp_path):
     split = open_split(tmp_path / "set", "train")
     methods = {"bicubic": methods_of({}, 4, CPU)["bicubic"]}
     records = measure(split, methods)
-    (table,) = pool_split(records, list(methods))[0].values()
+    (table,) = pool_split(records, list(methods), 4)[0].values()
     parts = [record for record in records if record["left_out"] == 0]
     assert 0 < len(parts) < len(records)
-    alone = pool_split(parts, list(methods))[0]["coal"]["bicubic"]["raw"]
+    alone = pool_split(parts, list(methods), 4)[0]["coal"]["bicubic"]["raw"]
     for name, entry in table["bicubic"]["raw"].items():
         assert entry["value"] == pytest.approx(alone[name]["value"]), name
     flat = [record for record in records if record["left_out"]]
-    (only,) = pool_split(flat, list(methods))[0].values()
+    (only,) = pool_split(flat, list(methods), 4)[0].values()
     assert all(entry["value"] is None for entry in only["bicubic"]["raw"].values())
 
 
 def test_volumes_have_permeability_and_pore_sizes_on_request(tmp_path):
-    split = open_split(write_volumes(tmp_path), "train")
+    split = open_split(write_volumes(tmp_path), "valid")
     thresholds = {rock: THRESHOLDS["coal"] for rock in split.rocks}
     methods = {"perfect": truth(split)}
     basic = measure(split, methods, thresholds)[0]["images"]["perfect"]["raw"]
@@ -144,6 +157,95 @@ def test_volumes_have_permeability_and_pore_sizes_on_request(tmp_path):
     ]
     assert set(full) - set(basic) == {"pore_size", "connected_porosity", "permeability"}
     assert full["permeability"][0] >= 0
+    wide = dataclasses.replace(settings(measures="full"), permeability=True)
+    check_measuring([split], wide)
+    split.rows["lr_shape"][0, 1] = 65
+    with pytest.raises(UserError, match="of up to 130 pixels; build the set with --tile 128"):
+        check_measuring([split], wide)
+
+
+def write_plug(folder, constant=2):
+    """Pack five slices of a rock, the first `constant` of them blank, and cut each into overlapping tiles."""
+    write_folder(folder / "hr", {"coal": 5}, size=(96, 150))
+    for number in range(constant):
+        blank = np.full((96, 150), 30, np.uint8)
+        Image.fromarray(blank).save(folder / "hr" / "coal" / f"slice_{number}.png")
+    build(folder / "hr", folder / "set", BuildOptions(tile=96, crop=32))
+    return open_split(folder / "set", "train")
+
+
+def test_constant_images_have_no_part_and_are_counted(tmp_path):
+    split = write_plug(tmp_path)
+    noise = torch.rand(1, 96, 96, generator=torch.Generator().manual_seed(0))
+    records = measure(split, {"perfect": truth(split), "noise": lambda lr: noise})
+    assert len(records) == 6 and sum(not record["images"] for record in records) == 4
+    tables, _ = pool_split(records, ["perfect", "noise"], 4)
+    entries = tables["coal"]["noise"]["raw"]
+    assert entries["porosity"]["images"] == 2 and entries["porosity"]["sources"] == 1
+    assert entries["phase_dependence"]["value"] < 10  # of a blank HR it is in the thousands
+    files = measuring.files_of_measures(
+        {"train": records}, ["perfect", "noise"], THRESHOLDS, settings(), split.set, {}
+    )
+    for name, write in files.items():
+        write(tmp_path / name)
+    assert json.loads((tmp_path / "measures.json").read_text())["constant_images"] == {"train": {"coal": 4}}
+    with open(tmp_path / "measures.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert sum(row["method"] == "" and row["porosity"] == "" for row in rows) == 4
+    # A rock that is blank throughout
+    blank = [record | {"images": {}} for record in records]
+    assert pool_split(blank, ["perfect"], 4) == ({"coal": {"perfect": {"raw": {}, "median": {}}}}, {})
+
+
+def record_of(source, corner, shape=(500, 500)):
+    """Return the record of an image whose pores have a correlation length of some ten pixels."""
+    s2 = 0.2**2 + (0.2 - 0.2**2) * np.exp(-np.arange(200) / 9.5)
+    images = {"hr": {"raw": {"two_point": np.stack([s2, np.ones(200)])}}}
+    return {"source": source, "corner": corner, "shape": shape, "rock": "coal", "images": images}
+
+
+@pytest.mark.parametrize(
+    "corners, shape, count",
+    [
+        ([(0, 0, left) for left in range(0, 3000, 500)], (500, 500), 6),  # side by side
+        ([(0, 0, left) for left in range(0, 3000, 496)], (500, 500), 1),  # a chain of overlaps
+        ([(page, 0, 0) for page in range(8)], (500, 500), 1),  # neighbouring pages
+        ([(page, 0, 0) for page in range(0, 800, 100)], (500, 500), 8),
+        ([(z, y, 0) for z in (0, 64) for y in (0, 64, 128)], (64, 64, 64), 6),
+    ],
+    ids=["tiles", "overlap", "pages", "distant pages", "blocks"],
+)
+def test_blocks_of_one_file_are_units_where_they_are_apart(corners, shape, count):
+    levels = measuring._levels([record_of("scan.tif", corner, shape) for corner in corners])
+    assert len(set(levels["block"])) == count
+
+
+def test_small_images_and_images_of_unknown_place_are_no_units():
+    small = [record_of("scan.tif", (0, 0, 12 * k), (12, 12)) for k in range(9)]
+    assert measuring._levels(small)["block"] is None
+    assert measuring._levels([record_of("scan.tif", None)] * 9)["block"] is None
+    unknown = measuring._levels([record_of(None, None)] * 9)
+    assert unknown["source"] is None and "block" not in unknown
+
+
+def test_images_of_another_shape_are_left_out_and_leave_no_interval(train_split):
+    """Of six images of two shapes the ring correlation takes three, too few to resample."""
+    records = measure(train_split, {"perfect": truth(train_split)}) * 2
+    records = [record | {"rock": "coal", "source": str(n)} for n, record in enumerate(records[:6])]
+    for record in records[:3]:
+        forms = record["images"]["perfect"]
+        cut = {form: sums | {"frc_resolution": sums["frc_resolution"][:30]} for form, sums in forms.items()}
+        record["images"] = record["images"] | {"perfect": cut}
+    entries = pool_split(records, ["perfect"], 4)[0]["coal"]["perfect"]["raw"]
+    assert entries["porosity"]["images"] == 6 and entries["porosity"]["level"] == "source"
+    assert entries["porosity"]["interval"] == [0, 0]
+    for name in ("frc_resolution", "frc_gain"):
+        assert entries[name]["images"] == 3 and entries[name]["level"] is entries[name]["interval"] is None
+
+
+def test_the_voxel_size_is_the_one_that_all_images_of_a_rock_name():
+    records = [{"rock": rock, "voxel_size_um": size} for rock, size in zip("aabbc", (2.5, 2.5, 1, 2, None))]
+    assert measuring._voxel_sizes(records) == {"a": 2.5, "b": None, "c": None}
 
 
 def test_the_command_writes_measures_that_any_json_reader_takes(shards, tmp_path):
@@ -165,12 +267,16 @@ def test_the_command_writes_measures_that_any_json_reader_takes(shards, tmp_path
     assert {row["variant"] for row in rows} == {"raw", "median"} and set(MEASURES) <= set(rows[0])
     with np.load(out / "curves.npz", allow_pickle=False) as curves:
         assert curves["valid/coal/pretrain/frc"].dtype == np.float64
-    off = run(*command, "--measures", "off", "--out", tmp_path / "off")
-    assert off.returncode == 0 and not (tmp_path / "off" / "measures.json").exists()
-    wrong = run(*command, "--threshold", "cole=0.4", "--out", tmp_path / "wrong")
-    assert wrong.returncode == 1 and not (tmp_path / "wrong").exists()
-    again = run(*command, "--measures", "off")  # nothing of the evaluation before it stays
-    assert again.returncode == 0 and not (out / "measures.json").exists()
+    accelerator, off = Accelerator(cpu=True), settings(measures="off")
+    evaluate(tmp_path / "run", shards, tmp_path / "off", ["valid"], accelerator, measuring=off)
+    assert (tmp_path / "off" / "scores.json").exists()
+    assert not (tmp_path / "off" / "measures.json").exists()
+    with pytest.raises(UserError, match="no rock 'cole'"):  # before anything is done
+        wrong = settings(threshold={"cole": 0.4})
+        evaluate(tmp_path / "run", shards, tmp_path / "wrong", ["valid"], accelerator, measuring=wrong)
+    assert not (tmp_path / "wrong").exists()
+    evaluate(tmp_path / "run", shards, out, ["valid"], accelerator, measuring=off)
+    assert not (out / "measures.json").exists()  # nothing of the evaluation before it stays
 
 
 @pytest.mark.parametrize(
@@ -193,12 +299,12 @@ def test_wrong_settings_are_named(changes, words):
 
 
 def test_a_threshold_of_an_unknown_rock_names_those_there(shards):
-    with pytest.raises(UserError, match="no rock 'cole'; it has coal, sandstone"):
-        thresholds_of(open_set(shards, None), ["coal"], {"cole": 0.3}, "dark", 0, 1)
+    with pytest.raises(UserError, match="no rock 'cole'; do you mean coal[?] it has coal, sandstone"):
+        check_measuring([open_split(shards, "valid")], settings(threshold={"cole": 0.3}))
 
 
 def test_permeability_of_images_is_refused(train_split):
     with pytest.raises(
-        UserError, match="--permeability needs volumes of at most 128 voxels a side; the train"
+        UserError, match="--permeability needs volumes of at most 128 voxels a side; the train.*leave it out"
     ):
-        measure(train_split, {}, measures="full", permeability=True)
+        check_measuring([train_split], settings(measures="full", permeability=True))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from srgan_dist.measures.pooling import alike, entry_of, number, pool
+from srgan_dist.measures.pooling import Pooled, alike, entry_of, gain_of, number, pool
 from srgan_dist.measures.statistics import choose_level, interval, resample_weights
 from srgan_dist.measures.verdicts import verdict
 
@@ -82,3 +82,10 @@ def test_sums_of_the_commonest_length_are_pooled():
 
 def test_numbers_that_are_not_finite_are_null():
     assert number(float("nan")) is None and number(np.inf) is None and number(np.float32(0.5)) == 0.5
+
+
+def test_the_gain_over_the_nyquist_frequency_of_lr_follows_from_the_resolution():
+    gain = gain_of(Pooled(5.0, 2.0, 1.5, np.array([1.0, 3.0])), scale=4)
+    assert (gain.value, gain.hr, gain.bias) == (pytest.approx(1.6), 4, pytest.approx(-0.6))
+    assert gain.biases == pytest.approx([-0.5, -0.75])
+    assert gain_of(Pooled(2.0, 2.0, 0.0, None), scale=4) == Pooled(4.0, 4.0, 0.0, None)

@@ -34,11 +34,14 @@ MEASURES = {
     "chord_length": Measure("chord length", "mean length of straight runs through pores"),
     "pore_size": Measure("pore size", "mean radius of the largest disc or ball that covers a pore pixel"),
     "connected_porosity": Measure(
-        "connected porosity", "share of pore voxels that connect the inlet with the outlet"
+        "connected porosity", "share of voxels that are pores which lead from side to side, mean over axes"
     ),
     "frc_resolution": Measure(
         "FRC resolution",
         "shortest period at which the Fourier ring correlation with HR is above 0.5; 2 pixels is perfect",
+    ),
+    "frc_gain": Measure(
+        "FRC gain", "frequency up to which it is above 0.5, over LR's Nyquist; 1 is nothing gained"
     ),
     "lattice_excess": Measure(
         "lattice excess", "power at the frequencies of the upsampling's own grid, more than HR has there"
