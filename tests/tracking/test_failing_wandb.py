@@ -154,7 +154,7 @@ def test_records_that_a_slow_wandb_leaves_waiting_are_bounded_and_told(tmp_path,
     tracked.finish()
     assert len(records(tmp_path)) == WAITING_RECORDS + 500
     (left_out,) = [int(record.args[0]) for record in caplog.records if "wandb was too slow" in record.msg]
-    assert 400 <= left_out <= 500
+    assert 400 <= left_out <= 501  # the settings of the run may wait too
 
 
 def test_a_wandb_that_cannot_be_started_is_told(tmp_path, monkeypatch, caplog):
