@@ -10,6 +10,7 @@ from srgan_dist.data.value_range import to_metric_range, to_network_range
 from srgan_dist.evaluation.super_resolve import mean_and_spread, super_resolve
 from srgan_dist.runtime.cpu import one_thread_each
 from srgan_dist.runtime.process_group import gather_lists
+from srgan_dist.utils.blocks import block_means
 
 BLOCK = 2  # LR pixels along each axis of the blocks over which spread and error are compared
 BINS = 10  # of blocks, by their spread
@@ -28,31 +29,22 @@ def calibration(split, generator, samples, rank, world_size, device):
     """
     reader = Reader(split)
 
-    def blocks_of(i):
-        lr, hr = reader.image(i)
+    def blocks_of(sample):
+        i, lr, hr = sample
         truth = to_metric_range(to_network_range(torch.from_numpy(hr).to(device)))
         draws = (super_resolve(generator, lr, noise=Noise(seed)) for seed in range(samples))
         mean, spread = mean_and_spread(draws)
         squares = torch.stack([spread.square(), (mean - truth).square()])
-        return split.rock(i), _block_means(squares, BLOCK * split.scale).cpu().numpy()
+        return split.rock(i), block_means(squares, BLOCK * split.scale).cpu().numpy()
 
-    images = images_of_rank(len(split), rank, world_size)
-    gathered = gather_lists(list(one_thread_each(blocks_of, images, device)))
+    # Read in this thread: a Reader keeps one shard mapped
+    samples_of_rank = ((i, *reader.image(i)) for i in images_of_rank(len(split), rank, world_size))
+    gathered = gather_lists(list(one_thread_each(blocks_of, samples_of_rank, device)))
     by_rock = {}
     for rock, squares in gathered:
         by_rock.setdefault(rock, []).append(squares)
     pooled = {rock: np.concatenate(squares, 1) for rock, squares in sorted(by_rock.items())}
     return {rock: _calibration_of(squares, samples) for rock, squares in pooled.items() if squares[0].any()}
-
-
-def _block_means(squares, side):
-    """Return the means over blocks, [2, blocks], of [2, *shape]; what is left at the borders has no part."""
-    shape = [max(length // side, 1) for length in squares.shape[1:]]
-    sides = [min(side, length) for length in squares.shape[1:]]
-    for axis, (count, width) in enumerate(zip(shape, sides, strict=True), start=1):
-        squares = squares.narrow(axis, 0, count * width)
-    split = [size for pair in zip(shape, sides, strict=True) for size in pair]
-    return squares.reshape(2, *split).mean(list(range(2, 2 * len(shape) + 1, 2))).flatten(1)
 
 
 def _calibration_of(squares, samples):

@@ -7,6 +7,7 @@ from pydantic import Field
 from torch import nn
 
 from srgan_dist.losses.stationarity import fine_detail
+from srgan_dist.utils.blocks import block_means
 from srgan_dist.utils.settings import Settings
 from srgan_dist.utils.stationarity import offsets_of
 
@@ -62,16 +63,7 @@ class CovarianceLoss(nn.Module):
         detail = fine_detail(images).squeeze(1)
         products = [detail * moved(detail, offset) for offset in offsets_of(images.dim() - 2)]
         size = detail.abs()
-        return torch.stack([self._block_means(values) for values in (*products, size, detail * size)])
-
-    def _block_means(self, values):
-        """Return the means of [B, *shape] over blocks, [B, blocks]; the rest at the borders has no part."""
-        counts = [max(length // self.block, 1) for length in values.shape[1:]]
-        sides = [min(self.block, length) for length in values.shape[1:]]
-        for axis, (count, side) in enumerate(zip(counts, sides, strict=True), start=1):
-            values = values.narrow(axis, 0, count * side)
-        split = [size for pair in zip(counts, sides, strict=True) for size in pair]
-        return values.reshape(len(values), *split).mean(list(range(2, 2 * len(counts) + 1, 2))).flatten(1)
+        return torch.stack([block_means(values, self.block) for values in (*products, size, detail * size)])
 
 
 def moved(values, offset):

@@ -1,4 +1,4 @@
-"""Grey levels to pores: thresholds, the median that laboratories denoise with, and what lies outside of a
+"""Grey levels to pores: thresholds, the median that laboratories denoise with, and the outside of a
 plug.
 
 Images are [*shape] floats on [0, 1], 2-D or 3-D; masks and pores are booleans of the same shape.
