@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from srgan_dist.models.layers import CONV, CONVS, NoiseHead, stages_of, upsampling_radius
-from srgan_dist.utils.settings import Dimensions, Scale, Settings
+from srgan_dist.utils.settings import Dimensions, NoiseChannels, Scale, Settings
 
 CONVS_OF_A_BLOCK = 15  # three dense blocks of five 3-wide convolutions
 INITIAL_SHARE = 0.1  # of He's initial weights in the dense blocks (official code)
@@ -31,13 +31,7 @@ class RRDBConfig(Settings):
     residual_scale: float = Field(
         0.2, gt=0, le=1, description="factor of a block's output before it is added"
     )
-    noise: int = Field(
-        0,
-        ge=0,
-        le=16,
-        description="channels of noise on the HR grid, of which two convolutions make texture that is added;"
-        " 0: none",
-    )
+    noise: NoiseChannels = 0
     tile_overlap: int = Field(
         32,
         ge=0,

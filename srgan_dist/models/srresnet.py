@@ -20,7 +20,7 @@ from srgan_dist.models.layers import (
     stages_of,
     upsampling_radius,
 )
-from srgan_dist.utils.settings import Dimensions, Scale, Settings
+from srgan_dist.utils.settings import Dimensions, NoiseChannels, Scale, Settings
 
 
 class SRResNetConfig(Settings):
@@ -48,13 +48,7 @@ class SRResNetConfig(Settings):
         description="shuffle: convolution, then channels to space; resize: nearest neighbours, then"
         " convolution",
     )
-    noise: int = Field(
-        0,
-        ge=0,
-        le=16,
-        description="channels of noise on the HR grid, of which two convolutions make texture that is added;"
-        " 0: none",
-    )
+    noise: NoiseChannels = 0
     input_skip: bool = Field(
         False,
         description="add LR, enlarged by bicubic (volumes: trilinear) interpolation, to the output, so that"

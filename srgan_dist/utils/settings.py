@@ -31,6 +31,15 @@ Path = Annotated[str, AfterValidator(_check_path), Field(min_length=1)]
 Scale = Annotated[
     int, AfterValidator(_check_scale), Field(description="HR size over LR size: 2, 3, 4, 6 or 8")
 ]
+NoiseChannels = Annotated[
+    int,
+    Field(
+        ge=0,
+        le=16,
+        description="channels of noise on the HR grid, of which two convolutions make texture that is added;"
+        " 0: none",
+    ),
+]
 Dimensions = Annotated[Literal[2, 3], Field(description="2: images; 3: volumes")]
 
 
