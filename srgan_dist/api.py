@@ -113,6 +113,7 @@ def evaluate(
     phase="dark",
     permeability=False,
     samples=8,
+    plugs=(),
 ):
     """Score the generators of a run directory against bicubic; returns the mean scores as a table of text.
 
@@ -123,7 +124,8 @@ def evaluate(
     (of volumes also pore sizes and connected porosity) or "off". threshold: between pores and rock, "otsu"
     (from HR of the training split, per rock), a number from 0 to 1, or {rock: either}. phase: "dark" or
     "bright", that of the pores. permeability: of volumes, by Stokes flow, with "full". samples: draws of a
-    generator's noise for calibration.json; 0: none. cache, cache_gib: folder and size limit of the copies of
+    generator's noise for calibration.json; 0: none. plugs: rocks whose images show a round plug in noisy air,
+    which is left out of the measures. cache, cache_gib: folder and size limit of the copies of
     remote shards. progress(split) returns a function that wraps an iterator over the images, as tqdm does.
     Under a launcher all ranks share the work.
     """
@@ -132,7 +134,7 @@ def evaluate(
     use_cpu_threads(accelerator)
     use_exact_float32()
     out = out or Path(run) / "eval"
-    measuring = measuring_of(measures, threshold, phase, permeability, samples)
+    measuring = measuring_of(measures, threshold, phase, permeability, samples, plugs)
     with end_all_ranks_on_error():
         return report.evaluate(
             run, shards, out, splits, accelerator, progress, cache_at(cache, cache_gib), measuring

@@ -32,6 +32,7 @@ def main(argv=None, prog=None):
             phase=arguments.phase,
             permeability=arguments.permeability,
             samples=arguments.samples,
+            plugs=arguments.plug,
         )
         state = PartialState()
         if state.is_main_process:
@@ -72,6 +73,14 @@ def parse_arguments(argv, prog):
     )
     parser.add_argument(
         "--phase", default="dark", choices=["dark", "bright"], help="grey levels of pores (default: dark)"
+    )
+    parser.add_argument(
+        "--plug",
+        nargs="+",
+        default=[],
+        metavar="ROCK",
+        help="rocks whose images show a round plug in noisy air: the air is left out of all measures;"
+        " air of one grey level always is",
     )
     parser.add_argument(
         "--permeability",

@@ -3,6 +3,7 @@ pooled.
 """
 
 import csv
+import math
 from collections import Counter
 from importlib.metadata import version
 
@@ -13,12 +14,13 @@ from srgan_dist.data.reader import Reader
 from srgan_dist.data.sampler import images_of_rank
 from srgan_dist.evaluation.metrics import radial_log_power
 from srgan_dist.evaluation.texture import directional_log_power, lattice_excess, phase_dependence
+from srgan_dist.measures.cells import SIDE, edges_of, places_of
 from srgan_dist.measures.correlation import correlation_length, normalised, ring_correlation
 from srgan_dist.measures.pooling import alike, entry_of, gain_of, number, pool
 from srgan_dist.measures.pore_sizes import radii_up_to
 from srgan_dist.measures.protocol import LARGEST_RADIUS, MEASURES, Reference
 from srgan_dist.measures.segmentation import SWEEP
-from srgan_dist.measures.statistics import choose_level, enough, separate_blocks
+from srgan_dist.measures.statistics import choose_level, separate_blocks
 from srgan_dist.measures.verdicts import verdict
 from srgan_dist.runtime.cpu import one_thread_each
 from srgan_dist.runtime.process_group import gather_lists
@@ -26,6 +28,8 @@ from srgan_dist.utils.files import atomic_write, write_json
 
 PROTOCOL = 1
 FORMS = "raw", "median"
+IMAGES_OF_BAND = 3  # of which the spread of a curve is known
+LEVELS = "plug", "source", "block"  # of independent units, from the highest to the lowest
 
 
 def measure_split(split, methods, thresholds, measuring, rank, world_size, device, progress=iter):
@@ -33,23 +37,28 @@ def measure_split(split, methods, thresholds, measuring, rank, world_size, devic
 
     Returns on every rank the same list of records, in the order of the split: index, key, rock, source
     (None: unknown), voxel_size_um, corner in the source (None: unknown), shape, left_out (pixels outside of a
-    plug) and images: {"hr" or method: {form: {name: sums}}}, empty where nothing of the image is rock.
+    plug) and images: {"hr" or method: {form: {name: sums}}}, empty where nothing of the image is rock. Beside
+    the forms, "cells" has those of each cell of what is counted pixel by pixel, {form: {name: [cells, k]}}.
     """
     reader = Reader(split)
 
     def measure(sample):
         i, lr, hr, record = sample
-        unit, threshold = hr / reader.peak, thresholds[split.rock(i)]["value"]
+        rock = split.rock(i)
+        unit, threshold = hr / reader.peak, thresholds[rock]["value"]
+        corner = _corner_of(record, split.ndim)
+        edges = edges_of(corner[-split.ndim :], hr.shape) if corner else None
         extent = measuring.extent == "full", measuring.permeability
-        reference = Reference(unit, threshold, measuring.phase, *extent)
+        plug = rock in measuring.plugs
+        reference = Reference(unit, threshold, measuring.phase, *extent, edges, plug)
         images = _measure_methods(reference, lr, methods, split.scale) if reference.valid.any() else {}
         return {
             "index": i,
             "key": split.key(i),
-            "rock": split.rock(i),
+            "rock": rock,
             "source": record.get("source"),
             "voxel_size_um": record.get("voxel_size_um"),
-            "corner": _corner_of(record, split.ndim),
+            "corner": corner,
             "shape": hr.shape,
             "left_out": int((~reference.valid).sum()),
             "images": images,
@@ -72,6 +81,8 @@ def _measure_methods(reference, lr, methods, scale):
             sr = method(lr[None])
             images[name] = reference.measure(sr[0].cpu().numpy().astype(float))
             images[name]["raw"] |= _texture(sr, of_hr.to(sr.device), scale)
+    for forms in images.values():
+        forms["cells"] = {form: forms[form].pop("cells", {}) for form in FORMS}
     return images
 
 
@@ -105,10 +116,10 @@ def pool_split(records, methods, scale):
         tables[rock] = {name: {form: {} for form in FORMS} for name in methods}
         if not of_rock:
             continue
-        level = choose_level(_levels(of_rock))
+        levels = _levels(of_rock)
         for form in FORMS:
             for measure in MEASURES:
-                _pool_measure(tables[rock], of_rock, methods, form, measure, level, scale)
+                _pool_measure(tables[rock], of_rock, methods, form, measure, levels, scale)
         for name in ("hr", *methods):
             for key, curve in _curves_of([record["images"][name] for record in of_rock]).items():
                 curves[f"{rock}/{name}/{key}"] = curve
@@ -119,8 +130,9 @@ def _levels(records):
     """Return {level: the unit of every image, or None where they are unknown}, from the highest level to the
     lowest. A set does not know its plugs, so a rock's folder counts as one.
 
-    Images, which may be tiles of one slice, are blocks of their own only where they are two correlation
-    lengths wide and do not overlap; pages of one file that are nearer than that are one block.
+    The lowest, blocks, are parts of the sources that are two correlation lengths wide or more: images (tiles)
+    that do not overlap, or, of what is summed over cells, groups of these ("cells": the unit of every cell of
+    every image). Pages of one file that are nearer than two correlation lengths are in one block.
     """
     lengths = []
     for record in records:
@@ -128,16 +140,27 @@ def _levels(records):
         if sums is not None:
             lengths.append(correlation_length(normalised(*sums.reshape(2, -1))[1]))
     sources = [record["source"] for record in records]
+    levels = {"plug": [record["rock"] for record in records], "source": None, "block": None, "cells": None}
     if None in sources:
-        return {"plug": [record["rock"] for record in records], "source": None}
-    distance = 2 * max(lengths, default=0)
-    known = lengths and all(record["corner"] for record in records)
-    wide = known and min(min(record["shape"]) for record in records) >= distance
-    return {
-        "plug": [record["rock"] for record in records],
-        "source": sources,
-        "block": _blocks_of(records, max(distance, 1)) if wide else None,
-    }
+        return levels
+    levels["source"] = sources
+    if lengths and all(record["corner"] for record in records):
+        distance = max(2 * max(lengths), 1)
+        levels["cells"] = [_groups_of_cells(record, distance) for record in records]
+        if min(min(record["shape"]) for record in records) >= distance:
+            levels["block"] = _blocks_of(records, distance)
+    return levels
+
+
+def _groups_of_cells(record, distance):
+    """Return the block of every cell of an image: a group of cells that is `distance` pixels wide or more, in
+    the grid of the source.
+    """
+    ndim = len(record["shape"])
+    together = math.ceil(distance / SIDE[ndim])
+    page = record["corner"][:-ndim][0] // math.ceil(distance) if len(record["corner"]) > ndim else 0
+    places = places_of(record["corner"][-ndim:], record["shape"]) // together
+    return [f"{record['source']} {page} {place}" for place in map(tuple, places.tolist())]
 
 
 def _blocks_of(records, distance):
@@ -153,30 +176,38 @@ def _blocks_of(records, distance):
     return blocks
 
 
-def _pool_measure(table, records, methods, form, measure, level, scale):
+def _pool_measure(table, records, methods, form, measure, levels, scale):
     """Add the entries of a measure to the table of a rock, and those of `frc_gain`, which follows from it."""
-    found, gains = {}, {}
+    found, gains, perfect = {}, {}, MEASURES[measure].perfect is not None
     for name in methods:
         arrays = [record["images"][name][form].get(measure) for record in records]
         if any(array is None for array in arrays):
             return
         places, sums = alike(arrays)
-        hr = [records[place]["images"]["hr"][form].get(measure) for place in places]
-        units = [level[1][place] for place in places] if level else None
-        units = units if enough(units) else None  # images of another shape may have been left out
-        of_hr = None if MEASURES[measure].perfect is not None else np.stack(hr)
+        images = [records[place]["images"] for place in places]
+        of_hr = None if perfect else np.stack([image["hr"][form][measure] for image in images])
+        level, units = choose_level({key: levels[key] and [levels[key][p] for p in places] for key in LEVELS})
+        if level not in ("plug", "source") and levels["cells"] and measure in images[0][name]["cells"][form]:
+            of_cells = [unit for place in places for unit in levels["cells"][place]]
+            level, units = choose_level({"block": of_cells})
+            if units:
+                sums = _stacked_cells(images, name, form, measure)
+                of_hr = None if perfect else _stacked_cells(images, "hr", form, measure)
         found[name] = pool(measure, sums, of_hr, units)
         counts = {
             "images": len(places),
             "sources": len({records[place]["source"] for place in places} - {None}) or None,
             "plugs": 1,
         }
-        of_units = level[0] if units else None
-        table[name][form][measure] = entry_of(measure, found[name], _others(found, name), counts, of_units)
+        table[name][form][measure] = entry_of(measure, found[name], _others(found, name), counts, level)
         if measure == "frc_resolution":
             gains[name] = gain_of(found[name], scale)
-            gain = entry_of("frc_gain", gains[name], _others(gains, name), counts, of_units)
+            gain = entry_of("frc_gain", gains[name], _others(gains, name), counts, level)
             table[name][form]["frc_gain"] = gain
+
+
+def _stacked_cells(images, name, form, measure):
+    return np.concatenate([image[name]["cells"][form][measure] for image in images])
 
 
 def _others(found, name):
@@ -197,6 +228,12 @@ def _curves_of(images):
             )
             s2, rho = normalised(*summed["two_point"].reshape(2, -1))
             curves[f"two_point{suffix}"], curves[f"two_point_normalised{suffix}"] = s2, rho
+            _, sums = alike([image[form]["two_point"] for image in images])
+            of_images = normalised(*np.moveaxis(sums.reshape(len(sums), 2, -1), 1, 0))[1]
+            of_images = of_images[np.isfinite(of_images).all(1)]
+            if len(of_images) >= IMAGES_OF_BAND:
+                curves[f"two_point_normalised_low{suffix}"] = of_images.min(0)
+                curves[f"two_point_normalised_high{suffix}"] = of_images.max(0)
         if "chords" in summed:
             curves[f"chords{suffix}"] = summed["chords"] / max(summed["chords"].sum(), 1)
         if "pore_size" in summed:
@@ -228,6 +265,7 @@ def files_of_measures(results, methods, thresholds, measuring, packed, titles):
         "protocol": PROTOCOL,
         "versions": {name: version(name) for name in ("numpy", "scipy", "edt", "torch")},
         "phase": measuring.phase,
+        "plugs": list(measuring.plugs),
         "thresholds": thresholds,
         "sweep": list(SWEEP),
         "scale": scale,
@@ -287,7 +325,8 @@ def _rows_of(results, scale):
             if not record["images"]:
                 yield identity
             for name, forms in record["images"].items():
-                for form, sums in forms.items():
+                for form in FORMS:
+                    sums = forms[form]
                     values = {}
                     for measure in MEASURES.keys() & sums.keys():
                         value = float(MEASURES[measure].value(sums[measure]))

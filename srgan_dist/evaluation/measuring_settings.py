@@ -22,9 +22,10 @@ class Measuring:
     phase: str
     permeability: bool
     samples: int
+    plugs: tuple  # rocks whose images show air around a plug
 
 
-def measuring_of(measures, threshold, phase, permeability, samples):
+def measuring_of(measures, threshold, phase, permeability, samples, plugs=()):
     """Return the settings of a measurement after checking them, with UserErrors that name the option.
 
     threshold: "otsu", a number, {rock: either}, or a list of texts "otsu", VALUE, ROCK=VALUE as the
@@ -50,11 +51,11 @@ def measuring_of(measures, threshold, phase, permeability, samples):
         if rock in thresholds:
             raise UserError(f"--threshold {rock or 'for all rocks'} is given twice; give one value")
         thresholds[rock] = _checked_threshold(rock, value)
-    if measures == "off" and (thresholds != {None: "otsu"} or phase != "dark"):
+    if measures == "off" and (thresholds != {None: "otsu"} or phase != "dark" or plugs):
         raise UserError(
-            "--measures off takes no measures: leave --threshold and --phase out, or --measures off"
+            "--measures off takes no measures: leave --threshold, --phase and --plug out, or --measures off"
         )
-    return Measuring(measures, thresholds, phase, permeability, samples)
+    return Measuring(measures, thresholds, phase, permeability, samples, tuple(plugs))
 
 
 def _pair_of(text):
@@ -81,12 +82,13 @@ def _checked_threshold(rock, value):
 def check_measuring(splits, measuring):
     """Raise UserError where settings do not fit the splits of a set, before anything is computed."""
     rocks = splits[0].set.manifest.rocks
-    for rock in measuring.thresholds:
-        if rock is not None and rock not in rocks:
+    named = [("--threshold {}=...", rock) for rock in measuring.thresholds if rock is not None]
+    for option, rock in [*named, *(("--plug {}", rock) for rock in measuring.plugs)]:
+        if rock not in rocks:
             near = difflib.get_close_matches(rock, rocks, 1)
             hint = f"do you mean {near[0]}? " if near else ""
             raise UserError(
-                f"--threshold {rock}=...: the set has no rock {rock!r}; {hint}it has {', '.join(rocks)}"
+                f"{option.format(rock)}: the set has no rock {rock!r}; {hint}it has {', '.join(rocks)}"
             )
     for split in splits:
         side = int(split.rows["lr_shape"].max()) * split.scale
@@ -101,15 +103,16 @@ def check_measuring(splits, measuring):
 # Thresholds
 
 
-def thresholds_of(packed, rocks, given, phase, rank, world_size, most=IMAGES_FOR_OTSU):
+def thresholds_of(packed, rocks, given, phase, rank, world_size, most=IMAGES_FOR_OTSU, plugs=()):
     """Return {rock: {"value": threshold on [0, 1] or None, "source", "refused"}} for the rocks of a set.
 
     given: {rock or None for all: "otsu" or a number on [0, 1]}. Otsu's threshold comes from at most
     `most` HR images per rock of the training split, shared over ranks; where it gives a porosity above
-    0.6, two classes are not enough.
+    0.6, two classes are not enough. plugs: rocks of whose images the air around a plug is left out.
     """
     wanted = {rock: given.get(rock, given.get(None, "otsu")) for rock in rocks}
-    counts = _train_histograms(packed, [r for r in rocks if wanted[r] == "otsu"], rank, world_size, most)
+    by_otsu = [rock for rock in rocks if wanted[rock] == "otsu"]
+    counts = _train_histograms(packed, by_otsu, plugs, rank, world_size, most)
     found = {}
     for rock in rocks:
         if wanted[rock] != "otsu":
@@ -121,7 +124,7 @@ def thresholds_of(packed, rocks, given, phase, rank, world_size, most=IMAGES_FOR
     return found
 
 
-def _train_histograms(packed, rocks, rank, world_size, most):
+def _train_histograms(packed, rocks, plugs, rank, world_size, most):
     """Return {rock: (histogram of HR, images)} of the training split."""
     # Damaged images are blank here: whether they may be trained on is not for a threshold to decide
     split = packed.split("train", blank_corrupt_images=True) if rocks else None
@@ -135,7 +138,7 @@ def _train_histograms(packed, rocks, rank, world_size, most):
     for rock, images in chosen.items():
         for i in images[rank::world_size]:
             hr = reader.image(i)[1] / reader.peak
-            found.append((rock, histogram(hr[inside(hr)])))
+            found.append((rock, histogram(hr[inside(hr, rock in plugs)])))
     totals = {}
     for rock, counts in gather_lists(found):
         before, images = totals.get(rock, (0, 0))

@@ -106,7 +106,9 @@ def _thresholds(splits, measuring, share):
         return None
     check_measuring(splits, measuring)
     rocks = sorted({split.rock(i) for split in splits for i in range(len(split))})
-    return thresholds_of(splits[0].set, rocks, measuring.thresholds, measuring.phase, *share[:2])
+    return thresholds_of(
+        splits[0].set, rocks, measuring.thresholds, measuring.phase, *share[:2], plugs=measuring.plugs
+    )
 
 
 def _measure(splits, methods, generators, measuring, thresholds, share, show):

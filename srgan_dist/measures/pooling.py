@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from srgan_dist.measures.protocol import MEASURES
-from srgan_dist.measures.statistics import interval, resample_weights
+from srgan_dist.measures.statistics import interval, resample_weights, sums_of_units
 
 
 class Pooled(NamedTuple):
@@ -20,20 +20,25 @@ class Pooled(NamedTuple):
 
 
 def pool(measure, sums, of_hr, units):
-    """Return Pooled from the sums of images, [images, k] each; of_hr is None where HR itself is perfect.
+    """Return Pooled from the sums of images or cells, [n, k] each; of_hr is None where HR itself is perfect.
 
-    units: of every image, of the level that is resampled, or None.
+    units: of every row, of the level that is resampled, or None.
     """
     kind = MEASURES[measure]
 
-    def values(weights):
-        value = kind.value(weights @ sums)
-        hr = np.full_like(value, kind.perfect) if kind.perfect is not None else kind.value(weights @ of_hr)
+    def values(sums, of_hr):
+        value = kind.value(sums)
+        hr = np.full_like(value, kind.perfect) if kind.perfect is not None else kind.value(of_hr)
         with np.errstate(invalid="ignore", divide="ignore"):
             return value, hr, value / hr - 1 if kind.bias == "relative" else value - hr
 
-    whole = [float(x[0]) for x in values(np.ones((1, len(sums))))]
-    return Pooled(*whole, values(resample_weights(units))[2] if units is not None else None)
+    whole = values(sums.sum(0), None if of_hr is None else of_hr.sum(0))
+    biases = None
+    if units is not None:
+        sums, of_hr = (None if x is None else sums_of_units(x, units) for x in (sums, of_hr))
+        weights = resample_weights(len(sums))
+        biases = values(weights @ sums, None if of_hr is None else weights @ of_hr)[2]
+    return Pooled(*map(float, whole), biases)
 
 
 def gain_of(resolution, scale):

@@ -3,6 +3,8 @@
 import edt
 import numpy as np
 
+from srgan_dist.measures.cells import sums_over
+
 STEPS = 12  # radii at most
 
 
@@ -15,9 +17,9 @@ def radii_up_to(largest):
     return np.array(radii)
 
 
-def opening_sums(pore, valid, radii):
-    """Return the pore pixels that balls of each radius cover, [len(radii)], and the number of all pore
-    pixels.
+def opening_sums(pore, valid, radii, edges=None):
+    """Return the number of pore pixels in every cell, and of those that balls of each radius cover:
+    [cells, 1 + len(radii)]. edges: as in `geometry`.
 
     The opening by a ball of radius r: pixels nearer than r to one that is r or more away from rock
     (Hildebrand & Ruegsegger 1997, "A new method for the model-independent assessment of thickness"). The
@@ -25,14 +27,16 @@ def opening_sums(pore, valid, radii):
     """
     pore = np.ascontiguousarray(pore & valid)
     distance = edt.edt(np.ascontiguousarray(pore | ~valid), black_border=False, parallel=1)
-    covered = np.zeros(len(radii))
-    for number, radius in enumerate(radii):
+    total = sums_over(pore, edges)
+    sums = np.zeros((len(total), 1 + len(radii)))
+    sums[:, 0] = total
+    for number, radius in enumerate(radii, start=1):
         centres = distance >= radius
         if not centres.any():
             break
         opened = edt.edt(np.ascontiguousarray(~centres), black_border=False, parallel=1) < radius
-        covered[number] = int((opened & pore).sum())
-    return covered, int(pore.sum())
+        sums[:, number] = sums_over(opened & pore, edges)
+    return sums
 
 
 def mean_radius(covered, total, radii):

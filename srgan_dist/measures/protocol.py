@@ -37,6 +37,7 @@ def ratio(sums):
 
 
 MEASURES = {
+    "grey_error": Measure("", "absolute", lambda sums: np.sqrt(ratio(sums)), perfect=0.0),
     "porosity": Measure("", "relative", ratio),
     "dice": Measure("", "absolute", ratio, perfect=1.0),
     "specific_interface": Measure("1/px", "relative", ratio),
@@ -71,12 +72,14 @@ class Reference:
     """HR's part of a pair, computed once for all methods: hr [*shape] on [0, 1], threshold on [0, 1] or None.
 
     full: of volumes also pore sizes and connected porosity, which take seconds; flow: and permeability.
+    edges: of the cells that sums are also kept of (`cells.edges_of`). plug: it shows air around a plug.
     """
 
-    def __init__(self, hr, threshold, phase="dark", full=False, flow=False):
+    def __init__(self, hr, threshold, phase="dark", full=False, flow=False, edges=None, plug=False):
         self.hr, self.threshold, self.phase, self.flow = hr, threshold, phase, flow
+        self.edges = edges
         self.full = full or hr.ndim == 2
-        self.valid = inside(hr)
+        self.valid = inside(hr, plug)
         self.denoised = {"raw": hr, "median": median(hr)}
         self.r_max = min(LONGEST_DISTANCE if hr.ndim == 2 else min(hr.shape) // 2, min(hr.shape) - 1)
         self.pores, self.pairs, self.sums = {}, {}, {}
@@ -90,14 +93,18 @@ class Reference:
         """Return {form: {name: sums}} of an image, forms raw and median; curves are among the names."""
         found = {}
         for form, image in {"raw": sr, "median": median(sr)}.items():
+            errors = geometry.squared_error(image, self.denoised[form], self.valid, self.edges)
             found[form] = {
+                "grey_error": errors.sum(0),
                 "frc_resolution": correlation.ring_sums(image, self.denoised[form]).ravel(),
                 "histogram": histogram(image[self.valid]),
+                "cells": {},
             }
             if self.threshold is not None:
                 pore = pores_of(image, self.threshold, self.phase)
                 found[form] |= self._segmented(pore, form)
                 found[form]["threshold_sweep"] = self._sweep(image)
+            found[form]["cells"]["grey_error"] = errors
         return found
 
     def own(self):
@@ -110,33 +117,35 @@ class Reference:
         return found
 
     def _segmented(self, pore, form):
-        """Return {name: sums} of what needs pores."""
-        valid, of_hr = self.valid, self.pores[form]
+        """Return {name: sums} of what needs pores; `cells` are those of every cell: {name: [cells, k]}."""
+        valid, of_hr, edges = self.valid, self.pores[form], self.edges
         pairs, all_pairs = correlation.two_point_sums(pore, valid, self.r_max)
         rho, rho_hr = (correlation.normalised(p, all_pairs)[1] for p in (pairs, self.pairs[form][0]))
         error = float(np.abs(rho - rho_hr).mean())
-        known, chords = np.isfinite(error), geometry.chord_counts(pore, valid)
-        chord_sums = chords @ np.arange(1, len(chords) + 1), chords.sum()
-        sums = {
-            "porosity": geometry.porosity(pore, valid),
-            "dice": geometry.dice(pore, of_hr, valid),
-            "specific_interface": geometry.specific_interface(pore, valid),
-            "euler_density": geometry.euler(pore, valid),
-            "two_point_error": (error if known else 0.0, float(known)),
-            "two_point": np.stack([pairs, all_pairs]).ravel(),
+        known = np.isfinite(error)
+        chord_sums, chord_counts = geometry.chords(pore, valid, edges)
+        cells = {
+            "porosity": geometry.porosity(pore, valid, edges),
+            "dice": geometry.dice(pore, of_hr, valid, edges),
+            "specific_interface": geometry.specific_interface(pore, valid, edges),
+            "euler_density": geometry.euler(pore, valid, edges),
             "chord_length": chord_sums,
-            "chords": chords,
         }
         if self.full:
             radii = pore_sizes.radii_up_to(LARGEST_RADIUS[pore.ndim])
-            covered, total = pore_sizes.opening_sums(pore, valid, radii)
-            sums["pore_size"] = np.concatenate([[total], covered])
+            cells["pore_size"] = pore_sizes.opening_sums(pore, valid, radii, edges)
+        sums = {
+            "two_point_error": (error if known else 0.0, float(known)),
+            "two_point": np.stack([pairs, all_pairs]).ravel(),
+            "chords": chord_counts,
+        }
         if self.full and pore.ndim == 3:
-            sums["connected_porosity"] = geometry.connected_porosity(pore, valid)
+            (sums["connected_porosity"],) = geometry.connected_porosity(pore, valid)
         if self.flow:
             along = [permeability(pore & valid, axis) for axis in range(pore.ndim)]
             sums["permeability"] = (sum(along), pore.ndim) if valid.any() else (0, 0)
-        return {name: np.asarray(value, float) for name, value in sums.items()}
+        sums |= {name: of_cells.sum(0) for name, of_cells in cells.items()}
+        return {name: np.asarray(value, float) for name, value in sums.items()} | {"cells": cells}
 
     def _sweep(self, image):
         """Return pore pixels at each of the seven thresholds, and all pixels."""

@@ -10,6 +10,8 @@ from scipy import ndimage
 BINS = 256  # of the histogram on [0, 1]
 LARGEST_POROSITY = 0.6  # beyond it two classes are not enough, as in coal
 CONSTANT_SIDE = 11  # pixels of the window in which the outside of a plug has one grey level
+AIR_SIDE = 31  # and of that in which all pixels are as dark as air
+AIR_SHARE = 0.05  # of the image, of the smallest area of air
 SWEEP = tuple(np.round(np.linspace(0.85, 1.15, 7), 2).tolist())  # factors of a threshold
 
 
@@ -51,28 +53,39 @@ def pores_of(image, threshold, phase="dark"):
     return image < threshold if phase == "dark" else image > threshold
 
 
-def inside(image):
+def inside(image, plug=False):
     """Return the mask of the rock: without areas of one grey level that reach the border of the image, as the
-    outside of a round plug does.
+    outside of a round plug does; plug: also without its air where that is noisy.
 
     An area counts where a window of 11 pixels along each axis holds one grey level; a saturated pore does not
-    count unless it is that wide and cut by the border.
+    count unless it is that wide and cut by the border. Air counts where a window of 31 pixels is below Otsu's
+    threshold of the image after the median, in areas that reach a corner and fill 5 % of the image or more.
     """
     if min(image.shape) < CONSTANT_SIDE:
         flat = np.full(image.shape, image.max() == image.min())
     else:
         spread = ndimage.maximum_filter(image, CONSTANT_SIDE) - ndimage.minimum_filter(image, CONSTANT_SIDE)
-        flat = spread == 0
-        if flat.any():  # a maximum along each axis in turn is the dilation, much faster in 3-D
-            flat = ndimage.maximum_filter(flat.view(np.uint8), CONSTANT_SIDE, mode="constant").astype(bool)
-    if not flat.any():
-        return np.ones(image.shape, bool)
+        flat = _dilated(spread == 0, CONSTANT_SIDE)
     regions, _ = ndimage.label(flat)
-    at_border = {
-        number
-        for axis in range(image.ndim)
-        for side in (0, -1)
-        for number in np.unique(regions.take(side, axis))
-        if number
-    }
-    return ~np.isin(regions, list(at_border))
+    faces = [regions.take(side, axis).ravel() for axis in range(image.ndim) for side in (0, -1)]
+    cut = np.unique(np.concatenate(faces))
+    rock = ~np.isin(regions, cut[cut > 0])
+    return rock & ~_air(image) if plug else rock
+
+
+def _air(image):
+    """Return the mask of the noisy air around a plug."""
+    if (threshold := otsu(histogram(image))) is None:
+        return np.zeros(image.shape, bool)
+    dark = pores_of(median(image), threshold)
+    dark = np.pad(dark, AIR_SIDE, mode="edge")  # the window may look beyond the border
+    wide = _dilated(ndimage.minimum_filter(dark.view(np.uint8), AIR_SIDE) > 0, AIR_SIDE)
+    regions, _ = ndimage.label(wide[(slice(AIR_SIDE, -AIR_SIDE),) * image.ndim])
+    corners = np.unique(regions[np.ix_(*[[0, -1]] * image.ndim)])
+    sizes = np.bincount(regions.ravel())
+    return np.isin(regions, [n for n in corners if n and sizes[n] >= AIR_SHARE * image.size])
+
+
+def _dilated(mask, side):
+    """Return a mask dilated by a window; a maximum along each axis in turn, which is faster in 3-D."""
+    return ndimage.maximum_filter(mask.view(np.uint8), side, mode="constant").astype(bool)

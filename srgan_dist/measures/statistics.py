@@ -11,19 +11,14 @@ PERCENTILES = 2.5, 97.5
 
 
 def choose_level(levels):
-    """Return (name, units of every image) of the highest level with 5 units or more, or None.
+    """Return (name, units of every image) of the highest level with 5 units or more; else (None, None).
 
     levels: {name: unit of every image, or None where it is unknown}, from the highest to the lowest.
     """
     for name, units in levels.items():
-        if enough(units):
+        if units is not None and len(set(units)) >= SMALLEST_COUNT:
             return name, units
-    return None
-
-
-def enough(units):
-    """Return whether a list of the units of images has as many different ones as can be resampled."""
-    return units is not None and len(set(units)) >= SMALLEST_COUNT
+    return None, None
 
 
 def separate_blocks(corners, reach):
@@ -39,15 +34,21 @@ def separate_blocks(corners, reach):
     return connected_components(joined, directed=False)[1]
 
 
-def resample_weights(units):
-    """Return how often each image counts in each resample, [2000, images] integers; images of a unit together
-    (the cluster bootstrap of Davison & Hinkley 1997, section 3.8). The same units give the same resamples, so
-    that differences between methods are paired.
+def resample_weights(count):
+    """Return how often each of `count` units counts in each resample, [2000, count] integers (the cluster
+    bootstrap of Davison & Hinkley 1997, section 3.8). As many units give the same resamples, so that
+    differences between methods are paired.
     """
+    rng = np.random.default_rng(count)
+    return rng.multinomial(count, np.full(count, 1 / count), RESAMPLES)
+
+
+def sums_of_units(sums, units):
+    """Return the sums of images or cells [n, k] added up by unit, in the order of their names: [units, k]."""
     names, unit = np.unique(np.asarray(units, str), return_inverse=True)
-    rng = np.random.default_rng(len(names))
-    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), RESAMPLES)
-    return drawn[:, unit]
+    totals = np.zeros((len(names), sums.shape[1]))
+    np.add.at(totals, unit, sums)
+    return totals
 
 
 def interval(values):

@@ -1,6 +1,7 @@
 """Measures in words: what a method brings nearer to HR than another, where the interval leaves no doubt."""
 
 WORDS = {
+    "grey_error": "grey levels",
     "porosity": "porosity",
     "specific_interface": "interface",
     "euler_density": "Euler number",

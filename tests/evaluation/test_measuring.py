@@ -69,6 +69,29 @@ def test_perfect_sr_has_no_error_in_any_measure(train_split, phase):
         assert curves[f"{rock}/hr/chords"].sum() == pytest.approx(1)
 
 
+def test_the_grey_level_error_is_that_of_psnr_and_has_an_interval(train_split):
+    methods = {"bicubic": methods_of({}, 4, CPU)["bicubic"]}
+    entry = pool_split(measure(train_split, methods), ["bicubic"], 4)[0]["coal"]["bicubic"]["raw"][
+        "grey_error"
+    ]
+    reader, errors = Reader(train_split), []
+    for i in range(len(train_split)):
+        if train_split.rock(i) == "coal":
+            lr, hr = reader.image(i)
+            errors.append(((methods["bicubic"](lr[None])[0].numpy() - hr / reader.peak) ** 2).mean())
+    assert entry["value"] == pytest.approx(np.mean(errors) ** 0.5, rel=1e-5)
+    assert entry["hr"] == 0 and entry["interval"][0] < entry["bias"] < entry["interval"][1]
+
+
+def test_a_band_of_the_two_point_correlation_holds_every_image_of_hr(train_split):
+    records = measure(train_split, {"perfect": truth(train_split)})
+    _, curves = pool_split(records, ["perfect"], 4)
+    for rock in ("coal", "sandstone"):
+        low, high = (curves[f"{rock}/hr/two_point_normalised_{end}"] for end in ("low", "high"))
+        whole = curves[f"{rock}/hr/two_point_normalised"]
+        assert (low <= whole + 1e-9).all() and (whole <= high + 1e-9).all() and (high > low).any()
+
+
 def test_values_are_pooled_by_sums_and_counted(train_split):
     methods = {"perfect": truth(train_split)}
     records = measure(train_split, methods)
@@ -80,10 +103,11 @@ def test_values_are_pooled_by_sums_and_counted(train_split):
         entry = tables[rock]["perfect"]["raw"]["porosity"]
         assert entry["value"] == pytest.approx(sum(p.sum() for p in pores) / sum(p.size for p in pores))
         assert (entry["images"], entry["sources"], entry["plugs"]) == (len(images), len(images), 1)
-        # Fewer than five sources: no interval, no verdict
-        assert (entry["level"] is None) == (len(images) < 5) and (entry["interval"] is None) == (
-            len(images) < 5
-        )
+        # Fewer than five sources: their cells are resampled; what is no sum over cells has no interval
+        level = "source" if len(images) >= 5 else "block"
+        assert entry["level"] == level and entry["interval"] is not None
+        resolution = tables[rock]["perfect"]["raw"]["frc_resolution"]
+        assert resolution["level"] == ("source" if level == "source" else None)
 
 
 def test_two_ranks_measure_each_image_once(train_split, monkeypatch):
@@ -123,6 +147,7 @@ def test_an_otsu_threshold_that_leaves_no_rock_is_refused_and_the_rest_is_measur
         "frc_gain",
         "lattice_excess",
         "phase_dependence",
+        "grey_error",
     }
     assert "coal/perfect/frc" in curves and "coal/perfect/two_point" not in curves
 
@@ -197,44 +222,16 @@ def test_constant_images_have_no_part_and_are_counted(tmp_path):
     assert pool_split(blank, ["perfect"], 4) == ({"coal": {"perfect": {"raw": {}, "median": {}}}}, {})
 
 
-def record_of(source, corner, shape=(500, 500)):
-    """Return the record of an image whose pores have a correlation length of some ten pixels."""
-    s2 = 0.2**2 + (0.2 - 0.2**2) * np.exp(-np.arange(200) / 9.5)
-    images = {"hr": {"raw": {"two_point": np.stack([s2, np.ones(200)])}}}
-    return {"source": source, "corner": corner, "shape": shape, "rock": "coal", "images": images}
-
-
-@pytest.mark.parametrize(
-    "corners, shape, count",
-    [
-        ([(0, 0, left) for left in range(0, 3000, 500)], (500, 500), 6),  # side by side
-        ([(0, 0, left) for left in range(0, 3000, 496)], (500, 500), 1),  # a chain of overlaps
-        ([(page, 0, 0) for page in range(8)], (500, 500), 1),  # neighbouring pages
-        ([(page, 0, 0) for page in range(0, 800, 100)], (500, 500), 8),
-        ([(z, y, 0) for z in (0, 64) for y in (0, 64, 128)], (64, 64, 64), 6),
-    ],
-    ids=["tiles", "overlap", "pages", "distant pages", "blocks"],
-)
-def test_blocks_of_one_file_are_units_where_they_are_apart(corners, shape, count):
-    levels = measuring._levels([record_of("scan.tif", corner, shape) for corner in corners])
-    assert len(set(levels["block"])) == count
-
-
-def test_small_images_and_images_of_unknown_place_are_no_units():
-    small = [record_of("scan.tif", (0, 0, 12 * k), (12, 12)) for k in range(9)]
-    assert measuring._levels(small)["block"] is None
-    assert measuring._levels([record_of("scan.tif", None)] * 9)["block"] is None
-    unknown = measuring._levels([record_of(None, None)] * 9)
-    assert unknown["source"] is None and "block" not in unknown
-
-
 def test_images_of_another_shape_are_left_out_and_leave_no_interval(train_split):
     """Of six images of two shapes the ring correlation takes three, too few to resample."""
     records = measure(train_split, {"perfect": truth(train_split)}) * 2
     records = [record | {"rock": "coal", "source": str(n)} for n, record in enumerate(records[:6])]
     for record in records[:3]:
         forms = record["images"]["perfect"]
-        cut = {form: sums | {"frc_resolution": sums["frc_resolution"][:30]} for form, sums in forms.items()}
+        cut = {
+            form: sums | {"frc_resolution": sums["frc_resolution"][:30]} if form != "cells" else sums
+            for form, sums in forms.items()
+        }
         record["images"] = record["images"] | {"perfect": cut}
     entries = pool_split(records, ["perfect"], 4)[0]["coal"]["perfect"]["raw"]
     assert entries["porosity"]["images"] == 6 and entries["porosity"]["level"] == "source"
@@ -291,6 +288,7 @@ def test_the_command_writes_measures_that_any_json_reader_takes(shards, tmp_path
         ({"phase": "grey"}, "--phase grey: use one of dark, bright"),
         ({"samples": 1}, "--samples 1: use 0"),
         ({"measures": "off", "threshold": 0.5}, "--measures off takes no measures: leave --threshold"),
+        ({"measures": "off", "plugs": ["coal"]}, "--measures off takes no measures"),
     ],
 )
 def test_wrong_settings_are_named(changes, words):
@@ -298,9 +296,15 @@ def test_wrong_settings_are_named(changes, words):
         settings(**changes)
 
 
-def test_a_threshold_of_an_unknown_rock_names_those_there(shards):
-    with pytest.raises(UserError, match="no rock 'cole'; do you mean coal[?] it has coal, sandstone"):
-        check_measuring([open_split(shards, "valid")], settings(threshold={"cole": 0.3}))
+def test_an_unknown_rock_is_named_with_those_there(shards):
+    for changes, option in (
+        ({"threshold": {"cole": 0.3}}, "threshold cole=..."),
+        ({"plugs": ["cole"]}, "plug cole"),
+    ):
+        with pytest.raises(
+            UserError, match=f"--{option}: the set has no rock 'cole'; do you mean coal[?] it has"
+        ):
+            check_measuring([open_split(shards, "valid")], settings(**changes))
 
 
 def test_permeability_of_images_is_refused(train_split):

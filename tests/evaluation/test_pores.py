@@ -22,7 +22,7 @@ def test_they_are_those_of_the_protocol(shape):
     ):
         pore, valid = image < threshold, np.ones(shape, bool)
         assert share.item() == pytest.approx(pore.mean())
-        length, area = geometry.specific_interface(pore, valid)
+        ((length, area),) = geometry.specific_interface(pore, valid)
         assert interface.item() == pytest.approx(length / area)
 
 

@@ -43,7 +43,7 @@ def test_two_points_of_a_checkerboard():
     assert s2[1] == pytest.approx((4 * along + 4 * diagonal) / 8, abs=2e-3)
 
 
-@pytest.mark.parametrize("shape, radius, phi", [((700, 700), 12, 0.35), ((120, 120, 120), 9, 0.3)])
+@pytest.mark.parametrize("shape, radius, phi", [((700, 700), 12, 0.35), ((160, 160, 160), 15, 0.3)])
 def test_two_points_of_overlapping_discs_and_spheres(shape, radius, phi):
     """S2(r) = phi^(union of two balls at r / ball), Torquato 2002, section 5.1."""
     pores = [boolean_model(shape, radius, phi, seed) for seed in range(3)]
@@ -54,7 +54,7 @@ def test_two_points_of_overlapping_discs_and_spheres(shape, radius, phi):
     else:
         union = 1 + 1.5 * r - 0.5 * r**3
     expected = np.mean([pore.mean() for pore in pores]) ** union
-    assert np.abs(found - expected)[1:].max() < 0.01 and abs(found - expected)[0] < 1e-3
+    assert np.abs(found - expected)[1:].max() < 0.005 and abs(found - expected)[0] < 1e-3
 
 
 def test_the_correlation_length():

@@ -8,18 +8,25 @@ from srgan_dist.measures import geometry
 
 
 def density(measure, pore, valid=None):
-    numerator, denominator = measure(pore, np.ones(pore.shape, bool) if valid is None else valid)
+    numerator, denominator = total(measure(pore, np.ones(pore.shape, bool) if valid is None else valid))
     return numerator / denominator
+
+
+def total(sums):
+    """Return the sums of an image that is one cell."""
+    (of_image,) = sums.tolist()
+    return tuple(of_image)
 
 
 def test_porosity_and_dice_worked_by_hand():
     pore, other = np.zeros((2, 4, 4), bool)
     pore[0], other[0, 1:], other[1, 0] = True, True, True
     valid = np.ones((4, 4), bool)
-    assert geometry.porosity(pore, valid) == (4, 16)
-    assert geometry.dice(pore, other, valid) == (6, 8)
+    assert total(geometry.porosity(pore, valid)) == (4, 16)
+    assert total(geometry.dice(pore, other, valid)) == (6, 8)
     valid[:, 0] = False
-    assert geometry.porosity(pore, valid) == (3, 12) and geometry.dice(pore, other, valid) == (6, 6)
+    assert total(geometry.porosity(pore, valid)) == (3, 12)
+    assert total(geometry.dice(pore, other, valid)) == (6, 6)
 
 
 @pytest.mark.parametrize("radius", [20, 33.3])
@@ -46,7 +53,7 @@ def test_the_interface_of_overlapping_discs_and_spheres():
 
 def test_the_euler_number_of_balls_a_ring_and_a_shell():
     def number(pore):
-        return geometry.euler(pore, np.ones(pore.shape, bool))[0]
+        return total(geometry.euler(pore, np.ones(pore.shape, bool)))[0]
 
     grid = np.zeros((60, 60, 60), bool)
     for corner in ((3, 3, 3), (30, 5, 40), (40, 40, 8)):
@@ -84,11 +91,17 @@ def test_chords_of_stripes():
     stripes = np.zeros((30, 50), bool)
     stripes[:, 3:7] = stripes[:, 20:30] = True
     stripes[:, 45:] = True  # the border cuts it
-    counts = geometry.chord_counts(stripes, np.ones(stripes.shape, bool))
-    assert len(counts) == 50 and counts.sum() == 60 and counts[3] == counts[9] == 30
+    sums, counts = geometry.chords(stripes, np.ones(stripes.shape, bool))
+    assert (
+        total(sums) == (30 * 4 + 30 * 10, 60)
+        and len(counts) == 50
+        and counts.sum() == 60
+        and counts[3] == counts[9] == 30
+    )
     valid = np.ones(stripes.shape, bool)
     valid[:, 30] = False  # so does what is not known
-    counts = geometry.chord_counts(stripes, valid)
+    sums, counts = geometry.chords(stripes, valid)
+    assert total(sums) == (30 * 4, 30)
     assert counts.sum() == counts[3] == 30
 
 
@@ -97,6 +110,15 @@ def test_pores_that_lead_through():
     pore[:, 2, 2] = True  # along z
     pore[0, 0] = True  # a whole line along x
     pore[3, 4, 4] = True  # alone
-    assert geometry.connected_porosity(pore, np.ones(pore.shape, bool)) == ((6 + 6) / 3, 216)
+    assert total(geometry.connected_porosity(pore, np.ones(pore.shape, bool))) == ((6 + 6) / 3, 216)
     diagonal = np.eye(5, dtype=bool)
-    assert geometry.connected_porosity(diagonal, np.ones((5, 5), bool)) == (5, 25)
+    assert total(geometry.connected_porosity(diagonal, np.ones((5, 5), bool))) == (5, 25)
+
+
+def test_the_squared_error_of_grey_levels_worked_by_hand():
+    sr, hr = np.full((2, 4, 4), 0.5)
+    sr[0, 0], sr[1, 1] = 0.7, 0.1
+    valid = np.ones((4, 4), bool)
+    assert total(geometry.squared_error(sr, hr, valid)) == (pytest.approx(0.04 + 0.16), 16)
+    valid[1] = False
+    assert total(geometry.squared_error(sr, hr, valid)) == (pytest.approx(0.04), 12)

@@ -15,7 +15,7 @@ def test_plates(height):
     pore = np.zeros((4, height + 2, 4), bool)
     pore[:, 1 : height + 1] = True
     expected = (1 + 2 / height**2) * height**3 / 12 / (height + 2)
-    assert permeability(pore, buffer=0) == pytest.approx(expected, rel=1e-4)
+    assert permeability(pore, buffer=0) == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_square_duct():

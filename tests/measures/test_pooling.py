@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from srgan_dist.measures.pooling import Pooled, alike, entry_of, gain_of, number, pool
-from srgan_dist.measures.statistics import choose_level, interval, resample_weights
+from srgan_dist.measures.statistics import choose_level, interval, resample_weights, sums_of_units
 from srgan_dist.measures.verdicts import verdict
 
 COUNTS = {"images": 8, "sources": 8, "plugs": 1}
@@ -19,14 +19,15 @@ def test_a_measure_is_a_ratio_of_sums_and_its_bias_that_of_ratios():
 
 
 def test_resamples_take_units_whole_and_the_same_ones_for_every_method():
-    units = ["a", "a", "b", "c", "d", "e"]
-    weights = resample_weights(units)
-    assert (weights[:, 0] == weights[:, 1]).all() and (weights[:, [0, 2, 3, 4, 5]].sum(1) == 5).all()
-    assert np.array_equal(weights, resample_weights(units))
-    means = weights[:, [0, 2, 3, 4, 5]] @ np.arange(5.0) / 5
+    weights = resample_weights(5)
+    assert (weights.sum(1) == 5).all() and np.array_equal(weights, resample_weights(5))
+    means = weights @ np.arange(5.0) / 5
     # Of the mean of five: the standard deviation of the units over sqrt(5)
     assert means.mean() == pytest.approx(2, abs=0.05)
     assert means.std() == pytest.approx(np.std(np.arange(5)) / 5**0.5, rel=0.05)
+    rows = np.arange(12.0).reshape(6, 2)
+    summed = sums_of_units(rows, ["b", "a", "b", "c", "d", "e"])
+    assert summed.tolist() == [[2, 3], [4, 6], [6, 7], [8, 9], [10, 11]]
 
 
 def test_the_interval_of_a_known_distribution():
@@ -39,7 +40,7 @@ def test_the_highest_level_with_five_units_is_resampled():
     levels = {"plug": ["p"] * 6, "source": list("aabbcc"), "block": list("abcdef")}
     assert choose_level(levels) == ("block", list("abcdef"))
     assert choose_level(levels | {"source": list("abcdee")})[0] == "source"
-    assert choose_level(levels | {"block": None}) is None
+    assert choose_level(levels | {"block": None}) == (None, None)
 
 
 def paired(errors, better):

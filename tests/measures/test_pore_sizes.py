@@ -6,7 +6,8 @@ from srgan_dist.measures.pore_sizes import mean_radius, opening_sums, radii_up_t
 
 
 def sizes(pore, radii, valid=None):
-    return opening_sums(pore, np.ones(pore.shape, bool) if valid is None else valid, np.asarray(radii))
+    (sums,) = opening_sums(pore, np.ones(pore.shape, bool) if valid is None else valid, np.asarray(radii))
+    return sums[1:], sums[0]
 
 
 @pytest.mark.parametrize("ndim, side, radius", [(2, 60, 15), (3, 40, 12)])

@@ -49,4 +49,23 @@ def test_the_outside_of_a_round_plug_is_no_rock_and_a_saturated_pore_is():
     found = inside(image)
     assert found[40:60, 40:60].all() and not found[:10, :10].any()
     assert (found ^ plug).mean() < 0.04
+    noisy = np.where(plug, image, 0.1 * rng.random((100, 100)))
+    assert inside(noisy).all()
     assert inside(rng.random((50, 50))).all() and not inside(np.full((30, 30), 0.4)).any()
+
+
+@pytest.mark.parametrize("ndim, side", [(2, 200), (3, 100)])
+def test_noisy_air_around_a_plug_is_left_out_where_it_is_said_to_be_there(ndim, side):
+    rng = np.random.default_rng(0)
+    plug = ball(side, 0.45 * side, 2)
+    plug = np.broadcast_to(plug, (side,) * ndim).copy()  # a volume is a cylinder
+    rock = plug.copy()
+    rock[..., side // 2 - 12 : side // 2 + 12] = False  # a pore, wide, that ends at the plug's rim
+    image = np.where(rock, 0.6, 0.15) + 0.05 * rng.standard_normal(plug.shape)
+    found = inside(image.clip(0, 1), plug=True)
+    assert found[ball(side, 0.4 * side, 2) & np.ones_like(found)].all()
+    assert (found[~plug]).mean() < 0.2 and inside(image).all()
+    # A corner that is dark but small, and rock of one kind
+    image = np.full((side,) * ndim, 0.6)
+    image[(slice(0, side // 8),) * ndim] = 0.1
+    assert inside(image + 0.01 * rng.standard_normal(image.shape), plug=True).all()

@@ -112,12 +112,15 @@ def curve_cards(sources, split, rock):
         if (radii := sources.curve(split, rock, m, "pore_sizes_radii")) is not None
     }
     labels = "threshold, % off the rock's", "porosity, %"
-    found = [
-        ("Porosity over thresholds", swept[0], labels, {"dashed": swept[1]}),
-        ("Two-point correlation, normalised", correlation, (distance, "correlation"), {}),
-        ("Pore sizes", sizes, (f"pore radius, {name_of_unit}", "pores at least so wide, %"), {}),
-    ]
-    return _curve_cards(found, split, rock)
+    cards = _curve_cards([("Porosity over thresholds", swept[0], labels, {"dashed": swept[1]})], split, rock)
+    if correlation:
+        band = [sources.curve(split, rock, "hr", f"two_point_normalised_{end}") for end in ("low", "high")]
+        band = None if any(y is None for y in band) else (length * np.arange(len(band[0])), *band)
+        title = "Two-point correlation, normalised"
+        arguments = plots.correlation, correlation, distance, "correlation"
+        cards.append(_card(title, f"{title}, {rock}, {split}", *arguments, band=band))
+    labels = f"pore radius, {name_of_unit}", "pores at least so wide, %"
+    return cards + _curve_cards([("Pore sizes", sizes, labels, {})], split, rock)
 
 
 def texture_cards(sources, split, rock):

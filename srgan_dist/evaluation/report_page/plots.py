@@ -42,6 +42,13 @@ def curves(axis, of_methods, x_label, y_label, x_scale="linear", dashed=None):
         _use_log(axis, "x")
 
 
+def correlation(axis, of_methods, x_label, y_label, band=None):
+    """Draw correlations over distance; band: (x, low, high) of HR's images, shaded."""
+    if band is not None:
+        axis.fill_between(*thin(*band), color=RULE, linewidth=0)
+    curves(axis, of_methods, x_label, y_label)
+
+
 def _use_log(axis, name):
     """Make the x or y axis logarithmic, with ticks in plain text: the usual ones are formulas."""
     axis.set(**{f"{name}scale": "log"})
@@ -50,19 +57,20 @@ def _use_log(axis, name):
     of_name.set_minor_formatter(NullFormatter())
 
 
-def frc(axis, of_methods, nyquist, length, unit, threshold=0.5):
-    """Draw Fourier ring correlations over frequency in cycles per HR pixel, with their threshold and the
-    Nyquist frequency of LR; the ticks are periods. length: of an HR pixel, in the unit.
+def frc(axis, of_methods, nyquist, length, unit):
+    """Draw Fourier ring correlations over frequency in cycles per HR pixel, with both usual thresholds and
+    the Nyquist frequency of LR; the ticks are periods. length: of an HR pixel, in the unit.
     """
     curves(axis, of_methods, f"period, {unit}", "correlation with HR")
     ticks = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
     axis.set_xticks(ticks, [f"{length / frequency:.3g}" for frequency in ticks])
     axis.set_xlim(0, 0.5)
-    axis.axhline(threshold, color=INK, linewidth=0.8, linestyle="--")
     axis.axvline(nyquist, color=INK, linewidth=0.8, linestyle=":")
     axis.set_ylim(-0.1, 1.15)
     axis.text(nyquist, 1.14, " Nyquist of LR", fontsize=8, va="top")
-    axis.text(axis.get_xlim()[1], threshold, f"{threshold:g}", fontsize=8, va="bottom", ha="right")
+    for threshold, name in ((0.5, "0.5"), (1 / 7, "1/7")):
+        axis.axhline(threshold, color=INK, linewidth=0.8, linestyle="--")
+        axis.text(axis.get_xlim()[1], threshold, name, fontsize=8, va="bottom", ha="right")
 
 
 def cross(axis, of_methods, label):

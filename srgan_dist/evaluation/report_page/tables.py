@@ -5,6 +5,7 @@ from srgan_dist.evaluation.report_page.plots import is_interval, is_number, meas
 from srgan_dist.evaluation.report_page.words import (
     NONE,
     PERCENT,
+    meaning,
     measure_title,
     number,
     percent,
@@ -158,6 +159,46 @@ def evidence(entries):
                 }
             )
     return rows
+
+
+def claims(sources, split, rock):
+    """Return the comparisons of the methods of a rock, and a row per measure that means something for work on
+    pores: ([(method, other)], [{measure, meaning, biases, cells}]); a cell per comparison says whether the
+    method is closer to HR, with the difference of |bias| and its interval.
+    """
+    entries = sources.entries(split, rock)
+    methods = list(entries)
+    pairs = [
+        (method, other)
+        for k, method in enumerate(methods)
+        for other in dict.fromkeys([methods[0], methods[k - 1]])
+        if k
+    ]
+    rows = []
+    for name in measures_of(entries):
+        of_methods = [entries[method].get(name) or {} for method in methods]
+        if not meaning(name) or not any(is_number(entry.get("value")) for entry in of_methods):
+            continue
+        rows.append(
+            {
+                "measure": measure_title(name),
+                "meaning": meaning(name),
+                "biases": [_bias_cell(entry, 1.0)["bias"] for entry in of_methods],
+                "cells": [_claim(entries[method].get(name) or {}, other) for method, other in pairs],
+            }
+        )
+    return pairs, rows
+
+
+def _claim(entry, other):
+    against = (entry.get("against") or {}).get(other) or {}
+    show = percent if entry.get("bias_kind") != "absolute" else lambda value: number(value, sign=True)
+    interval = against.get("interval")
+    return {
+        "decision": decision(interval),
+        "difference": show(against.get("difference")),
+        "interval": interval_text(interval, show) if is_interval(interval) else "",
+    }
 
 
 def interval_text(interval, show):

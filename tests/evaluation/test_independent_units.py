@@ -1,0 +1,53 @@
+"""Which images and blocks of images count as independent."""
+
+import numpy as np
+import pytest
+
+from srgan_dist.evaluation import measuring
+
+
+def record_of(source, corner, shape=(500, 500)):
+    """Return the record of an image whose pores have a correlation length of some ten pixels."""
+    s2 = 0.2**2 + (0.2 - 0.2**2) * np.exp(-np.arange(200) / 9.5)
+    images = {"hr": {"raw": {"two_point": np.stack([s2, np.ones(200)])}}}
+    return {"source": source, "corner": corner, "shape": shape, "rock": "coal", "images": images}
+
+
+@pytest.mark.parametrize(
+    "corners, shape, count",
+    [
+        ([(0, 0, left) for left in range(0, 3000, 500)], (500, 500), 6),  # side by side
+        ([(0, 0, left) for left in range(0, 3000, 496)], (500, 500), 1),  # a chain of overlaps
+        ([(page, 0, 0) for page in range(8)], (500, 500), 1),  # neighbouring pages
+        ([(page, 0, 0) for page in range(0, 800, 100)], (500, 500), 8),
+        ([(z, y, 0) for z in (0, 64) for y in (0, 64, 128)], (64, 64, 64), 6),
+    ],
+    ids=["tiles", "overlap", "pages", "distant pages", "blocks"],
+)
+def test_blocks_of_one_file_are_units_where_they_are_apart(corners, shape, count):
+    levels = measuring._levels([record_of("scan.tif", corner, shape) for corner in corners])
+    assert len(set(levels["block"])) == count
+
+
+def test_cells_are_units_as_wide_as_two_correlation_lengths_and_tiles_that_overlap_share_them():
+    def units(*corners):
+        return measuring._levels([record_of("scan.tif", corner) for corner in corners])["cells"]
+
+    (whole,) = units((0, 0, 0))
+    assert len(whole) == len(set(whole)) == 8 * 8
+    one, two = units((0, 0, 0), (0, 0, 448))
+    assert len(set(one) & set(two)) == 8  # the column of cells from 448 to 500
+    near, far = units((0, 0, 0), (3, 0, 0)), units((0, 0, 0), (300, 0, 0))
+    assert set(near[0]) == set(near[1]) and not set(far[0]) & set(far[1])
+    long_range = record_of("scan.tif", (0, 0, 0))
+    s2 = 0.2**2 + (0.2 - 0.2**2) * np.exp(-np.arange(200) / 60)
+    long_range["images"]["hr"]["raw"]["two_point"] = np.stack([s2, np.ones(200)])
+    assert len(set(measuring._levels([long_range])["cells"][0])) == 4 * 4  # groups of two by two cells
+
+
+def test_small_images_and_images_of_unknown_place_are_no_units():
+    small = [record_of("scan.tif", (0, 0, 12 * k), (12, 12)) for k in range(9)]
+    assert measuring._levels(small)["block"] is None
+    assert measuring._levels([record_of("scan.tif", None)] * 9)["block"] is None
+    unknown = measuring._levels([record_of(None, None)] * 9)
+    assert unknown["source"] is None and unknown["block"] is None and unknown["cells"] is None
