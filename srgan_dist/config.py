@@ -13,6 +13,7 @@ from ruamel.yaml.error import YAMLError
 from srgan_dist.config_errors import ConfigError, explain_faults
 from srgan_dist.data.data_config import DataConfig
 from srgan_dist.losses import VGGLossConfig
+from srgan_dist.losses.covariance import CovarianceLossConfig
 from srgan_dist.losses.stationarity import SMALLEST_LR_CROP, StationarityLossConfig
 from srgan_dist.models import DiscriminatorConfig, GeneratorConfig, noise_channels
 from srgan_dist.models.discriminator import DenseDiscriminatorConfig
@@ -169,6 +170,13 @@ class Config(Settings):
                 raise ValueError(
                     f"data.lr_crop={self.data.lr_crop}: {field} needs crops of {SMALLEST_LR_CROP} LR pixels"
                     " or more"
+                )
+        for field, loss in self.losses_of(CovarianceLossConfig).items():
+            if self.hr_crop < loss.block:
+                raise ValueError(
+                    f"data.lr_crop={self.data.lr_crop} times generator.scale={self.generator.scale}: an HR"
+                    f" crop of {self.hr_crop} pixels holds no block of {field}.block={loss.block}; use"
+                    f" {self.hr_crop} or less for it, or larger crops"
                 )
         for field, loss in self.losses_of(VGGLossConfig).items():
             if self.hr_crop < loss.smallest_crop:

@@ -267,6 +267,22 @@ def test_overrides_of_losses_start_from_the_default_ones_where_the_file_names_no
         ),
         ({"pretrain": None, "adversarial": None}, "every phase is null: there is nothing to train"),
         (
+            {
+                "data": {"path": "p", "lr_crop": 5},
+                "adversarial": None,
+                "pretrain": {"losses": {"texture": {"name": "covariance"}}},
+            },
+            "an HR crop of 20 pixels holds no block of pretrain.losses.texture.block=24; use 20 or less",
+        ),
+        (
+            {
+                "data": {"path": "p", "lr_crop": 3},
+                "adversarial": None,
+                "pretrain": {"losses": {"lattice": {"name": "stationarity"}}},
+            },
+            "data.lr_crop=3: pretrain.losses.lattice needs crops of 4 LR pixels or more",
+        ),
+        (
             {"data": {"path": "p", "lr_crop": 15}, "discriminator": {"padding": 0}},
             "data.lr_crop=15 times generator.scale=4: an HR crop of 60 pixels vanishes",
         ),

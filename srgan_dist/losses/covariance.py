@@ -11,7 +11,7 @@ from srgan_dist.utils.blocks import block_means
 from srgan_dist.utils.settings import Settings
 from srgan_dist.utils.stationarity import offsets_of
 
-QUIET = 1e-4  # of the variance of fine detail in [-1, 1], about one grey level of 255: less is no texture
+QUIET = 1e-6  # of the variance of fine detail in [-1, 1], 0.13 grey levels of 255: less is no texture
 
 
 class CovarianceLossConfig(Settings):
@@ -23,8 +23,8 @@ class CovarianceLossConfig(Settings):
         1.0,
         gt=0,
         le=1,
-        description="share of HR's covariances that is asked for; less than 1 where rocks of less grain than"
-        " the training set's are to be super-resolved",
+        description="share of HR's covariances that is asked for at least; all of them at most. Less than 1"
+        " where rocks of less grain than the training set's are to be super-resolved",
     )
     block: int = Field(
         24, ge=8, le=1024, description="side in HR pixels of the blocks, each of which is compared"
@@ -34,8 +34,8 @@ class CovarianceLossConfig(Settings):
 class CovarianceLoss(nn.Module):
     """Compares the statistics of the fine detail x of sr and hr in blocks: the covariances at small
     offsets, and E|x| and E[x|x|], which tell grain from strokes and dark strokes from bright ones. Of
-    each the difference over the mean strength of both, which is bounded, so that no quiet block outweighs
-    all others; squared and summed.
+    each the distance to the interval from `share` of HR's to HR's own, over the mean strength of both,
+    which is bounded, so that no quiet block outweighs all others; squared and summed.
 
     Statistics of texture as Portilla & Simoncelli (2000), "A parametric texture model based on joint
     statistics of complex wavelet coefficients", match them, here of the pixels themselves. Detail that no
@@ -49,12 +49,17 @@ class CovarianceLoss(nn.Module):
     def forward(self, sr, hr):
         """sr, hr: [B, 1, *shape] in [-1, 1] -> 0-d float32."""
         with torch.no_grad():
-            of_hr = self._statistics(self.share**0.5 * hr.float())
+            of_hr = self._statistics(hr.float())
+            shares = torch.full_like(of_hr[:, :1, :1], self.share)
+            shares[-2] = self.share**0.5
+            least = shares * of_hr
+            low, high = torch.minimum(least, of_hr), torch.maximum(least, of_hr)
         of_sr = self._statistics(sr.float())
-        variances = (of_sr[0] + of_hr[0] + QUIET) / 2
-        sizes = ((of_sr[0] + QUIET).sqrt() + (of_hr[0] + QUIET).sqrt()) / 2
+        wanted = of_sr.detach().clamp(low, high)
+        variances = (of_sr[0] + wanted[0] + QUIET) / 2
+        sizes = ((of_sr[0] + QUIET).sqrt() + (wanted[0] + QUIET).sqrt()) / 2
         units = torch.stack([variances] * (len(of_hr) - 2) + [sizes, variances])
-        return ((of_sr - of_hr) / units).square().sum(0).mean()
+        return ((of_sr - wanted) / units).square().sum(0).mean()
 
     def _statistics(self, images):
         """Return the statistics of fine detail in blocks: [offsets + 2, B, blocks]; the first is the

@@ -1,5 +1,6 @@
 """The stationarity loss: fine detail of SR must not know where the pixels of LR lie."""
 
+import math
 from typing import Literal
 
 import torch
@@ -14,7 +15,7 @@ MEANS_WEIGHT = (
     100  # a mean that depends on the phase is one sharp line of the spectrum, seen at a tenth of the texture
 )
 SMALLEST_LR_CROP = 4  # pixels along each axis, of which the middle ones have a part
-BINOMIAL = (1, 4, 6, 4, 1)  # of the blur that separates fine detail; its sum is 16
+WIDTH = 9  # pixels of the blur that separates detail: patterns of up to two LR pixels, also of scale 4
 
 
 class StationarityLossConfig(Settings):
@@ -39,27 +40,30 @@ class StationarityLoss(nn.Module):
 
     def forward(self, sr, hr):
         """sr, hr: [B, 1, *shape] in [-1, 1], of which every axis begins with an LR pixel -> 0-d float32."""
-        detail = fine_detail(sr.float()).squeeze(1)
+        detail = fine_detail(sr.float(), WIDTH).squeeze(1)
         with torch.no_grad():
-            unit = fine_detail(hr.float()).square().mean().clamp(min=1e-6)
+            unit = fine_detail(hr.float(), WIDTH).square().mean().clamp(min=1e-6)
         means, covariances = phase_moments(detail, self.scale, halves=True)
         of_covariances = variance_over_phases(covariances.flatten(2)).sum() / unit**2
-        return MEANS_WEIGHT * variance_over_phases(means) / unit + of_covariances
+        loss = MEANS_WEIGHT * variance_over_phases(means) / unit + of_covariances
+        # Of one image the halves are its upper and its lower one, of which a network could make opposites
+        return loss.clamp(min=0) if len(sr) == 1 else loss
 
 
 def variance_over_phases(moments):
     """Return the variance over the last axis of moments [2, ..., phases], estimated by the product of the
     deviations in both halves: chance deviates in each by itself, so that noise costs nothing on average.
-    It may be below 0.
+    It may be below 0 by chance.
     """
     one, other = moments - moments.mean(-1, keepdim=True)
     return (one * other).mean(-1)
 
 
-def fine_detail(images):
-    """Return images [B, 1, *shape] minus their binomial blur of five pixels along each axis."""
-    blurred = F.pad(images, [2, 2] * (images.dim() - 2), mode="replicate")
+def fine_detail(images, width=5):
+    """Return images [B, 1, *shape] minus their binomial blur of `width` pixels (odd) along each axis."""
+    blurred = F.pad(images, [width // 2] * 2 * (images.dim() - 2), mode="replicate")
+    weights = [math.comb(width - 1, k) / 2 ** (width - 1) for k in range(width)]
     for axis in range(2, images.dim()):
         length = images.shape[axis]
-        blurred = sum(weight / 16 * blurred.narrow(axis, k, length) for k, weight in enumerate(BINOMIAL))
+        blurred = sum(weight * blurred.narrow(axis, k, length) for k, weight in enumerate(weights))
     return images - blurred

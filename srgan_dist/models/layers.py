@@ -28,7 +28,8 @@ class Conv3d(nn.Conv3d):
 GRAINS = 8  # filters of noise
 AMPLITUDE_WINDOW = 5  # LR pixels along each axis
 POOL_AND_MODE = {4: (F.avg_pool2d, "bilinear"), 5: (F.avg_pool3d, "trilinear")}  # by the axes of a batch
-INITIAL_AMPLITUDE = 0.03  # of each; together some 5 grey levels of 255
+NARROWEST, WIDEST = 0.4, 1.5  # pixels, the standard deviations of the first and the last of them at first
+INITIAL_AMPLITUDE = 0.01  # of each; together some 5 grey levels of 255
 CONV = {2: nn.Conv2d, 3: Conv3d}  # by the number of dimensions
 CONVS = tuple(CONV.values())
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
@@ -124,10 +125,23 @@ class NoiseHead(nn.Module):
         self.grain = conv(noise, GRAINS, 5, padding=2, bias=False)
 
     def initialize(self):
-        """Make detail and grain zero everywhere."""
+        """Make detail and grain zero everywhere, and the filters of noise Gaussians of different widths, each
+        of one channel and of norm 1: grain of several colours without a direction.
+        """
         for layer in (self.detail, self.amplitude):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
+        weight = nn.init.zeros_(self.grain.weight)  # [GRAINS, noise, 5, ...]
+        noise, ndim = weight.shape[1], weight.dim() - 2
+        steps = max(math.ceil(GRAINS / noise) - 1, 1)
+        x = torch.arange(weight.shape[-1]) - weight.shape[-1] // 2
+        for k in range(GRAINS):
+            sigma = NARROWEST * (WIDEST / NARROWEST) ** (k // noise / steps)
+            kernel = row = torch.exp(-(x**2) / (2 * sigma**2))
+            for _ in range(ndim - 1):
+                kernel = kernel[..., None] * row
+            with torch.no_grad():
+                weight[k, k % noise] = kernel / kernel.norm()
 
     @torch.no_grad()
     def start(self):

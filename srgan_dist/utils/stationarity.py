@@ -24,9 +24,10 @@ def phase_moments(detail, scale, halves=False):
     *[scale] * n], over a batch [B, *shape] whose axes begin with an LR pixel.
 
     The first and the last LR pixel along each axis have no part, so that every offset fits. With halves
-    both have a first axis of two more, for the two halves of the images along the first axis of shape,
-    whose errors by chance are independent. (Those of alternating rows are not: fine detail, a high-pass,
-    sums up to 0.)
+    both have a first axis of two more, for the two halves of the pixels, whose errors by chance are
+    independent: the upper halves of even images with the lower ones of odd images, and the rest. (A network
+    knows by its padding where an image is cut, so that it could make upper halves differ from lower ones.
+    Errors of alternating rows are not independent: fine detail, a high-pass, sums up to 0.)
     """
     ndim = detail.dim() - 1
     inner = [(length // scale - 2) * scale for length in detail.shape[1:]]
@@ -43,7 +44,11 @@ def phase_moments(detail, scale, halves=False):
         if not halves:
             return values.mean(axes)
         middle = values.shape[1] // 2
-        return torch.stack([values[:, :middle].mean(axes), values[:, middle:].mean(axes)])
+        even, odd = (
+            torch.stack([images[:, :middle].mean(axes), images[:, middle:].mean(axes)])
+            for images in (values[::2], values[1::2] if len(values) > 1 else values.flip(1))
+        )
+        return (even + odd.flip(0)) / 2
 
     here = moved((0,) * ndim)
     covariances = [over_phases(here * moved(offset)) for offset in offsets_of(ndim)]

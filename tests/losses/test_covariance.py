@@ -53,7 +53,11 @@ def test_volumes_and_crops_smaller_than_a_block(shape):
     assert loss()(torch.zeros(shape), torch.zeros(shape)).item() == 0
 
 
-def test_a_share_of_the_covariances_is_asked_for():
+def test_between_a_share_of_the_covariances_and_all_of_them_nothing_is_asked_for():
     hr = grains(8, 1, 96, 96)
     half = build_loss(CovarianceLossConfig(name="covariance", share=0.5), 4)
-    assert half(0.5**0.5 * hr, hr).item() == pytest.approx(0, abs=1e-6) and half(hr, hr) > 0.3
+    for factor in (0.5, 0.7, 1.0):
+        assert half(factor**0.5 * hr, hr).item() == pytest.approx(0, abs=1e-6)
+    # Below the share the distance to it counts, above all of it that to all of it
+    assert half(0.5 * hr, hr).item() == pytest.approx(loss()(0.5 * hr, 0.5**0.5 * hr).item(), rel=1e-4)
+    assert half(1.5 * hr, hr).item() == pytest.approx(loss()(1.5 * hr, hr).item(), rel=1e-4)

@@ -40,6 +40,9 @@ def test_fine_detail_is_what_the_binomial_blur_takes_away():
     expected[..., 3:8, 3:8] -= torch.outer(row, row)
     assert torch.equal(fine_detail(impulse), expected)
     assert not fine_detail(torch.full((1, 1, 8, 8, 8), 0.3)).abs().max() > 1e-6
+    wide = fine_detail(impulse, 9)[0, 0, 5]
+    row = torch.tensor([1.0, 8, 28, 56, 70, 56, 28, 8, 1]) * 70 / 256
+    assert torch.allclose(impulse[0, 0, 5] - wide, torch.cat([torch.zeros(1), row, torch.zeros(1)]))
 
 
 @pytest.mark.parametrize("scale, shape", [(4, (8, 1, 96, 96)), (3, (8, 1, 48, 60)), (2, (2, 1, 32, 32, 32))])
@@ -64,6 +67,17 @@ def test_noise_costs_nothing_on_average_however_strong():
     losses = [loss(4)(2 * grains(4, 1, 48, 48, seed=seed), hr) for seed in range(1, 60)]
     mean, std = torch.stack(losses).mean(), torch.stack(losses).std()
     assert abs(mean) < 3 * std / len(losses) ** 0.5 and std > 0.05
+
+
+@pytest.mark.parametrize("images", [1, 2, 3, 8])
+def test_opposite_lattices_above_and_below_gain_nothing(images):
+    """What a network could draw that knows by its padding where a crop ends."""
+    hr, sr = grains(images, 1, 96, 96), grains(images, 1, 96, 96, seed=1)
+    lattice = torch.cos(torch.pi * torch.arange(96) / 2).repeat(96, 1)
+    lattice[48:] *= -1
+    # Its own square would count -100 * strength^2 and more
+    for strength in (1, 10):
+        assert loss(4)(sr + strength * lattice, hr) > -0.1 * strength**2
 
 
 def test_the_gradient_flattens_a_lattice():

@@ -55,3 +55,18 @@ def test_grain_has_no_mean_and_the_strength_of_its_amplitude(ndim):
         head.amplitude.bias.mul_(2)
     head.start()  # leaves what was learnt
     assert torch.equal(head.amplitude.bias, 2 * before)
+
+
+@pytest.mark.parametrize("ndim, noise", [(2, 1), (2, 2), (2, 4), (3, 2), (2, 8)])
+def test_grain_begins_without_a_direction_and_in_several_colours(ndim, noise):
+    head = NoiseHead(CONV[ndim], 4, 6, noise, 6)
+    head.initialize()
+    filters = head.grain.weight.detach()
+    for axes in ([ndim + 1, *range(2, ndim + 1)], [3, 2, *range(4, ndim + 2)]):  # turned, and mirrored
+        assert torch.allclose(filters, filters.permute(0, 1, *axes)) and torch.equal(filters, filters.flip(2))
+    assert torch.allclose(filters.flatten(1).norm(dim=1), torch.ones(len(filters)))
+    assert (filters.flatten(2).norm(dim=2) > 0).sum(1).tolist() == [1] * len(filters)  # of one channel each
+    of_channel = filters.flatten(2).amax(2)  # the narrower, the higher
+    for channel in of_channel.T:
+        heights = channel[channel > 0]
+        assert len(heights) == len(filters) // noise and (heights.diff() < 0).all()
