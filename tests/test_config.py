@@ -266,31 +266,6 @@ def test_overrides_of_losses_start_from_the_default_ones_where_the_file_names_no
             "generator.growth = 4: is not a setting; it belongs to generator.name: rrdb",
         ),
         ({"pretrain": None, "adversarial": None}, "every phase is null: there is nothing to train"),
-        (
-            {
-                "data": {"path": "p", "lr_crop": 5},
-                "adversarial": None,
-                "pretrain": {"losses": {"texture": {"name": "covariance"}}},
-            },
-            "an HR crop of 20 pixels holds no block of pretrain.losses.texture.block=24; use 20 or less",
-        ),
-        (
-            {
-                "data": {"path": "p", "lr_crop": 3},
-                "adversarial": None,
-                "pretrain": {"losses": {"lattice": {"name": "stationarity"}}},
-            },
-            "data.lr_crop=3: pretrain.losses.lattice needs crops of 4 LR pixels or more",
-        ),
-        (
-            {"data": {"path": "p", "lr_crop": 15}, "discriminator": {"padding": 0}},
-            "data.lr_crop=15 times generator.scale=4: an HR crop of 60 pixels vanishes",
-        ),
-        (
-            {"data": {"path": "p", "lr_crop": 3}, "discriminator": {"padding": 1}},
-            "data.lr_crop=3 times generator.scale=4: an HR crop of 12 pixels vanishes in VGG-19 before"
-            " adversarial.losses.perceptual.layer=relu5_4; use 16 or more, or another layer",
-        ),
         ({"data": {}}, "data.path: is missing and has no default"),
     ],
 )

@@ -76,11 +76,11 @@ def parse_arguments(argv, prog):
     )
     parser.add_argument(
         "--plug",
-        nargs="+",
+        action="append",
         default=[],
         metavar="ROCK",
-        help="rocks whose images show a round plug in noisy air: the air is left out of all measures;"
-        " air of one grey level always is",
+        help="rock whose images show a round plug in noisy air: the air is left out of all measures; may be"
+        " repeated. Air of one grey level always is left out",
     )
     parser.add_argument(
         "--permeability",

@@ -3,7 +3,6 @@ pooled.
 """
 
 import csv
-import math
 from collections import Counter
 from importlib.metadata import version
 
@@ -12,15 +11,16 @@ import torch
 
 from srgan_dist.data.reader import Reader
 from srgan_dist.data.sampler import images_of_rank
+from srgan_dist.evaluation.independent_units import LEVELS, levels_of
 from srgan_dist.evaluation.metrics import radial_log_power
 from srgan_dist.evaluation.texture import directional_log_power, lattice_excess, phase_dependence
-from srgan_dist.measures.cells import SIDE, edges_of, places_of
-from srgan_dist.measures.correlation import correlation_length, normalised, ring_correlation
+from srgan_dist.measures.cells import edges_of
+from srgan_dist.measures.correlation import normalised, ring_correlation
 from srgan_dist.measures.pooling import alike, entry_of, gain_of, number, pool
 from srgan_dist.measures.pore_sizes import radii_up_to
 from srgan_dist.measures.protocol import LARGEST_RADIUS, MEASURES, Reference
 from srgan_dist.measures.segmentation import SWEEP
-from srgan_dist.measures.statistics import choose_level, separate_blocks
+from srgan_dist.measures.statistics import choose_level
 from srgan_dist.measures.verdicts import verdict
 from srgan_dist.runtime.cpu import one_thread_each
 from srgan_dist.runtime.process_group import gather_lists
@@ -29,7 +29,6 @@ from srgan_dist.utils.files import atomic_write, write_json
 PROTOCOL = 1
 FORMS = "raw", "median"
 IMAGES_OF_BAND = 3  # of which the spread of a curve is known
-LEVELS = "plug", "source", "block"  # of independent units, from the highest to the lowest
 
 
 def measure_split(split, methods, thresholds, measuring, rank, world_size, device, progress=iter):
@@ -49,8 +48,8 @@ def measure_split(split, methods, thresholds, measuring, rank, world_size, devic
         corner = _corner_of(record, split.ndim)
         edges = edges_of(corner[-split.ndim :], hr.shape) if corner else None
         extent = measuring.extent == "full", measuring.permeability
-        plug = rock in measuring.plugs
-        reference = Reference(unit, threshold, measuring.phase, *extent, edges, plug)
+        air = thresholds[rock].get("air")
+        reference = Reference(unit, threshold, measuring.phase, *extent, edges, air)
         images = _measure_methods(reference, lr, methods, split.scale) if reference.valid.any() else {}
         return {
             "index": i,
@@ -116,7 +115,7 @@ def pool_split(records, methods, scale):
         tables[rock] = {name: {form: {} for form in FORMS} for name in methods}
         if not of_rock:
             continue
-        levels = _levels(of_rock)
+        levels = levels_of(of_rock)
         for form in FORMS:
             for measure in MEASURES:
                 _pool_measure(tables[rock], of_rock, methods, form, measure, levels, scale)
@@ -124,56 +123,6 @@ def pool_split(records, methods, scale):
             for key, curve in _curves_of([record["images"][name] for record in of_rock]).items():
                 curves[f"{rock}/{name}/{key}"] = curve
     return tables, curves
-
-
-def _levels(records):
-    """Return {level: the unit of every image, or None where they are unknown}, from the highest level to the
-    lowest. A set does not know its plugs, so a rock's folder counts as one.
-
-    The lowest, blocks, are parts of the sources that are two correlation lengths wide or more: images (tiles)
-    that do not overlap, or, of what is summed over cells, groups of these ("cells": the unit of every cell of
-    every image). Pages of one file that are nearer than two correlation lengths are in one block.
-    """
-    lengths = []
-    for record in records:
-        sums = record["images"]["hr"]["raw"].get("two_point")
-        if sums is not None:
-            lengths.append(correlation_length(normalised(*sums.reshape(2, -1))[1]))
-    sources = [record["source"] for record in records]
-    levels = {"plug": [record["rock"] for record in records], "source": None, "block": None, "cells": None}
-    if None in sources:
-        return levels
-    levels["source"] = sources
-    if lengths and all(record["corner"] for record in records):
-        distance = max(2 * max(lengths), 1)
-        levels["cells"] = [_groups_of_cells(record, distance) for record in records]
-        if min(min(record["shape"]) for record in records) >= distance:
-            levels["block"] = _blocks_of(records, distance)
-    return levels
-
-
-def _groups_of_cells(record, distance):
-    """Return the block of every cell of an image: a group of cells that is `distance` pixels wide or more, in
-    the grid of the source.
-    """
-    ndim = len(record["shape"])
-    together = math.ceil(distance / SIDE[ndim])
-    page = record["corner"][:-ndim][0] // math.ceil(distance) if len(record["corner"]) > ndim else 0
-    places = places_of(record["corner"][-ndim:], record["shape"]) // together
-    return [f"{record['source']} {page} {place}" for place in map(tuple, places.tolist())]
-
-
-def _blocks_of(records, distance):
-    """Return the block of every image; distance: in pixels, between pages that are independent."""
-    blocks = [None] * len(records)
-    for source in {record["source"] for record in records}:
-        places = [place for place, record in enumerate(records) if record["source"] == source]
-        reach = np.max([records[place]["shape"] for place in places], axis=0)
-        reach = reach if len(reach) == 3 else [distance, *reach]
-        numbers = separate_blocks([records[place]["corner"] for place in places], reach)
-        for place, number_of_block in zip(places, numbers, strict=True):
-            blocks[place] = f"{source} {number_of_block}"
-    return blocks
 
 
 def _pool_measure(table, records, methods, form, measure, levels, scale):
@@ -189,8 +138,8 @@ def _pool_measure(table, records, methods, form, measure, levels, scale):
         level, units = choose_level({key: levels[key] and [levels[key][p] for p in places] for key in LEVELS})
         if level not in ("plug", "source") and levels["cells"] and measure in images[0][name]["cells"][form]:
             of_cells = [unit for place in places for unit in levels["cells"][place]]
-            level, units = choose_level({"block": of_cells})
-            if units:
+            if choose_level({"block": of_cells})[1]:
+                level, units = "block", of_cells
                 sums = _stacked_cells(images, name, form, measure)
                 of_hr = None if perfect else _stacked_cells(images, "hr", form, measure)
         found[name] = pool(measure, sums, of_hr, units)

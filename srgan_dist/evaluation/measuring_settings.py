@@ -55,7 +55,10 @@ def measuring_of(measures, threshold, phase, permeability, samples, plugs=()):
         raise UserError(
             "--measures off takes no measures: leave --threshold, --phase and --plug out, or --measures off"
         )
-    return Measuring(measures, thresholds, phase, permeability, samples, tuple(plugs))
+    plugs = (plugs,) if isinstance(plugs, str) else tuple(plugs)
+    if repeated := next((rock for rock in plugs if plugs.count(rock) > 1), None):
+        raise UserError(f"--plug {repeated} is given twice; give each rock once")
+    return Measuring(measures, thresholds, phase, permeability, samples, plugs)
 
 
 def _pair_of(text):
@@ -104,15 +107,26 @@ def check_measuring(splits, measuring):
 
 
 def thresholds_of(packed, rocks, given, phase, rank, world_size, most=IMAGES_FOR_OTSU, plugs=()):
-    """Return {rock: {"value": threshold on [0, 1] or None, "source", "refused"}} for the rocks of a set.
+    """Return {rock: {"value": threshold on [0, 1] or None, "source", "refused"}} for the rocks of a set; of
+    plugs also "air", the grey level below which the air around them is.
 
     given: {rock or None for all: "otsu" or a number on [0, 1]}. Otsu's threshold comes from at most
     `most` HR images per rock of the training split, shared over ranks; where it gives a porosity above
-    0.6, two classes are not enough. plugs: rocks of whose images the air around a plug is left out.
+    0.6, two classes are not enough. Air is what is below Otsu's threshold of the images with their air; pores
+    are told without it.
     """
     wanted = {rock: given.get(rock, given.get(None, "otsu")) for rock in rocks}
     by_otsu = [rock for rock in rocks if wanted[rock] == "otsu"]
-    counts = _train_histograms(packed, by_otsu, plugs, rank, world_size, most)
+    with_air = _train_histograms(
+        packed, [rock for rock in rocks if rock in plugs], {}, rank, world_size, most
+    )
+    air = {rock: otsu(counts) for rock, (counts, _) in with_air.items()}
+    if missing := [rock for rock in plugs if rock in rocks and air.get(rock) is None]:
+        raise UserError(
+            f"--plug {missing[0]}: the training split has no image of it with two grey levels, from which air"
+            " is told; leave the option out, and crop its images to the rock"
+        )
+    counts = _train_histograms(packed, by_otsu, air, rank, world_size, most)
     found = {}
     for rock in rocks:
         if wanted[rock] != "otsu":
@@ -121,11 +135,15 @@ def thresholds_of(packed, rocks, given, phase, rank, world_size, most=IMAGES_FOR
             found[rock] = _refused(rock, "the training split has no image of it")
         else:
             found[rock] = _otsu_of(rock, *counts[rock], phase)
+        if rock in air:
+            found[rock]["air"] = air[rock]
     return found
 
 
-def _train_histograms(packed, rocks, plugs, rank, world_size, most):
-    """Return {rock: (histogram of HR, images)} of the training split."""
+def _train_histograms(packed, rocks, air, rank, world_size, most):
+    """Return {rock: (histogram of HR, images)} of the training split, without what is air: {rock: grey
+    level}.
+    """
     # Damaged images are blank here: whether they may be trained on is not for a threshold to decide
     split = packed.split("train", blank_corrupt_images=True) if rocks else None
     if split is None:
@@ -138,7 +156,7 @@ def _train_histograms(packed, rocks, plugs, rank, world_size, most):
     for rock, images in chosen.items():
         for i in images[rank::world_size]:
             hr = reader.image(i)[1] / reader.peak
-            found.append((rock, histogram(hr[inside(hr, rock in plugs)])))
+            found.append((rock, histogram(hr[inside(hr, air.get(rock))])))
     totals = {}
     for rock, counts in gather_lists(found):
         before, images = totals.get(rock, (0, 0))

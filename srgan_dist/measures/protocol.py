@@ -72,14 +72,14 @@ class Reference:
     """HR's part of a pair, computed once for all methods: hr [*shape] on [0, 1], threshold on [0, 1] or None.
 
     full: of volumes also pore sizes and connected porosity, which take seconds; flow: and permeability.
-    edges: of the cells that sums are also kept of (`cells.edges_of`). plug: it shows air around a plug.
+    edges: of the cells that sums are also kept of (`cells.edges_of`). air: as in `inside`.
     """
 
-    def __init__(self, hr, threshold, phase="dark", full=False, flow=False, edges=None, plug=False):
+    def __init__(self, hr, threshold, phase="dark", full=False, flow=False, edges=None, air=None):
         self.hr, self.threshold, self.phase, self.flow = hr, threshold, phase, flow
         self.edges = edges
         self.full = full or hr.ndim == 2
-        self.valid = inside(hr, plug)
+        self.valid = inside(hr, air)
         self.denoised = {"raw": hr, "median": median(hr)}
         self.r_max = min(LONGEST_DISTANCE if hr.ndim == 2 else min(hr.shape) // 2, min(hr.shape) - 1)
         self.pores, self.pairs, self.sums = {}, {}, {}

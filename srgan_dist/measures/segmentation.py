@@ -53,13 +53,13 @@ def pores_of(image, threshold, phase="dark"):
     return image < threshold if phase == "dark" else image > threshold
 
 
-def inside(image, plug=False):
+def inside(image, air=None):
     """Return the mask of the rock: without areas of one grey level that reach the border of the image, as the
-    outside of a round plug does; plug: also without its air where that is noisy.
+    outside of a round plug does; air: grey level below which also noisy air around a plug is left out.
 
     An area counts where a window of 11 pixels along each axis holds one grey level; a saturated pore does not
-    count unless it is that wide and cut by the border. Air counts where a window of 31 pixels is below Otsu's
-    threshold of the image after the median, in areas that reach a corner and fill 5 % of the image or more.
+    count unless it is that wide and cut by the border. Air counts where a window of 31 pixels is below its
+    level after the median, in areas that reach a corner and fill 5 % of the image or more.
     """
     if min(image.shape) < CONSTANT_SIDE:
         flat = np.full(image.shape, image.max() == image.min())
@@ -70,15 +70,12 @@ def inside(image, plug=False):
     faces = [regions.take(side, axis).ravel() for axis in range(image.ndim) for side in (0, -1)]
     cut = np.unique(np.concatenate(faces))
     rock = ~np.isin(regions, cut[cut > 0])
-    return rock & ~_air(image) if plug else rock
+    return rock if air is None else rock & ~_air(image, air)
 
 
-def _air(image):
-    """Return the mask of the noisy air around a plug."""
-    if (threshold := otsu(histogram(image))) is None:
-        return np.zeros(image.shape, bool)
-    dark = pores_of(median(image), threshold)
-    dark = np.pad(dark, AIR_SIDE, mode="edge")  # the window may look beyond the border
+def _air(image, level):
+    """Return the mask of the air around a plug, which is below a grey level."""
+    dark = np.pad(median(image) < level, AIR_SIDE, mode="edge")  # the window may look beyond the border
     wide = _dilated(ndimage.minimum_filter(dark.view(np.uint8), AIR_SIDE) > 0, AIR_SIDE)
     regions, _ = ndimage.label(wide[(slice(AIR_SIDE, -AIR_SIDE),) * image.ndim])
     corners = np.unique(regions[np.ix_(*[[0, -1]] * image.ndim)])

@@ -45,7 +45,7 @@ def phase_moments(detail, scale, halves=False):
             return values.mean(axes)
         middle = values.shape[1] // 2
         even, odd = (
-            torch.stack([images[:, :middle].mean(axes), images[:, middle:].mean(axes)])
+            torch.stack([images[:, :middle].mean(axes), images[:, -middle:].mean(axes)])
             for images in (values[::2], values[1::2] if len(values) > 1 else values.flip(1))
         )
         return (even + odd.flip(0)) / 2

@@ -13,6 +13,7 @@ from report_files import METHODS, entry, example, write_measures, write_run, wri
 from srgan_dist.evaluation.html_report import write_report
 from srgan_dist.evaluation.report_page.pictures import OVERLAY, overlays
 from srgan_dist.evaluation.report_page.sources import OPTIONAL
+from srgan_dist.evaluation.report_page.tables import decision
 from srgan_dist.evaluation.report_page.training_curves import MAX_POINTS, read_training_curves
 from srgan_dist.models.srresnet import SRResNet, SRResNetConfig
 from srgan_dist.models.weights_file import save_generator
@@ -73,6 +74,12 @@ def test_what_a_verdict_rests_on_is_decided_by_its_interval(full):
     text = Page(full).text
     assert "porosity phase 1 (SRCNN) −15.0 % −16.0 to −14.0 % closer to HR" in text
     assert "porosity phase 2 (SRGAN) +15.0 % +14.0 to +16.0 % further from HR" in text
+
+
+def test_a_missing_interval_says_why():
+    assert decision(None, None) == "too few units"
+    assert decision(None, "block") == "not defined in some resamples"
+    assert decision([-0.2, 0.1], "block") == "undecided"
 
 
 def test_claims_say_what_each_phase_improves_and_what_that_means(full):

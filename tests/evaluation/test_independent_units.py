@@ -3,13 +3,19 @@
 import numpy as np
 import pytest
 
-from srgan_dist.evaluation import measuring
+from srgan_dist.evaluation.independent_units import levels_of
+from srgan_dist.measures.cells import edges_of
+from srgan_dist.measures.geometry import porosity
 
 
-def record_of(source, corner, shape=(500, 500)):
+def record_of(source, corner, shape=(500, 500), valid=None):
     """Return the record of an image whose pores have a correlation length of some ten pixels."""
     s2 = 0.2**2 + (0.2 - 0.2**2) * np.exp(-np.arange(200) / 9.5)
     images = {"hr": {"raw": {"two_point": np.stack([s2, np.ones(200)])}}}
+    if corner:
+        valid = np.ones(shape, bool) if valid is None else valid
+        cells = porosity(valid, valid, edges_of(corner[-len(shape) :], shape))
+        images["hr"]["cells"] = {"raw": {"porosity": cells}}
     return {"source": source, "corner": corner, "shape": shape, "rock": "coal", "images": images}
 
 
@@ -25,29 +31,49 @@ def record_of(source, corner, shape=(500, 500)):
     ids=["tiles", "overlap", "pages", "distant pages", "blocks"],
 )
 def test_blocks_of_one_file_are_units_where_they_are_apart(corners, shape, count):
-    levels = measuring._levels([record_of("scan.tif", corner, shape) for corner in corners])
+    levels = levels_of([record_of("scan.tif", corner, shape) for corner in corners])
     assert len(set(levels["block"])) == count
 
 
-def test_cells_are_units_as_wide_as_two_correlation_lengths_and_tiles_that_overlap_share_them():
-    def units(*corners):
-        return measuring._levels([record_of("scan.tif", corner) for corner in corners])["cells"]
+def units(*corners, **changes):
+    return levels_of([record_of("scan.tif", corner, **changes) for corner in corners])["cells"]
 
+
+def test_cells_are_units_as_wide_as_two_correlation_lengths_and_tiles_that_overlap_share_them():
     (whole,) = units((0, 0, 0))
     assert len(whole) == len(set(whole)) == 8 * 8
     one, two = units((0, 0, 0), (0, 0, 448))
     assert len(set(one) & set(two)) == 8  # the column of cells from 448 to 500
-    near, far = units((0, 0, 0), (3, 0, 0)), units((0, 0, 0), (300, 0, 0))
+    near, far = units((9, 0, 0), (12, 0, 0)), units((0, 0, 0), (300, 0, 0))
     assert set(near[0]) == set(near[1]) and not set(far[0]) & set(far[1])
     long_range = record_of("scan.tif", (0, 0, 0))
     s2 = 0.2**2 + (0.2 - 0.2**2) * np.exp(-np.arange(200) / 60)
     long_range["images"]["hr"]["raw"]["two_point"] = np.stack([s2, np.ones(200)])
-    assert len(set(measuring._levels([long_range])["cells"][0])) == 4 * 4  # groups of two by two cells
+    assert len(set(levels_of([long_range])["cells"][0])) == 4 * 4  # groups of two by two cells
+
+
+@pytest.mark.parametrize(
+    "shape, count",
+    [((66, 130), 2), ((66, 194), 3), ((130, 130), 4), ((192, 192), 9), ((100, 64), 2), ((9, 9), 1)],
+)
+def test_strips_at_a_border_are_no_units(shape, count):
+    (found,) = units((0, 0, 0), shape=shape)
+    assert len(set(found)) == count
+    pages = units(*[(page, 0, 0) for page in range(9)], shape=shape)
+    assert len(set(sum(pages, []))) == count
+
+
+def test_what_is_left_out_is_no_unit():
+    valid = np.zeros((256, 256), bool)
+    valid[:128, :64] = True
+    (found,) = units((0, 0, 0), shape=(256, 256), valid=valid)
+    assert len(found) == 16 and len(set(found)) == 2
 
 
 def test_small_images_and_images_of_unknown_place_are_no_units():
     small = [record_of("scan.tif", (0, 0, 12 * k), (12, 12)) for k in range(9)]
-    assert measuring._levels(small)["block"] is None
-    assert measuring._levels([record_of("scan.tif", None)] * 9)["block"] is None
-    unknown = measuring._levels([record_of(None, None)] * 9)
+    assert levels_of(small)["block"] is None
+    unplaced = levels_of([record_of("scan.tif", None)] * 9)
+    assert unplaced["block"] is None and unplaced["cells"] is None
+    unknown = levels_of([record_of(None, None)] * 9)
     assert unknown["source"] is None and unknown["block"] is None and unknown["cells"] is None

@@ -69,18 +69,27 @@ def test_perfect_sr_has_no_error_in_any_measure(train_split, phase):
         assert curves[f"{rock}/hr/chords"].sum() == pytest.approx(1)
 
 
-def test_the_grey_level_error_is_that_of_psnr_and_has_an_interval(train_split):
+def test_blocks_of_one_source_give_intervals_to_what_is_a_sum_over_cells(train_split):
     methods = {"bicubic": methods_of({}, 4, CPU)["bicubic"]}
-    entry = pool_split(measure(train_split, methods), ["bicubic"], 4)[0]["coal"]["bicubic"]["raw"][
-        "grey_error"
+    records = measure(train_split, methods)
+    parts = [
+        record | {"rock": "coal", "source": "scan.tif", "corner": (0, 0, 128 * n)}
+        for n, record in enumerate(records)
     ]
+    entries = pool_split(parts, ["bicubic"], 4)[0]["coal"]["bicubic"]["raw"]
+    assert len(records) >= 5 and {entry["level"] for entry in entries.values()} == {"block"}
+    for name in ("grey_error", "porosity", "dice", "specific_interface", "chord_length", "pore_size"):
+        low, high = entries[name]["interval"]
+        assert low < entries[name]["bias"] < high, name
     reader, errors = Reader(train_split), []
     for i in range(len(train_split)):
-        if train_split.rock(i) == "coal":
-            lr, hr = reader.image(i)
-            errors.append(((methods["bicubic"](lr[None])[0].numpy() - hr / reader.peak) ** 2).mean())
-    assert entry["value"] == pytest.approx(np.mean(errors) ** 0.5, rel=1e-5)
-    assert entry["hr"] == 0 and entry["interval"][0] < entry["bias"] < entry["interval"][1]
+        lr, hr = reader.image(i)
+        errors.append(((methods["bicubic"](lr[None])[0].numpy() - hr / reader.peak) ** 2).mean())
+    assert entries["grey_error"]["value"] == pytest.approx(np.mean(errors) ** 0.5, rel=1e-5)
+    # Where images overlap, only what is a sum over cells has units
+    chain = [record | {"corner": (0, 0, 64 * n)} for n, record in enumerate(parts)]
+    entries = pool_split(chain, ["bicubic"], 4)[0]["coal"]["bicubic"]["raw"]
+    assert entries["porosity"]["level"] == "block" and entries["frc_resolution"]["level"] is None
 
 
 def test_a_band_of_the_two_point_correlation_holds_every_image_of_hr(train_split):
@@ -103,11 +112,9 @@ def test_values_are_pooled_by_sums_and_counted(train_split):
         entry = tables[rock]["perfect"]["raw"]["porosity"]
         assert entry["value"] == pytest.approx(sum(p.sum() for p in pores) / sum(p.size for p in pores))
         assert (entry["images"], entry["sources"], entry["plugs"]) == (len(images), len(images), 1)
-        # Fewer than five sources: their cells are resampled; what is no sum over cells has no interval
-        level = "source" if len(images) >= 5 else "block"
-        assert entry["level"] == level and entry["interval"] is not None
-        resolution = tables[rock]["perfect"]["raw"]["frc_resolution"]
-        assert resolution["level"] == ("source" if level == "source" else None)
+        # Fewer than five sources, each of one block: no interval, no verdict
+        assert (entry["level"] is None) == (len(images) < 5)
+        assert (entry["interval"] is None) == (len(images) < 5)
 
 
 def test_two_ranks_measure_each_image_once(train_split, monkeypatch):
@@ -289,6 +296,7 @@ def test_the_command_writes_measures_that_any_json_reader_takes(shards, tmp_path
         ({"samples": 1}, "--samples 1: use 0"),
         ({"measures": "off", "threshold": 0.5}, "--measures off takes no measures: leave --threshold"),
         ({"measures": "off", "plugs": ["coal"]}, "--measures off takes no measures"),
+        ({"plugs": ["coal", "coal"]}, "--plug coal is given twice"),
     ],
 )
 def test_wrong_settings_are_named(changes, words):
@@ -305,6 +313,29 @@ def test_an_unknown_rock_is_named_with_those_there(shards):
             UserError, match=f"--{option}: the set has no rock 'cole'; do you mean coal[?] it has"
         ):
             check_measuring([open_split(shards, "valid")], settings(**changes))
+
+
+def test_air_around_a_plug_is_told_by_the_rock_not_by_each_image(tmp_path):
+    """Tiles of a slice of 10 % pores: some are wholly air, some wholly rock."""
+    (tmp_path / "hr" / "core").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:480, :480] - 240
+    for number in range(4):
+        pores = rng.random((60, 60)).repeat(8, 0).repeat(8, 1) < 0.1
+        rock = (np.hypot(y, x) < 200) & ~pores
+        image = np.where(rock, 140, 30) + rng.normal(0, 6, rock.shape)
+        Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(
+            tmp_path / "hr" / "core" / f"slice_{number}.png"
+        )
+    build(tmp_path / "hr", tmp_path / "set", TINY)
+    split = open_split(tmp_path / "set", "train")
+    perfect = {"perfect": truth(split)}
+    found = {}
+    for plugs in ((), ("core",)):
+        thresholds = thresholds_of(split.set, ["core"], {}, "dark", 0, 1, plugs=plugs)
+        records = measure(split, perfect, thresholds, plugs=plugs)
+        found[plugs] = pool_split(records, ["perfect"], 4)[0]["core"]["perfect"]["raw"]["porosity"]["value"]
+    assert found[()] > 0.4 and found["core",] == pytest.approx(0.1, abs=0.06)
 
 
 def test_permeability_of_images_is_refused(train_split):

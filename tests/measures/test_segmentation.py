@@ -62,10 +62,16 @@ def test_noisy_air_around_a_plug_is_left_out_where_it_is_said_to_be_there(ndim, 
     rock = plug.copy()
     rock[..., side // 2 - 12 : side // 2 + 12] = False  # a pore, wide, that ends at the plug's rim
     image = np.where(rock, 0.6, 0.15) + 0.05 * rng.standard_normal(plug.shape)
-    found = inside(image.clip(0, 1), plug=True)
+    found = inside(image.clip(0, 1), air=0.35)
     assert found[ball(side, 0.4 * side, 2) & np.ones_like(found)].all()
     assert (found[~plug]).mean() < 0.2 and inside(image).all()
     # A corner that is dark but small, and rock of one kind
     image = np.full((side,) * ndim, 0.6)
     image[(slice(0, side // 8),) * ndim] = 0.1
-    assert inside(image + 0.01 * rng.standard_normal(image.shape), plug=True).all()
+    assert inside(image + 0.01 * rng.standard_normal(image.shape), air=0.35).all()
+    # Air alone, and rock alone with a bright mineral
+    air = rng.normal(0.1, 0.02, image.shape)
+    assert not inside(air, air=0.35).any()
+    image = rng.normal(0.6, 0.02, image.shape)
+    image[(slice(30, 60),) * ndim] += 0.3
+    assert inside(image, air=0.35).all()

@@ -155,7 +155,7 @@ def evidence(entries):
                     "other": title(other),
                     "difference": show(against.get("difference")),
                     "interval": interval_text(interval, show),
-                    "decision": decision(interval),
+                    "decision": decision(interval, entry.get("level")),
                 }
             )
     return rows
@@ -195,7 +195,7 @@ def _claim(entry, other):
     show = percent if entry.get("bias_kind") != "absolute" else lambda value: number(value, sign=True)
     interval = against.get("interval")
     return {
-        "decision": decision(interval),
+        "decision": decision(interval, entry.get("level")),
         "difference": show(against.get("difference")),
         "interval": interval_text(interval, show) if is_interval(interval) else "",
     }
@@ -208,10 +208,12 @@ def interval_text(interval, show):
     return f"{low.removesuffix(PERCENT)} to {high}"
 
 
-def decision(interval):
-    """Return what the interval of a paired difference of |bias| says: less is closer to HR."""
+def decision(interval, level):
+    """Return what the interval of a paired difference of |bias| says: less is closer to HR. level: that is
+    resampled; None: none.
+    """
     if not is_interval(interval):
-        return "too few units"
+        return "not defined in some resamples" if level else "too few units"
     if interval[1] < 0:
         return "closer to HR"
     return "further from HR" if interval[0] > 0 else "undecided"
