@@ -80,6 +80,13 @@ def test_opposite_lattices_above_and_below_gain_nothing(images):
         assert loss(4)(sr + strength * lattice, hr) > -0.1 * strength**2
 
 
+def test_the_middle_of_an_odd_number_of_rows_is_in_neither_half():
+    detail = torch.zeros(1, 28, 24)  # seven LR rows, of which the first and the last have no part
+    detail[:, 12:16] = 1
+    means, covariances = phase_moments(detail, 4, halves=True)
+    assert not means.any() and not covariances[:, 0].any()
+
+
 def test_the_gradient_flattens_a_lattice():
     hr = grains(4, 1, 48, 48)
     sr = (grains(4, 1, 48, 48, seed=1) + 0.1 * torch.cos(torch.pi * torch.arange(48) / 2)).requires_grad_()
