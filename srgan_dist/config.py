@@ -171,19 +171,21 @@ class Config(Settings):
                     f"data.lr_crop={self.data.lr_crop}: {field} needs crops of {SMALLEST_LR_CROP} LR pixels"
                     " or more"
                 )
+        crop = (
+            f"data.lr_crop={self.data.lr_crop} times generator.scale={self.generator.scale}: an HR crop of"
+            f" {self.hr_crop} pixels"
+        )
         for field, loss in self.losses_of(CovarianceLossConfig).items():
             if self.hr_crop < loss.block:
                 raise ValueError(
-                    f"data.lr_crop={self.data.lr_crop} times generator.scale={self.generator.scale}: an HR"
-                    f" crop of {self.hr_crop} pixels holds no block of {field}.block={loss.block}; use"
-                    f" {self.hr_crop} or less for it, or larger crops"
+                    f"{crop} holds no block of {field}.block={loss.block}; use {self.hr_crop} or less for it,"
+                    " or larger crops"
                 )
         for field, loss in self.losses_of(VGGLossConfig).items():
             if self.hr_crop < loss.smallest_crop:
                 raise ValueError(
-                    f"data.lr_crop={self.data.lr_crop} times generator.scale={self.generator.scale}: an HR"
-                    f" crop of {self.hr_crop} pixels vanishes in VGG-19 before {field}.layer={loss.layer};"
-                    f" use {loss.smallest_crop} or more, or another layer"
+                    f"{crop} vanishes in VGG-19 before {field}.layer={loss.layer}; use {loss.smallest_crop}"
+                    " or more, or another layer"
                 )
         return self
 

@@ -20,21 +20,22 @@ def levels_of(records):
     that do not overlap, or, of what is summed over cells, groups of these ("cells": the unit of every cell of
     every image). Pages of one file that are nearer than two correlation lengths are in one block.
     """
-    lengths = []
-    for record in records:
-        sums = record["images"]["hr"]["raw"].get("two_point")
-        if sums is not None:
-            lengths.append(correlation_length(normalised(*sums.reshape(2, -1))[1]))
     sources = [record["source"] for record in records]
     levels = {"plug": [record["rock"] for record in records], "source": None, "block": None, "cells": None}
     if None in sources:
         return levels
     levels["source"] = sources
-    if len(set(sources)) < SMALLEST_COUNT and lengths and all(record["corner"] for record in records):
+    if len(set(sources)) >= SMALLEST_COUNT or not all(record["corner"] for record in records):
+        return levels
+    found = [record["images"]["hr"]["raw"].get("two_point") for record in records]
+    lengths = [correlation_length(normalised(*sums.reshape(2, -1))[1]) for sums in found if sums is not None]
+    if lengths:
         distance = max(2 * max(lengths), 1)
         levels["cells"] = _blocks_of_cells(records, distance)
         if min(min(record["shape"]) for record in records) >= distance:
-            levels["block"] = _blocks_of(records, distance)
+            corners = [record["corner"] for record in records]
+            extents = [(distance, *record["shape"])[-len(record["corner"]) :] for record in records]
+            levels["block"] = _joined(sources, corners, extents)
     return levels
 
 
@@ -46,56 +47,41 @@ def _blocks_of_cells(records, distance):
     ndim = len(records[0]["shape"])
     together = math.ceil(distance / SIDE[ndim])
     groups, areas = [], Counter()  # of groups on each page
-    for record, stack in zip(records, _stacks(records, distance), strict=True):
+    pages = [record["corner"][:-ndim] or (0,) for record in records]
+    stacks = _joined([record["source"] for record in records], pages, [(distance,)] * len(records))
+    for record, page, stack in zip(records, pages, stacks, strict=True):
         places = places_of(record["corner"][-ndim:], record["shape"]) // together
-        groups.append([(record["source"], stack, *place) for place in places.tolist()])
+        groups.append([(stack, *place) for place in places.tolist()])
         of_cells = record["images"]["hr"]["cells"]["raw"]["porosity"][:, 1]
         for group, area in zip(groups[-1], of_cells, strict=True):
-            areas[group, record["corner"][:-ndim]] += area
+            areas[group, page] += area
     full = (together * SIDE[ndim]) ** ndim
     whole = {group for (group, _), area in areas.items() if 2 * area >= full}
-    of_source = {}
+    of_stack = {}
     for group in sorted(whole):
-        of_source.setdefault(group[:2], []).append(group)
-    nearest = {group: _nearest(group, of_source, whole) for group, _ in areas}
+        of_stack.setdefault(group[0], []).append(group)
+    nearest = {group: _nearest(group, of_stack, whole) for group, _ in areas}
     return [[str(nearest[group]) for group in of_image] for of_image in groups]
 
 
-def _stacks(records, distance):
-    """Return the number of the stack of pages that each image belongs to: one ends where the next page of its
-    source is `distance` pixels away or more.
-    """
-    pages = {}
-    for record in records:
-        pages.setdefault(record["source"], set()).add(record["corner"][0])
-    numbers = {}
-    for source, of_source in pages.items():
-        ordered = np.array(sorted(of_source))
-        stack = np.cumsum(np.r_[0, np.diff(ordered) >= distance])
-        numbers[source] = dict(zip(ordered.tolist(), stack.tolist(), strict=True))
-    return [
-        numbers[record["source"]][record["corner"][0]] if len(record["shape"]) == 2 else 0
-        for record in records
-    ]
-
-
-def _nearest(group, of_source, whole):
-    """Return the whole group nearest to one, of the same source and stack if there is any."""
+def _nearest(group, of_stack, whole):
+    """Return the whole group nearest to one, of the same stack of pages if there is any."""
     if group in whole:
         return group
-    near = of_source.get(group[:2]) or list(whole)
-    distances = [sum((a - b) ** 2 for a, b in zip(group[2:], other[2:], strict=True)) for other in near]
+    near = of_stack.get(group[0]) or sorted(whole)
+    distances = [sum((a - b) ** 2 for a, b in zip(group[1:], other[1:], strict=True)) for other in near]
     return near[distances.index(min(distances))] if near else None
 
 
-def _blocks_of(records, distance):
-    """Return the block of every image; distance: in pixels, between pages that are independent."""
-    blocks = [None] * len(records)
-    for source in {record["source"] for record in records}:
-        places = [place for place, record in enumerate(records) if record["source"] == source]
-        reach = np.max([records[place]["shape"] for place in places], axis=0)
-        reach = reach if len(reach) == 3 else [distance, *reach]
-        numbers = separate_blocks([records[place]["corner"] for place in places], reach)
-        for place, number_of_block in zip(places, numbers, strict=True):
-            blocks[place] = f"{source} {number_of_block}"
-    return blocks
+def _joined(sources, corners, extents):
+    """Return a name for every image, the same for those of one source that are nearer than their extent along
+    every axis, also in a chain. corners, extents: [images][axes]; the largest extent of a source counts.
+    """
+    names = [None] * len(sources)
+    for source in set(sources):
+        places = [place for place, of_image in enumerate(sources) if of_image == source]
+        reach = np.max([extents[place] for place in places], axis=0)
+        numbers = separate_blocks([corners[place] for place in places], reach)
+        for place, number in zip(places, numbers, strict=True):
+            names[place] = f"{source} {number}"
+    return names

@@ -15,7 +15,7 @@ MEANS_WEIGHT = (
     100  # a mean that depends on the phase is one sharp line of the spectrum, seen at a tenth of the texture
 )
 SMALLEST_LR_CROP = 4  # pixels along each axis, of which the middle ones have a part
-WIDTH = 9  # pixels of the blur that separates detail: patterns of up to two LR pixels, also of scale 4
+WIDTH = 9  # pixels of the blur that separates detail, wider than grain: a pattern of LR pixels is wide
 
 
 class StationarityLossConfig(Settings):

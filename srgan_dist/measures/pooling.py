@@ -26,18 +26,19 @@ def pool(measure, sums, of_hr, units):
     """
     kind = MEASURES[measure]
 
-    def values(sums, of_hr):
+    both = [sums] if of_hr is None else [sums, of_hr]
+
+    def values(sums, of_hr=None):
         value = kind.value(sums)
         hr = np.full_like(value, kind.perfect) if kind.perfect is not None else kind.value(of_hr)
         with np.errstate(invalid="ignore", divide="ignore"):
             return value, hr, value / hr - 1 if kind.bias == "relative" else value - hr
 
-    whole = values(sums.sum(0), None if of_hr is None else of_hr.sum(0))
-    biases = None
+    whole, biases = values(*(x.sum(0) for x in both)), None
     if units is not None:
-        sums, of_hr = (None if x is None else sums_of_units(x, units) for x in (sums, of_hr))
-        weights = resample_weights(len(sums))
-        biases = values(weights @ sums, None if of_hr is None else weights @ of_hr)[2]
+        of_units = [sums_of_units(x, units) for x in both]
+        weights = resample_weights(len(of_units[0]))
+        biases = values(*(weights @ x for x in of_units))[2]
     return Pooled(*map(float, whole), biases)
 
 

@@ -65,12 +65,17 @@ def inside(image, air=None):
         flat = np.full(image.shape, image.max() == image.min())
     else:
         spread = ndimage.maximum_filter(image, CONSTANT_SIDE) - ndimage.minimum_filter(image, CONSTANT_SIDE)
-        flat = _dilated(spread == 0, CONSTANT_SIDE)
-    regions, _ = ndimage.label(flat)
-    faces = [regions.take(side, axis).ravel() for axis in range(image.ndim) for side in (0, -1)]
-    cut = np.unique(np.concatenate(faces))
-    rock = ~np.isin(regions, cut[cut > 0])
+        flat = spread == 0
+        flat = _dilated(flat, CONSTANT_SIDE) if flat.any() else flat
+    rock = ~_cut_by_border(flat) if flat.any() else np.ones(image.shape, bool)
     return rock if air is None else rock & ~_air(image, air)
+
+
+def _cut_by_border(mask):
+    regions, _ = ndimage.label(mask)
+    faces = [regions.take(side, axis).ravel() for axis in range(mask.ndim) for side in (0, -1)]
+    cut = np.unique(np.concatenate(faces))
+    return np.isin(regions, cut[cut > 0])
 
 
 def _air(image, level):

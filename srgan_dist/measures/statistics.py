@@ -1,5 +1,7 @@
 """Honest intervals: paired resampling of the highest level that has enough independent units."""
 
+from functools import lru_cache
+
 import numpy as np
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
@@ -28,12 +30,14 @@ def separate_blocks(corners, reach):
     are independent; two of them share a number where they are nearer than that along every axis, or where a
     chain of such neighbours joins them. So tiles that overlap count once.
     """
-    places = np.asarray(corners, float) / np.asarray(reach, float)
+    places, number = np.unique(np.asarray(corners, float), axis=0, return_inverse=True)
+    places = places / np.asarray(reach, float)
     pairs = KDTree(places).query_pairs(1 - 1e-9, p=np.inf, output_type="ndarray")
     joined = sparse.coo_matrix((np.ones(len(pairs)), tuple(pairs.T)), (len(places),) * 2)
-    return connected_components(joined, directed=False)[1]
+    return connected_components(joined, directed=False)[1][number]
 
 
+@lru_cache(maxsize=1)  # all measures of a rock ask for the same
 def resample_weights(count):
     """Return how often each of `count` units counts in each resample, [2000, count] integers (the cluster
     bootstrap of Davison & Hinkley 1997, section 3.8). As many units give the same resamples, so that

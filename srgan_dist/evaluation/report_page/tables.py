@@ -147,18 +147,29 @@ def evidence(entries):
     rows = []
     for name, entry in entries.items():
         for other, against in (entry.get("against") or {}).items():
-            show = percent if entry.get("bias_kind") != "absolute" else lambda value: number(value, sign=True)
-            interval = against.get("interval")
             rows.append(
-                {
-                    "measure": measure_title(name),
-                    "other": title(other),
-                    "difference": show(against.get("difference")),
-                    "interval": interval_text(interval, show),
-                    "decision": decision(interval, entry.get("level")),
-                }
+                {"measure": measure_title(name), "other": title(other), **_comparison(entry, against)}
             )
     return rows
+
+
+def _comparison(entry, against):
+    """Return the difference of |bias| to another method, its interval (known: whether there is one) and what
+    that decides; against: that of the entry.
+    """
+    show = _shown(entry)
+    interval = against.get("interval")
+    return {
+        "difference": show(against.get("difference")),
+        "interval": interval_text(interval, show),
+        "known": is_interval(interval),
+        "decision": decision(interval, entry.get("level")),
+    }
+
+
+def _shown(entry):
+    """Return the function that writes biases of an entry: in %, those of absolute ones as numbers."""
+    return percent if entry.get("bias_kind") != "absolute" else lambda value: number(value, sign=True)
 
 
 def claims(sources, split, rock):
@@ -184,21 +195,14 @@ def claims(sources, split, rock):
                 "measure": measure_title(name),
                 "meaning": meaning(name),
                 "biases": [_bias_cell(entry, 1.0)["bias"] for entry in of_methods],
-                "cells": [_claim(entries[method].get(name) or {}, other) for method, other in pairs],
+                "cells": [_against(entries[method].get(name) or {}, other) for method, other in pairs],
             }
         )
     return pairs, rows
 
 
-def _claim(entry, other):
-    against = (entry.get("against") or {}).get(other) or {}
-    show = percent if entry.get("bias_kind") != "absolute" else lambda value: number(value, sign=True)
-    interval = against.get("interval")
-    return {
-        "decision": decision(interval, entry.get("level")),
-        "difference": show(against.get("difference")),
-        "interval": interval_text(interval, show) if is_interval(interval) else "",
-    }
+def _against(entry, other):
+    return _comparison(entry, (entry.get("against") or {}).get(other) or {})
 
 
 def interval_text(interval, show):
@@ -245,8 +249,7 @@ def measure_table(sources, split, rock, variant):
 
 
 def _bias_cell(entry, factor):
-    relative = entry.get("bias_kind") != "absolute"
-    show = percent if relative else lambda value: number(value, sign=True)
+    show = _shown(entry)
     bias, interval = entry.get("bias"), entry.get("interval")
     known = is_number(bias)
     return {
