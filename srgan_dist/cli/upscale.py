@@ -29,7 +29,7 @@ def main(argv=None, prog=None):
             print(f"{len(jobs)} images written to {arguments.output}")
         else:
             (info, path), scale = jobs[0], generator.config.scale
-            pages = info.pages * depth_scale(generator)
+            pages = info.slices * depth_scale(generator)
             print(f"{path}: {pages} x {info.height * scale} x {info.width * scale} {info.dtype}")
             if samples:
                 print(f"{spread_path(path)}: their standard deviation over {samples} samples, float32")
@@ -83,7 +83,7 @@ def work_through(jobs, generator, tile, noise, samples):
     from srgan_dist.evaluation.super_resolve_files import super_resolve_files
 
     def progress(info, pages):
-        return progress_bar(pages, info.path.name, "slice", info.pages * depth_scale(generator))
+        return progress_bar(pages, info.path.name, "slice", info.slices * depth_scale(generator))
 
     written = 0
     try:

@@ -6,21 +6,16 @@ levels (float data, palettes, alpha, unequal channels, inverted scales) or slice
 thumbnails, a description of other slices than the file holds) is an error that names it.
 """
 
-import contextlib
 import os
 import re
 from pathlib import Path
 
-import numpy as np
-
-from srgan_dist.data.image_info import ALLOWED_DTYPES, ImageError
-from srgan_dist.data.npy import npy_info, npy_pages
-from srgan_dist.data.png import png_info, png_pages
-from srgan_dist.data.tiff import tiff_info, tiff_pages
+from srgan_dist.data.formats.npy import open_npy
+from srgan_dist.data.formats.png import open_png
+from srgan_dist.data.formats.tiff import open_tiff
+from srgan_dist.data.volume import ALLOWED_DTYPES, ImageError, failures_named
 
 MAX_PIXELS = 2**30  # of one page: far above any detector, far below what a forged header can claim
-
-BROKEN_LINK = "is a broken link; restore its target, or delete it"
 
 _SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
 _SIGNATURES = {  # how a file begins
@@ -42,25 +37,25 @@ _SIGNATURES = {  # how a file begins
 }
 
 
-# suffix in lower case -> (format, header reader(path), reader(info, start, stop) of a range of pages)
+# suffix in lower case -> (format, its function: path -> Volume)
 READERS = {
-    ".png": ("PNG", png_info, png_pages),
-    ".tif": ("TIFF", tiff_info, tiff_pages),
-    ".tiff": ("TIFF", tiff_info, tiff_pages),
-    ".npy": ("NPY", npy_info, npy_pages),
+    ".png": ("PNG", open_png),
+    ".tif": ("TIFF", open_tiff),
+    ".tiff": ("TIFF", open_tiff),
+    ".npy": ("NPY", open_npy),
 }
 
 
 def read_info(path):
-    """Read the header of an image file.
+    """Read the header of an image file: a Volume.
 
     Raises ImageError for a format, pixel type or channel layout that is not grey 8 or 16 bit.
     """
     path = Path(path)
-    kind, reader, _ = _reader(path)
-    with _failures_named(path):
+    kind, opened = _reader(path)
+    with failures_named(path):
         _check_signature(path, kind)
-        info = reader(path)
+        info = opened(path)
     if info.dtype not in ALLOWED_DTYPES:
         raise ImageError(
             path,
@@ -68,7 +63,7 @@ def read_info(path):
             " one of them with a window of your choice (the same for all images) and save again",
         )
     if min(info.shape) < 1:
-        raise ImageError(path, f"is empty ({info.pages} pages of {info.height}x{info.width} pixels)")
+        raise ImageError(path, f"is empty ({info.slices} pages of {info.height}x{info.width} pixels)")
     if info.height * info.width > MAX_PIXELS:
         raise ImageError(
             path, f"claims {info.height}x{info.width} pixels, more than the limit of {MAX_PIXELS}"
@@ -77,60 +72,16 @@ def read_info(path):
 
 
 def read_pages(path):
-    """Yield the pages of an image file in order, each [H, W] uint8 or uint16, one in memory at a time."""
-    info = read_info(path)
-    yield from _pages(info, 0, info.pages)
-
-
-def read_block(path, corner, shape, info=None):
-    """Read a block of a volume: [d, h, w] uint8 or uint16; only the d pages that it touches are decoded.
-
-    corner: of its first voxel, shape: (d, h, w), both in voxels along (page, row, column). info: the header
-    that `read_info` gave, where it has been read already. Raises ImageError for a block that exceeds the
-    volume.
-    """
-    info = info or read_info(path)
-    ends = tuple(start + size for start, size in zip(corner, shape, strict=True))
-    if (
-        min(corner) < 0
-        or min(shape) < 1
-        or any(end > size for end, size in zip(ends, info.shape, strict=True))
-    ):
-        raise ImageError(
-            info.path,
-            f"has {_by(info.shape)} voxels, which do not contain the block of {_by(shape)}"
-            f" at {tuple(corner)}",
-        )
-    rows, columns = slice(corner[1], ends[1]), slice(corner[2], ends[2])
-    block = np.empty(shape, info.dtype)
-    for page, pixels in enumerate(_pages(info, corner[0], ends[0])):
-        block[page] = pixels[rows, columns]
-    return block
-
-
-def _by(shape):
-    return "x".join(map(str, shape))
-
-
-def _pages(info, start, stop):
-    """Yield the pages start to stop - 1 of a file whose header has been read."""
-    _, _, pages = _reader(info.path)
-    with _failures_named(info.path):
-        for number, page in enumerate(pages(info, start, stop), start):
-            if page.shape[:2] != info.shape[1:]:
-                raise ImageError(
-                    info.path,
-                    f"page {number} has {page.shape} pixels, its header says {info.height}x{info.width}",
-                )
-            yield _one_channel(info.path, page)
+    """Yield the slices of an image file in order, each [H, W] uint8 or uint16, one in memory at a time."""
+    yield from read_info(path).pages()
 
 
 def read_image(path):
     """Read a file of one page: [H, W] uint8 or uint16."""
     info = read_info(path)
-    if info.pages != 1:
-        raise ImageError(path, f"holds {info.pages} pages where one image is expected")
-    return next(read_pages(path))
+    if info.slices != 1:
+        raise ImageError(path, f"holds {info.slices} pages where one image is expected")
+    return next(info.pages())
 
 
 def is_image(path):
@@ -198,7 +149,7 @@ def _check_signature(path, kind):
     found = next((name for start, name in _SIGNATURES.items() if head.startswith(start)), None)
     if found == kind:
         return
-    suffix = next((suffix for suffix, (name, *_) in READERS.items() if name == found), None)
+    suffix = next((suffix for suffix, (name, _) in READERS.items() if name == found), None)
     if not head:
         raise ImageError(path, "is empty (0 bytes); copy or export it again")
     if suffix:
@@ -209,39 +160,3 @@ def _check_signature(path, kind):
     raise ImageError(
         path, f"is not {article} {kind} file (it begins with {head[:8]!r}); copy or export it again"
     )
-
-
-@contextlib.contextmanager
-def _failures_named(path):
-    """Turn any exception of a decoder into an ImageError that names the file."""
-    try:
-        yield
-    except (ImageError, GeneratorExit):
-        raise
-    except FileNotFoundError:
-        raise ImageError(path, BROKEN_LINK if path.is_symlink() else "does not exist") from None
-    except OSError as error:
-        raise ImageError(path, f"cannot be read: {error.strerror or error}") from error
-    except MemoryError as error:
-        raise ImageError(path, "does not fit into memory; cut it into smaller images") from error
-    except Exception as error:
-        # A message of the decoder is about the file; that of e.g. a TypeError is about its code.
-        words = f" ({error})" if isinstance(error, (ValueError, RuntimeError)) and str(error) else ""
-        raise ImageError(
-            path,
-            f"cannot be read: it is damaged or stored in a way that is not supported{words};"
-            " copy it again, or export it as a plain image without compression",
-        ) from error
-
-
-def _one_channel(path, page):
-    if page.ndim == 2:
-        return np.ascontiguousarray(page)
-    red, green, blue = np.moveaxis(page, -1, 0)
-    if not (np.array_equal(red, green) and np.array_equal(red, blue)):
-        raise ImageError(
-            path,
-            "its three colour channels differ; rock images are grey. Save the channel that holds the scan"
-            " as a grey image",
-        )
-    return np.ascontiguousarray(red)

@@ -9,7 +9,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from srgan_dist.data.image_info import CENTIMETRE, INCH, ImageError
+from srgan_dist.data.volume import CENTIMETRE, INCH, ImageError
 from srgan_dist.utils.files import atomic_write
 
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from srgan_dist.data.image_files import (
-    BROKEN_LINK,
     find_images,
     is_image,
     left_out,
     read_info,
     read_pages,
 )
+from srgan_dist.data.volume import BROKEN_LINK
 from srgan_dist.data.write_images import check_writable, write_pages
 from srgan_dist.evaluation.super_resolve import (
     NOISE,
@@ -43,7 +43,7 @@ def list_jobs(source, target, pages_per_page=1, samples=None):
     """Pair every image of `source` (a file or a folder) with the file to write at or below `target`: (jobs,
     notes).
 
-    A job is (ImageInfo, output path); notes name the files that are left out because they are no images.
+    A job is (Volume, output path); notes name the files that are left out because they are no images.
     pages_per_page: `depth_scale` of the generator. samples: not None where `spread_path` is written too.
     Raises UserError that lists all faults before anything is computed: images that cannot be read,
     outputs that exist, and formats that cannot hold the result.
@@ -97,7 +97,7 @@ def _job(path, output, pages_per_page, samples, faults):
     """Return (info, output); append the problem of either to `faults`."""
     try:
         info = read_info(path)
-        check_writable(output, info.pages * pages_per_page, info.tags)
+        check_writable(output, info.slices * pages_per_page, info.tags)
         outputs = _outputs_of(output, samples)
         if there := " and ".join(str(path) for path in outputs if os.path.lexists(path)):
             exist = "exist" if " and " in there else "exists"
@@ -131,7 +131,7 @@ def super_resolve_files(
     results = super_resolve_pages(generator, images, tile, noise, samples)
     for info, path in jobs:
         path.parent.mkdir(parents=True, exist_ok=True)
-        count = info.pages * depth_scale(generator)
+        count = info.slices * depth_scale(generator)
         pages = itertools.islice(results, count)
         tags, pages = _scale_tags(info.tags, generator), progress(info, pages)
         try:
@@ -182,9 +182,10 @@ def _pages_of(info):
     for page in read_pages(info.path):
         yield page
         pages += 1
-    if pages != info.pages:
+    if pages != info.slices:
         raise UserError(
-            f"{info.path} has {pages} pages now and had {info.pages} before: it was changed while it was read"
+            f"{info.path} has {pages} slices now and had {info.slices} before: it was changed while it was"
+            " read"
         )
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from srgan_dist.data.degradation import downsample
 from srgan_dist.data.image_files import read_pages
-from srgan_dist.data.image_info import ImageError
+from srgan_dist.data.volume import ImageError
 from srgan_dist.packing.source import Source
 from srgan_dist.storage.encoding import encode
 
@@ -118,7 +118,7 @@ def _image(pages, ndim):
 
 
 def name_of_page(source, number):
-    return f"{source.hr.path}" + (f" page {number}" if source.hr.pages > 1 else "")
+    return f"{source.hr.path}" + (f" page {number}" if source.hr.slices > 1 else "")
 
 
 def _is_stored(job):

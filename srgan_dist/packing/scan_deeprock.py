@@ -161,9 +161,9 @@ def _pair_fits(hr, lr, scale, ndim, problems):
             f"is {'x'.join(map(str, hr_size))}, which is not scale={scale} times"
             f" {'x'.join(map(str, lr_size))} of its partner in {lr.path.parent}"
         )
-    if ndim == 2 and hr.pages != lr.pages:
+    if ndim == 2 and hr.slices != lr.slices:
         misfits.append(
-            f"has {hr.pages} pages, its partner in {lr.path.parent} has {lr.pages};"
+            f"has {hr.slices} pages, its partner in {lr.path.parent} has {lr.slices};"
             " pairs are slices of one plane"
         )
     if hr.dtype != lr.dtype:

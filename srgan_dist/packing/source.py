@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from srgan_dist.data.image_files import is_image, left_out, read_info
-from srgan_dist.data.image_info import ImageError, ImageInfo
+from srgan_dist.data.volume import ImageError, Volume
 
 
 @dataclass(frozen=True)
@@ -14,8 +14,8 @@ class Source:
     rock: str
     split: str
     file: str  # HR path below the source folder
-    hr: ImageInfo
-    lr: ImageInfo | None = None
+    hr: Volume
+    lr: Volume | None = None
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def only_images(files, folder, scan):
 
 
 def header_or_problem(path, problems):
-    """Return the ImageInfo of a file, or None and add its problem to {problem: paths}."""
+    """Return the Volume of a file, or None and add its problem to {problem: paths}."""
     try:
         return read_info(path)
     except ImageError as error:

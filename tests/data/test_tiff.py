@@ -7,7 +7,7 @@ from image_samples import GREY8, GREY16, VOLUME, save, set_tag
 from PIL import Image
 
 from srgan_dist.data.image_files import read_image, read_info, read_pages
-from srgan_dist.data.image_info import ImageError
+from srgan_dist.data.volume import ImageError
 
 
 def test_planar_rgb_tiff(tmp_path):
@@ -18,7 +18,7 @@ def test_planar_rgb_tiff(tmp_path):
 @pytest.mark.parametrize("compression", [None, "lzw", "zlib", "zstd", "packbits"])
 def test_multi_page_tiff_in_every_usual_compression(tmp_path, compression):
     path = save(tmp_path / "volume.tif", VOLUME, compression=compression)
-    assert read_info(path).pages == 5
+    assert read_info(path).slices == 5
     assert np.array_equal(np.stack(list(read_pages(path))), VOLUME)
 
 
@@ -50,7 +50,7 @@ def test_imagej_stack_whose_later_pages_have_no_header(tmp_path, dtype):
     data[link : link + 4] = bytes(4)
     path.write_bytes(data)
     info = read_info(path)
-    assert (info.pages, info.voxel_size_um) == (5, 2.0)
+    assert (info.slices, info.voxel_size_um) == (5, 2.0)
     assert np.array_equal(np.stack(list(read_pages(path))), volume)
 
 

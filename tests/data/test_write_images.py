@@ -5,7 +5,7 @@ from image_samples import GREY8, GREY16, VOLUME, save, set_tag
 from PIL import Image
 
 from srgan_dist.data.image_files import read_image, read_info, read_pages
-from srgan_dist.data.image_info import ImageError
+from srgan_dist.data.volume import ImageError
 from srgan_dist.data.write_images import write_pages
 
 

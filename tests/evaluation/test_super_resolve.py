@@ -130,7 +130,7 @@ def test_a_file_that_cannot_be_read_is_named_after_those_before_it_are_written(t
     jobs = [(read_info(tmp_path / f"{name}.tif"), tmp_path / f"{name}_sr.tif") for name in "ab"]
     tifffile.imwrite(tmp_path / "b.tif", texture(0, 20, 24), photometric="minisblack")  # now of one page
     done = []
-    with pytest.raises(UserError, match=r"b.tif has 1 pages now and had 2 before"):
+    with pytest.raises(UserError, match=r"b.tif has 1 slices now and had 2 before"):
         for job in super_resolve_files(network(), jobs):
             done.append(job)
     assert done == jobs[:1] and (tmp_path / "a_sr.tif").exists() and not (tmp_path / "b_sr.tif").exists()
@@ -169,13 +169,7 @@ def test_files_keep_type_pages_and_scaled_tags(tmp_path):
     )
     super_resolve_file(network(), read_info(tmp_path / "in.tif"), tmp_path / "out.tif")
     info = read_info(tmp_path / "out.tif")
-    assert (info.pages, info.height, info.width, info.dtype, info.voxel_size_um) == (
-        3,
-        80,
-        96,
-        np.uint16,
-        0.5,
-    )
+    assert (info.shape, info.dtype, info.voxel_sizes_um) == ((3, 80, 96), np.uint16, (None, 1, 0.5))
     assert info.tags["resolution"] == ((2, 1), (1, 1)) and info.tags["description"] == "ImageJ=1.53\nunit=um"
     for page, lr in zip(read_pages(tmp_path / "out.tif"), volume, strict=True):
         assert np.array_equal(page, super_resolve_grey(network(), lr))
@@ -198,7 +192,7 @@ def test_a_volume_file_becomes_finer_along_all_axes(tmp_path):
     )
     super_resolve_file(generator, read_info(tmp_path / "in.tif"), tmp_path / "out.tif", tile=4)
     info = read_info(tmp_path / "out.tif")
-    assert (info.pages, info.height, info.width, info.voxel_size_um) == (10, 24, 28, 1)
+    assert (info.slices, info.height, info.width, info.voxel_size_um) == (10, 24, 28, 1)
     assert info.tags["description"] == "ImageJ=1.53\nunit=um\nspacing=1.5"
     pages = list(read_pages(tmp_path / "out.tif"))
     assert np.array_equal(pages, super_resolve_volume(generator, volume, tile=4))

@@ -120,7 +120,7 @@ def test_the_command_on_a_file_and_on_a_folder(tmp_path, weights):
     assert many.returncode == 0 and "2 images written" in many.stdout, many.stderr
     assert read_info(tmp_path / "out" / "a.PNG").dtype == np.uint8
     volume = read_info(tmp_path / "out" / "deep" / "b.npy")
-    assert (volume.pages, volume.height, volume.dtype) == (2, 80, np.uint16)
+    assert (volume.slices, volume.height, volume.dtype) == (2, 80, np.uint16)
     again = run(weights, folder, tmp_path / "out")
     assert (
         again.returncode == 1

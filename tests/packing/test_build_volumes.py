@@ -11,7 +11,7 @@ from conftest import stream
 from test_augment import symmetries
 
 from srgan_dist.data.degradation import downsample
-from srgan_dist.data.image_files import read_block
+from srgan_dist.data.image_files import read_info
 from srgan_dist.data.loader import TrainLoader
 from srgan_dist.data.reader import Reader
 from srgan_dist.data.split import open_set, open_split, read_manifest
@@ -58,7 +58,7 @@ def test_blocks_are_those_of_the_source(packed):
             z, y, x = record["corner"]
             assert record["shape"] == [16, 16, 16] and "page" not in record and "top" not in record
             assert np.array_equal(hr, volume(seed)[z : z + 16, y : y + 16, x : x + 16])
-            assert np.array_equal(hr, read_block(packed / "hr" / record["source"], (z, y, x), hr.shape))
+            assert np.array_equal(hr, read_info(packed / "hr" / record["source"]).read((z, y, x), hr.shape))
             assert np.array_equal(lr, downsample(hr, 2, record["kernel"]))
             assert split.key(i).endswith(f"_z{z:04d}_y{y:04d}_x{x:04d}")
             corners.add((z, y, x))

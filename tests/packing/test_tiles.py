@@ -18,7 +18,7 @@ def test_slices_of_a_volume_stay_in_one_split(tmp_path):
         )
     np.save(tmp_path / "plug3.npy", np.stack([texture(50 + j, 40, 40) for j in range(4)]))
     sources = find_sources(tmp_path, "default", 4).sources
-    assert [s.hr.pages for s in sources] == [4] * 4
+    assert [s.hr.slices for s in sources] == [4] * 4
     samples = list_samples(sources, BuildOptions(kind="default", tile=40, crop=16))
     splits = {}
     for sample in samples:

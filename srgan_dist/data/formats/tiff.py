@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 import tifffile
 
-from srgan_dist.data.image_info import ALLOWED_DTYPES, CENTIMETRE, INCH, ImageError, ImageInfo
+from srgan_dist.data.volume import ALLOWED_DTYPES, CENTIMETRE, INCH, ImageError, Slices, Volume
 
 _GREY_PHOTOMETRICS = ("MINISBLACK", "RGB")
 _MICROMETRES = {
@@ -46,7 +46,7 @@ def _logged_errors():
 
 
 @contextlib.contextmanager
-def _open_tiff(path):
+def _checked_tiff(path):
     """Open a TIFF, and raise errors that tifffile only logs, e.g. for a file that was cut short."""
     with _logged_errors() as errors, tifffile.TiffFile(path, _multifile=False) as tiff:
         len(tiff.pages)  # walk the chain of pages now
@@ -61,9 +61,9 @@ def _refuse(path, errors):
         raise ImageError(path, f"is damaged or cut short ({words}); copy or export it again")
 
 
-def tiff_info(path):
+def open_tiff(path):
     """Read the headers of all pages of a TIFF file; raises ImageError for all but a stack of grey slices."""
-    with _open_tiff(path) as tiff:
+    with _checked_tiff(path) as tiff:
         first = tiff.pages[0]
         for number, page in enumerate(tiff.pages):  # before _count_slices, which thins the pages out
             if problem := _pixel_problem(page) or _storage_problem(page) or _difference(page, first):
@@ -71,7 +71,7 @@ def tiff_info(path):
         pages = _count_slices(path, tiff, first)
         shape = pages, first.imagelength, first.imagewidth
         dtype = np.dtype(first.dtype).newbyteorder("=")
-        return ImageInfo(path, shape, dtype, _voxel_size_um(first), _carried_tags(first))
+        return Volume(path, shape, dtype, _voxels, _voxel_sizes_um(first), _carried_tags(first))
 
 
 def _pixel_problem(page):
@@ -184,32 +184,24 @@ def _check_headerless(path, series, first, pages, slices):
         )
 
 
-def tiff_pages(info, start, stop):
-    """Yield the pages start to stop - 1, each [H, W] or [H, W, 3], decoded one at a time."""
-    with _open_tiff(info.path) as tiff:
-        if info.pages > len(tiff.pages):
-            yield from _raw_slices(info, tiff, start, stop)
-            return
-        for number in range(start, stop):
-            page = tiff.pages[number]
-            pixels = page.asarray()
-            if page.axes == "SYX":
-                pixels = np.moveaxis(pixels, 0, -1)
-            yield pixels.astype(info.dtype, copy=False)
+@contextlib.contextmanager
+def _voxels(volume):
+    with _checked_tiff(volume.path) as tiff:
+        if volume.slices > len(tiff.pages):
+            yield _raw_slices(volume, tiff)
+        else:
+            yield Slices(volume, lambda number: _decoded(tiff.pages[number]))
 
 
-def _raw_slices(info, tiff, start, stop):
+def _decoded(page):
+    pixels = page.asarray()
+    return np.moveaxis(pixels, 0, -1) if page.axes == "SYX" else pixels
+
+
+def _raw_slices(volume, tiff):
     page = tiff.pages[0]
     stored = np.dtype(tiff.byteorder + page.dtype.char)
-    slice_bytes = info.height * info.width * stored.itemsize
-    with open(info.path, "rb") as file:
-        file.seek(page.dataoffsets[0] + start * slice_bytes)
-        for _ in range(start, stop):
-            yield (
-                np.frombuffer(file.read(slice_bytes), stored)
-                .reshape(info.height, info.width)
-                .astype(info.dtype)
-            )
+    return np.memmap(volume.path, stored, "r", page.dataoffsets[0], volume.shape)
 
 
 def _tag(page, name, default=None):
@@ -226,14 +218,18 @@ def _rational(value):
     return ratio.as_integer_ratio() if ratio > 0 else None
 
 
-def _voxel_size_um(page):
-    """Return the pixel size where ImageJ recorded it with a unit of length; dpi values are rarely true."""
+def _voxel_sizes_um(page):
+    """Return the voxel sizes (z, y, x) where ImageJ recorded them with a unit of length; dpi values are
+    rarely true.
+    """
     match = re.search(r"^unit=(\S+)", str(page.description), re.MULTILINE)
-    resolution = _rational(_tag(page, "XResolution"))
-    if not match or match[1] not in _MICROMETRES or not resolution:
+    if not match or match[1] not in _MICROMETRES:
         return None
-    pixels, units = resolution
-    return units / pixels * _MICROMETRES[match[1]]
+    unit, sizes = _MICROMETRES[match[1]], [None]
+    for name in ("YResolution", "XResolution"):
+        pixels_and_units = _rational(_tag(page, name))
+        sizes.append(pixels_and_units and unit * pixels_and_units[1] / pixels_and_units[0])
+    return tuple(sizes)
 
 
 def _carried_tags(page):

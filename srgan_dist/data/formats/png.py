@@ -1,18 +1,19 @@
 """PNG files: header and pixels of one grey page of 8 or 16 bit."""
 
+import contextlib
 import os
 import struct
 
 import imagecodecs
 import numpy as np
 
-from srgan_dist.data.image_info import CENTIMETRE, ImageError, ImageInfo
+from srgan_dist.data.volume import CENTIMETRE, ImageError, Slices, Volume
 
 _COLOURS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB with alpha"}
 
 
-def png_info(path):
-    """Read the header of a PNG file: ImageInfo; raises ImageError for all but grey or RGB of 8 or 16 bit."""
+def open_png(path):
+    """Read the header of a PNG file; raises ImageError for all but grey or RGB of 8 or 16 bit."""
     chunks = _chunks(path)
     if len(chunks.get(b"IHDR", b"")) != 13 or b"IDAT" not in chunks:
         raise ImageError(path, "is damaged or cut short before its pixels; copy or export it again")
@@ -29,7 +30,8 @@ def png_info(path):
         raise ImageError(path, "has a transparent colour; save it without transparency")
     if b"acTL" in chunks:
         raise ImageError(path, "is an animated PNG of several frames; save each frame as a PNG of its own")
-    return ImageInfo(path, (1, height, width), np.dtype(f"uint{depth}"), tags=_tags(chunks.get(b"pHYs", b"")))
+    tags = _tags(chunks.get(b"pHYs", b""))
+    return Volume(path, (1, height, width), np.dtype(f"uint{depth}"), _voxels, tags=tags)
 
 
 def _chunks(path):
@@ -54,8 +56,8 @@ def _tags(physical):
     return {"resolution": tuple((count, 100) for count in pixels), "resolutionunit": CENTIMETRE}
 
 
-def png_pages(info, start, stop):
-    """Yield the one page [H, W] or [H, W, 3]."""
+def _voxels(volume):
     # Not Pillow: it reduces 16-bit RGB to 8 bit silently.
-    if start < stop:
-        yield imagecodecs.png_decode(info.path.read_bytes())
+    return contextlib.nullcontext(
+        Slices(volume, lambda number: imagecodecs.png_decode(volume.path.read_bytes()))
+    )

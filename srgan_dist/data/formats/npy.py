@@ -1,11 +1,13 @@
 """NPY files: one array [H, W] or [slices, H, W] of uint8 or uint16."""
 
+import contextlib
+
 import numpy as np
 
-from srgan_dist.data.image_info import ImageError, ImageInfo
+from srgan_dist.data.volume import ImageError, Volume
 
 
-def _open_npy(path):
+def _mapped(path):
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (FileNotFoundError, PermissionError):
@@ -18,9 +20,9 @@ def _open_npy(path):
         ) from error
 
 
-def npy_info(path):
+def open_npy(path):
     """Read the header of an NPY file; raises ImageError for all but one array [H, W] or [slices, H, W]."""
-    volume = _open_npy(path)
+    volume = _mapped(path)
     if volume.ndim not in (2, 3):
         raise ImageError(
             path, f"has shape {volume.shape}; use [H, W] for a slice or [slices, H, W] for a volume"
@@ -33,10 +35,8 @@ def npy_info(path):
         )
     if path.stat().st_size != volume.offset + volume.nbytes:
         raise ImageError(path, "holds more than one array; save each to a file of its own")
-    return ImageInfo(path, (1, *volume.shape)[-3:], volume.dtype.newbyteorder("="))
+    return Volume(path, (1, *volume.shape)[-3:], volume.dtype.newbyteorder("="), _voxels)
 
 
-def npy_pages(info, start, stop):
-    """Yield the pages start to stop - 1, each [H, W], copied from a memory map one at a time."""
-    for page in _open_npy(info.path).reshape(info.shape)[start:stop]:
-        yield np.array(page, info.dtype)
+def _voxels(volume):
+    return contextlib.nullcontext(_mapped(volume.path).reshape(volume.shape))

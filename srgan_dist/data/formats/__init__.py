@@ -1,0 +1,1 @@
+"""Formats of images and volumes: a file of one format each."""

@@ -1,0 +1,151 @@
+"""A volume in a file of any format: its header, its voxels by blocks, and the error for one that cannot be
+used. An image is a volume of one slice.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from srgan_dist.utils.errors import UserError
+
+ALLOWED_DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16))
+
+INCH, CENTIMETRE = 2, 3  # units of TIFF's resolution; 1 is none
+
+BROKEN_LINK = "is a broken link; restore its target, or delete it"
+
+
+class ImageError(UserError):
+    """An image file that cannot be used; the message starts with its path."""
+
+    def __init__(self, path, problem):
+        super().__init__(f"{path}: {problem}")
+
+
+@dataclass(frozen=True)
+class Volume:
+    """The header of a file, read before any voxel is decoded, and the way to its voxels; can be pickled."""
+
+    path: Path
+    shape: tuple  # (slices, height, width)
+    dtype: np.dtype  # in the byte order of this machine
+    opened: Callable  # opened(volume): context of what slices like an array [slices, height, width(, 3)]
+    voxel_sizes_um: tuple | None = None  # (z, y, x); None, or None for an axis, where the file does not say
+    tags: dict = field(default_factory=dict)  # resolution and description to be carried over, see write_pages
+    layout: Any = None  # what else `opened` has to know
+
+    @property
+    def slices(self):
+        return self.shape[0]
+
+    @property
+    def height(self):
+        return self.shape[1]
+
+    @property
+    def width(self):
+        return self.shape[2]
+
+    @property
+    def voxel_size_um(self):
+        """The size of a pixel of a slice, None where it is unknown or not the same along both axes."""
+        _, along_y, along_x = self.voxel_sizes_um or (None, None, None)
+        known = along_x and along_y and math.isclose(along_x, along_y, rel_tol=1e-3)
+        return along_x if known else None
+
+    def read(self, corner, shape):
+        """Read a block: [d, h, w] of `dtype`; only the slices that it touches are decoded.
+
+        corner: of its first voxel, shape: (d, h, w), both in voxels along (slice, row, column). Raises
+        ImageError for a block that exceeds the volume.
+        """
+        ends = tuple(start + size for start, size in zip(corner, shape, strict=True))
+        if (
+            min(corner) < 0
+            or min(shape) < 1
+            or any(end > size for end, size in zip(ends, self.shape, strict=True))
+        ):
+            raise ImageError(
+                self.path,
+                f"has {_by(self.shape)} voxels, which do not contain the block of {_by(shape)}"
+                f" at {tuple(corner)}",
+            )
+        with failures_named(self.path), self.opened(self) as voxels:
+            window = tuple(slice(*ends) for ends in zip(corner, ends, strict=True))
+            return one_channel(self.path, voxels[window]).astype(self.dtype, copy=False)
+
+    def pages(self):
+        """Yield the slices in order, each [H, W], one in memory at a time."""
+        with failures_named(self.path), self.opened(self) as voxels:
+            for number in range(self.slices):
+                page = one_channel(self.path, voxels[number : number + 1, : self.height, : self.width])
+                yield page[0].astype(self.dtype, copy=False)
+
+
+class Slices:
+    """Voxels of a format that is decoded slice by slice: they slice like an array [slices, height, width].
+
+    decode(number) returns one slice, [H, W] or [H, W, 3].
+    """
+
+    def __init__(self, volume, decode):
+        self.volume, self.decode = volume, decode
+
+    def __getitem__(self, window):
+        slices, rows, columns = window
+        return np.stack([self._slice(number)[rows, columns] for number in range(slices.start, slices.stop)])
+
+    def _slice(self, number):
+        page = self.decode(number)
+        if page.shape[:2] != self.volume.shape[1:]:
+            raise ImageError(
+                self.volume.path,
+                f"slice {number} has {page.shape} pixels, its header says {_by(self.volume.shape[1:])}",
+            )
+        return page
+
+
+def _by(shape):
+    return "x".join(map(str, shape))
+
+
+def one_channel(path, voxels):
+    """Return voxels [d, h, w], of colours [d, h, w, 3] one channel; raises ImageError where they differ."""
+    if voxels.ndim == 3:
+        return np.ascontiguousarray(voxels)
+    red, green, blue = np.moveaxis(voxels, -1, 0)
+    if not (np.array_equal(red, green) and np.array_equal(red, blue)):
+        raise ImageError(
+            path,
+            "its three colour channels differ; rock images are grey. Save the channel that holds the scan"
+            " as a grey image",
+        )
+    return np.ascontiguousarray(red)
+
+
+@contextlib.contextmanager
+def failures_named(path):
+    """Turn any exception of a decoder into an ImageError that names the file."""
+    try:
+        yield
+    except (UserError, GeneratorExit):
+        raise
+    except FileNotFoundError:
+        raise ImageError(path, BROKEN_LINK if path.is_symlink() else "does not exist") from None
+    except OSError as error:
+        raise ImageError(path, f"cannot be read: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise ImageError(path, "does not fit into memory; cut it into smaller images") from error
+    except Exception as error:
+        # A message of the decoder is about the file; that of e.g. a TypeError is about its code.
+        words = f" ({error})" if isinstance(error, (ValueError, RuntimeError)) and str(error) else ""
+        raise ImageError(
+            path,
+            f"cannot be read: it is damaged or stored in a way that is not supported{words};"
+            " copy it again, or export it as a plain image without compression",
+        ) from error
