@@ -50,7 +50,7 @@ UNKNOWN_KERNELS = ("bilinear", "bicubic", "lanczos2", "lanczos3")
 
 
 @lru_cache(maxsize=32)
-def _weights(size_in, size_out, kernel):
+def weights_of_axis(size_in, size_out, kernel):
     """Return the matrix [size_out, size_in] that resizes one axis."""
     if kernel not in KERNELS:
         raise ValueError(f"kernel={kernel!r} is not known; use one of {', '.join(KERNELS)}")
@@ -75,11 +75,11 @@ def resize(image, shape, kernel):
     resized = image.astype(np.float64)
     first, last = image.ndim - len(shape), image.ndim - 1
     for axis, size in enumerate(shape[:-1], start=first):
-        weights = _weights(image.shape[axis], size, kernel)
+        weights = weights_of_axis(image.shape[axis], size, kernel)
         head, tail = resized.shape[:axis], resized.shape[axis + 1 :]
         columns = resized.reshape(*resized.shape[: axis + 1], math.prod(tail))
         resized = (weights @ columns).reshape(*head, size, *tail)
-    return resized @ _weights(image.shape[last], shape[-1], kernel).T
+    return resized @ weights_of_axis(image.shape[last], shape[-1], kernel).T
 
 
 def downsample(hr, scale, kernel="bicubic"):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from srgan_dist.data.reader import Reader
-from srgan_dist.evaluation.figures import middle_slices
+from srgan_dist.evaluation.figures import middle_slices, name_plane
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Example:
 
     split: str
     rock: str
-    plane: str  # one of PLANES, "" for images
+    plane: str  # `name_plane` of a slice of a volume, "" for images
     key: str
     images: dict
     scores: dict
@@ -47,8 +47,9 @@ def typical_examples(splits, rows, methods):
             slices = {name: middle_slices(image) for name, image in images.items()}
             for plane in slices["lr"]:
                 of_plane = {name: planes[plane] for name, planes in slices.items()}
+                name = name_plane(plane, (0, 0, 0), hr.shape)
                 examples.append(
-                    Example(split.name, rock, plane, split.key(index), of_plane, scores, voxel_size_um)
+                    Example(split.name, rock, name, split.key(index), of_plane, scores, voxel_size_um)
                 )
     return examples
 

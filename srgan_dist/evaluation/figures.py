@@ -40,6 +40,18 @@ def middle_slices(image):
     return {plane: image.take(image.shape[axis] // 2, axis) for axis, plane in enumerate(PLANES)}
 
 
+def name_plane(plane, corner, shape):
+    """Return the name of the middle slice across one axis of a block of a volume, e.g. "xy, z = 64"; of an
+    image "".
+
+    plane: one of PLANES or "". corner, shape: of the block in HR voxels.
+    """
+    if plane == "":
+        return ""
+    axis = PLANES.index(plane)
+    return f"{plane}, {'zyx'[axis]} = {corner[axis] + shape[axis] // 2}"
+
+
 def label(name, plane):
     """Return the name of a rock or a column, with the plane of the slice if it is one of a volume."""
     return f"{name} {plane}".rstrip()
@@ -57,8 +69,8 @@ def panel(lr, bicubic, sr, hr, plane="", side=CROP):
     captions.
 
     lr: [H, W], the others [s*H, s*W], numpy on [0, 1]; grey is stretched to the range of hr for display. The
-    error |SR - HR| has a scale from 0 to a quarter of that range. plane: one of PLANES, for the first
-    caption.
+    error |SR - HR| has a scale from 0 to a quarter of that range. plane: `name_plane` of the slice, for the
+    first caption.
     """
     scale = hr.shape[0] // lr.shape[0]
     side = side // scale * scale

@@ -117,6 +117,25 @@ def _rings(shape, device):
     return window, ring, torch.bincount(ring, minlength=side // 2 + 2).clamp(min=1)
 
 
+def axis_spectrum_error(sr, hr, axis):
+    """Return the mean absolute difference of the log power spectra of lines along one axis of sr and hr.
+
+    axis: 0 to ndim - 1, of the shape. A volume that was super-resolved slice by slice lacks power along z
+    alone, which a mean over shells hides. Natural logarithm; frequencies up to Nyquist, without the mean.
+    """
+    return (axis_log_power(sr, axis) - axis_log_power(hr, axis)).abs().mean(-1)
+
+
+def axis_log_power(images, axis):
+    """Return the log power spectrum of the lines of `images` [N, *shape] along an axis, averaged over all
+    lines: [N, shape[axis] // 2]; Hann window, level and floor as in `radial_log_power`.
+    """
+    lines = (images - images.mean(_axes(images), keepdim=True)).movedim(axis + 1, -1)
+    window = torch.hann_window(lines.shape[-1], device=images.device)
+    power = torch.fft.rfft(lines * window).abs() ** 2 / (window**2).sum()
+    return torch.log(power.flatten(1, -2).mean(1)[:, 1 : lines.shape[-1] // 2 + 1] + 1e-10)
+
+
 def mean_shift(sr, hr):
     """Return the mean grey level of sr minus that of hr, in percent of the range."""
     return 100 * (sr.mean(_axes(sr)) - hr.mean(_axes(hr)))

@@ -18,6 +18,7 @@ from srgan_dist.evaluation.measuring_settings import check_measuring, thresholds
 from srgan_dist.evaluation.metrics import relative_error_reduction
 from srgan_dist.evaluation.scoring import (
     AVERAGED,
+    METRICS_OF_VOLUMES,
     check_scorable,
     mean_of,
     mean_scores,
@@ -123,7 +124,11 @@ def _measure(splits, methods, generators, measuring, thresholds, share, show):
         }
         titles = {name: title(name) for name in methods}
         files = files_of_measures(results, list(methods), thresholds, measuring, splits[0].set, titles)
-    noisy = {name: g for name, g in generators.items() if noise_channels(g.config)}
+    noisy = {
+        name: g
+        for name, g in generators.items()
+        if noise_channels(g.config) and g.config.ndim == splits[0].ndim
+    }
     if noisy and measuring.samples:
         found = {
             split.name: {name: calibration(split, g, measuring.samples, *share) for name, g in noisy.items()}
@@ -183,21 +188,25 @@ def _facts_of(splits, shards):
 
 
 def _check_fit(splits, generators, shards, run):
-    """Return the (ndim, scale) that the set and all generators of a run have in common; raise UserError if
-    they differ.
+    """Return the (ndim, scale) of a set whose scale all generators have; raise UserError if it has not, or if
+    a generator of volumes meets images. A generator of images takes volumes slice by slice.
     """
     packed = splits[0]
-    for setting in ("ndim", "scale"):
-        values = {getattr(generator.config, setting) for generator in generators.values()}
-        if len(values) > 1:
-            raise UserError(
-                f"{run} holds generators of different {setting} {sorted(values)};"
-                " move the weights of all but one elsewhere"
-            )
-        if values != {getattr(packed, setting)}:
+    scales = {generator.config.scale for generator in generators.values()}
+    if len(scales) > 1:
+        raise UserError(
+            f"{run} holds generators of different scale {sorted(scales)};"
+            " move the weights of all but one elsewhere"
+        )
+    ndim = max(generator.config.ndim for generator in generators.values())
+    for setting, value, fits in (
+        ("ndim", ndim, ndim <= packed.ndim),
+        ("scale", max(scales), scales == {packed.scale}),
+    ):
+        if not fits:
             raise UserError(
                 f"{shards} has {setting}={getattr(packed, setting)}, the generators of {run} have"
-                f" {setting}={values.pop()}; give a set and a run that agree"
+                f" {setting}={value}; give a set and a run that agree"
             )
     return packed.ndim, packed.scale
 
@@ -228,7 +237,7 @@ def add_error_reduction(rows):
 
 def _write_scores(out, rows):
     with atomic_write(out / "scores.csv") as path, open(path, "w", newline="") as file:
-        columns = [*COLUMNS, *(["ssim_slices"] if "ssim_slices" in rows[0] else [])]
+        columns = [*COLUMNS, *(name for name in METRICS_OF_VOLUMES if name in rows[0])]
         writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
@@ -252,7 +261,7 @@ def format_table(rows):
     head = f"{'split':<7}{'rock':<14}{'method':<18}{'images':>7}{'PSNR dB':>9}{'gain dB':>9}{'SSIM':>8}"
     head += f"{'spectrum':>10}{'error cut':>11}"
     if "ssim_slices" in rows[0]:
-        head += f"{'SSIM slices':>13}"
+        head += f"{'SSIM slices':>13}{'spectrum z, y, x':>20}"
     lines = [head, "-" * len(head)]
     for split in dict.fromkeys(row["split"] for row in rows):
         chosen = [row for row in rows if row["split"] == split]
@@ -266,8 +275,11 @@ def format_table(rows):
 def _format_score(method, score, bicubic, rows):
     gain = score["psnr"] - bicubic["psnr"]
     reduction = mean_of(rows, "relative_error_reduction")
-    slices = f"{score['ssim_slices']:>13.4f}" if "ssim_slices" in score else ""
+    of_volume = ""
+    if "ssim_slices" in score:
+        along = ", ".join(f"{score[f'spectrum_error_{axis}']:.2f}" for axis in "zyx")
+        of_volume = f"{score['ssim_slices']:>13.4f}{along:>20}"
     return (
         f"{title(method):<18}{score['count']:>7}{score['psnr']:>9.2f}{gain:>+9.2f}{score['ssim']:>8.4f}"
-        f"{score['spectrum_error']:>10.3f}{reduction:>11.1%}{slices}"
+        f"{score['spectrum_error']:>10.3f}{reduction:>11.1%}{of_volume}"
     )

@@ -5,6 +5,7 @@ evaluation.
 import contextlib
 import itertools
 from collections import defaultdict
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from srgan_dist.data.sampler import images_of_rank
 from srgan_dist.data.value_range import to_metric_range, to_network_range
 from srgan_dist.evaluation.metrics import (
     SMALLEST_IMAGE,
+    axis_spectrum_error,
     histogram_distance,
     mean_shift,
     mse,
@@ -24,7 +26,7 @@ from srgan_dist.evaluation.metrics import (
     ssim_slices,
 )
 from srgan_dist.evaluation.pores import pore_scores
-from srgan_dist.evaluation.super_resolve import super_resolve
+from srgan_dist.evaluation.super_resolve import super_resolve, super_resolve_by_slices
 from srgan_dist.evaluation.texture import (
     directional_spectrum_error,
     lattice_excess,
@@ -47,14 +49,18 @@ TEXTURE_METRICS = {  # which take the scale too
     "phase_dependence": phase_dependence,
     "lattice_excess": lattice_excess,
 }
+METRICS_OF_VOLUMES = {
+    "ssim_slices": ssim_slices,
+    **{f"spectrum_error_{name}": partial(axis_spectrum_error, axis=axis) for axis, name in enumerate("zyx")},
+}
 OF_HR = "phase_dependence", "lattice_excess"  # whose value of HR itself belongs beside that of SR
 PORE_SCORES = "porosity", "porosity_hr", "specific_interface", "specific_interface_hr"
 # Scores with a mean per rock, where rows have them
 AVERAGED = (
     "psnr",
     "ssim",
-    "ssim_slices",
     "spectrum_error",
+    *METRICS_OF_VOLUMES,
     *TEXTURE_METRICS,
     *(f"{name}_hr" for name in OF_HR),
 )
@@ -64,7 +70,7 @@ BATCH_SIZES = {("cuda", 2): 16}
 
 def metrics_of(ndim, scale):
     """Return name -> metric(sr, hr) for images of `ndim` dimensions that were enlarged by `scale`;
-    volumes also have the SSIM of their slices.
+    volumes also have the SSIM of their slices and the spectrum error along each axis.
     """
     metrics = METRICS | {
         name: lambda sr, hr, metric=metric: metric(sr, hr, scale) for name, metric in TEXTURE_METRICS.items()
@@ -72,7 +78,7 @@ def metrics_of(ndim, scale):
     metrics |= {
         f"{name}_hr": lambda sr, hr, metric=TEXTURE_METRICS[name]: metric(hr, hr, scale) for name in OF_HR
     }
-    return metrics if ndim == 2 else metrics | {"ssim_slices": ssim_slices}
+    return metrics if ndim == 2 else metrics | METRICS_OF_VOLUMES
 
 
 def bicubic(lr, scale, ndim=2, device="cpu"):
@@ -85,11 +91,12 @@ def bicubic(lr, scale, ndim=2, device="cpu"):
 
 def methods_of(generators, scale, device, ndim=2):
     """Return name -> function(lr [N, *shape]) for bicubic and each of `generators` (name -> network in eval
-    mode).
+    mode). A 2-D generator takes volumes slice by slice.
     """
     methods = {"bicubic": lambda lr: bicubic(lr, scale, ndim, device)}
     for name, generator in generators.items():
-        methods[name] = lambda lr, generator=generator: super_resolve(generator, lr)
+        method = super_resolve if generator.config.ndim == ndim else super_resolve_by_slices
+        methods[name] = partial(method, generator)
     return methods
 
 

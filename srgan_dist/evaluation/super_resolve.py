@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from srgan_dist.data.degradation import weights_of_axis
 from srgan_dist.data.noise import Noise
 from srgan_dist.data.value_range import to_grey_levels, to_metric_range, to_network_range
 from srgan_dist.models import noise_channels
@@ -19,19 +20,30 @@ NOISE = Noise()  # of a generator with noise, where nothing else is said
 TILES = {2: 192, 3: 32}
 
 
-def super_resolve(generator, lr, tile=None, noise=NOISE):
+def super_resolve(generator, lr, tile=None, noise=NOISE, number=0):
     """Super-resolve images of one shape: lr [..., *shape] numpy uint8 or uint16 -> float32 tensor [...,
     *(s*shape)] in [0, 1] on the device; shape has as many axes as the generator has dimensions.
 
-    tile: LR pixels of a tile along each axis; None takes that of TILES. noise: each image has that of the
-    first image of a stack.
+    tile: LR pixels of a tile along each axis; None takes that of TILES. noise: each image has that of image
+    `number` of a stack.
     """
     scale, ndim = generator.config.scale, generator.config.ndim
     shape = lr.shape[-ndim:]
     sr = torch.empty(*lr.shape[:-ndim], *(scale * length for length in shape), device=device_of(generator))
     for window in tiles_of(shape, tile_or_default(tile, generator)):
-        sr[..., *scaled(window, scale)] = super_resolve_window(generator, lr, window, noise)
+        sr[..., *scaled(window, scale)] = super_resolve_window(generator, lr, window, noise, number)
     return sr
+
+
+def super_resolve_by_slices(generator, lr, tile=None, noise=NOISE):
+    """Super-resolve volumes by a 2-D generator, slice by slice, and enlarge z by cubic interpolation:
+    lr [..., D, H, W] -> float32 tensor [..., s*D, s*H, s*W] in [0, 1] on the device.
+    """
+    scale, depth = generator.config.scale, lr.shape[-3]
+    slices = [super_resolve(generator, lr[..., z, :, :], tile, noise, z) for z in range(depth)]
+    weights = torch.tensor(weights_of_axis(depth, scale * depth, "bicubic")).float()
+    stack = torch.stack(slices, -3)
+    return torch.einsum("zd,...dhw->...zhw", weights.to(stack.device), stack).clamp(0, 1)
 
 
 @torch.inference_mode()

@@ -8,7 +8,7 @@ import math
 import torch
 
 from srgan_dist.data.reader import Reader
-from srgan_dist.evaluation.figures import CROP, PLANES, middle_slices, panel, stack
+from srgan_dist.evaluation.figures import CROP, PLANES, middle_slices, name_plane, panel, stack
 from srgan_dist.evaluation.measuring_settings import thresholds_of
 from srgan_dist.evaluation.scoring import (
     AVERAGED,
@@ -89,7 +89,9 @@ class Validator:
             of_hr = scaled(window, scale)
             sr = super_resolve_window(self.generator, lr, window).cpu().numpy()
             images = (lr[window] / peak, interpolated[of_hr], sr, hr[of_hr] / peak)
-            yield panel(*(middle_slices(image)[plane] for image in images), plane)
+            corner = [side.start for side in of_hr]
+            name = name_plane(plane, corner, images[-1].shape)
+            yield panel(*(middle_slices(image)[plane] for image in images), name)
 
     def _score(self, split, methods, thresholds=None):
         a = self.accelerator

@@ -11,12 +11,14 @@ from conftest import texture, tiny_config
 from PIL import Image
 from skimage.metrics import structural_similarity
 
-from srgan_dist.data.degradation import upsample
+from srgan_dist.data.degradation import resize, upsample
 from srgan_dist.data.reader import Reader
 from srgan_dist.data.split import open_split
 from srgan_dist.evaluation.figures import GAP
+from srgan_dist.evaluation.metrics import axis_log_power, psnr_of_mse
 from srgan_dist.evaluation.report import evaluate
 from srgan_dist.evaluation.scoring import methods_of, score_split
+from srgan_dist.evaluation.super_resolve import super_resolve
 from srgan_dist.evaluation.validation import Validator, spread_over_rocks
 from srgan_dist.models.srresnet import SRResNet, SRResNetConfig
 from srgan_dist.models.weights_file import save_generator
@@ -68,8 +70,11 @@ def test_tables_of_volumes_have_both_forms_of_ssim(volumes, tmp_path):
     scores = json.loads((tmp_path / "eval" / "scores.json").read_text())["valid"]["coal"]["pretrain"]
     texture = ["directional_spectrum_error", "phase_dependence", "lattice_excess"]
     of_hr = ["phase_dependence_hr", "lattice_excess_hr"]
-    assert list(scores) == ["psnr", "ssim", "ssim_slices", "spectrum_error", *texture, *of_hr, "count"]
-    assert table[0].endswith("SSIM slices") and table[3].endswith(f"{scores['ssim_slices']:.4f}")
+    along = ["spectrum_error_z", "spectrum_error_y", "spectrum_error_x"]
+    of_volumes = ["ssim_slices", *along]
+    assert list(scores) == ["psnr", "ssim", "spectrum_error", *of_volumes, *texture, *of_hr, "count"]
+    assert table[0].split()[-5:] == ["SSIM", "slices", "spectrum", "z,", "y,", "x"][-5:]
+    assert table[3].endswith(", ".join(f"{scores[name]:.2f}" for name in along))
     with open(tmp_path / "eval" / "scores.csv") as file:
         found = [float(row["ssim_slices"]) for row in csv.DictReader(file) if row["method"] == "pretrain"]
     assert np.mean(found) == pytest.approx(scores["ssim_slices"])
@@ -77,13 +82,36 @@ def test_tables_of_volumes_have_both_forms_of_ssim(volumes, tmp_path):
         assert figure.height == pytest.approx(3 * 5.1 * 120, abs=2)  # three planes of the one rock
 
 
-def test_a_set_of_volumes_needs_generators_of_volumes(volumes, tmp_path):
-    save_generator(tmp_path / "weights" / "pretrain.safetensors", network(ndim=2), {})
-    with pytest.raises(UserError, match="SHARDS=.* has ndim=3, the generators of RUN=.* have ndim=2; give"):
-        evaluate(tmp_path, volumes, tmp_path / "eval", ["valid"], Accelerator())
-    save_generator(tmp_path / "weights" / "adversarial.safetensors", network(), {})
-    with pytest.raises(UserError, match=r"RUN=.* holds generators of different ndim \[2, 3\]; move"):
-        evaluate(tmp_path, volumes, tmp_path / "eval", ["valid"], Accelerator())
+def test_a_generator_of_images_is_scored_slice_by_slice_beside_one_of_volumes(volumes, tmp_path):
+    save_generator(tmp_path / "weights" / "slices.safetensors", network(ndim=2), {"phase_number": 0})
+    save_generator(tmp_path / "weights" / "volume.safetensors", network(), {"phase_number": 1})
+    evaluate(tmp_path, volumes, tmp_path / "eval", ["valid"], Accelerator())
+    scores = json.loads((tmp_path / "eval" / "scores.json").read_text())["valid"]["coal"]
+    assert list(scores) == ["bicubic", "slices", "volume"]
+    lr, hr = Reader(open_split(volumes, "valid")).image(0)
+    by_hand = [super_resolve(network(ndim=2), page).numpy() for page in lr]
+    by_hand = resize(np.stack(by_hand), hr.shape, "bicubic").clip(0, 1)
+    assert scores["slices"]["psnr"] == pytest.approx(
+        psnr_of_mse(np.mean((by_hand - hr / 255) ** 2)), abs=1e-3
+    )
+
+
+def test_power_along_an_axis_is_that_of_its_lines():
+    """A cosine of amplitude a and 8 periods along y alone: power only there; white noise: its variance."""
+    y = torch.arange(64.0)
+    wave = (0.2 * torch.cos(2 * torch.pi * 8 * y / 64)).view(1, 1, 64, 1).expand(1, 48, 64, 32)
+    along_y, along_x = axis_log_power(wave, 1)[0], axis_log_power(wave, 2)[0]
+    assert along_y.shape == (32,) and along_y.argmax() == 7
+    assert along_y[7].exp() == pytest.approx(0.2**2 / 4 * 64 / 1.5, rel=1e-3)  # a^2/4 N over Hann's 1.5
+    assert along_x[1:].max() < -15  # a constant line has its window's power in the lowest frequency alone
+    noise = 0.1 * torch.randn(1, 40, 40, 40, generator=torch.Generator().manual_seed(0))
+    assert axis_log_power(noise, 0).exp().mean() == pytest.approx(0.01, rel=0.02)
+
+
+def test_a_generator_of_volumes_takes_no_images(tmp_path, shards):
+    save_generator(tmp_path / "weights" / "pretrain.safetensors", network(), {})
+    with pytest.raises(UserError, match="SHARDS=.* has ndim=2, the generators of RUN=.* have ndim=3; give"):
+        evaluate(tmp_path, shards, tmp_path / "eval", ["valid"], Accelerator())
 
 
 class Recorder:

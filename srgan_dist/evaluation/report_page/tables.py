@@ -13,6 +13,7 @@ from srgan_dist.evaluation.report_page.words import (
 )
 
 TEXTURE = {"lattice_excess": "lattice excess, dB", "phase_dependence": "phase dependence"}
+ALONG_AXES = {f"spectrum_error_{axis}": f"spectrum error along {axis}" for axis in "zyx"}  # of volumes
 LEVELS = {
     "plug": "intervals by resampling plugs",
     "source": "intervals by resampling source images",
@@ -41,8 +42,9 @@ def score_rows(sources, split):
                 {"text": f"{score['psnr']:.2f}", "sort": score["psnr"]},
                 {"text": number(gain, 1) if gain is None else _signed(gain), "sort": gain},
                 {"text": f"{score['ssim']:.4f}", "sort": score["ssim"]},
-                *([cell(score["ssim_slices"], 4)] if "ssim_slices" in score else []),
+                *(cell(score[name], 4) for name in ("ssim_slices",) if name in score),
                 cell(score["spectrum_error"]),
+                *(cell(score[name]) for name in ALONG_AXES if name in score),
                 {"text": percent(cut), "sort": cut},
                 *(_beside_hr(score, name) for name in TEXTURE if name in score),
                 cell(score["count"], 1),
@@ -66,7 +68,9 @@ def score_columns(sources, split):
     of_split = [score for methods in sources.scores[split].values() for score in methods.values()]
     texture = [title for name, title in TEXTURE.items() if of_split and name in of_split[0]]
     slices = ["SSIM of slices"] if of_split and "ssim_slices" in of_split[0] else []
-    return ["PSNR, dB", "gain, dB", "SSIM", *slices, "spectrum error", "error cut", *texture, "images"]
+    along = [title for name, title in ALONG_AXES.items() if of_split and name in of_split[0]]
+    spectra = ["spectrum error", *along]
+    return ["PSNR, dB", "gain, dB", "SSIM", *slices, *spectra, "error cut", *texture, "images"]
 
 
 def verdicts(sources):
