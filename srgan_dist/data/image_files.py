@@ -1,19 +1,30 @@
 """Reading rock images: one grey channel, 8 or 16 bit, with the grey levels of the file.
 
-A file holds one page (a slice) or many (a volume): PNG, TIFF (any compression, multi-page, ImageJ stacks) and
-NPY. RGB is read as grey when its three channels are equal. Everything that would need a decision about grey
-levels (float data, palettes, alpha, unequal channels, inverted scales) or slices (channels, time points,
-thumbnails, a description of other slices than the file holds) is an error that names it.
+A file holds one page (a slice) or many (a volume), in one of the formats of `READERS`; a folder of numbered
+slices is a volume too. RGB is read as grey when its three channels are equal. Everything that would need a
+decision about grey levels (float data without a window, alpha, unequal channels, inverted scales) or slices
+(channels, time points, thumbnails, a description of other slices than the file holds) is an error that names
+it.
 """
 
 import os
 import re
 from pathlib import Path
 
+import numpy as np
+
+from srgan_dist.data.formats import metaimage, nrrd, volume_graphics
+from srgan_dist.data.formats.avizo import open_avizo
+from srgan_dist.data.formats.bare_raw import open_raw
+from srgan_dist.data.formats.bmp import open_bmp
+from srgan_dist.data.formats.metaimage import open_metaimage
 from srgan_dist.data.formats.npy import open_npy
+from srgan_dist.data.formats.nrrd import open_nrrd
 from srgan_dist.data.formats.png import open_png
+from srgan_dist.data.formats.slices import open_slices
 from srgan_dist.data.formats.tiff import open_tiff
-from srgan_dist.data.volume import ALLOWED_DTYPES, ImageError, failures_named
+from srgan_dist.data.formats.volume_graphics import open_vgi, open_vol_info
+from srgan_dist.data.volume import ALLOWED_DTYPES, VOXEL_DTYPES, ImageError, failures_named
 
 MAX_PIXELS = 2**30  # of one page: far above any detector, far below what a forged header can claim
 
@@ -28,6 +39,9 @@ _SIGNATURES = {  # how a file begins
     b"\xff\xd8\xff": "JPEG",
     b"\0\0\0\x0cjP  ": "JPEG 2000",
     b"GIF8": "GIF",
+    b"NRRD": "NRRD",
+    b"# AmiraMesh": "Avizo",
+    b"# Avizo": "Avizo",
     b"BM": "BMP",
     b"RIFF": "WebP",
     b"\x89HDF": "HDF5",
@@ -43,32 +57,73 @@ READERS = {
     ".tif": ("TIFF", open_tiff),
     ".tiff": ("TIFF", open_tiff),
     ".npy": ("NPY", open_npy),
+    ".bmp": ("BMP", open_bmp),
+    ".mhd": ("MetaImage", open_metaimage),
+    ".mha": ("MetaImage", open_metaimage),
+    ".nrrd": ("NRRD", open_nrrd),
+    ".nhdr": ("NRRD", open_nrrd),
+    ".am": ("Avizo", open_avizo),
+    ".vgi": ("Volume Graphics", open_vgi),
+    ".vol.info": ("VOL", open_vol_info),
+    ".raw.info": ("VOL", open_vol_info),
+    ".raw": ("raw voxels", open_raw),
+    ".vol": ("raw voxels", open_raw),
+}
+
+FORMATS = ", ".join(dict.fromkeys(name for name, _ in READERS.values()))  # for messages
+
+# suffix of a header -> path -> the file that holds its voxels, which is no image of its own
+_DATA_FILES = {
+    ".mhd": metaimage.data_file,
+    ".nhdr": nrrd.data_file,
+    ".vgi": volume_graphics.vgi_data_file,
+    ".vol.info": volume_graphics.info_data_file,
+    ".raw.info": volume_graphics.info_data_file,
 }
 
 
-def read_info(path):
-    """Read the header of an image file: a Volume.
+def read_header(path, raw=None):
+    """Read the header of an image or volume of any pixel type, or of a folder of slices: a Volume.
 
-    Raises ImageError for a format, pixel type or channel layout that is not grey 8 or 16 bit.
+    raw: RawOptions of voxels without a header. Raises ImageError for a format, pixel type or channel layout
+    that is not grey.
     """
     path = Path(path)
-    kind, opened = _reader(path)
     with failures_named(path):
-        _check_signature(path, kind)
-        info = opened(path)
-    if info.dtype not in ALLOWED_DTYPES:
+        if path.is_dir():
+            volume = open_slices(path)
+        else:
+            kind, opened = _reader(path)
+            _check_signature(path, kind)
+            volume = open_raw(path, raw) if opened is open_raw else opened(path)
+    if volume.dtype not in VOXEL_DTYPES:
+        types = ", ".join(map(str, VOXEL_DTYPES))
+        raise ImageError(path, f"pixels are {volume.dtype}; save them as one of {types}")
+    if min(volume.shape) < 1:
+        raise ImageError(path, f"is empty ({volume.slices} pages of {volume.height}x{volume.width} pixels)")
+    if volume.height * volume.width > MAX_PIXELS:
+        raise ImageError(
+            path, f"claims {volume.height}x{volume.width} pixels, more than the limit of {MAX_PIXELS}"
+        )
+    return volume
+
+
+def read_info(path, raw=None, window=None, dtype=np.uint8):
+    """Read the header of an image or volume whose pixels are read as 8 or 16 bits: a Volume.
+
+    raw: as in `read_header`. window: Window that maps the pixels to `dtype` as they are read; without one
+    only uint8 and uint16 are read, as they are. Raises ImageError for others, and as `read_header` does.
+    """
+    volume = read_header(path, raw)
+    if window is not None:
+        return volume.windowed(window, dtype)
+    if volume.dtype not in ALLOWED_DTYPES:
         raise ImageError(
             path,
-            f"pixels are {info.dtype}; only uint8 and uint16 are read. Map the grey levels to"
-            " one of them with a window of your choice (the same for all images) and save again",
+            f"pixels are {volume.dtype}; only uint8 and uint16 are read as they are. Say which values become"
+            " black and white, the same for all images: --window LOW:HIGH, or --window auto",
         )
-    if min(info.shape) < 1:
-        raise ImageError(path, f"is empty ({info.slices} pages of {info.height}x{info.width} pixels)")
-    if info.height * info.width > MAX_PIXELS:
-        raise ImageError(
-            path, f"claims {info.height}x{info.width} pixels, more than the limit of {MAX_PIXELS}"
-        )
-    return info
+    return volume
 
 
 def read_pages(path):
@@ -86,18 +141,43 @@ def read_image(path):
 
 def is_image(path):
     """Return whether the suffix of `path`, in any case, is that of a format that is read."""
-    return Path(path).suffix.lower() in READERS
+    return _suffix(path) in READERS
+
+
+def _suffix(path):
+    """Return the suffix of a path in lower case: of `a.vol.info` the whole of it, which names the format."""
+    suffixes = Path(path).suffixes
+    longest = "".join(suffixes[-2:]).lower()
+    return longest if longest in READERS else "".join(suffixes[-1:]).lower()
+
+
+def split_images(paths):
+    """Split files into (images, other files), in their order.
+
+    A file that holds the voxels of a header among them is neither: it is read with that header.
+    """
+    with_header = {file for path in paths if (file := _data_file(path))}
+    paths = [path for path in paths if path not in with_header]
+    return [path for path in paths if is_image(path)], [path for path in paths if not is_image(path)]
+
+
+def _data_file(path):
+    """Return the file that a header names; None for other files, and for a header that cannot be read."""
+    find = _DATA_FILES.get(_suffix(path))
+    try:
+        return find(path) if find else None
+    except (ImageError, OSError, ValueError):
+        return None
 
 
 def find_images(root):
     """List the files below the folder `root` in natural order (slice_2 before slice_10): (images, other
-    files).
+    files), as `split_images` does.
 
     Links to folders are followed. Hidden files and folders and system files (Thumbs.db) are left out. A
     broken link is listed like a file, so that reading it raises ImageError.
     """
-    paths = sorted(_files_below(Path(root), ()), key=natural)
-    return [path for path in paths if is_image(path)], [path for path in paths if not is_image(path)]
+    return split_images(sorted(_files_below(Path(root), ()), key=natural))
 
 
 def _files_below(folder, parents):
@@ -124,7 +204,7 @@ def left_out(folder, names):
     if not names:
         return []
     listed = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-    return [f"{folder}: {len(names)} files are not PNG, TIFF or NPY and are left out: {listed}"]
+    return [f"{folder}: {len(names)} files are of no format that is read and are left out: {listed}"]
 
 
 def natural(path):
@@ -137,7 +217,7 @@ def natural(path):
 def _reader(path):
     if not is_image(path):
         raise ImageError(path, f"format {path.suffix!r} is not read; use one of {', '.join(READERS)}")
-    return READERS[path.suffix.lower()]
+    return READERS[_suffix(path)]
 
 
 def _check_signature(path, kind):
@@ -146,17 +226,19 @@ def _check_signature(path, kind):
         raise ImageError(path, "is not a file")  # opening a pipe would block
     with open(path, "rb") as file:
         head = file.read(16)
+    if not head:
+        raise ImageError(path, "is empty (0 bytes); copy or export it again")
+    if kind not in _SIGNATURES.values():
+        return  # raw voxels may begin with anything, and the readers of text headers look at theirs
     found = next((name for start, name in _SIGNATURES.items() if head.startswith(start)), None)
     if found == kind:
         return
     suffix = next((suffix for suffix, (name, _) in READERS.items() if name == found), None)
-    if not head:
-        raise ImageError(path, "is empty (0 bytes); copy or export it again")
     if suffix:
         raise ImageError(path, f"holds {found} data; rename it to {path.stem}{suffix}")
     if found:
         raise ImageError(path, f"holds {found} data; convert it to one of {', '.join(READERS)}")
-    article = "an" if kind == "NPY" else "a"
+    article = "an" if kind[0] in "AN" else "a"
     raise ImageError(
         path, f"is not {article} {kind} file (it begins with {head[:8]!r}); copy or export it again"
     )

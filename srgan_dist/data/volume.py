@@ -5,7 +5,7 @@ used. An image is a volume of one slice.
 import contextlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,10 @@ import numpy as np
 
 from srgan_dist.utils.errors import UserError
 
-ALLOWED_DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16))
+ALLOWED_DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16))  # read as they are
+VOXEL_DTYPES = tuple(  # read with a window
+    np.dtype(name) for name in ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
+)
 
 INCH, CENTIMETRE = 2, 3  # units of TIFF's resolution; 1 is none
 
@@ -85,6 +88,35 @@ class Volume:
             for number in range(self.slices):
                 page = one_channel(self.path, voxels[number : number + 1, : self.height, : self.width])
                 yield page[0].astype(self.dtype, copy=False)
+
+    def windowed(self, window, dtype):
+        """Return this volume with its values mapped to grey levels by a Window as they are read.
+
+        dtype: uint8 or uint16. Reading NaN raises ImageError.
+        """
+        return replace(self, dtype=np.dtype(dtype), opened=_windowed, layout=(self, window))
+
+
+@contextlib.contextmanager
+def _windowed(volume):
+    source, window = volume.layout
+    with source.opened(source) as voxels:
+        yield _Windowed(volume, voxels, window)
+
+
+class _Windowed:
+    """Voxels that a window maps to grey levels; they slice like an array [slices, height, width]."""
+
+    def __init__(self, volume, voxels, window):
+        self.volume, self.voxels, self.window = volume, voxels, window
+
+    def __getitem__(self, block):
+        path = self.volume.path
+        values = one_channel(path, self.voxels[block])
+        try:
+            return self.window.to_grey_levels(values, self.volume.dtype)
+        except UserError as error:
+            raise ImageError(path, str(error)) from None
 
 
 class Slices:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from srgan_dist.data.image_files import (
+    FORMATS,
     find_images,
     is_image,
     left_out,
@@ -84,7 +85,7 @@ def _pairs_of_folder(source, target):
     images, others = find_images(source)
     faults = [f"{path}: {BROKEN_LINK}" for path in others if not path.exists()]
     if not images and not faults:
-        raise UserError(f"INPUT={source} holds no image in a format that can be read (PNG, TIFF, NPY)")
+        raise UserError(f"INPUT={source} holds no image in a format that is read ({FORMATS})")
     notes = left_out(source, [str(path.relative_to(source)) for path in others])
     return [(path, target / path.relative_to(source)) for path in images], faults, notes
 

@@ -5,7 +5,7 @@
 
 import re
 
-from srgan_dist.data.image_files import is_image
+from srgan_dist.data.image_files import FORMATS, split_images
 from srgan_dist.packing.source import Source, grouped, header_or_problem, only_images, some
 
 _HR_FOLDER = re.compile(r"(?P<set>.+)_(?P<split>train|valid|test)_HR")
@@ -24,7 +24,7 @@ def find_pairs(root, sides, files, kind, scale, ndim, scan):
     files: all files below root. kind, scale: of the LR side; ndim: of an image.
     """
     hr_folders = _checked_sides(root, sides, scan.faults)
-    _report_strays(root, set(sides), [path for path in files if is_image(path)], scan)
+    _report_strays(root, set(sides), split_images(files)[0], scan)
     by_folder = {}
     for path in files:
         by_folder.setdefault(path.parent, []).append(path)
@@ -120,9 +120,7 @@ def _pair_up(hr_folder, lr_folder, scale, by_folder, scan):
     hr_paths = _by_name(hr_images, lambda path: path.stem, scan.faults)
     lr_paths = _by_name(lr_images, lambda path: _lr_id(path, scale), scan.faults)
     if not hr_paths:
-        scan.faults.append(
-            f"{hr_folder}: holds no image (3-D sets of .mat files are not read; export slices as TIFF or NPY)"
-        )
+        scan.faults.append(f"{hr_folder}: holds no image of a format that is read ({FORMATS})")
     pairs = []
     for name, hr_path in hr_paths.items():
         lr_path = lr_paths.pop(name, None)

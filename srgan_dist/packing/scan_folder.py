@@ -5,6 +5,7 @@ A layout that only resembles this is a fault: a misspelt split would turn test i
 
 import re
 
+from srgan_dist.data.image_files import FORMATS
 from srgan_dist.data.manifest import SPLITS
 from srgan_dist.packing.source import Source, grouped, header_or_problem, only_images, some
 
@@ -25,7 +26,7 @@ def find_images(root, files, scan):
             groups.setdefault((rock, split), []).append((info, inside))
     scan.faults.extend(grouped(problems))
     if not groups and not scan.faults:
-        scan.faults.append(f"{root}: holds no image of a format that is read (PNG, TIFF, NPY)")
+        scan.faults.append(f"{root}: holds no image of a format that is read ({FORMATS})")
     for (rock, given_split), members in sorted(groups.items(), key=lambda group: group[0][0]):
         splits = [given_split] * len(members) if given_split else split_in_order(len(members))
         if len(set(splits)) < 3 and not given_split:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from srgan_dist.data.image_files import is_image, left_out, read_info
+from srgan_dist.data.image_files import left_out, read_info, split_images
 from srgan_dist.data.volume import ImageError, Volume
 
 
@@ -29,8 +29,9 @@ class Scan:
 
 def only_images(files, folder, scan):
     """Return those files that are images; name the others in a note."""
-    scan.notes.extend(left_out(folder, [path.name for path in files if not is_image(path)]))
-    return [path for path in files if is_image(path)]
+    images, others = split_images(files)
+    scan.notes.extend(left_out(folder, [path.name for path in others]))
+    return images
 
 
 def header_or_problem(path, problems):

@@ -49,7 +49,7 @@ def test_a_folder_is_taken_with_its_linked_folders_and_other_files_are_named(tmp
         "b10.png",
         "linked/d.png",
     ]
-    assert notes == [f"{folder}: 1 files are not PNG, TIFF or NPY and are left out: notes.txt"]
+    assert notes == [f"{folder}: 1 files are of no format that is read and are left out: notes.txt"]
 
 
 def test_all_faults_of_a_folder_are_listed_at_once(tmp_path):

@@ -45,7 +45,7 @@ def test_other_files_are_named_and_hidden_ones_are_not(tmp_path):
     (tmp_path / "coal" / "photo.jpg").write_bytes(b"")
     (tmp_path / "coal" / ".DS_Store").write_bytes(b"")
     notes = find_sources(tmp_path, "default", 4).notes
-    assert notes == [f"{tmp_path}: 1 files are not PNG, TIFF or NPY and are left out: photo.jpg"]
+    assert notes == [f"{tmp_path}: 1 files are of no format that is read and are left out: photo.jpg"]
 
 
 def test_empty_and_missing_sources(tmp_path):
