@@ -1,4 +1,4 @@
-"""Write synthetic rocks in DeepRock-SR's layout: srgan-dist synthesize OUT [options]"""
+"""Write synthetic rocks, DeepRock-SR's slices or volumes: srgan-dist synthesize OUT [options]"""
 
 import argparse
 import json
@@ -15,20 +15,27 @@ from srgan_dist.utils.progress import progress_bar
 RECORD = "synthesis.json"  # the options of a set; its name is UNFINISHED until every image is written
 UNFINISHED = f".{RECORD}.unfinished"
 SPLITS = ("train", "valid", "test")
+DEFAULTS = {  # by the number of dimensions
+    2: {"train": 24, "valid": 4, "test": 4, "size": 500},
+    3: {"train": 3, "valid": 1, "test": 1, "size": 128},
+}
+LARGEST_VOLUME = 1024  # drawing takes up to 100 bytes of memory per voxel
 
 
 def main(argv=None, prog=None):
     use_one_blas_thread()  # before NumPy is imported
     from srgan_dist.datasets.synthetic import ROCKS, slice_files
+    from srgan_dist.datasets.synthetic.volumes import volume_files
 
     arguments = parse_arguments(argv, prog, ROCKS)
     out = arguments.out
-    options = {name: getattr(arguments, name) for name in (*SPLITS, "size", "seed")}
+    options = {name: getattr(arguments, name) for name in ("dims", *SPLITS, "size", "seed")}
     options["rocks"] = [rock for rock in ROCKS if rock in arguments.rocks]
-    slices = list_slices(options)
-    pairs = [slice_files(*numbered) for numbered in slices]
+    images = list_images(options)
+    files_of, kind = (slice_files, "slices") if arguments.dims == 2 else (volume_files, "volumes")
+    pairs = [files_of(*numbered) for numbered in images]
     files = [out / file for hr, lr in pairs for file in (hr, *lr.values())]
-    counts = f"{len(slices)} slices of {', '.join(options['rocks'])} ({len(files)} files)"
+    counts = f"{len(images)} {kind} of {', '.join(options['rocks'])} ({len(files)} files)"
 
     start = time.monotonic()
     with cli_errors():
@@ -38,7 +45,7 @@ def main(argv=None, prog=None):
         out.mkdir(parents=True, exist_ok=True)
         with output_lock(out / UNFINISHED, out):
             (out / UNFINISHED).write_text(json.dumps(options) + "\n")
-            written = write_slices(out, slices, options, arguments.jobs)
+            written = write_images(out, images, options, arguments.jobs)
             (out / UNFINISHED).replace(out / RECORD)
         print(f"{out}: {counts}, {written / 1e6:.1f} MB, written in {time.monotonic() - start:.1f} s")
 
@@ -47,32 +54,42 @@ def parse_arguments(argv, prog, rocks):
     parser = argparse.ArgumentParser(
         prog=prog,
         usage=f"{prog or 'python shards/synthesize.py'} OUT [options]",
-        description="Write synthetic rocks with the layout and names of DeepRock-SR-2D."
-        " The same options give the same bytes.",
+        description="Write synthetic rocks: slices with the layout and names of DeepRock-SR-2D, or volumes"
+        " as OUT/SPLIT/ROCK/NUMBER.tif. The same options give the same bytes.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("out", metavar="OUT", type=Path, help="new folder")
     parser.add_argument("--rocks", nargs="+", choices=rocks, default=list(rocks), help="one or more")
-    parser.add_argument("--train", type=int, default=24, metavar="N", help="training slices per rock")
-    parser.add_argument("--valid", type=int, default=4, metavar="N", help="validation slices per rock")
-    parser.add_argument("--test", type=int, default=4, metavar="N", help="test slices per rock")
-    parser.add_argument("--size", type=int, default=500, metavar="N", help="height and width of HR slices")
+    parser.add_argument("--dims", type=int, choices=(2, 3), default=2, help="2: slices, 3: volumes")
+    for name, text in {
+        "train": "training images per rock",
+        "valid": "validation images per rock",
+        "test": "test images per rock",
+        "size": "pixels or voxels along every axis of HR",
+    }.items():
+        text += " (default: {}; 3-D: {})".format(*(DEFAULTS[dims][name] for dims in (2, 3)))
+        parser.add_argument(f"--{name}", type=int, default=argparse.SUPPRESS, metavar="N", help=text)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the rocks and the kernels")
     parser.add_argument("--jobs", type=int, default=usable_cores(), metavar="N", help="processes")
     arguments = parser.parse_args(argv)
+    for name, default in DEFAULTS[arguments.dims].items():
+        vars(arguments).setdefault(name, default)
 
-    for name, least in {"train": 1, "valid": 0, "test": 0, "size": 64, "seed": 0, "jobs": 1}.items():
+    smallest = {2: 64, 3: 32}[arguments.dims]
+    for name, least in {"train": 1, "valid": 0, "test": 0, "size": smallest, "seed": 0, "jobs": 1}.items():
         value = getattr(arguments, name)
         if value < least:
             parser.error(f"--{name}={value} is too small; use at least {least}")
     if arguments.size % 4:
         larger = arguments.size // 4 * 4 + 4
         parser.error(f"--size={arguments.size} is not a multiple of the largest scale, 4; use e.g. {larger}")
+    if arguments.dims == 3 and arguments.size > LARGEST_VOLUME:
+        parser.error(f"--size={arguments.size} is too large for a volume; use at most {LARGEST_VOLUME}")
     return arguments
 
 
-def list_slices(options):
-    """Number the slices of each rock through its splits: [(rock, split, number)]."""
+def list_images(options):
+    """Number the slices or volumes of each rock through its splits: [(rock, split, number)]."""
     splits = [split for split in SPLITS for _ in range(options[split])]
     return [(rock, split, number) for rock in options["rocks"] for number, split in enumerate(splits, 1)]
 
@@ -83,7 +100,7 @@ def is_finished(out, options):
     if record is None:
         _check_empty(out)
         return False
-    recorded = read_record(record)
+    recorded = {"dims": 2} | read_record(record)  # sets from before there were volumes
     for name, value in options.items():
         old = recorded.get(name)
         if old != value:
@@ -113,11 +130,13 @@ def read_record(path):
     return options
 
 
-def write_slices(out, slices, options, jobs):
-    """Write all slices in `jobs` processes; returns the bytes written."""
+def write_images(out, images, options, jobs):
+    """Write all slices or volumes in `jobs` processes; returns the bytes written."""
     from srgan_dist.datasets.synthetic import write_slice
+    from srgan_dist.datasets.synthetic.volumes import write_volume
 
-    write = partial(write_slice, out, seed=options["seed"], size=options["size"])
+    kind, write = {2: ("slice", write_slice), 3: ("volume", write_volume)}[options["dims"]]
+    write = partial(write, out, seed=options["seed"], size=options["size"])
     with process_pool(jobs) as mapped:
-        results = mapped(write, *zip(*slices, strict=True))
-        return sum(progress_bar(results, "synthesize", "slice", total=len(slices)))
+        results = mapped(write, *zip(*images, strict=True))
+        return sum(progress_bar(results, "synthesize", kind, total=len(images)))
