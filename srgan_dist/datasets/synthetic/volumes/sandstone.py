@@ -108,4 +108,4 @@ def draw_sandstone(rng, size):
     clayey = np.clip(4 * (smooth_field(rng, size, 14, 90) + 0.3 * rough - 1.1), 0, 1)
     pores = blend(np.float32(PORE), 84 + 14 * fine + 8 * rough, clayey)
     scene = blend(pores, grains, coverage(outline))
-    return scan(rng, scene, blur=0.8, noise=6.5, rings=0.9, fringe=rng.uniform(0.7, 1.6))
+    return scan(rng, scene, blur=0.8, noise=6.5, rings=0.9, fringe=rng.uniform(0.8, 2))
