@@ -63,7 +63,7 @@ def test_grey_levels_use_the_range_without_clipping(volumes, rock):
 def test_sandstone_pores_are_connected_and_its_edges_show_phase_contrast(volumes):
     for volume in volumes["sandstone"]:
         smoothed = ndimage.gaussian_filter(volume, 0.7)
-        pores = smoothed < 80
+        pores = smoothed < 90
         assert 0.1 < pores.mean() < 0.3
         labels, _ = ndimage.label(pores)
         assert np.bincount(labels.ravel())[1:].max() > 0.8 * pores.sum()

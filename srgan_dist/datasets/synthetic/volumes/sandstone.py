@@ -14,7 +14,7 @@ from srgan_dist.datasets.synthetic.volumes.shapes import (
     window,
 )
 
-PORE = 44
+PORE = 56
 
 
 def _cleaved(rng, grey, axes, fine, rough):
@@ -34,22 +34,22 @@ def _fragment(rng, grey, axes, fine, rough):
     """A rock fragment: crystals of several minerals, some very bright, with pores."""
     grey = grey + 7 * fine + 7 * rough
     bright = np.clip(4 * (fine + rough - rng.uniform(1.9, 3)), 0, 1)
-    return blend(blend(grey, 185, bright), PORE, np.clip(3 * (-rough - rng.uniform(1, 1.8)), 0, 1))
+    return blend(blend(grey, 195, bright), PORE, np.clip(3 * (-rough - rng.uniform(1, 1.8)), 0, 1))
 
 
 def _clay(rng, grey, axes, fine, rough):
     """A grain altered to clay, with pores between its flakes."""
-    return 88 + 13 * fine + 10 * rough
+    return 98 + 13 * fine + 10 * rough
 
 
 # mineral -> (share of the grains, grey level, its spread, texture or None)
 MINERALS = {
-    "quartz": (0.74, 126, 1.5, None),
-    "feldspar": (0.10, 140, 3, None),
-    "cleaved feldspar": (0.04, 138, 3, _cleaved),
-    "dissolved feldspar": (0.04, 136, 3, _dissolved),
-    "rock fragment": (0.05, 128, 3, _fragment),
-    "clay": (0.03, 90, 0, _clay),
+    "quartz": (0.74, 138, 1.5, None),
+    "feldspar": (0.10, 152, 3, None),
+    "cleaved feldspar": (0.04, 150, 3, _cleaved),
+    "dissolved feldspar": (0.04, 148, 3, _dissolved),
+    "rock fragment": (0.05, 140, 3, _fragment),
+    "clay": (0.03, 100, 0, _clay),
 }
 
 
@@ -80,7 +80,7 @@ def _mineral_greys(rng, size, spheres, owner, textures):
     kinds = rng.choice(len(MINERALS), len(spheres), p=shares)
     greys = rng.normal(np.array(levels)[kinds], np.array(spreads)[kinds])
     heavy = (spheres[:, 3] < 9) & (rng.random(len(spheres)) < 0.3)  # zircon, rutile: small and dense
-    greys = np.where(heavy, rng.uniform(175, 235, len(spheres)), greys).astype(np.float32)[owner]
+    greys = np.where(heavy, rng.uniform(180, 235, len(spheres)), greys).astype(np.float32)[owner]
     for number, (*centre, radius) in enumerate(spheres.tolist()):
         if (paint := paints[kinds[number]]) and not heavy[number]:
             region, axes = window(size, centre, LONGEST * radius + 8)
@@ -106,6 +106,6 @@ def draw_sandstone(rng, size):
     grains = blend(grains, PORE, coverage(contact - half_width) * (half_width > 0))
 
     clayey = np.clip(4 * (smooth_field(rng, size, 14, 90) + 0.3 * rough - 1.1), 0, 1)
-    pores = blend(np.float32(PORE), 84 + 14 * fine + 8 * rough, clayey)
+    pores = blend(np.float32(PORE), 94 + 14 * fine + 8 * rough, clayey)
     scene = blend(pores, grains, coverage(outline))
     return scan(rng, scene, blur=0.8, noise=6.5, rings=0.9, fringe=rng.uniform(0.8, 2))
