@@ -89,7 +89,8 @@ class _Peers:
         self.store = torch.distributed.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=30))
         self.key = f"srgan_dist/failed/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
         self.finished = threading.Event()
-        threading.Thread(target=self._watch, name="peers", daemon=True).start()
+        self.thread = threading.Thread(target=self._watch, name="peers", daemon=True)
+        self.thread.start()
 
     def failed(self, error):
         """Report an error of this rank, once, and notify the others; returns its exit code.
@@ -149,6 +150,7 @@ def end_all_ranks_on_error():
         leave(code)
     finally:
         peers.finished.set()
+        peers.thread.join(1.0)  # the store may go before an answer that it still waits for
 
 
 def leave(code):
