@@ -17,6 +17,7 @@ RENAMED = {  # last part of an old key -> its replacement
     "decay_every": "lr_schedule: {name: exponential, decay_every: N}, or {name: constant} for null",
 }
 RENAMED_TAGS = {"discriminator": "dense"}  # of tagged unions
+RENAMED_VALUES = {("upsampling", "resize"): "nearest_before"}  # (last part of a key, value) -> value
 
 
 class ConfigError(UserError):
@@ -46,6 +47,8 @@ def _explain(fault, raw, model):
         return (
             f"{name}.name = {fault['ctx']['tag']!r}: is not known; {_use(fault['ctx']['tag'], path, model)}"
         )
+    if kind == "literal_error" and (new := RENAMED_VALUES.get((path[-1], str(value)))):
+        return f"{name} = {value!r}: is not known; it is now {new}"
     if kind == "too_short":
         return f"{name} = {value!r}: is empty; it needs one at least"
     if kind in ("model_type", "dict_type", "model_attributes_type"):

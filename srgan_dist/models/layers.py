@@ -5,24 +5,31 @@ import math
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 
-class Conv3d(nn.Conv3d):
-    """Convolution of volumes; on a CPU, where no position has room for the kernel beside the padding, in
-    float32 at least.
+def conv3d(x, weight, bias, stride=1, padding=0):
+    """Return the convolution of volumes; on a CPU, where no position has room for the kernel beside the
+    padding, in float32 at least.
 
     There oneDNN's gradient of weights in bfloat16 reads memory that was never written (PyTorch 2.14: a kernel
     of 3 on a side of 2, of 4 on a side of 3).
     """
+    paddings = padding if isinstance(padding, tuple) else (padding,) * 3
+    sides = zip(x.shape[2:], paddings, weight.shape[2:], strict=True)
+    if x.device.type != "cpu" or all(side + padding > kernel for side, padding, kernel in sides):
+        return F.conv3d(x, weight, bias, stride, padding)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    with torch.autocast("cpu", enabled=False):
+        bias = None if bias is None else bias.to(wide)
+        return F.conv3d(x.to(wide), weight.to(wide), bias, stride, padding).to(x.dtype)
+
+
+class Conv3d(nn.Conv3d):
+    """Convolution of volumes, see `conv3d`."""
 
     def forward(self, x):
-        sides = zip(x.shape[2:], self.padding, self.kernel_size, strict=True)
-        if x.device.type != "cpu" or all(side + padding > kernel for side, padding, kernel in sides):
-            return super().forward(x)
-        wide = torch.promote_types(x.dtype, torch.float32)
-        with torch.autocast("cpu", enabled=False):
-            bias = None if self.bias is None else self.bias.to(wide)
-            return self._conv_forward(x.to(wide), self.weight.to(wide), bias).to(x.dtype)
+        return conv3d(x, self.weight, self.bias, self.stride, self.padding)
 
 
 GRAINS = 8  # filters of noise
@@ -60,45 +67,23 @@ def checked_side(side_of, crop, setting):
     return side
 
 
-# Upsampling
-
-
-def stages_of(scale):
-    """Return the factors of the upsampling stages: twos and threes, whose product is the scale."""
-    twos = int(math.log2(scale & -scale))
-    return [2] * twos + [3] * (scale >> twos == 3)
-
-
-def upsampling_radius(scale, behind=0, resize=False):
-    """Return how many LR pixels beyond its own an HR pixel depends on through the upsampling; rounded up.
-
-    Every stage has one 3-wide convolution: before its enlargement or, with resize, behind it. behind: HR
-    pixels that the layers behind the upsampling look beyond their own.
-    """
-    radius = behind
-    for factor in reversed(stages_of(scale)):
-        radius = math.ceil((radius + 1) / factor) if resize else math.ceil(radius / factor) + 1
-    return radius
-
-
-class PixelShuffle(nn.Module):
-    """Channels to space (Shi et al. 2016, "Real-time single image and video super-resolution using an
-    efficient sub-pixel convolutional neural network"): [B, factor^n * C, *shape] -> [B, C, *(factor *
-    shape)], n dimensions.
+class Blocks(nn.Sequential):
+    """Layers one after the other; with `recompute`, which a training may set, none keeps what lies within it
+    for the backward pass, where it is computed again (Chen et al. 2016, "Training deep nets with sublinear
+    memory cost"). The bits are the same.
     """
 
-    def __init__(self, factor):
-        super().__init__()
-        self.factor = factor
+    recompute = False
 
     def forward(self, x):
-        if x.dim() == 4:
-            return F.pixel_shuffle(x, self.factor)
-        batch, channels, *shape = x.shape
-        n = len(shape)
-        x = x.view(batch, channels // self.factor**n, *[self.factor] * n, *shape)
-        interleaved = [axis for i in range(n) for axis in (2 + n + i, 2 + i)]
-        return x.permute(0, 1, *interleaved).reshape(batch, -1, *(size * self.factor for size in shape))
+        if not (self.recompute and torch.is_grad_enabled()):
+            return super().forward(x)
+        for block in self:
+            x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)  # none draws any
+        return x
+
+
+# Texture
 
 
 class NoiseHead(nn.Module):
@@ -111,14 +96,17 @@ class NoiseHead(nn.Module):
     generator that has to please a discriminator fills flat grains with a pattern or with strokes
     (docs/texture.md). Grain is noise whose strength follows the rock, so it has no mean, and no strokes;
     an amplitude that may change from pixel to pixel draws some again.
+
+    first_conv: the class of the convolution of the features, where it is one that enlarges them to the HR
+    grid; else `conv`.
     """
 
     radius = 2  # HR pixels beyond its own that an output pixel depends on
     lr_radius = AMPLITUDE_WINDOW // 2 + 1  # LR pixels beyond its own, from the LR features on
 
-    def __init__(self, conv, lr_channels, channels, noise, slopes):
+    def __init__(self, conv, lr_channels, channels, noise, slopes, first_conv=None):
         super().__init__()
-        self.conv = conv(channels, channels, 3, padding=1)
+        self.conv = (first_conv or conv)(channels, channels, 3, padding=1)
         self.prelu = PReLU(slopes)
         self.detail = conv(channels, 1, 3, padding=1)
         self.amplitude = conv(lr_channels, GRAINS, 1)
@@ -156,7 +144,7 @@ class NoiseHead(nn.Module):
     def forward(self, features, lr_features, noise):
         pool, mode = POOL_AND_MODE[features.dim()]
         means = pool(lr_features, AMPLITUDE_WINDOW, 1, AMPLITUDE_WINDOW // 2, count_include_pad=False)
-        amplitude = F.interpolate(self.amplitude(means), features.shape[2:], mode=mode)
+        amplitude = F.interpolate(self.amplitude(means), noise.shape[2:], mode=mode)
         grain = self.grain(noise.to(features.dtype))
         return self.detail(self.prelu(self.conv(features))) + (amplitude * grain).sum(1, keepdim=True)
 

@@ -12,7 +12,8 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
 
-from srgan_dist.models.layers import CONV, CONVS, NoiseHead, stages_of, upsampling_radius
+from srgan_dist.models.layers import CONV, CONVS, Blocks, NoiseHead
+from srgan_dist.models.upsampling import conv_behind_nearest, stages_of, upsampling_radius
 from srgan_dist.utils.settings import Dimensions, NoiseChannels, Scale, Settings
 
 CONVS_OF_A_BLOCK = 15  # three dense blocks of five 3-wide convolutions
@@ -82,15 +83,18 @@ class RRDBNet(nn.Module):
     def __init__(self, config):
         super().__init__()
         conv, channels = CONV[config.ndim], config.num_filters
-        self.config, self.factors = config, stages_of(config.scale)
+        self.config = config
         self.head = conv(1, channels, 3, padding=1)
         blocks = (
             RRDB(conv, channels, config.growth, residual_scale=config.residual_scale)
             for _ in range(config.num_blocks)
         )
-        self.blocks = nn.Sequential(*blocks)
+        self.blocks = Blocks(*blocks)
         self.trunk = conv(channels, channels, 3, padding=1)
-        self.upscale = nn.ModuleList(conv(channels, channels, 3, padding=1) for _ in self.factors)
+        self.upscale = nn.ModuleList(
+            conv_behind_nearest(config.ndim, factor)(channels, channels, 3, padding=1)
+            for factor in stages_of(config.scale)
+        )
         self.last = conv(channels, channels, 3, padding=1)
         self.tail = conv(channels, 1, 3, padding=1)
         self.texture = NoiseHead(conv, channels, channels, config.noise, channels) if config.noise else None
@@ -103,7 +107,8 @@ class RRDBNet(nn.Module):
         """LR pixels beyond its own that an output pixel depends on, at most."""
         # 2 HR pixels: the two convolutions behind the enlargement
         behind = max(
-            upsampling_radius(self.config.scale, 2, True), NoiseHead.lr_radius if self.config.noise else 0
+            upsampling_radius(self.config.scale, 2, "nearest_before"),
+            NoiseHead.lr_radius if self.config.noise else 0,
         )
         return 2 + CONVS_OF_A_BLOCK * self.config.num_blocks + behind
 
@@ -117,8 +122,8 @@ class RRDBNet(nn.Module):
     def forward(self, lr, *noise):
         x = self.head(lr)
         lr_features = features = x + self.trunk(self.blocks(x))
-        for factor, conv in zip(self.factors, self.upscale, strict=True):
-            features = F.leaky_relu(conv(F.interpolate(features, scale_factor=factor, mode="nearest")), 0.2)
+        for conv in self.upscale:
+            features = F.leaky_relu(conv(features), 0.2)
         sr = self.tail(F.leaky_relu(self.last(features), 0.2))
         return sr + self.texture(features, lr_features, *noise) if noise else sr
 

@@ -1,22 +1,23 @@
-"""SRResNet: residual blocks on the LR grid, then sub-pixel or resize convolutions up to the HR grid.
+"""SRResNet: residual blocks on the LR grid, then sub-pixel convolutions or others up to the HR grid.
 
 Ledig et al. (2017), "Photo-realistic single image super-resolution using a generative adversarial network",
-without batch normalisation, as in the official code of Wang, Armstrong, Mostaghimi (2020).
+without batch normalisation, as in the official code of Wang, Armstrong, Mostaghimi (2020). Their code for
+volumes has upsampling=nearest_after and tail_kernel=3.
 """
 
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 from torch.nn import functional as F
 
-from srgan_dist.models.layers import (
-    CONV,
-    NoiseHead,
-    PixelShuffle,
-    PReLU,
-    initialize,
+from srgan_dist.models.layers import CONV, Blocks, NoiseHead, PReLU, initialize
+from srgan_dist.models.upsampling import (
+    LinearLayer,
+    NearestLayer,
+    UpscaleLayer,
+    conv_behind_nearest,
     stages_of,
     upsampling_radius,
 )
@@ -43,10 +44,19 @@ class SRResNetConfig(Settings):
         le=4096,
         description="channels behind each upsampling stage, where pixels are many; null: num_filters",
     )
-    upsampling: Literal["shuffle", "resize"] = Field(
+    upsampling: Literal["shuffle", "nearest_before", "nearest_after", "trilinear"] = Field(
         "shuffle",
-        description="shuffle: convolution, then channels to space; resize: nearest neighbours, then"
-        " convolution",
+        description="shuffle: convolution, then channels to space; nearest_before: nearest neighbours, then"
+        " convolution; nearest_after: convolution, then nearest neighbours, the order of the official code"
+        " for volumes; trilinear: interpolation (images: bilinear), then convolution",
+    )
+    icnr: bool = Field(
+        False,
+        description="of upsampling=shuffle: at first all positions within a pixel have the same weights, so"
+        " that the untrained network draws no lattice",
+    )
+    tail_kernel: Literal[1, 3] = Field(
+        1, description="size of the last convolution's kernel (official code: 1, for volumes 3)"
     )
     noise: NoiseChannels = 0
     input_skip: bool = Field(
@@ -60,6 +70,15 @@ class SRResNetConfig(Settings):
         gt=0,
         description="standard deviation of the initial convolution weights, biases 0; null: PyTorch's own",
     )
+
+    @model_validator(mode="after")
+    def _check_icnr(self):
+        if self.icnr and self.upsampling != "shuffle":
+            raise ValueError(
+                f"icnr=true is for upsampling=shuffle, not {self.upsampling}, which draws no lattice; leave"
+                " it out"
+            )
+        return self
 
 
 class ResidualBlock(nn.Module):
@@ -75,37 +94,12 @@ class ResidualBlock(nn.Module):
         return x + self.conv2(self.prelu(self.conv1(x)))
 
 
-class UpscaleLayer(nn.Module):
-    """conv3 to factor^n times the channels, which the pixel shuffle turns into `factor` times the size,
-    PReLU.
-    """
-
-    def __init__(self, conv, channels, width, slopes, factor, ndim):
-        super().__init__()
-        self.conv = conv(channels, factor**ndim * width, 3, padding=1)
-        self.shuffle = PixelShuffle(factor)
-        self.prelu = PReLU(slopes)
-
-    def forward(self, x):
-        return self.prelu(self.shuffle(self.conv(x)))
-
-
-class ResizeLayer(nn.Module):
-    """Nearest neighbours to `factor` times the size, conv3, PReLU (Odena et al. 2016, "Deconvolution and
-    checkerboard artifacts").
-    """
-
-    def __init__(self, conv, channels, width, slopes, factor, ndim):
-        super().__init__()
-        self.factor = factor
-        self.conv = conv(channels, width, 3, padding=1)
-        self.prelu = PReLU(slopes)
-
-    def forward(self, x):
-        return self.prelu(self.conv(F.interpolate(x, scale_factor=self.factor, mode="nearest")))
-
-
-UPSAMPLING = {"shuffle": UpscaleLayer, "resize": ResizeLayer}
+UPSAMPLING = {
+    "shuffle": UpscaleLayer,
+    "nearest_before": NearestLayer,
+    "nearest_after": NearestLayer,
+    "trilinear": LinearLayer,
+}
 
 
 class SRResNet(nn.Module):
@@ -119,23 +113,30 @@ class SRResNet(nn.Module):
         slopes = channels if config.prelu == "channel" else 1
         self.config = config
         self.head = conv(1, channels, 3, padding=1)
-        self.blocks = nn.Sequential(
-            *(ResidualBlock(conv, channels, slopes) for _ in range(config.num_blocks))
-        )
+        self.blocks = Blocks(*(ResidualBlock(conv, channels, slopes) for _ in range(config.num_blocks)))
         self.trunk = conv(channels, channels, 3, padding=1)
         width = config.upscale_filters or channels
         upscale_slopes = width if config.prelu == "channel" else 1
-        layer, stages = UPSAMPLING[config.upsampling], []
-        for number, factor in enumerate(stages_of(config.scale)):
-            stages.append(
-                layer(conv, width if number else channels, width, upscale_slopes, factor, config.ndim)
-            )
-        self.upscale = nn.Sequential(*stages)
-        self.tail = conv(width, 1, 1)
+
+        # A stage that ends with nearest neighbours leaves these to the convolution behind it
+        factors, left = stages_of(config.scale), 1
+        if config.upsampling == "nearest_after":
+            factors, left = [1, *factors[:-1]], factors[-1]
+        layer, widths = UPSAMPLING[config.upsampling], [channels, *[width] * len(factors)]
+        self.upscale = nn.Sequential(
+            *(layer(config.ndim, *pair, upscale_slopes, f) for *pair, f in zip(widths, widths[1:], factors))
+        )
+        last_conv = conv_behind_nearest(config.ndim, left)
+        self.tail = last_conv(width, 1, config.tail_kernel, padding=config.tail_kernel // 2)
         self.texture = (
-            NoiseHead(conv, channels, width, config.noise, upscale_slopes) if config.noise else None
+            NoiseHead(conv, channels, width, config.noise, upscale_slopes, last_conv)
+            if config.noise
+            else None
         )
         initialize(self, config.init_std)
+        if config.icnr:
+            for stage in self.upscale:
+                stage.repeat_weights()
         if self.texture:
             self.texture.initialize()
 
@@ -144,8 +145,8 @@ class SRResNet(nn.Module):
         """LR pixels beyond its own that an output pixel depends on: with so much around them, tiles are
         exact.
         """
-        behind = NoiseHead.radius if self.config.noise else 0
-        upsampling = upsampling_radius(self.config.scale, behind, self.config.upsampling == "resize")
+        behind = NoiseHead.radius if self.config.noise else self.config.tail_kernel // 2
+        upsampling = upsampling_radius(self.config.scale, behind, self.config.upsampling)
         behind_trunk = max(upsampling, NoiseHead.lr_radius if self.config.noise else 0)
         return 1 + 2 * self.config.num_blocks + 1 + behind_trunk
 

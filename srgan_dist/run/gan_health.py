@@ -132,5 +132,5 @@ def _diagnose_pattern(dependence, of_hr, excess, excess_of_hr):
         "SR has shown a pattern with the period of the upsampling that HR does not show"
         f" (val/phase_dependence {dependence:.3f}, HR's own {of_hr:.3f}; val/lattice_excess {excess:.1f} dB,"
         f" HR's own {excess_of_hr:.1f} dB): texture, interface and thin pores cannot be trusted. Try a"
-        " stationarity loss, generator.noise=2 and generator.upsampling=resize"
+        " stationarity loss, generator.noise=2 and generator.upsampling=nearest_before"
     )

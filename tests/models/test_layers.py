@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from srgan_dist.models.layers import Conv3d, PixelShuffle, PReLU, stages_of
+from srgan_dist.models.layers import Conv3d, PReLU
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -49,23 +49,6 @@ def test_a_compiled_one_is_the_same():
     assert torch.equal(compiled(x), module(x))
     gradients = [torch.autograd.grad(run(x).square().sum(), module.weight)[0] for run in (compiled, module)]
     torch.testing.assert_close(*gradients)
-
-
-@pytest.mark.parametrize("scale, stages", [(2, [2]), (3, [3]), (4, [2, 2]), (6, [2, 3]), (8, [2, 2, 2])])
-def test_the_stages_of_a_scale_are_twos_and_threes(scale, stages):
-    assert stages_of(scale) == stages
-
-
-@pytest.mark.parametrize("factor", [2, 3])
-def test_a_pixel_shuffle_of_volumes_is_that_of_images_along_each_axis(factor):
-    x = torch.arange(factor**3 * 2 * 3 * 4).float().reshape(1, factor**3, 2, 3, 4)
-    volume = PixelShuffle(factor)(x)
-    assert volume.shape == (1, 1, 2 * factor, 3 * factor, 4 * factor)
-    for z, y, x_ in [(0, 0, 0), (factor, 1, 2), (2 * factor - 1, 3 * factor - 1, 4 * factor - 1)]:
-        channel = ((z % factor) * factor + y % factor) * factor + x_ % factor
-        assert volume[0, 0, z, y, x_] == x[0, channel, z // factor, y // factor, x_ // factor]
-    flat = x[:, : factor**2, 0]
-    assert torch.equal(PixelShuffle(factor)(flat), torch.pixel_shuffle(flat, factor))
 
 
 def test_prelu_of_volumes_has_pytorchs_gradient():

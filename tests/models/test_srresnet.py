@@ -71,8 +71,8 @@ def test_what_is_learned_is_added_to_the_interpolated_image():
     assert torch.equal(generator(lr), bicubic)
 
 
-def test_a_resize_convolution_without_its_kernels_repeats_pixels():
-    config = SRResNetConfig(scale=6, num_blocks=1, num_filters=4, upsampling="resize", tanh=False)
+def test_a_convolution_of_nearest_neighbours_without_its_kernels_repeats_pixels():
+    config = SRResNetConfig(scale=6, num_blocks=1, num_filters=4, upsampling="nearest_before", tanh=False)
     generator, lr = SRResNet(config), torch.rand(1, 1, 3, 5)
     for module in generator.modules():
         if isinstance(module, torch.nn.Conv2d):
