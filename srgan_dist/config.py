@@ -102,6 +102,11 @@ class Config(Settings):
     channels_last: bool = Field(
         True, description="memory format of the networks; faster on recent CPUs and GPUs"
     )
+    activation_checkpointing: bool = Field(
+        False,
+        description="keep only what lies between the generator's blocks for the backward pass and compute"
+        " the rest again: less memory for a third more time in them, the same result",
+    )
     cpu_ranks: int | None = Field(
         None,
         ge=1,
@@ -151,6 +156,8 @@ class Config(Settings):
         if self.needs_discriminator():
             try:
                 self.discriminator.final_side(self.hr_crop)
+                if isinstance(self.discriminator, DenseDiscriminatorConfig):
+                    self.discriminator.check_size(self.hr_crop, self.generator.ndim)
             except ValueError as error:
                 raise ValueError(
                     f"data.lr_crop={self.data.lr_crop} times generator.scale={self.generator.scale}: {error}"

@@ -24,7 +24,9 @@ def error_of(raw):
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["demo", "deeprock_x4", "deeprock_x2", "best_x4", "report_x4"])
+@pytest.mark.parametrize(
+    "name", ["demo", "deeprock_x4", "deeprock_x2", "deeprock3d_x4", "best_x4", "report_x4"]
+)
 def test_shipped_configs_are_valid_and_say_how_to_run_them(name):
     path = REPOSITORY / "configs" / f"{name}.yaml"
     assert load_config(path).name == name
@@ -230,6 +232,11 @@ def test_overrides_of_losses_start_from_the_default_ones_where_the_file_names_no
             "discriminator.name = 'discriminator': is not known; it is now dense",
         ),
         (
+            {"generator": {"upsampling": "resize"}},
+            "generator.upsampling = 'resize': is not known; it is now nearest_before",
+        ),
+        ({"generator": {"upsampling": ["resize"]}}, "generator.upsampling = ['resize']: input should be"),
+        (
             {"data": {"path": "p", "augment": True}},
             "data.augment = True: is now one of none, flips and all: use all",
         ),
@@ -323,6 +330,7 @@ def test_differences_are_named():
 def test_a_second_generator_has_its_own_settings_and_nearest_keys():
     class OtherConfig(Settings):
         name: Literal["other"]
+        ndim: int = 2
         scale: int = 4
         width: int = 3
 

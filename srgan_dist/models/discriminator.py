@@ -14,6 +14,7 @@ from srgan_dist.utils.settings import Settings
 
 _KERNEL = 3
 _STRIDES = (1, 2, 1, 2, 1, 2, 1, 2)
+MOST_DENSE_WEIGHTS = 150_000_000  # of volumes; with their gradients and Adam's averages 2.4 GB
 
 
 class DenseDiscriminatorConfig(Settings):
@@ -24,6 +25,9 @@ class DenseDiscriminatorConfig(Settings):
         64, ge=1, le=1024, description="channels of the first convolution; the last has eight times as many"
     )
     num_dense: int = Field(1024, ge=1, le=65536, description="width of the first dense layer")
+    leaky_slope: float = Field(
+        0.2, ge=0, lt=1, description="slope of LeakyReLU below zero (official code for volumes: 0.3)"
+    )
     padding: Literal[0, 1] = Field(1, description="zeros around each convolution's input (the report has 0)")
     sync_batchnorm: bool = Field(
         False, description="batch normalisation over the crops of all ranks, not of each rank by itself"
@@ -39,6 +43,18 @@ class DenseDiscriminatorConfig(Settings):
         """
         return checked_side(self._final_side, crop, f"padding={self.padding}")
 
+    def check_size(self, crop, ndim):
+        """Raise ValueError where the first dense layer for volumes of `crop` voxels a side is out of all
+        proportion.
+        """
+        weights = 8 * self.num_filters * self.final_side(crop) ** ndim * self.num_dense
+        if ndim == 3 and weights > MOST_DENSE_WEIGHTS:
+            raise ValueError(
+                f"discriminator.name=dense has {weights / 1e6:,.1f} million weights in its first dense layer"
+                f" for HR crops of {crop} voxels a side, more than {MOST_DENSE_WEIGHTS / 1e6:,.0f} million;"
+                " use discriminator.name=patch, smaller crops, or smaller num_filters or num_dense"
+            )
+
     def _final_side(self, side):
         for stride in _STRIDES:
             side = (side + 2 * self.padding - _KERNEL) // stride + 1
@@ -50,11 +66,11 @@ class DenseDiscriminatorConfig(Settings):
 class DiscriminatorBlock(nn.Module):
     """conv3 - batch norm - LeakyReLU."""
 
-    def __init__(self, ndim, channels_in, channels_out, stride, padding):
+    def __init__(self, ndim, channels_in, channels_out, stride, padding, leaky_slope=0.2):
         super().__init__()
         self.conv = CONV[ndim](channels_in, channels_out, _KERNEL, stride, padding)
         self.norm = BATCH_NORM[ndim](channels_out)
-        self.activation = nn.LeakyReLU(0.2)
+        self.activation = nn.LeakyReLU(leaky_slope)
 
     def forward(self, x):
         return self.activation(self.norm(self.conv(x)))
@@ -77,11 +93,13 @@ class Discriminator(nn.Module):
         blocks = zip(widths[:-1], widths[1:], _STRIDES[1:], strict=True)
         side = config.final_side(crop)
         self.conv = CONV[ndim](1, n, _KERNEL, _STRIDES[0], config.padding)
-        self.activation = nn.LeakyReLU(0.2)
-        self.blocks = nn.Sequential(*(DiscriminatorBlock(ndim, *block, config.padding) for block in blocks))
+        self.activation = nn.LeakyReLU(config.leaky_slope)
+        self.blocks = nn.Sequential(
+            *(DiscriminatorBlock(ndim, *block, config.padding, config.leaky_slope) for block in blocks)
+        )
         self.flatten = nn.Flatten()
         self.dense1 = nn.Linear(8 * n * side**ndim, config.num_dense)
-        self.dense_activation = nn.LeakyReLU(0.2)
+        self.dense_activation = nn.LeakyReLU(config.leaky_slope)
         self.dense2 = nn.Linear(config.num_dense, 1)
         self.sigmoid = nn.Sigmoid()
         initialize(self, config.init_std)

@@ -7,6 +7,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from srgan_dist.utils.errors import UserError
+
 
 def conv3d(x, weight, bias, stride=1, padding=0):
     """Return the convolution of volumes; on a CPU, where no position has room for the kernel beside the
@@ -81,6 +83,18 @@ class Blocks(nn.Sequential):
         for block in self:
             x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)  # none draws any
         return x
+
+
+def recompute_blocks(network):
+    """Make all `Blocks` of a network compute again what they need; raises UserError if it has none."""
+    found = [module for module in network.modules() if isinstance(module, Blocks)]
+    if not found:
+        raise UserError(
+            f"activation_checkpointing=true: generator.name={network.config.name} has no Blocks"
+            " (srgan_dist/models/layers.py), whose layers could be computed again; set it to false"
+        )
+    for blocks in found:
+        blocks.recompute = True
 
 
 # Texture

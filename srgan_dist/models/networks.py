@@ -5,7 +5,7 @@ import torch.distributed
 from torch.nn.utils import get_total_norm
 
 from srgan_dist.models import build_discriminator, build_generator
-from srgan_dist.models.layers import CHANNELS_LAST, synchronise
+from srgan_dist.models.layers import CHANNELS_LAST, recompute_blocks, synchronise
 
 
 class Networks:
@@ -14,16 +14,27 @@ class Networks:
     by DDP.
 
     generator, discriminator: their settings. hr_crop: side of the HR crops in pixels. seed: of the initial
-    weights.
+    weights. recompute: whether the generator's blocks are computed again for the backward pass.
     """
 
     def __init__(
-        self, generator, discriminator, hr_crop, seed, accelerator, channels_last=True, compiled=False
+        self,
+        generator,
+        discriminator,
+        hr_crop,
+        seed,
+        accelerator,
+        channels_last=True,
+        compiled=False,
+        recompute=False,
     ):
         self.accelerator, self.channels_last, self.compiled = accelerator, channels_last, compiled
         self.ndim, self.scale = generator.ndim, generator.scale
         self.discriminator_settings = discriminator, hr_crop, seed + 1
-        self.generator = self._prepare(self._build(seed, build_generator, generator))
+        network = self._build(seed, build_generator, generator)
+        if recompute:
+            recompute_blocks(network)
+        self.generator = self._prepare(network)
         self._discriminator = None
         self.ema = None  # of the generator's weights, while a phase keeps one
 

@@ -82,8 +82,7 @@ class _NearestConv:
         self.factor = factor
 
     def forward(self, x):
-        with torch.autocast(x.device.type, enabled=False):  # the sums are rounded once
-            kernel = sum_taps(self.weight, self.factor)
+        kernel = sum_taps(self.weight, self.factor)
         positions = self.factor ** (x.dim() - 2)
         convolve = F.conv2d if x.dim() == 4 else conv3d
         reach = kernel.shape[-1] - 1
@@ -117,10 +116,9 @@ def sum_taps(weight, factor):
     position, tap = (torch.arange(count, device=weight.device) for count in (factor, size))
     pixel = torch.arange(taps, device=weight.device)
     reads = (position[:, None] + tap) // factor == pixel[:, None, None]  # [pixel, position, tap]
-    kernels = weight.to(torch.promote_types(weight.dtype, torch.float32))
-    reads = reads.to(kernels.dtype)
-    for _ in range(n):  # the axis of taps in front becomes two at the end: pixels and positions
-        kernels = torch.tensordot(kernels, reads, ([2], [2]))
+    kernels = weight.to(torch.promote_types(weight.dtype, torch.float32))  # the sums are rounded once
+    for _ in range(n):  # the first axis of taps becomes two at the end: pixels and positions
+        kernels = (kernels.movedim(2, -1)[..., None, None, :] * reads).sum(-1)
     pixels, positions = range(2, 2 + 2 * n, 2), range(3, 3 + 2 * n, 2)
     return (
         kernels.permute(0, *positions, 1, *pixels).reshape(-1, weight.shape[1], *[taps] * n).to(weight.dtype)

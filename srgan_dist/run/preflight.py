@@ -24,6 +24,7 @@ CHANGEABLE_ON_RESUME = (
     "num_sample_images",
     "cpu_ranks",
     "cpu_threads",
+    "activation_checkpointing",
     "device",
     "group_timeout_minutes",
     "max_consecutive_skips",

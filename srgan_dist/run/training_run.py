@@ -45,6 +45,7 @@ def build_networks(config, accelerator):
         accelerator,
         channels_last=config.channels_last,
         compiled=config.compile,
+        recompute=config.activation_checkpointing,
     )
 
 

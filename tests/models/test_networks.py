@@ -1,13 +1,18 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from accelerate import Accelerator
 from conftest import tiny_config
 
 from srgan_dist.losses import VGGLossConfig
+from srgan_dist.models.layers import recompute_blocks
 from srgan_dist.optim.ema import EMA
+from srgan_dist.phases import build_phase
 from srgan_dist.phases.phase import build_losses
 from srgan_dist.phases.pretrain import PretrainConfig
 from srgan_dist.run.training_run import build_networks
+from srgan_dist.utils.errors import UserError
 
 VGG = VGGLossConfig(name="vgg19", weights="random", layer="relu2_2")
 
@@ -103,3 +108,41 @@ def test_what_is_shown_is_the_ema_until_it_is_adopted(build):
     assert shown == networks.generator.tail.bias - 0.5
     networks.adopt_ema()
     assert networks.eval_generator is networks.generator and networks.generator.tail.bias == shown
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("phase", ["pretrain", "adversarial"])
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_activation_checkpointing_changes_no_bit_of_an_update_and_keeps_less(
+    ndim, phase, precision, micro_batches, tmp_path
+):
+    accelerator = Accelerator(mixed_precision=precision)
+    settings = {"losses": {"pixel": {"name": "l1"}}}
+    crops = [torch.rand(2, 1, *[side] * ndim) * 2 - 1 for side in (8, 32)]
+    kept, found = [], []
+    for recompute in (False, True):
+        config = tiny_config(
+            "unused",
+            tmp_path,
+            generator={"ndim": ndim, "num_blocks": 4, "num_filters": 4, "init_std": None},
+            pretrain=settings,
+            adversarial=settings,
+            activation_checkpointing=recompute,
+        )
+        networks = build_networks(config, accelerator)
+        trained = build_phase(getattr(config, phase), networks, accelerator)
+        for _ in range(2):
+            trained.update([crops] * micro_batches)
+        found.append(weights(networks.generator))
+        kept.append([])
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: kept[-1].append(x.numel()) or x, lambda x: x):
+            networks.generator(crops[0]).sum()
+    assert torch.equal(*found) and sum(kept[1]) < sum(kept[0])
+
+
+def test_activation_checkpointing_of_a_generator_without_blocks_is_refused():
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1))
+    network.config = SimpleNamespace(name="plain")
+    with pytest.raises(UserError, match="activation_checkpointing=true: generator.name=plain has no Blocks"):
+        recompute_blocks(network)
