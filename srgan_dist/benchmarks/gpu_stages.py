@@ -13,7 +13,7 @@ from srgan_dist.benchmarks.gpu_updates import captured_update, relative_differen
 from srgan_dist.benchmarks.names import DEFAULT_CONFIG, PHASES
 from srgan_dist.benchmarks.step_case import StepBenchmark
 from srgan_dist.benchmarks.step_plan import Plan
-from srgan_dist.benchmarks.variants import build, crops_of, with_random_vgg
+from srgan_dist.benchmarks.variants import build, crops_of, without_weight_files
 from srgan_dist.config import load_config
 from srgan_dist.training import start
 from srgan_dist.utils.config_files import config_file
@@ -178,7 +178,7 @@ def others(context):
 
 def _config(context, tiny=False):
     """Return the config whose networks are measured, in the size of TINY if asked to, as always on a CPU."""
-    return with_random_vgg(load_config(DEFAULT_CONFIG, TINY if tiny or context.small else []))
+    return without_weight_files(load_config(DEFAULT_CONFIG, TINY if tiny or context.small else []))
 
 
 def _start(config, context):

@@ -23,7 +23,7 @@ from srgan_dist.benchmarks.facts import machine_facts
 from srgan_dist.benchmarks.step_case import StepBenchmark
 from srgan_dist.benchmarks.step_plan import measure_baseline, plan_of, read_baseline, with_weak_scaling
 from srgan_dist.benchmarks.step_table import format_head, format_row
-from srgan_dist.benchmarks.variants import precision_of, with_random_vgg
+from srgan_dist.benchmarks.variants import precision_of, without_weight_files
 from srgan_dist.config import load_config
 from srgan_dist.runtime.device import cpu_wanted, launched_ranks
 from srgan_dist.runtime.process_group import barrier, end_all_ranks_on_error, max_over_ranks
@@ -47,7 +47,7 @@ def run(arguments, save):
 
 def measure(config, plan, save, baseline=None):
     """Measure every variant in every case of a plan, while time is left; returns as `run` does."""
-    config = with_random_vgg(config)
+    config = without_weight_files(config)
     mixed = any(precision_of(variant) == "bf16" for variant in plan.variants)
     settings = {"cpu_threads": plan.threads, "mixed_precision": "bf16" if mixed else "no"}
     accelerator = start(config.model_copy(update=settings))

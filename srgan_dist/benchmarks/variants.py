@@ -24,6 +24,7 @@ from srgan_dist.optim.adam import adam
 from srgan_dist.phases import build_phase
 from srgan_dist.phases.phase import build_losses, content_losses, train_psnr
 from srgan_dist.run.training_run import build_networks
+from srgan_dist.run.update_cost import with_random_vgg
 
 
 def precision_of(variant):
@@ -31,16 +32,9 @@ def precision_of(variant):
     return "bf16" if "bf16" in variant else "fp32"
 
 
-def with_random_vgg(config):
+def without_weight_files(config):
     """Return the config with untrained VGG networks, which need no file."""
-    changes = {}
-    for name, phase in config.phases():
-        losses = {
-            key: loss.model_copy(update={"weights": "random"}) if isinstance(loss, VGGLossConfig) else loss
-            for key, loss in phase.losses.items()
-        }
-        changes[name] = phase.model_copy(update={"losses": losses})
-    return config.model_copy(update=changes)
+    return config.model_copy(update={name: with_random_vgg(phase) for name, phase in config.phases()})
 
 
 def build(variant, config, name):

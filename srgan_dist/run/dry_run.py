@@ -2,9 +2,12 @@
 
 from collections import Counter
 
+import torch
+
 from srgan_dist.config import dump_config
 from srgan_dist.models import build_discriminator, build_generator
 from srgan_dist.models.summary import format_layers
+from srgan_dist.run.update_cost import update_cost
 from srgan_dist.runtime.device import precision_on
 from srgan_dist.storage.cache import GIB
 
@@ -16,10 +19,11 @@ def dry_run_report(config, checked, device_type="cpu", world_size=1):
     """
     ndim, micro_batches = config.generator.ndim, config.gradient_accumulation_steps
     lr_shape, hr_shape = ((1, *[side] * ndim) for side in (config.data.lr_crop, config.hr_crop))
-    parts = [dump_config(config), format_layers("generator", build_generator(config.generator), lr_shape)]
-    if config.needs_discriminator():
-        discriminator = build_discriminator(config.discriminator, config.hr_crop, ndim)
-        parts.append(format_layers("discriminator", discriminator, hr_shape))
+    with torch.device("meta"):  # shapes without values
+        parts = [dump_config(config), format_layers("generator", build_generator(config.generator), lr_shape)]
+        if config.needs_discriminator():
+            discriminator = build_discriminator(config.discriminator, config.hr_crop, ndim)
+            parts.append(format_layers("discriminator", discriminator, hr_shape))
     plan = ["data"]
     for split, weight in checked.train:
         plan.append(f"  train {_counts(split)} of {split.place}")
@@ -27,11 +31,20 @@ def dry_run_report(config, checked, device_type="cpu", world_size=1):
     for name in ("valid", "test"):
         plan.append(f"  {name:<6}{_counts(checked.eval_splits.get(name))} of {config.data.path}")
     plan += [f"  {line}" for line in data_plan(config, checked)]
-    plan.append(f"device {device_type}, mixed precision {precision_on(device_type, config.mixed_precision)}")
-    batch = f"batch_size_per_gpu {config.data.batch_size // world_size}"
+    precision = precision_on(device_type, config.mixed_precision)
+    plan.append(f"device {device_type}, mixed precision {precision}")
+    per_rank = config.data.batch_size // world_size
+    batch = f"batch_size_per_gpu {per_rank}"
     batch += f" in {micro_batches} micro-batches" if micro_batches > 1 else ""
     plan.append(f"phases, {config.data.batch_size} crops an update, {batch}")
-    plan += [f"  {name:<12}{phase_plan(phase)}" for name, phase in config.phases()]
+    for name, phase in config.phases():
+        plan.append(f"  {name:<12}{phase_plan(phase)}")
+        if phase.weights is None:
+            plan.append(f"  {'':<12}{cost_plan(config, phase, precision, per_rank // micro_batches)}")
+    plan.append(
+        "  memory is that of weights, gradients and optimiser, and what crops keep for the backward pass;"
+        " results that are used at once and the workspace of convolutions come on top"
+    )
     start = f"continues from {checked.checkpoint}" if checked.checkpoint else "a new run"
     plan.append(f"run directory {checked.run_directory} ({start})")
     return "\n\n".join([*parts, "\n".join(plan)])
@@ -61,6 +74,19 @@ def phase_plan(phase):
         return f"skipped, weights from {phase.weights}"
     length = f"{phase.steps:,} updates" + (f" or {phase.max_seconds:g} s" if phase.max_seconds else "")
     return f"{length}, {' + '.join(f'{weight:g} {name}' for name, weight in phase.loss_weights().items())}"
+
+
+def cost_plan(config, phase, precision, crops):
+    """Return in words what an update of a phase costs, with so many crops at a time on a rank."""
+    try:
+        cost = update_cost(config, phase, precision, crops)
+    except RuntimeError as error:  # e.g. of a loss of one's own that asks for a value, or leaves the device
+        return f"its cost is not known ({str(error).splitlines()[0]:.160})"
+    crop, fixed, all_of_it = cost.crop_bytes / 2**20, cost.fixed_bytes / GIB, cost.bytes_of(crops) / GIB
+    return (
+        f"{cost.flop / 1e9:,.1f} GFLOP a crop; memory of a rank {fixed:.2f} GiB + {crops} crops x"
+        f" {crop:,.1f} MiB = {all_of_it:.2f} GiB"
+    )
 
 
 def _counts(split):

@@ -8,7 +8,7 @@ from step_configs import step_config
 from srgan_dist.benchmarks.facts import matmul_flops
 from srgan_dist.benchmarks.names import DEFAULT_CONFIG
 from srgan_dist.benchmarks.step_case import PeakMemory, flop_per_crop
-from srgan_dist.benchmarks.variants import build, crops_of, with_random_vgg
+from srgan_dist.benchmarks.variants import build, crops_of, without_weight_files
 from srgan_dist.config import load_config
 
 CPU = torch.device("cpu")
@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 def update_once(variant, config, name):
     """Take an update; returns the gradient of the generator and the metrics."""
-    update = build(variant, with_random_vgg(config), name)
+    update = build(variant, without_weight_files(config), name)
     metrics = update(crops_of(config, 4, CPU))
     generator = update.__self__.generator
     network = getattr(generator, "network", generator)  # of our phases, of the other loops
@@ -52,7 +52,7 @@ def test_the_floating_point_operations_are_those_of_a_count_by_hand():
 
 @pytest.mark.slow
 def test_the_networks_of_the_report_need_the_operations_of_an_independent_count():
-    config = with_random_vgg(load_config(DEFAULT_CONFIG))
+    config = without_weight_files(load_config(DEFAULT_CONFIG))
     Accelerator()
     crops = crops_of(config, 1, CPU)
     for variant, phase, gflop in (
@@ -69,7 +69,7 @@ def test_the_networks_of_the_report_need_the_operations_of_an_independent_count(
 def test_a_variant_that_would_be_compiled_in_part_only_is_an_error():
     Accelerator()
     with torch._dynamo.config.patch(recompile_limit=1, fail_on_recompile_limit_hit=False):
-        update = build("fp32-compiled", with_random_vgg(step_config()), "pretrain")
+        update = build("fp32-compiled", without_weight_files(step_config()), "pretrain")
         update(crops_of(step_config(), 2, CPU))
         with pytest.raises(torch._dynamo.exc.FailOnRecompileLimitHit):
             update(crops_of(step_config(), 3, CPU))

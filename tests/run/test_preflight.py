@@ -155,6 +155,7 @@ def test_dry_run_shows_config_networks_data_and_phases(shards, tmp_path):
         "train 3 coal, 4 sandstone",
         "pretrain    6 updates, 1 pixel",
         "adversarial 4 updates, 1 pixel + 0.005 adversarial",
+        " GFLOP a crop; memory of a rank 0.0",
         "a new run",
     ):
         assert part in report
