@@ -18,7 +18,9 @@ _TYPES = {
 }
 _FIRST_LINE = re.compile(rb"# (?:AmiraMesh|Avizo)(?: 3D)? BINARY(-LITTLE-ENDIAN)?[ \t]")
 _DATA = re.compile(rb"^@1\r?\n", re.MULTILINE)
-_LATTICE = re.compile(r"^\s*Lattice\s*\{\s*(\S+)\s+\S+\s*\}\s*=?\s*@1(\([^)]*\))?\s*$", re.MULTILINE)
+_LATTICE = re.compile(
+    r"^[ \t]*Lattice[ \t]*\{[ \t]*(\S+)[ \t]+\S+[ \t]*\}[ \t=]*@1(\([^)\n]*\))?[ \t\r]*$", re.MULTILINE
+)
 
 
 def open_avizo(path):

@@ -17,7 +17,6 @@ _MICROMETRES = {
     **dict.fromkeys(("mm", "millimeter", "millimetre", "millimeters", "millimetres"), 1e3),
     **dict.fromkeys(("cm", "centimeter", "centimetre"), 1e4),
     **dict.fromkeys(("m", "meter", "metre", "meters", "metres"), 1e6),
-    **dict.fromkeys(("inch", "in"), 25_400.0),
 }
 
 

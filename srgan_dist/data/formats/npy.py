@@ -8,7 +8,13 @@ from srgan_dist.data.volume import ImageError, Volume
 
 
 def _mapped(path):
+    with open(path, "rb") as file:
+        head, size = file.read(12), path.stat().st_size
+    # Numpy allocates what a header of version 2 or 3 says of its own length before it is read.
+    length = int.from_bytes(head[8:12], "little") if head[6:7] > b"\1" else 0
     try:
+        if length > size:
+            raise ValueError("the header is longer than the file")
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (FileNotFoundError, PermissionError):
         raise

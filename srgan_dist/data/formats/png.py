@@ -7,6 +7,7 @@ import struct
 import imagecodecs
 import numpy as np
 
+from srgan_dist.data.formats.raw import MOST_DEFLATED
 from srgan_dist.data.volume import CENTIMETRE, ImageError, Slices, Volume
 
 _COLOURS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB with alpha"}
@@ -30,17 +31,24 @@ def open_png(path):
         raise ImageError(path, "has a transparent colour; save it without transparency")
     if b"acTL" in chunks:
         raise ImageError(path, "is an animated PNG of several frames; save each frame as a PNG of its own")
+    samples, size = height * width * (3 if colour == 2 else 1), path.stat().st_size
+    if samples * depth // 8 > MOST_DEFLATED * size:
+        raise ImageError(
+            path, f"is cut short: its {size} bytes cannot hold {height}x{width} pixels; copy it again"
+        )
     tags = _tags(chunks.get(b"pHYs", b""))
     return Volume(path, (1, height, width), np.dtype(f"uint{depth}"), _voxels, tags=tags)
 
 
 def _chunks(path):
     """Return {name: content} of the chunks of a PNG up to its pixels, whose own content is left empty."""
-    chunks = {}
+    chunks, size = {}, path.stat().st_size
     with open(path, "rb") as file:
         file.seek(8)
         while b"IDAT" not in chunks and len(head := file.read(8)) == 8:
             length, name = struct.unpack(">I4s", head)
+            if length > size - file.tell():
+                raise ImageError(path, "is damaged or cut short; copy or export it again")
             chunks[name] = file.read(length) if name != b"IDAT" else b""
             file.seek(4, os.SEEK_CUR)  # its checksum
     return chunks

@@ -12,7 +12,7 @@ import numpy as np
 
 from srgan_dist.data.volume import ImageError, Volume
 
-_MOST_DEFLATED = 1032  # bytes that one byte of Deflate can stand for, https://zlib.net/zlib_tech.html
+MOST_DEFLATED = 1032  # bytes that one byte of Deflate can stand for, https://zlib.net/zlib_tech.html
 _CHUNK = 2**20
 
 
@@ -52,7 +52,7 @@ def deflated_volume(path, file, shape, stored, offset=0, voxel_sizes_um=None):
     Such a file has no block reads: each opening decompresses all of it into memory.
     """
     compressed, nbytes = file.stat().st_size - offset, math.prod(shape) * stored.itemsize
-    if nbytes > _MOST_DEFLATED * max(compressed, 0):
+    if nbytes > MOST_DEFLATED * max(compressed, 0):
         raise ImageError(
             path,
             f"{file.name} is cut short: {max(compressed, 0)} bytes cannot hold {nbytes} bytes of voxels,"

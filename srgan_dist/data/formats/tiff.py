@@ -4,23 +4,14 @@ import contextlib
 import logging
 import math
 import re
-from fractions import Fraction
 
 import numpy as np
 import tifffile
 
-from srgan_dist.data.volume import ALLOWED_DTYPES, CENTIMETRE, INCH, ImageError, Slices, Volume
+from srgan_dist.data.formats.tiff_tags import carried_tags, orientation, voxel_sizes_um
+from srgan_dist.data.volume import ALLOWED_DTYPES, ImageError, Slices, Volume
 
 _GREY_PHOTOMETRICS = ("MINISBLACK", "RGB")
-_MICROMETRES = {
-    "micron": 1.0,
-    "microns": 1.0,
-    "um": 1.0,
-    "\u00b5m": 1.0,
-    "\\u00B5m": 1.0,
-    "mm": 1e3,
-    "nm": 1e-3,
-}
 
 
 class _Errors(logging.Handler):
@@ -71,7 +62,7 @@ def open_tiff(path):
         pages = _count_slices(path, tiff, first)
         shape = pages, first.imagelength, first.imagewidth
         dtype = np.dtype(first.dtype).newbyteorder("=")
-        return Volume(path, shape, dtype, _voxels, _voxel_sizes_um(first), _carried_tags(first))
+        return Volume(path, shape, dtype, _voxels, voxel_sizes_um(first), carried_tags(first))
 
 
 def _pixel_problem(page):
@@ -113,18 +104,12 @@ def _difference(page, first):
     own, others = (f"{p.imagelength}x{p.imagewidth} {p.dtype}" for p in (page, first))
     if own != others:
         return f"is {own}, page 0 is {others}; all slices must be alike"
-    if _orientation(page) != _orientation(first):
+    if orientation(page) != orientation(first):
         return (
-            f"has Orientation {_orientation(page)}, page 0 has {_orientation(first)}; turn the pixels of one"
+            f"has Orientation {orientation(page)}, page 0 has {orientation(first)}; turn the pixels of one"
             " and save all pages with Orientation 1"
         )
     return None
-
-
-def _orientation(page):
-    """Return the TIFF orientation of a page, 1 to 8; 1 (as stored) where it is missing or invalid."""
-    value = _tag(page, "Orientation", 1)
-    return int(value) if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def _count_slices(path, tiff, first):
@@ -202,55 +187,3 @@ def _raw_slices(volume, tiff):
     page = tiff.pages[0]
     stored = np.dtype(tiff.byteorder + page.dtype.char)
     return np.memmap(volume.path, stored, "r", page.dataoffsets[0], volume.shape)
-
-
-def _tag(page, name, default=None):
-    return page.tags[name].value if name in page.tags else default
-
-
-def _rational(value):
-    """Return a resolution as (numerator, denominator), None where it is not a finite positive number."""
-    try:
-        ratio = Fraction(*value) if isinstance(value, tuple) else Fraction(value)
-    except (TypeError, ValueError, ZeroDivisionError, OverflowError):
-        return None
-    ratio = ratio.limit_denominator(2**32 - 1)  # a float, as some programs write, may need more
-    return ratio.as_integer_ratio() if ratio > 0 else None
-
-
-def _voxel_sizes_um(page):
-    """Return the voxel sizes (z, y, x) where ImageJ recorded them with a unit of length; dpi values are
-    rarely true.
-    """
-    match = re.search(r"^unit=(\S+)", str(page.description), re.MULTILINE)
-    if not match or match[1] not in _MICROMETRES:
-        return None
-    unit, sizes = _MICROMETRES[match[1]], [None]
-    for name in ("YResolution", "XResolution"):
-        pixels_and_units = _rational(_tag(page, name))
-        sizes.append(pixels_and_units and unit * pixels_and_units[1] / pixels_and_units[0])
-    return tuple(sizes)
-
-
-def _carried_tags(page):
-    tags = {}
-    resolution = tuple(_rational(_tag(page, name)) for name in ("XResolution", "YResolution"))
-    if all(resolution):
-        unit = _tag(page, "ResolutionUnit", INCH)
-        tags["resolution"] = resolution
-        tags["resolutionunit"] = int(unit) if unit in (1, INCH, CENTIMETRE) else 1
-    if description := _carried_description(page.description):
-        tags["description"] = description
-    if _orientation(page) != 1:
-        tags["orientation"] = _orientation(page)
-    return tags
-
-
-def _carried_description(text):
-    """Return the part of a description that is also true of another size and storage."""
-    if text.lstrip("\ufeff \r\n\t").startswith(("{", "<?xml", "<OME")):  # sizes, of tifffile and OME
-        return ""
-    if text.startswith("ImageJ="):
-        # With images=5 ImageJ ignores all headers but the first and reads the slices back to back after it.
-        text = re.sub(r"^(images|slices|frames|channels|hyperstack)=.*\n?", "", text, flags=re.MULTILINE)
-    return text
