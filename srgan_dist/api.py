@@ -85,11 +85,11 @@ def super_resolve(weights, input, output, tile=None, device=None, noise=1.0, noi
 
         srgan_dist.super_resolve("runs/demo/weights/adversarial.safetensors", "scan.tif", "scan_x4.tif")
 
-    PNG, TIFF and NPY are read and written. tile: side in LR pixels of the tiles, which bounds the memory;
-    None: 192 in 2-D, 32 in 3-D. device: as for load_generator. noise, noise_seed: strength (0: none, 1: as
-    trained) and seed of the noise of a generator that has some. samples: number of draws of it, whose mean is
-    written to output, and their standard deviation beside it as NAME_spread. Nothing is written where one of
-    the outputs exists.
+    Writes PNG, TIFF and NPY; docs/data.md lists what is read. tile: side in LR pixels of the tiles, which
+    bounds the memory; None: 192 in 2-D, 32 in 3-D. device: as for load_generator. noise, noise_seed: strength
+    (0: none, 1: as trained) and seed of the noise of a generator that has some. samples: number of draws of
+    it, whose mean is written to output, and their standard deviation beside it as NAME_spread. Nothing is
+    written where one of the outputs exists.
     """
     check_tile(tile)
     generator, noise = load_generator(weights, device).generator, Noise(noise_seed, noise)

@@ -38,15 +38,15 @@ def main(argv=None, prog=None):
 def parse_arguments(argv, prog):
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Super-resolve PNG, TIFF and NPY images, volumes slice by slice or with a 3-D generator.",
+        description="Super-resolve images, and volumes slice by slice or with a 3-D generator.",
     )
     parser.add_argument(
         "weights", metavar="WEIGHTS", help="generator, e.g. runs/demo/weights/adversarial.safetensors"
     )
     parser.add_argument(
-        "input", metavar="INPUT", help="an image, a multi-page TIFF, an NPY volume, or a folder of them"
+        "input", metavar="INPUT", help="an image or volume in a format of docs/data.md, or a folder of them"
     )
-    parser.add_argument("output", metavar="OUTPUT", help="file of any of these formats, or a folder")
+    parser.add_argument("output", metavar="OUTPUT", help="a .png, .tif or .npy file, or a folder")
     parser.add_argument(
         "--tile",
         type=int,
