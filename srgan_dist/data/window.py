@@ -21,7 +21,8 @@ class Window:
     high: float
 
     def __post_init__(self):
-        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+        width = self.high - self.low
+        if not (math.isfinite(width) and width > 0 and math.isfinite(65535 / width)):
             raise UserError(f"window={self} has to be LOW:HIGH, two finite numbers, the first one smaller")
 
     def __str__(self):
@@ -30,10 +31,10 @@ class Window:
     def to_grey_levels(self, block, dtype):
         """Map values of any shape and type to uint8 or uint16, rounded; raises UserError for NaN."""
         top = np.iinfo(dtype).max
-        values = (np.asarray(block, np.float64) - self.low) * (top / (self.high - self.low))
+        values = np.clip(np.asarray(block, np.float64), self.low, self.high)
         if np.isnan(values).any():
             raise UserError("holds NaN (not a number), which is no grey level; fill such voxels with a value")
-        return np.rint(np.clip(values, 0, top)).astype(dtype)
+        return np.rint((values - self.low) * (top / (self.high - self.low))).astype(dtype)
 
     def from_grey_levels(self, grey, dtype):
         """Map grey levels, uint8 or uint16, back to values of `dtype`; integers are rounded and clipped."""

@@ -160,7 +160,7 @@ def test_a_forged_header_is_refused_before_anything_is_decoded(tmp_path):
     data = bytearray(path.read_bytes())
     data[16:24] = (100_000).to_bytes(4, "big") * 2
     path.write_bytes(data)
-    with pytest.raises(ImageError, match="claims 100000x100000 pixels"):
+    with pytest.raises(ImageError, match="its .* bytes cannot hold 100000x100000 pixels"):
         read_info(path)
 
 

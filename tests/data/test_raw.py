@@ -116,6 +116,13 @@ def test_raw_voxels_without_a_header_are_images_of_a_folder(tmp_path):
     assert [path.name for path in images] == ["a_5x4x3_uint8.raw", "b.mhd"] and others == []
 
 
+def test_pages_beyond_any_detector_are_refused(tmp_path):
+    with open(tmp_path / "a_70000x70000x1_uint8.raw", "wb") as file:
+        file.truncate(70_000**2)
+    with pytest.raises(ImageError, match="claims 70000x70000 pixels, more than the limit of 1073741824"):
+        read_info(tmp_path / "a_70000x70000x1_uint8.raw")
+
+
 PROGRAM = """
 import re, sys
 from pathlib import Path

@@ -1,5 +1,7 @@
 """Folders of numbered slices as volumes."""
 
+import os
+
 import numpy as np
 import pytest
 import tifffile
@@ -93,6 +95,17 @@ def cut(folder):
     path.write_bytes(path.read_bytes()[:-3])
 
 
+def pipe(folder):
+    remove(folder)
+    os.mkfifo(folder / "slice_5.tif")
+
+
+def mislabel(folder):
+    tiff = (folder / "slice_5.tif").rename(folder / "other")
+    save(folder / "other.png", VOLUME[0]).rename(folder / "slice_5.tif")
+    tiff.unlink()
+
+
 def mix(folder):
     save(folder / "slice_13.png", VOLUME[0])
 
@@ -118,6 +131,8 @@ def turn(folder):
         (deep, "slice_5.tif: is 4x5 uint16, slice_1.tif is 4x5 uint8"),
         (thick, "slice_5.tif: holds 5 pages"),
         (cut, "slice_5.tif: page 0 is cut short"),
+        (pipe, "slice_5.tif: is not a file"),
+        (mislabel, "slice_5.tif: cannot be read"),
         (mix, "holds slices of several formats, .*slice_13.png"),
         (stranger, "slice_1.tif is called unlike overview.tif"),
         (second, "is called unlike"),

@@ -179,9 +179,9 @@ OTHER_CHANGES = [
     ("vgi", b"[file1]", b"[file2]\nName = b.vol\n[file1]", "describes 2 data files"),
     ("vgi", b"End = 4 3 2", b"End = 3 3 2", "RegionOfInterestEnd '3 3 2', which cuts a part out"),
     ("vgi", b"BitsPerElement = 16", b"BitsPerElement = 12", "BitsPerElement '12', which is not read"),
-    ("vol.info", b"HIGHBYTEFIRST", b"MIDDLE", "BYTEORDER 'MIDDLE', which is not read; only lowbytefirst"),
+    ("vol.info", b"HIGHBYTEFIRST", b"MIDDLE", "BYTEORDER 'MIDDLE', which is not read; only LOWBYTEFIRST"),
     ("vol.info", b"NUM_Z = 3", b"NUM_Z = 2", "a.vol has 120 bytes; 2x4x5 voxels have 1 .uint8., 2"),
-    ("mha", b"MET_USHORT", b"MET_LONG", "ElementType 'MET_LONG', which is not read; only met_char"),
+    ("mha", b"MET_USHORT", b"MET_LONG", "ElementType 'MET_LONG', which is not read; only MET_CHAR"),
 ]
 
 

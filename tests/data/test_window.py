@@ -84,7 +84,10 @@ def test_what_the_option_says(text, expected):
     assert parse_window(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "5:1", "1:1", "a:b", "1:", "nan:1", "0:inf", "50", "-1", "nan", "all"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "5:1", "1:1", "a:b", "1:", "nan:1", "0:inf", "-1e308:1e308", "0:1e-320", "50", "-1", "nan", "all"],
+)
 def test_windows_that_make_no_sense_are_refused(text):
     with pytest.raises(UserError, match="window=.* has to be LOW:HIGH"):
         parse_window(text)

@@ -1,5 +1,6 @@
 """Raw voxels without a header, .raw and .vol: shape and type come from options or from the file's name."""
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -84,7 +85,7 @@ def _fitting(path, shape, offset):
     """Return the types that fill the file with voxels of this shape, as part of a message."""
     if not shape:
         return ""
-    count, size = int(np.prod(shape, dtype=object)), path.stat().st_size - offset
+    count, size = math.prod(shape), path.stat().st_size - offset
     names = [str(dtype) for dtype in VOXEL_DTYPES if count * dtype.itemsize == size]
     voxels = f"{'x'.join(map(str, shape))} voxels"
     return f"; with {size} bytes its {voxels} can be {', '.join(names) or 'of no type that is read'}"

@@ -15,7 +15,7 @@ def open_bmp(path):
     """
     with open(path, "rb") as file:
         head = file.read(54)
-        if len(head) < 54 or (length := struct.unpack_from("<I", head, 14)[0]) < 40:
+        if len(head) < 54 or head[:2] != b"BM" or (length := struct.unpack_from("<I", head, 14)[0]) < 40:
             raise ImageError(path, "is cut short, or no BMP of Windows; save it again as 8-bit grey")
         begin = struct.unpack_from("<I", head, 10)[0]
         width, height, _, bits, compression = struct.unpack_from("<iiHHI", head, 18)

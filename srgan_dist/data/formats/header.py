@@ -108,10 +108,10 @@ class Header:
 
     def choice(self, name, table, default=None):
         """Return what `table` has for the value of a field, in any case."""
-        value = self.text(name, default).lower()
-        if value not in table:
+        found = [content for key, content in table.items() if key.lower() == self.text(name, default).lower()]
+        if not found:
             raise self.fault(name, f"is not read; only {', '.join(table)} are")
-        return table[value]
+        return found[0]
 
     def fault(self, name, rule):
         return ImageError(self.path, f"its header has {name} {self.fields.get(name.lower())!r}, which {rule}")

@@ -9,16 +9,16 @@ from srgan_dist.data.volume import ImageError
 MILLIMETRE_UM = 1e3  # ITK's unit of length, by convention
 
 _TYPES = {
-    "met_char": "i1",
-    "met_uchar": "u1",
-    "met_short": "i2",
-    "met_ushort": "u2",
-    "met_int": "i4",
-    "met_uint": "u4",
-    "met_float": "f4",
-    "met_double": "f8",
+    "MET_CHAR": "i1",
+    "MET_UCHAR": "u1",
+    "MET_SHORT": "i2",
+    "MET_USHORT": "u2",
+    "MET_INT": "i4",
+    "MET_UINT": "u4",
+    "MET_FLOAT": "f4",
+    "MET_DOUBLE": "f8",
 }
-_FLAGS = {"true": True, "false": False, "1": True, "0": False}
+_FLAGS = {"True": True, "False": False, "1": True, "0": False}
 
 
 def open_metaimage(path):
@@ -31,16 +31,16 @@ def open_metaimage(path):
     if ndim not in (2, 3):
         raise header.fault("NDims", "is not 2 or 3; save one volume of grey levels")
     shape = header.shape("DimSize", (ndim,))
-    if not header.choice("BinaryData", _FLAGS, "true"):
+    if not header.choice("BinaryData", _FLAGS, "True"):
         raise ImageError(path, "its voxels are text (BinaryData = False); save it with binary data")
     if header.integers("ElementNumberOfChannels", (1,), "1") != (1,):
         raise header.fault("ElementNumberOfChannels", "is not 1; save one grey channel")
     order = "ElementByteOrderMSB" if "ElementByteOrderMSB" in header else "BinaryDataByteOrderMSB"
-    stored = byte_order(header.choice("ElementType", _TYPES), header.choice(order, _FLAGS, "false"))
+    stored = byte_order(header.choice("ElementType", _TYPES), header.choice(order, _FLAGS, "False"))
     name = header.text("ElementDataFile")
     file = path if name.upper() == "LOCAL" else _data_file(header, name)
     (skipped,) = header.integers("HeaderSize", (1,), "0")
-    compressed = header.choice("CompressedData", _FLAGS, "false")
+    compressed = header.choice("CompressedData", _FLAGS, "False")
     if skipped < -1 or compressed and skipped == -1:
         raise header.fault("HeaderSize", "is not read; give the bytes before the voxels")
     if file is path and skipped == 0:

@@ -44,7 +44,8 @@ def _chunks(path):
     """Return {name: content} of the chunks of a PNG up to its pixels, whose own content is left empty."""
     chunks, size = {}, path.stat().st_size
     with open(path, "rb") as file:
-        file.seek(8)
+        if file.read(8) != b"\x89PNG\r\n\x1a\n":
+            raise ImageError(path, "is not a PNG file; copy or export it again")
         while b"IDAT" not in chunks and len(head := file.read(8)) == 8:
             length, name = struct.unpack(">I4s", head)
             if length > size - file.tell():

@@ -61,6 +61,8 @@ def _voxels(volume):
 
 
 def _slice(path, opened):
+    if path.exists() and not path.is_file():
+        raise ImageError(path, "is not a file")  # opening a pipe would block
     with failures_named(path):
         return opened(path)
 

@@ -9,7 +9,7 @@ import numpy as np
 import tifffile
 
 from srgan_dist.data.formats.tiff_tags import carried_tags, orientation, voxel_sizes_um
-from srgan_dist.data.volume import ALLOWED_DTYPES, ImageError, Slices, Volume
+from srgan_dist.data.volume import ImageError, Slices, Volume
 
 _GREY_PHOTOMETRICS = ("MINISBLACK", "RGB")
 
@@ -72,7 +72,7 @@ def _pixel_problem(page):
         return f"is stored as {photometric}; save it as grey with black at 0 (MINISBLACK)"
     if page.extrasamples or page.samplesperpixel not in (1, 3):
         return f"has {page.samplesperpixel} channels; save it as grey without alpha"
-    if page.dtype is None or page.dtype in ALLOWED_DTYPES and page.bitspersample != 8 * page.dtype.itemsize:
+    if page.dtype is None or page.bitspersample != 8 * page.dtype.itemsize:
         return (
             f"has {page.bitspersample} bit per pixel; save it as 8 or 16 bit grey, with one factor for all"
             " images if the grey levels are scaled"

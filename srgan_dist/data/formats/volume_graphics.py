@@ -18,7 +18,7 @@ from srgan_dist.data.volume import ImageError
 _VGI_TYPES = {"unsigned integer": "u", "signed integer": "i", "float": "f"}
 _BITS = {"u": ("8", "16", "32"), "i": ("8", "16", "32"), "f": ("32", "64")}
 _INFO_TYPES = {1: "u1", 2: "u2", 4: "f4"}  # PyHST writes float32, its converters 8 and 16 bits
-_BYTE_ORDERS = {"lowbytefirst": False, "highbytefirst": True}
+_BYTE_ORDERS = {"LOWBYTEFIRST": False, "HIGHBYTEFIRST": True}
 
 
 def open_vgi(path):
