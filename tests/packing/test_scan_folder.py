@@ -2,6 +2,7 @@ import pytest
 from conftest import texture, write_folder
 from PIL import Image
 from source_folders import only_fault
+from volume_samples import mhd, vol_info
 
 from srgan_dist.packing.scan import find_sources
 from srgan_dist.packing.scan_folder import split_in_order
@@ -151,3 +152,19 @@ def test_names_with_digits_that_are_no_decimals_are_sorted(tmp_path):
     write_folder(tmp_path, {"coal": 1})
     (tmp_path / "coal" / "slice_0.png").rename(tmp_path / "coal" / "1\u00b23.png")
     assert [s.name for s in find_sources(tmp_path, "unknown", 4).sources] == ["coal_1_3"]
+
+
+def test_volumes_with_their_data_beside_them_are_one_source_each(tmp_path):
+    (tmp_path / "rock").mkdir()
+    for writer in (mhd, vol_info):
+        folder = tmp_path / writer.__name__
+        folder.mkdir()
+        writer(folder)
+        for file in list(folder.iterdir()):
+            file.rename(tmp_path / "rock" / file.name)
+    found = find_sources(tmp_path, "default", 4)
+    assert [(source.file, source.hr.shape) for source in found.sources] == [
+        ("rock/a.mhd", (3, 4, 5)),
+        ("rock/a.vol.info", (3, 4, 5)),
+    ]
+    assert found.faults == [] and not any("left out" in note for note in found.notes)

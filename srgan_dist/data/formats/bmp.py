@@ -53,21 +53,22 @@ def _grey_palette(path, file, colours):
 
 def _voxels(volume):
     begin, stride, top_down, palette = volume.layout
-    _, height, width = volume.shape
-    rows = np.memmap(volume.path, np.uint8, "r", begin, (height, stride))[:: 1 if top_down else -1]
-    if palette is None:
-        return contextlib.nullcontext(rows[:, : 3 * width].reshape(1, height, width, 3))
-    return contextlib.nullcontext(_Palette(volume.path, rows[None, :, :width], palette))
+    rows = np.memmap(volume.path, np.uint8, "r", begin, (volume.height, stride))
+    return contextlib.nullcontext(_Pixels(volume.path, rows[:: 1 if top_down else -1], palette))
 
 
-class _Palette:
-    """Pixels that stand for the grey levels of a palette; they slice like an array."""
+class _Pixels:
+    """Pixels that slice like an array [1, height, width] of grey levels, or [1, height, width, 3] of RGB."""
 
-    def __init__(self, path, indices, palette):
-        self.path, self.indices, self.palette = path, indices, palette
+    def __init__(self, path, rows, palette):
+        self.path, self.rows, self.palette = path, rows, palette
 
     def __getitem__(self, window):
-        indices = self.indices[window]
-        if indices.size and indices.max() >= len(self.palette):
+        _, lines, columns = window
+        if self.palette is None:  # sliced before it is copied into RGB
+            pixels = self.rows[lines, 3 * (columns.start or 0) : 3 * columns.stop]
+            return pixels.reshape(1, len(pixels), -1, 3)
+        indices = self.rows[None, lines, columns]
+        if indices.max() >= len(self.palette):
             raise ImageError(self.path, f"has pixels beyond its palette of {len(self.palette)} colours")
         return self.palette[indices]
