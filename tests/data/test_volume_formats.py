@@ -177,6 +177,7 @@ OTHER_CHANGES = [
     ("am", b'"uniform"', b'"curvilinear"', "CoordType 'curvilinear', which is not uniform"),
     ("am", b"BINARY-LITTLE-ENDIAN", b"3D ASCII", "has no header of a binary Avizo file"),
     ("vgi", b"[file1]", b"[file2]\nName = b.vol\n[file1]", "describes 2 data files"),
+    ("vgi", b"{volumeprimitive12}", b"{volume2}\n[file1]\nName = b.vol", "describes 2 data files"),
     ("vgi", b"End = 4 3 2", b"End = 3 3 2", "RegionOfInterestEnd '3 3 2', which cuts a part out"),
     ("vgi", b"BitsPerElement = 16", b"BitsPerElement = 12", "BitsPerElement '12', which is not read"),
     ("vol.info", b"HIGHBYTEFIRST", b"MIDDLE", "BYTEORDER 'MIDDLE', which is not read; only LOWBYTEFIRST"),
@@ -207,6 +208,14 @@ def test_a_spacing_of_one_is_what_programs_write_that_do_not_know_it(tmp_path):
     path = WRITERS["mha"](tmp_path)[0]
     path.write_bytes(path.read_bytes().replace(b"0.002 0.003 0.004", b"1 1 1"))
     assert read_info(path).voxel_sizes_um is None
+
+
+def test_sections_that_are_not_needed_may_say_anything(tmp_path):
+    path = WRITERS["vgi"](tmp_path)[0]
+    path.write_bytes(path.read_bytes() + b"[render]\nlight = 1\nlight = 2\n{scene}\n[sceneinfo]\nunit = um\n")
+    assert read_info(path).voxel_sizes_um == pytest.approx(SIZES_UM)
+    path.write_bytes(path.read_bytes().replace(b"unit = mm\n", b""))
+    assert read_info(path).voxel_sizes_um == pytest.approx((0.004, 0.003, 0.002))
 
 
 def test_vol_info_of_float32_is_in_the_bytes_per_voxel(tmp_path):

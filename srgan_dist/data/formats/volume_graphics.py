@@ -3,7 +3,6 @@
 import re
 
 from srgan_dist.data.formats.header import (
-    Header,
     assignments,
     beside,
     byte_order,
@@ -24,7 +23,7 @@ _BYTE_ORDERS = {"LOWBYTEFIRST": False, "HIGHBYTEFIRST": True}
 def open_vgi(path):
     """Read a .vgi header; the voxels are little-endian, in the one .vol file that it names."""
     sections = _sections(path)
-    (header,) = _data_sections(path, sections)
+    header = _data_section(path, sections)
     shape = header.shape("Size")
     if header.text("FileFormat", "raw").lower() != "raw":
         raise header.fault("FileFormat", "is not raw")
@@ -44,28 +43,26 @@ def open_vgi(path):
 
 def vgi_data_file(path):
     """Return the file that a .vgi header names."""
-    (header,) = _data_sections(path, _sections(path))
-    return path.parent / header.text("Name")
+    return path.parent / _data_section(path, _sections(path)).text("Name")
 
 
 def _sections(path):
-    """Return {name: Header} of the sections [name], the first of each name."""
+    """Return [(name, its lines)] of the sections [name] in order; {objects} hold sections."""
     parts = re.split(r"^[ \t]*\[([^\]\n]*)\][^\n]*$", text_of(start_of(path)), flags=re.MULTILINE)
-    names = [name.strip().lower() for name in parts[1::2]]
     lines = [re.split(r"^[ \t]*\{", part, flags=re.MULTILINE)[0].splitlines() for part in parts[2::2]]
-    return {name: assignments(path, part) for name, part in reversed(list(zip(names, lines)))}
+    return list(zip((name.strip().lower() for name in parts[1::2]), lines))
 
 
-def _data_sections(path, sections):
-    found = [header for name, header in sections.items() if re.fullmatch(r"file\d+", name)]
+def _data_section(path, sections):
+    found = [lines for name, lines in sections if re.fullmatch(r"file\d+", name)]
     if len(found) != 1:
         raise ImageError(path, f"describes {len(found)} data files ([file1], ...) where one is read")
-    return found
+    return assignments(path, found[0])
 
 
 def _vgi_sizes_um(path, sections):
-    empty = Header(path, {})
-    geometry, scene = sections.get("geometry", empty), sections.get("sceneinfo", empty)
+    first = dict(reversed(sections))
+    geometry, scene = (assignments(path, first.get(name, ())) for name in ("geometry", "sceneinfo"))
     sizes = geometry.numbers("resolution", (3,))
     unit = micrometres(geometry.text("unit", scene.text("unit", "")))
     return sizes and sizes_um(sizes[::-1], unit)
