@@ -25,6 +25,13 @@ Pack images into WebDataset tar shards. SOURCE is one of
     SOURCE/valid/sandstone/slice_0800.tif
     SOURCE/test/berea/slice_0001.tif
 
+  two scans of the same rocks, as two such folders with the same names in both, without SOURCE:
+    --hr HR --lr LR         HR/berea/plug.tif and LR/berea/plug.tif; HR has exactly --scale times the size of
+                            LR, or --align registers both and cuts them to their overlap
+
+With --dims 3 the files are volumes, which are cut into blocks. A rock of one or two volumes is split 8:1:1
+into slabs along the longest axis, with a gap of a crop between them; empty blocks are left out and counted.
+
 A layout that only resembles one of these is refused. Links are followed, hidden files and folders left out.
 The same command continues a build that was interrupted.
 
@@ -41,7 +48,7 @@ def main(argv=None, prog=None):
     from srgan_dist.packing.build import BuildOptions, build
     from srgan_dist.packing.summary import format_counts
 
-    options = parse_arguments(argv, prog, BuildOptions())
+    options = parse_arguments(argv, prog, BuildOptions)
     source, out = options.pop("source"), options.pop("out")
     executor, jobs = options.pop("executor"), options.pop("jobs")
 
@@ -67,17 +74,34 @@ def main(argv=None, prog=None):
 
 
 def parse_arguments(argv, prog, defaults):
-    """Return the options as a dictionary: source, out, jobs, executor, and the fields of BuildOptions."""
+    """Return the options as a dictionary: source, out, jobs, executor, and the fields of BuildOptions.
+
+    source is a folder, or a pair of them, (HR, LR).
+    """
+    from srgan_dist.packing.options import DEFAULTS
     from srgan_dist.storage.encoding import ENCODINGS
     from srgan_dist.utils.scales import SCALES
+
+    def by_dims(name):
+        return ", ".join(f"{values[name]} with --dims {ndim}" for ndim, values in DEFAULTS.items())
 
     parser = argparse.ArgumentParser(
         prog=prog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=LAYOUTS.format(command=prog or "python shards/build.py"),
     )
-    parser.add_argument("source", metavar="SOURCE")
+    parser.add_argument("source", metavar="SOURCE", nargs="?")
     parser.add_argument("out", metavar="OUT", help="new folder")
+    parser.add_argument("--hr", metavar="DIR", help="HR images, instead of SOURCE")
+    parser.add_argument("--lr", metavar="DIR", help="their LR images, with the same names")
+    parser.add_argument(
+        "--dims",
+        dest="ndim",
+        type=int,
+        choices=[2, 3],
+        default=defaults.ndim,
+        help="2 packs images and the slices of volumes, 3 volumes (default: %(default)s)",
+    )
     parser.add_argument(
         "--kind",
         default=defaults.kind,
@@ -93,15 +117,17 @@ def parse_arguments(argv, prog, defaults):
     parser.add_argument(
         "--tile",
         type=int,
-        default=defaults.tile,
-        help="HR pixels of the tiles cut from a folder's images (default: %(default)s)",
+        metavar="N",
+        help=f"HR pixels of the tiles cut from a folder's images (default: {by_dims('tile')})",
     )
     parser.add_argument(
         "--crop",
         type=int,
-        default=defaults.crop,
-        help="HR pixels of the crops of the training; smaller images are refused (default: %(default)s)",
+        metavar="N",
+        help="HR pixels of the crops of the training; smaller images are refused"
+        f" (default: {by_dims('crop')})",
     )
+    _add_scan_options(parser)
     parser.add_argument(
         "--seed", type=int, default=defaults.seed, help="of kernels and shuffling (default: %(default)s)"
     )
@@ -135,7 +161,44 @@ def parse_arguments(argv, prog, defaults):
         " slow links) (default: %(default)s)",
     )
     add_renamed_option(parser, "--payload", "--encoding")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)  # for SOURCE --option OUT, as SOURCE may be missing
     if arguments.jobs is not None and arguments.jobs < 1:
         parser.error(f"--jobs {arguments.jobs} must be 1 or more")
-    return {name: value for name, value in vars(arguments).items() if name != "payload"}
+    options = {name: value for name, value in vars(arguments).items() if name != "payload"}
+    align, limit = options.pop("align"), options.pop("max_shift")
+    if limit is not None and not align:
+        parser.error(f"--max-shift {limit:g} goes with --align")
+    options["align"] = (8.0 if limit is None else limit) if align else None
+    hr, lr = options.pop("hr"), options.pop("lr")
+    if (hr is None) != (lr is None) or (hr is None) == (options["source"] is None):
+        parser.error("give either SOURCE or both --hr and --lr")
+    if hr is not None:
+        options["source"] = hr, lr
+    return options
+
+
+def _add_scan_options(parser):
+    """Add the options about pairs that two scanners made, and LR images that are made like them."""
+    parser.add_argument(
+        "--align", action="store_true", help="register pairs and cut them to their overlap by whole HR pixels"
+    )
+    parser.add_argument(
+        "--max-shift",
+        type=float,
+        metavar="N",
+        help="with --align: refuse pairs that are shifted by more HR pixels than this (default: 8)",
+    )
+    for name, metavar, text in (
+        ("blur", "SIGMA", "make LR as a scanner does, with a Gaussian point spread of SIGMA HR pixels"),
+        ("noise", "SIGMA", "standard deviation of its noise in grey levels (default: 0)"),
+        ("gain", "G", "its gain about grey level 0 (default: 1)"),
+        ("offset", "LEVELS", "added grey levels (default: 0)"),
+    ):
+        parser.add_argument(f"--lr-{name}", type=float, metavar=metavar, help=text)
+    parser.add_argument(
+        "--min-contrast",
+        type=float,
+        metavar="SHARE",
+        help="with --dims 3: blocks of one grey level, or of a smaller standard deviation than this share"
+        " of their rock's median, are left out; 0 keeps all (default: 0.05)",
+    )

@@ -12,72 +12,25 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
 from srgan_dist.data.manifest import VERSION, Manifest
 from srgan_dist.data.split import read_manifest
+from srgan_dist.packing.align_sources import align_sources
 from srgan_dist.packing.build_directory import build_directory, holds_files, remove_left_over
 from srgan_dist.packing.finish import write_manifest
 from srgan_dist.packing.layout import arrange, place
-from srgan_dist.packing.run_jobs import BuildError, decode_faults, pack_all
+from srgan_dist.packing.options import BuildOptions
+from srgan_dist.packing.run_jobs import BuildError, decode_faults, leave_out_empty, pack_all
 from srgan_dist.packing.scan import find_sources
+from srgan_dist.packing.slabs import cut_into_slabs
 from srgan_dist.packing.tiles import check_samples, list_samples, stored_dtype
-from srgan_dist.storage.encoding import ENCODINGS, encoder
+from srgan_dist.storage.encoding import encoder
 from srgan_dist.storage.remote import is_url
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.files import sha256_of, sync
-from srgan_dist.utils.scales import SCALES
-
-
-@dataclass(frozen=True)
-class BuildOptions:
-    """The options that determine the bytes of a packed set, besides its images."""
-
-    scale: int = 4
-    kind: str = "unknown"  # of the LR side: "default" is bicubic, "unknown" one kernel per image
-    tile: int = 500  # HR pixels along every axis; for folders of HR images
-    crop: int = 192  # HR pixels along every axis, of the training crops; no image may be smaller
-    seed: int = 0
-    samples_per_shard: int = 400
-    dtype: str | None = None  # "uint16" stores 8-bit images times 257; None keeps the images' own type
-    encoding: str = "npy"  # "png" stores compressed images, for slow links
-    ndim: int = 2  # 3 cuts volumes into blocks, 2 their slices into tiles
-
-    def __post_init__(self):
-        for name in ("scale", "ndim", "tile", "crop", "samples_per_shard", "seed"):
-            value = getattr(self, name)
-            if type(value) is not int:
-                raise UserError(
-                    f"{name}={value!r} must be a whole number; use e.g. {getattr(BuildOptions, name)}"
-                )
-        if self.scale not in SCALES:
-            raise UserError(f"scale={self.scale} must be one of {', '.join(map(str, SCALES))}")
-        if self.ndim not in (2, 3):
-            raise UserError(f"ndim={self.ndim} must be 2 or 3")
-        if self.kind not in ("default", "unknown"):
-            raise UserError(f"kind={self.kind!r} must be default or unknown")
-        if self.dtype not in (None, "uint16"):
-            raise UserError(f"dtype={self.dtype!r} must be uint16, or left out to keep that of the images")
-        if self.encoding not in ENCODINGS:
-            raise UserError(f"encoding={self.encoding!r} must be npy or png")
-        if (self.encoding, self.ndim) == ("png", 3):
-            raise UserError("encoding='png' holds 2-D images only; use npy with ndim=3")
-        for name in ("tile", "crop"):
-            value = getattr(self, name)
-            if value < self.scale or value % self.scale:
-                nearest = max(1, round(value / self.scale)) * self.scale
-                raise UserError(f"{name}={value} is not a multiple of scale={self.scale}; use e.g. {nearest}")
-        if self.tile < self.crop:
-            raise UserError(
-                f"tile={self.tile} is smaller than crop={self.crop}; enlarge --tile or reduce --crop"
-            )
-        if self.samples_per_shard < 1:
-            raise UserError(f"samples_per_shard={self.samples_per_shard} must be 1 or more")
-        if self.seed < 0:
-            raise UserError(f"seed={self.seed} must be 0 or more")
 
 
 @dataclass(frozen=True)
@@ -92,6 +45,7 @@ class Result:
 def build(source, out, options, progress=None, run=map):
     """Pack `source` into the directory `out` and return a Result.
 
+    source: a folder, or two, (HR, LR), whose images have the same names.
     run(function, jobs): yields the results in order, as `map` and the `map` of any executor of
     concurrent.futures do; the set has the same bytes with any of them. progress(results, count) wraps the
     results, as tqdm does. Raises BuildError with all faults of the source, UserError when `out` holds
@@ -99,19 +53,28 @@ def build(source, out, options, progress=None, run=map):
     """
     if is_url(out):
         raise UserError(f"OUT={out} is a URL; give a new folder, and copy the finished set to the URL")
-    source, out = Path(source), Path(os.path.realpath(out))
-    _check_out(source, out)
+    out = Path(os.path.realpath(out))
+    for folder in source if isinstance(source, tuple) else (source,):
+        _check_out(Path(folder), out)
+    counted = progress or (lambda results, count: results)
 
-    # Decide everything that follows from headers
-    scan = find_sources(source, options.kind, options.scale, options.ndim)
+    # Decide everything that follows from headers, and from the registration of pairs
+    scan = find_sources(source, options.kind, options.scale, options.ndim, options.align is not None)
+    digest = _digest(scan.sources, run)
+    if options.align is not None:
+        align_sources(scan, options, run, counted)
+    if options.ndim == 3:
+        cut_into_slabs(scan, options)
     samples = list_samples(scan.sources, options)
     faults = scan.faults + check_samples(scan.sources, samples, options)
-    counted = partial(progress, count=len(scan.sources)) if progress else iter
     if faults:  # decode the pixels too, so that a user can correct everything at once
         raise BuildError(faults + decode_faults(scan.sources, samples, options, run, counted))
-    fingerprint = {"options": asdict(options), "source_sha256": _digest(scan.sources, run)}
+    fingerprint = {"options": options.recorded(), "source_sha256": digest}
     if holds_files(out):
         return Result(_same_set(out, fingerprint), scan.notes, already_there=True)
+    if options.ndim == 3 and options.min_contrast:
+        samples, notes = leave_out_empty(scan.sources, samples, options, run, counted)
+        scan.notes.extend(notes)
     dtype = stored_dtype(scan.sources, options.dtype)
     rocks = sorted({s.rock for s in scan.sources})
     tables, shards = arrange(scan.sources, samples, rocks, dtype, options)
@@ -161,14 +124,14 @@ def _same_set(out, fingerprint):
     An option that did not exist when the set was made had its default.
     """
     manifest = read_manifest(out)
-    options = asdict(BuildOptions()) | manifest.options
+    options = BuildOptions().recorded() | manifest.options
     if {"options": options, "source_sha256": manifest.source_sha256} == fingerprint:
         remove_left_over(out)
         return manifest
     differences = [
-        f"{name}: {options.get(name)} in OUT, now {value}"
-        for name, value in fingerprint["options"].items()
-        if options.get(name) != value
+        f"{name}: {options.get(name)} in OUT, now {fingerprint['options'].get(name)}"
+        for name in fingerprint["options"] | options
+        if options.get(name) != fingerprint["options"].get(name)
     ] or ["its images are not those of SOURCE now"]
     raise UserError(
         f"OUT={out} holds another set ({'; '.join(differences)}). Give a new folder, or delete that one"

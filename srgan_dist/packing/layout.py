@@ -6,7 +6,7 @@ any order and by many processes. The places of encoded images are known when all
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -70,20 +70,34 @@ def _describe(row, sample, rock, record, dtype, options):
 
 def _record(sample, source, options):
     """Return the JSON member of a sample."""
+    corner = [inside + start for inside, start in zip(sample.corner, source.corner, strict=True)]
     if options.ndim == 2:
-        position = dict(zip(("page", "top", "left"), sample.corner, strict=True))
+        position = dict(zip(("page", "top", "left"), corner, strict=True))
     else:
-        position = {"corner": sample.corner, "shape": sample.shape}
-    return encode_record(
-        {
-            "rock": source.rock,
-            "source": source.file,
-            **position,
-            "scale": options.scale,
-            "kernel": sample.kernel,
-            "voxel_size_um": source.hr.voxel_size_um,
-        }
-    )
+        position = {"corner": corner, "shape": sample.shape}
+    record = {
+        "rock": source.rock,
+        "source": source.file,
+        **position,
+        "scale": options.scale,
+        "kernel": sample.kernel,
+        **_voxel_sizes(source.hr, options.ndim),
+    }
+    if options.scanner:
+        record["degradation"] = asdict(options.scanner)
+    if source.alignment:
+        record["alignment"] = source.alignment
+    return encode_record(record)
+
+
+def _voxel_sizes(hr, ndim):
+    """Return voxel_size_um, and where the voxels of a volume are no cubes voxel_sizes_um, [z, y, x], too."""
+    if ndim == 2 or hr.voxel_sizes_um is None:
+        return {"voxel_size_um": hr.voxel_size_um}
+    sizes = hr.voxel_sizes_um
+    if all(sizes) and all(math.isclose(size, sizes[0], rel_tol=1e-3) for size in sizes):
+        return {"voxel_size_um": sizes[0]}
+    return {"voxel_size_um": None, "voxel_sizes_um": sizes}
 
 
 def place(shard):

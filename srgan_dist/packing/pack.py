@@ -1,5 +1,5 @@
-"""The pixels of one source: decoded once, cut, downsampled to LR, and written to their places in the shards,
-or, to be encoded, one after the other to a spool.
+"""The pixels of one source, or of a region of a volume: decoded once, cut, downsampled to LR, and written to
+their places in the shards, or, to be encoded, one after the other to a spool.
 
 A job holds all its input and returns all its results, so jobs can run in any process and in any order. A job
 that was done before the build was interrupted only checks that its pixels are still on disk.
@@ -8,18 +8,17 @@ that was done before the build was interrupted only checks that its pixels are s
 import contextlib
 import hashlib
 import io
+import math
 import zlib
-from collections import deque
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from srgan_dist.data.degradation import downsample
-from srgan_dist.data.image_files import read_pages
+from srgan_dist.data.degradation import ScanLike, downsample, scan_like
 from srgan_dist.data.volume import ImageError
+from srgan_dist.packing.blocks import cut, read_region, widened, window
 from srgan_dist.packing.source import Source
 from srgan_dist.storage.encoding import encode
 
@@ -29,14 +28,27 @@ class Job:
     """A source, its samples, and the places of their images; without places and spool it only decodes."""
 
     source: Source
-    samples: list  # in the order of pages; all have the same depth
+    samples: list  # in 2-D all of the source, in the order of pages; in 3-D those of one region
     scale: int
     ndim: int
+    seed: int = 0
+    scanner: ScanLike | None = None  # makes LR; None: the kernel of each sample does
     dtype: np.dtype | None = None
     encoding: str = "npy"
     places: list | None = None  # for each sample its shard and the offsets of HR and LR, where they are known
     spool: Path | None = None  # for encoded images
     known: "Packed | None" = None  # the result from before the build was interrupted
+
+    @property
+    def margin(self):
+        """The HR pixels around a sample on which its LR image depends; a multiple of scale."""
+        return self.scale * math.ceil(4 * self.scanner.blur_sigma / self.scale) if self.scanner else 0
+
+    def name_of(self, number):
+        """Name the page, or in 3-D the block, whose content is number `number` of the result."""
+        if self.ndim == 3:
+            return f"{self.source.hr.path} block {self.samples[number].corner}"
+        return f"{self.source.hr.path}" + (f" page {number}" if self.source.hr.slices > 1 else "")
 
 
 class Facts(NamedTuple):
@@ -56,7 +68,7 @@ class Packed(NamedTuple):
     """The result of a job; without a fault it is plain JSON."""
 
     fault: str | None  # why the source cannot be used
-    pages: list  # sha256 of the pixels of each; None where there is only one grey level
+    contents: list  # sha256 of the pixels of each page or block; None where there is only one grey level
     facts: list  # Facts of each sample, in the order of the job
 
 
@@ -64,61 +76,62 @@ def pack(job):
     """Decode a source and write its samples, unless all are in their places already; returns Packed."""
     if job.known and _is_stored(job):
         return job.known
-    pages, facts = [], [None] * len(job.samples)
+    contents, facts = [], [None] * len(job.samples)
     try:
-        if not job.places and not job.spool:
-            _decode_all(job, pages)
-            return Packed(None, pages, facts)
         with open(job.spool, "wb") if job.spool else contextlib.nullcontext() as spool:
-            for i, hr, lr in _blocks(job, pages):
-                facts[i] = _write(job, i, hr, lr, spool)
+            for i, *images in (_blocks if job.ndim == 3 else _tiles)(job, contents):
+                if job.places or job.spool:
+                    facts[i] = _write(job, i, *images, spool)
     except ImageError as error:
-        return Packed(str(error), pages, facts)
-    return Packed(None, pages, facts)
+        return Packed(str(error), contents, facts)
+    return Packed(None, contents, facts)
 
 
-def _decode_all(job, pages):
-    """Decode HR and LR for their faults only; `pages` is filled with the hashes of HR."""
-    for page in read_pages(job.source.hr.path):
-        pages.append(_hash(page))
-    for _ in read_pages(job.source.lr.path) if job.source.lr else ():
-        pass
-
-
-def _blocks(job, pages):
-    """Yield (number of the sample, HR block, LR block or None) as soon as the last page of each is decoded.
-
-    The `depth` last pages are in memory. `pages` is filled with the hashes of all.
-    """
-    depth = job.samples[0].shape[0]
-    lr_depth = depth // job.scale if job.ndim == 3 else 1
-    lr_pages = read_pages(job.source.lr.path) if job.source.lr else None
-    ending = {}  # page -> samples whose last one it is
+def _tiles(job, contents):
+    """Yield (number of the sample, HR tile, LR tile) page by page; `contents` gets the hash of each page."""
+    hr_pages = job.source.hr.pages()
+    lr_pages = job.source.lr.pages() if job.source.lr else [None] * job.source.hr.slices
+    on_page = {}
     for i, sample in enumerate(job.samples):
-        ending.setdefault(sample.corner[0] + depth - 1, []).append(i)
-    window = deque(maxlen=depth)
-    for number, page in enumerate(read_pages(job.source.hr.path)):
-        pages.append(_hash(page))
-        window.append(page)
-        for i in ending.get(number, ()):
-            hr = [_cut(page, job.samples[i]) for page in window]
-            lr = list(islice(lr_pages, lr_depth)) if lr_pages else None
-            yield i, _image(hr, job.ndim), _image(lr, job.ndim) if lr else None
+        on_page.setdefault(sample.corner[0], []).append(i)
+    for number, (page, lr_page) in enumerate(zip(hr_pages, lr_pages, strict=True)):
+        contents.append(_hash(page))
+        for i in on_page.get(number, ()):
+            sample = job.samples[i]
+            corner, shape = sample.corner[1:], sample.shape[1:]
+            lr = _made_lr(job, sample, page, corner, shape) if lr_page is None else lr_page
+            yield i, page[window(corner, shape)], lr
 
 
-def _cut(page, sample):
-    _, top, left = sample.corner
-    _, height, width = sample.shape
-    return page[top : top + height, left : left + width]
+def _blocks(job, contents):
+    """Yield (number of the sample, HR block, LR block); `contents` gets the hash of each."""
+    low, region = read_region(job.source.hr, job.samples, job.margin)
+    lr_samples = [_on_lr_grid(sample, job.scale) for sample in job.samples] if job.source.lr else None
+    lr_low, lr_region = read_region(job.source.lr, lr_samples) if lr_samples else (None, None)
+    for i, sample in enumerate(job.samples):
+        hr = np.ascontiguousarray(cut(region, low, sample))
+        contents.append(_hash(hr))
+        if lr_samples:
+            yield i, hr, np.ascontiguousarray(cut(lr_region, lr_low, lr_samples[i]))
+        else:
+            corner = [start - first for start, first in zip(sample.corner, low, strict=True)]
+            yield i, hr, _made_lr(job, sample, region, corner, sample.shape)
 
 
-def _image(pages, ndim):
-    """Make an image of its pages: [H, W] of one page in 2-D, else [D, H, W]."""
-    return pages[0] if ndim == 2 else np.stack(pages)
+def _on_lr_grid(sample, scale):
+    corner, shape = (tuple(n // scale for n in part) for part in (sample.corner, sample.shape))
+    return replace(sample, corner=corner, shape=shape)
 
 
-def name_of_page(source, number):
-    return f"{source.hr.path}" + (f" page {number}" if source.hr.slices > 1 else "")
+def _made_lr(job, sample, image, corner, shape):
+    """Make the LR image of the tile or block at `corner` of an image; None where the job only decodes."""
+    if not job.places and not job.spool:
+        return None
+    if job.scanner is None:
+        return downsample(image[window(corner, shape)], job.scale, sample.kernel)
+    corner, whole, before = widened(corner, shape, image.shape, job.margin, job.scale)
+    lr = scan_like(image[window(corner, whole)], job.scale, job.scanner, job.seed, sample.key)
+    return lr[window([n // job.scale for n in before], [n // job.scale for n in shape])]
 
 
 def _is_stored(job):
@@ -151,8 +164,6 @@ def _hash(page):
 
 def _write(job, i, hr, lr, spool):
     """Write one sample, to the spool or to its places; returns its Facts."""
-    if lr is None:
-        lr = downsample(hr, job.scale, job.samples[i].kernel)
     images = [_stored(image, job.dtype) for image in (hr, lr)]
     encoded = [encode(job.encoding, image) for image in images]
     if spool:

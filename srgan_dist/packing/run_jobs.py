@@ -1,14 +1,16 @@
-"""All pixels of a build: one job per source, run by any executor, and the results entered into the index."""
+"""All pixels of a build: jobs for sources or regions of them, run by any executor, and their results."""
 
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import chain, groupby
 
 import numpy as np
 
 from srgan_dist.data.manifest import shard_name
 from srgan_dist.packing.assemble import assemble_all
+from srgan_dist.packing.blocks import regions
+from srgan_dist.packing.empty import contrasts, without_empty
 from srgan_dist.packing.layout import place, write_skeleton
-from srgan_dist.packing.pack import Facts, Job, Packed, name_of_page, pack
+from srgan_dist.packing.pack import Facts, Job, Packed, pack
 from srgan_dist.utils.errors import UserError
 
 FAINT = 2**14  # 16-bit images below it use less than a quarter of their range
@@ -41,22 +43,41 @@ def pack_all(sources, samples, tables, shards, dtype, options, directory, run, p
     return results.notes() + _faint(tables, dtype)
 
 
+def leave_out_empty(sources, samples, options, run, progress):
+    """Decode all blocks; returns (the samples of those that are not empty, notes on the others).
+
+    Raises BuildError with all faults of the pixels, and where no block is left.
+    """
+    jobs = _jobs(sources, samples, options)
+    results = list(progress(run(contrasts, jobs), count=len(jobs)))
+    if faults := list(dict.fromkeys(fault for fault, _ in results if fault)):
+        raise BuildError(faults)
+    found = list(chain.from_iterable(of_job for _, of_job in results))
+    kept, notes = without_empty(sources, samples, found, options.min_contrast)
+    if not kept:
+        raise BuildError([*notes, "no block is left; give other volumes, or min_contrast=0"])
+    return kept, notes
+
+
 def _jobs(sources, samples, options, directory=None, dtype=None):
-    """Return a Job for every source; without a BuildDirectory they only decode."""
-    by_source = {}
-    for sample in samples:
-        by_source.setdefault(sample.source, []).append(sample)
+    """Return a Job for every source, or in 3-D every region; without a BuildDirectory they only decode."""
+    groups = []
+    for i, group in groupby(samples, lambda sample: sample.source):
+        group = list(group)
+        groups += regions(group, sources[i].hr.dtype.itemsize) if options.ndim == 3 else [group]
     return [
         Job(
-            sources[i],
+            sources[group[0].source],
             group,
             options.scale,
             options.ndim,
+            options.seed,
+            options.scanner,
             dtype,
             options.encoding,
-            known=_known(directory, i, group),
+            known=_known(directory, number, group),
         )
-        for i, group in sorted(by_source.items())
+        for number, group in enumerate(groups)
     ]
 
 
@@ -64,8 +85,8 @@ def _known(directory, number, samples):
     """Return the Packed that an interrupted build recorded of a source, or None."""
     if not directory or number not in directory.known:
         return None
-    pages, facts = directory.known[number]
-    return Packed(None, pages, [Facts(*each) for each in facts]) if len(facts) == len(samples) else None
+    contents, facts = directory.known[number]
+    return Packed(None, contents, [Facts(*each) for each in facts]) if len(facts) == len(samples) else None
 
 
 def _pack_plain(jobs, tables, shards, directory, run, progress):
@@ -121,11 +142,13 @@ def _pack(jobs, tables, directory, run, progress):
 
 def _run(jobs, run, progress, directory=None):
     """Run all jobs and record their results in the journal; returns Results."""
-    results = Results(resumed=sum(job.known is not None for job in jobs))
-    for number, (job, packed) in enumerate(zip(jobs, progress(run(pack, jobs)), strict=True)):
-        results.add(job.source, packed)
+    results = Results(jobs[0].ndim if jobs else 2, resumed=sum(job.known is not None for job in jobs))
+    for number, (job, packed) in enumerate(
+        zip(jobs, progress(run(pack, jobs), count=len(jobs)), strict=True)
+    ):
+        results.add(job, packed)
         if directory and not job.known and not packed.fault:
-            directory.record(number, [packed.pages, packed.facts])
+            directory.record(number, [packed.contents, packed.facts])
     return results
 
 
@@ -133,20 +156,22 @@ def _run(jobs, run, progress, directory=None):
 class Results:
     """The results of all jobs."""
 
+    ndim: int
     faults: list = field(default_factory=list)
-    constant: list = field(default_factory=list)  # names of pages
+    constant: list = field(default_factory=list)  # names of pages or blocks
     repeated: list = field(default_factory=list)
-    first_seen: dict = field(default_factory=dict)  # hash of a page -> (split, name of the page)
-    facts: list = field(default_factory=list)  # of each source, those of its samples
-    resumed: int = 0  # sources that an interrupted build had packed
+    first_seen: dict = field(default_factory=dict)  # hash of a page or block -> (split, its name)
+    facts: list = field(default_factory=list)  # of each job, those of its samples
+    resumed: int = 0  # jobs that an interrupted build had done
 
-    def add(self, source, packed):
-        """Add the result of one source; sources come in their order, whatever the order of the work."""
+    def add(self, job, packed):
+        """Add the result of one job; jobs come in their order, whatever the order of the work."""
+        source = job.source
         self.facts.append(packed.facts)
         if packed.fault:
             self.faults.append(packed.fault)
-        for number, content in enumerate(packed.pages):
-            name = name_of_page(source, number)
+        for number, content in enumerate(packed.contents):
+            name = job.name_of(number)
             if content is None:
                 self.constant.append(name)  # blank slices are alike everywhere and are no sign of leakage
                 continue
@@ -160,15 +185,16 @@ class Results:
                 self.repeated.append(name)
 
     def notes(self):
-        notes = []
+        notes, images = [], "images" if self.ndim == 2 else "blocks"
         if self.resumed:
             notes.append(
-                f"an interrupted build had packed {self.resumed} of {len(self.facts)} images already"
+                f"an interrupted build had packed {self.resumed} of {len(self.facts)}"
+                f" {'images' if self.ndim == 2 else 'regions'} already"
             )
         if self.constant:
-            notes.append(f"{len(self.constant)} images have one grey level only, e.g. {self.constant[0]}")
+            notes.append(f"{len(self.constant)} {images} have one grey level only, e.g. {self.constant[0]}")
         if self.repeated:
-            notes.append(f"{len(self.repeated)} images repeat an earlier picture, e.g. {self.repeated[0]}")
+            notes.append(f"{len(self.repeated)} {images} repeat an earlier picture, e.g. {self.repeated[0]}")
         return notes
 
 

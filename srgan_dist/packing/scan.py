@@ -1,28 +1,34 @@
 """Finding the files to pack: images or image pairs, with rock and split of each, from their headers alone.
 
-Two layouts are read: DeepRock-SR (`scan_deeprock.py`), and any folder of HR images (`scan_folder.py`), whose
-LR side is then made from them. A folder that only resembles one of them is a fault. No pixel is decoded, so
-all faults of a source are reported before anything is written.
+Three layouts are read: DeepRock-SR (`scan_deeprock.py`), any folder of HR images (`scan_folder.py`), whose
+LR side is then made from them, and such a folder beside another of LR images with the same names
+(`scan_pairs.py`). A folder that only resembles one of them is a fault. No pixel is decoded, so all faults of
+a source are reported before anything is written.
 """
 
 import os
+from functools import partial
 from pathlib import Path
 
 from srgan_dist.data.image_files import is_hidden, natural
 from srgan_dist.packing.scan_deeprock import find_pairs, is_side
 from srgan_dist.packing.scan_folder import find_images
-from srgan_dist.packing.source import Scan
+from srgan_dist.packing.scan_pairs import add_partners
+from srgan_dist.packing.source import Scan, pair_fits
 from srgan_dist.utils.errors import UserError
 
 
-def find_sources(root, kind, scale, ndim=2):
-    """Return the Scan of the folder `root`; faults name files and the way out.
+def find_sources(source, kind, scale, ndim=2, aligned=False):
+    """Return the Scan of the folder `source`, or of two, (HR, LR); faults name files and the way out.
 
-    kind, scale: of the LR side that is paired with HR; ndim: 3 pairs whole volumes, 2 their slices.
+    kind, scale: of the LR side that is paired with HR; ndim: 3 pairs whole volumes, 2 their slices; aligned:
+    pairs will be registered, so that their sizes may differ.
     """
-    root = Path(root)
-    if not root.is_dir():
-        raise UserError(f"SOURCE={root} is not a folder")
+    fits = partial(pair_fits, scale=scale, ndim=ndim, aligned=aligned)
+    if isinstance(source, tuple):
+        return _find_in_two(*map(Path, source), ndim, fits)
+    root = Path(source)
+    _check_folder(root, "SOURCE")
     absolute = Path(os.path.abspath(root))
     if is_side(absolute):
         raise UserError(
@@ -34,10 +40,26 @@ def find_sources(root, kind, scale, ndim=2):
     folders, files = _walk(root, scan)
     sides = [folder for folder in folders if is_side(folder)]
     if sides:
-        find_pairs(root, sides, files, kind, scale, ndim, scan)
+        find_pairs(root, sides, files, kind, scale, fits, scan)
     else:
-        find_images(root, files, scan)
+        find_images(root, files, ndim, scan)
     return scan
+
+
+def _find_in_two(hr_root, lr_root, ndim, fits):
+    scan = Scan()
+    for root, option in ((hr_root, "--hr"), (lr_root, "--lr")):
+        _check_folder(root, option)
+    _, hr_files = _walk(hr_root, scan)
+    _, lr_files = _walk(lr_root, scan)
+    find_images(hr_root, hr_files, ndim, scan)
+    add_partners(hr_root, lr_root, lr_files, fits, scan)
+    return scan
+
+
+def _check_folder(root, option):
+    if not root.is_dir():
+        raise UserError(f"{option}={root} is not a folder")
 
 
 def _walk(root, scan):

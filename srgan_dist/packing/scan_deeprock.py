@@ -1,6 +1,8 @@
 """DeepRock-SR, its root or one of its sets.
 
 <set>_<split>_HR/0001.png   and beside it   <set>_<split>_LR_<kind>_X<scale>/0001x<scale>.png
+
+DeepRockSR-3D has the same layout, with volumes.
 """
 
 import re
@@ -18,10 +20,10 @@ def is_side(folder):
     return _SIDE.fullmatch(folder.name) is not None
 
 
-def find_pairs(root, sides, files, kind, scale, ndim, scan):
+def find_pairs(root, sides, files, kind, scale, fits, scan):
     """Add to a Scan the image pairs of the folders `sides` below `root`, and every fault of their layout.
 
-    files: all files below root. kind, scale: of the LR side; ndim: of an image.
+    files: all files below root. kind, scale: of the LR side. fits(hr, lr, problems): whether both are a pair.
     """
     hr_folders = _checked_sides(root, sides, scan.faults)
     _report_strays(root, set(sides), split_images(files)[0], scan)
@@ -42,11 +44,10 @@ def find_pairs(root, sides, files, kind, scale, ndim, scan):
             continue
         for name, hr_path, lr_path in _pair_up(folder, lr_folder, scale, by_folder, scan):
             hr, lr = header_or_problem(hr_path, problems), header_or_problem(lr_path, problems)
-            if hr and lr and _pair_fits(hr, lr, scale, ndim, problems):
-                rock = _rock_of_set(folder)
-                scan.sources.append(
-                    Source(f"{rock}_{name}", rock, split, str(hr_path.relative_to(root)), hr, lr)
-                )
+            if hr and lr and fits(hr, lr, problems):
+                rock, kernel = _rock_of_set(folder), "bicubic" if kind == "default" else None
+                file = str(hr_path.relative_to(root))
+                scan.sources.append(Source(f"{rock}_{name}", rock, split, file, hr, lr, kernel))
     scan.faults.extend(grouped(problems))
 
 
@@ -98,18 +99,18 @@ def _report_strays(root, sides, images, scan):
 
 
 def _without_shuffled(folders, notes):
-    rocks = {_rock_of_set(folder) for folder in folders}
-    if len(rocks) == 1 or "shuffled" not in rocks:
+    shuffled = [folder for folder in folders if _rock_of_set(folder) == "shuffled"]
+    if not shuffled or len(shuffled) == len(folders):
         return folders
     notes.append(
-        "shuffled2D is left out: it holds the images of the other sets again. To pack it, give its own"
-        " folder as SOURCE"
+        f"{_HR_FOLDER.fullmatch(shuffled[0].name)['set']} is left out: it holds the images of the other sets"
+        " again. To pack it, give its own folder as SOURCE"
     )
-    return [folder for folder in folders if _rock_of_set(folder) != "shuffled"]
+    return [folder for folder in folders if folder not in shuffled]
 
 
 def _rock_of_set(folder):
-    return _HR_FOLDER.fullmatch(folder.name)["set"].removesuffix("2D")
+    return _HR_FOLDER.fullmatch(folder.name)["set"].removesuffix("2D").removesuffix("3D")
 
 
 def _pair_up(hr_folder, lr_folder, scale, by_folder, scan):
@@ -149,25 +150,3 @@ def _lr_id(path, scale):
         if path.stem.endswith(f"x{scale}")
         else f"{path.stem} (no x{scale})"
     )
-
-
-def _pair_fits(hr, lr, scale, ndim, problems):
-    """Return whether two headers are those of a pair; adds to {problem: paths} where they are not."""
-    misfits, hr_size, lr_size = [], hr.shape[-ndim:], lr.shape[-ndim:]
-    if hr_size != tuple(scale * size for size in lr_size):
-        misfits.append(
-            f"is {'x'.join(map(str, hr_size))}, which is not scale={scale} times"
-            f" {'x'.join(map(str, lr_size))} of its partner in {lr.path.parent}"
-        )
-    if ndim == 2 and hr.slices != lr.slices:
-        misfits.append(
-            f"has {hr.slices} pages, its partner in {lr.path.parent} has {lr.slices};"
-            " pairs are slices of one plane"
-        )
-    if hr.dtype != lr.dtype:
-        misfits.append(
-            f"is {hr.dtype}, its partner in {lr.path.parent} is {lr.dtype}; both sides need one pixel type"
-        )
-    for misfit in misfits:
-        problems.setdefault(misfit, []).append(hr.path)
-    return not misfits

@@ -7,13 +7,24 @@ import re
 
 from srgan_dist.data.image_files import FORMATS
 from srgan_dist.data.manifest import SPLITS
-from srgan_dist.packing.source import Source, grouped, header_or_problem, only_images, some
+from srgan_dist.packing.source import (
+    Source,
+    few_sources,
+    grouped,
+    header_or_problem,
+    only_images,
+    some,
+    split_in_order,
+)
 
 _SPLIT_NAMES = {"train", "training", "valid", "validation", "val", "dev", "test", "testing"}
 
 
-def find_images(root, files, scan):
-    """Add to a Scan the HR images among the files below `root`, and every fault of their layout."""
+def find_images(root, files, ndim, scan):
+    """Add to a Scan the HR images among the files below `root`, and every fault of their layout.
+
+    One or two volumes of a rock (ndim=3) get no split here, as they can be cut into slabs.
+    """
     images, problems = only_images(files, root, scan), {}
     given = _given_splits(root, images, scan.faults)
     if given:
@@ -29,11 +40,11 @@ def find_images(root, files, scan):
         scan.faults.append(f"{root}: holds no image of a format that is read ({FORMATS})")
     for (rock, given_split), members in sorted(groups.items(), key=lambda group: group[0][0]):
         splits = [given_split] * len(members) if given_split else split_in_order(len(members))
-        if len(set(splits)) < 3 and not given_split:
-            scan.notes.append(
-                f"{rock}: {len(members)} source image{'s' * (len(members) != 1)} only, so there is no"
-                f" {'test' if len(members) == 2 else 'valid and no test'} split of it"
-            )
+        if len(members) < 3 and not given_split:
+            if ndim == 3:
+                splits = [None] * len(members)
+            else:
+                scan.notes.append(few_sources(rock, len(members)))
         for (info, inside), split in zip(members, splits, strict=True):
             name = "_".join([rock, *filter(None, [given_split]), *inside, info.path.stem])
             file = str(info.path.relative_to(root))
@@ -80,15 +91,3 @@ def _split_problems(folders, paths):
     if beside:
         problems.append(f"{some(beside)} {'is' if len(beside) == 1 else 'are'} beside them")
     return problems
-
-
-def split_in_order(count):
-    """Assign `count` images of one rock to splits, 8:1:1 in their order, so that neighbours mostly stay
-    together.
-
-    From three images on each split has one at least; two give train and valid, one gives train.
-    """
-    if count < 3:
-        return list(SPLITS[:count])
-    tenth = max(1, (count + 5) // 10)
-    return ["train"] * (count - 2 * tenth) + ["valid"] * tenth + ["test"] * tenth

@@ -3,19 +3,23 @@
 from dataclasses import dataclass, field
 
 from srgan_dist.data.image_files import left_out, read_info, split_images
+from srgan_dist.data.manifest import SPLITS
 from srgan_dist.data.volume import ImageError, Volume
 
 
 @dataclass(frozen=True)
 class Source:
-    """One HR file, with its LR file where there is one; all its slices and tiles belong to one split."""
+    """One HR file or a part of it, with LR where there is one; all its samples belong to one split."""
 
     name: str  # prefix of the keys of its samples
     rock: str
-    split: str
+    split: str | None  # None until a volume is cut into slabs
     file: str  # HR path below the source folder
     hr: Volume
     lr: Volume | None = None
+    kernel: str | None = None  # that made `lr`, where it is known
+    corner: tuple = (0, 0, 0)  # of `hr` in its file
+    alignment: dict | None = None  # what the registration of a pair has found, see `alignment.py`
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,51 @@ def header_or_problem(path, problems):
     except ImageError as error:
         problems.setdefault(str(error).removeprefix(f"{path}: "), []).append(path)
         return None
+
+
+def pair_fits(hr, lr, problems, scale, ndim, aligned=False):
+    """Return whether two headers are those of a pair; adds to {problem: paths} where they are not.
+
+    aligned: the pair will be registered and cut to its overlap, so that sizes may differ.
+    """
+    misfits, hr_size, lr_size = [], hr.shape[-ndim:], lr.shape[-ndim:]
+    if hr_size != tuple(scale * size for size in lr_size) and not aligned:
+        misfits.append(
+            f"is {'x'.join(map(str, hr_size))}, which is not scale={scale} times"
+            f" {'x'.join(map(str, lr_size))} of its partner in {lr.path.parent}"
+        )
+    if ndim == 2 and hr.slices != lr.slices:
+        misfits.append(
+            f"has {hr.slices} pages, its partner in {lr.path.parent} has {lr.slices};"
+            " pairs are slices of one plane"
+        )
+    if hr.dtype != lr.dtype:
+        misfits.append(
+            f"is {hr.dtype}, its partner in {lr.path.parent} is {lr.dtype}; both sides need one pixel type"
+        )
+    for misfit in misfits:
+        problems.setdefault(misfit, []).append(hr.path)
+    return not misfits
+
+
+def split_in_order(count):
+    """Assign `count` images of one rock to splits, 8:1:1 in their order, so that neighbours mostly stay
+    together.
+
+    From three images on each split has one at least; two give train and valid, one gives train.
+    """
+    if count < 3:
+        return list(SPLITS[:count])
+    tenth = max(1, (count + 5) // 10)
+    return ["train"] * (count - 2 * tenth) + ["valid"] * tenth + ["test"] * tenth
+
+
+def few_sources(rock, count):
+    """Say which splits a rock of one or two images has not."""
+    return (
+        f"{rock}: {count} source image{'s' * (count != 1)} only, so there is no"
+        f" {'test' if count == 2 else 'valid and no test'} split of it"
+    )
 
 
 def grouped(problems):

@@ -12,7 +12,7 @@ from srgan_dist.packing.source import grouped
 
 @dataclass(frozen=True)
 class Sample:
-    """One HR/LR pair to be packed: a block of a source, in HR pixels along (page, row, column).
+    """One HR/LR pair to be packed: a block of a source, in its HR pixels along (page, row, column).
 
     In 2-D it is a tile of one page: a block of depth 1, stored as [H, W].
     """
@@ -21,7 +21,7 @@ class Sample:
     source: int  # position in the list of sources
     corner: tuple
     shape: tuple
-    kernel: str | None  # None: the LR image exists and its kernel is not recorded
+    kernel: str | None  # None: it is not known which made LR, or none did
 
 
 def tile_starts(size, tile, scale):
@@ -49,15 +49,20 @@ def list_samples(sources, options):
 
 
 def _pair_samples(position, source, options):
-    """Take each page of a pair as it is, or in 3-D the whole volume."""
-    kernel = "bicubic" if options.kind == "default" else None
+    """Take each page of a pair as it is, or in 3-D cut both volumes into blocks, on the grid of LR voxels."""
     pages, height, width = source.hr.shape
     if options.ndim == 3:
-        return [Sample(source.name, position, (0, 0, 0), source.hr.shape, kernel)]
+        return _cut(position, source, [_pair_starts(size, options) for size in source.hr.shape], options)
+    name, shape = source.name, (1, height, width)
     return [
-        Sample(source.name + _page_suffix(page, pages), position, (page, 0, 0), (1, height, width), kernel)
+        Sample(name + _page_suffix(page, pages), position, (page, 0, 0), shape, source.kernel)
         for page in range(pages)
     ]
+
+
+def _pair_starts(size, options):
+    length, starts = tile_starts(size // options.scale, options.tile // options.scale, 1)
+    return length * options.scale, [start * options.scale for start in starts]
 
 
 def _tile_samples(position, source, options):
@@ -65,12 +70,20 @@ def _tile_samples(position, source, options):
     pages, *plane = source.hr.shape
     depth = tile_starts(pages, options.tile, options.scale) if options.ndim == 3 else (1, range(pages))
     axes = [depth, *(tile_starts(size, options.tile, options.scale) for size in plane)]
+    return _cut(position, source, axes, options)
+
+
+def _cut(position, source, axes, options):
+    """List the samples of a source; axes: (length, starts) along each."""
     shape = tuple(length for length, _ in axes)
     starts = [starts for _, starts in axes]
     samples = []
     for corner in itertools.product(*starts):
-        key = source.name + _suffix(corner, starts, options.ndim)
-        samples.append(Sample(key, position, corner, shape, draw_kernel(options.kind, options.seed, key)))
+        in_file = [inside + start for inside, start in zip(corner, source.corner, strict=True)]
+        key, kernel = source.name + _suffix(in_file, starts, options.ndim), source.kernel
+        if source.lr is None and options.scanner is None:
+            kernel = draw_kernel(options.kind, options.seed, key)
+        samples.append(Sample(key, position, corner, shape, kernel))
     return samples
 
 
@@ -98,6 +111,10 @@ def check_samples(sources, samples, options):
             f"{first}: is {one} and {second} is {other}; one set holds one pixel type."
             " Use --dtype uint16 to store 8-bit values times 257"
         )
+    if options.scanner and any(source.lr for source in sources):
+        faults.append("lr_blur makes an LR side, but the source has one; leave out --lr-blur")
+    if options.align is not None and not all(source.lr for source in sources):
+        faults.append("align registers pairs, but the source has no LR side; leave out --align")
     faults += _small_images(sources, options)
     faults += [
         f"rock {rock!r}: its name is not printable; rename the folder"

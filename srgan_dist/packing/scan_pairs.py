@@ -1,0 +1,31 @@
+"""Two folders, of HR and of LR images with the same names, as two scans of the same rocks give them.
+
+HR/sandstone/plug.tif   and   LR/sandstone/plug.npy (formats may differ)
+"""
+
+from dataclasses import replace
+
+from srgan_dist.packing.source import grouped, header_or_problem, only_images
+
+
+def add_partners(hr_root, lr_root, lr_files, fits, scan):
+    """Give every source of a Scan of `hr_root` its LR file below `lr_root`; no partner, or two, is a fault.
+
+    fits(hr, lr, problems): whether both are a pair.
+    """
+    partners, problems = {}, {}
+    for path in only_images(lr_files, lr_root, scan):
+        other = partners.setdefault(path.relative_to(lr_root).with_suffix(""), path)
+        if other is not path:
+            scan.faults.append(f"{path}: has the same name as {other}; remove one of them")
+    pairs = []
+    for source in scan.sources:
+        name = source.hr.path.relative_to(hr_root).with_suffix("")
+        path = partners.pop(name, None)
+        if path is None:
+            scan.faults.append(f"{source.hr.path}: has no LR partner; expected {lr_root / name}.*")
+        elif (lr := header_or_problem(path, problems)) and fits(source.hr, lr, problems):
+            pairs.append(replace(source, lr=lr))
+    scan.faults.extend(f"{path}: has no HR partner in {hr_root}" for path in partners.values())
+    scan.faults.extend(grouped(problems))
+    scan.sources[:] = pairs
