@@ -37,6 +37,8 @@ def pytest_collection_modifyitems(items):
     skips = {}
     if "SRGAN_DIST_ROCKS" not in os.environ:
         skips["rocks"] = pytest.mark.skip(reason="real rock images: set SRGAN_DIST_ROCKS to their folder")
+    if "SRGAN_DIST_VOLUMES" not in os.environ:
+        skips["volumes"] = pytest.mark.skip(reason="real volumes: set SRGAN_DIST_VOLUMES to their folder")
     if not torch.cuda.is_available():
         skips["gpu"] = pytest.mark.skip(reason="needs a GPU")
     if CHROMIUM is None:

@@ -1,7 +1,18 @@
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from srgan_dist.data.degradation import KERNELS, UNKNOWN_KERNELS, downsample, draw_kernel, resize, upsample
+from srgan_dist.data.degradation import (
+    KERNELS,
+    UNKNOWN_KERNELS,
+    ScanLike,
+    blur,
+    downsample,
+    draw_kernel,
+    resize,
+    scan_like,
+    upsample,
+)
 from srgan_dist.data.image_files import read_image
 
 
@@ -129,3 +140,32 @@ def test_genuine_deeprock_pairs_are_reproduced(rocks, split, number, kernel):
     assert (difference == 0).mean() >= 0.94
     others = [name for name in KERNELS if name != kernel]
     assert all((downsample(hr, 4, name) == lr).mean() < 0.90 for name in others)
+
+
+@pytest.mark.parametrize("shape, scale", [((48, 60), 4), ((30, 36, 42), 3), ((24, 24, 32), 2)])
+def test_blur_is_a_gaussian_sampled_at_lr_centres(shape, scale):
+    """Against scipy's filter, at HR voxels for an odd scale and between two for an even one."""
+    hr = np.random.default_rng(0).integers(0, 255, shape, np.uint8)
+    blurred = ndimage.gaussian_filter(hr.astype(float), 3.0, mode="reflect", truncate=6)
+    centres = np.meshgrid(*[(np.arange(n // scale) + 0.5) * scale - 0.5 for n in shape], indexing="ij")
+    expected = ndimage.map_coordinates(blurred, centres, order=5, mode="reflect")
+    assert np.abs(blur(hr, scale, 3.0) - expected).max() < 0.05
+
+
+def test_blur_of_a_ramp_is_the_ramp_at_the_shifted_centres():
+    ramp = np.add.outer(2.0 * np.arange(80), 3.0 * np.arange(96))
+    rows, columns = (np.arange(n // 4) * 4 + 1.5 for n in ramp.shape)
+    expected = np.add.outer(2 * (rows + 0.7), 3 * (columns - 1.2))
+    assert np.abs(blur(ramp, 4, 2.0, (0.7, -1.2)) - expected)[4:-4, 4:-4].max() < 1e-3
+
+
+def test_lr_like_a_scan_has_the_given_gain_offset_and_noise():
+    hr = np.full((64, 64, 64), 100, np.uint8)
+    lr = scan_like(hr, 2, ScanLike(2.0, 5.0, 0.9, 20.0), 0, "coal_1")
+    assert lr.dtype == np.uint8 and lr.shape == (32, 32, 32)
+    assert lr.mean() == pytest.approx(110, abs=0.2) and lr.std() == pytest.approx(5, abs=0.1)
+    assert np.array_equal(lr, scan_like(hr, 2, ScanLike(2.0, 5.0, 0.9, 20.0), 0, "coal_1"))
+    for seed, key in ((1, "coal_1"), (0, "coal_2")):
+        assert not np.array_equal(lr, scan_like(hr, 2, ScanLike(2.0, 5.0, 0.9, 20.0), seed, key))
+    bright = scan_like(hr.astype(np.uint16) * 600, 2, ScanLike(2.0, 0, 2.0), 0, "coal_1")
+    assert bright.dtype == np.uint16 and bright.min() == 65535  # clipped, not wrapped around
