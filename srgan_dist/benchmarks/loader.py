@@ -29,6 +29,7 @@ from srgan_dist.runtime.device import cpu_wanted
 from srgan_dist.utils.progress import progress_bar
 
 PAIRS, SIZE, SCALE, LR_CROP, BATCH = 600, 500, 4, 48, 16
+BLOCKS, BLOCK, LR_CUBE = 32, 128, 16  # of the volumes: how many, HR voxels along an axis, LR crop
 SLICES = 4  # of each synthetic rock; the other pairs are those again with noise of their own
 LARGE = 10_000  # pairs of the set whose memory is measured
 RESUMED = 12_000  # pairs of the set whose first batch is timed
@@ -63,6 +64,9 @@ def format_table(results):
     for update, milliseconds in zip(UPDATES, results["first_batch_ms"], strict=True):
         lines.append(f"first batch of {RESUMED:,} pairs, entered at update {update:,}: {milliseconds:.1f} ms")
     memory = "unknown" if results["private_mib"] is None else f"{results['private_mib']:,.0f} MiB"
+    if "volumes" in results:  # older files have none
+        text = f"volumes, {LR_CUBE}^3 and {SCALE * LR_CUBE}^3 out of {BLOCK}^3"
+        lines.append(f"{text:<44}{results['volumes']:>12,.0f}")
     return "\n".join([*lines, f"private memory after {LARGE:,} pairs: {memory}"])
 
 
@@ -71,12 +75,14 @@ def measure(folder, device, passes=5, progress=iter):
 
     Keys: srgan_dist (windows of uint8 batches in memory), webdataset (the same shards, whole samples decoded
     and cropped), png_folder (RGB PNG files decoded whole to float and cropped), to_device (our loader end to
-    end, float batches on the device); first_batch_ms: milliseconds from entering a run at each of UPDATES to
-    its first batch; private_mib: memory of this process after an epoch of LARGE pairs.
+    end, float batches on the device), volumes (ours, windows of uint8 blocks); first_batch_ms: milliseconds
+    from entering a run at each of UPDATES to its first batch; private_mib: memory of this process after an
+    epoch of LARGE pairs.
     """
     torch.set_num_threads(1)
     split = _make_data(Path(folder), PAIRS)
     readers = {
+        "volumes": (_our_reader(_make_volumes(Path(folder)), LR_CUBE), 250),
         "srgan_dist": (_our_reader(split), 250),
         "webdataset": (_webdataset(split), PAIRS // BATCH),
         "png_folder": (_png_folder(Path(folder) / "png"), max(1, PAIRS // BATCH // 6)),
@@ -119,13 +125,25 @@ def _make_data(folder, pairs):
     return open_split(folder / "shards", "train")
 
 
-# The readers: endless generators of batches, lr [B, 1 or 3, c, c] and hr [B, 1 or 3, s*c, s*c]
+def _make_volumes(folder):
+    """Write BLOCKS blocks of noise and their LR side as shards; returns the train split."""
+    rng = np.random.default_rng(0)
+    (folder / "blocks" / "train").mkdir(parents=True)
+    for i in range(BLOCKS):
+        np.save(folder / "blocks" / "train" / f"{i}.npy", rng.integers(0, 256, (BLOCK,) * 3, np.uint8))
+    options = BuildOptions(kind="default", ndim=3, tile=BLOCK, crop=SCALE * LR_CUBE)
+    build(folder / "blocks", folder / "block_shards", options)
+    return open_split(folder / "block_shards", "train")
 
 
-def _our_reader(split):
+# The readers: endless generators of batches, lr [B, 1 or 3, c, c] and hr [B, 1 or 3, s*c, s*c]; of volumes
+# lr [B, 1, c, c, c] and hr [B, 1, s*c, s*c, s*c]
+
+
+def _our_reader(split, lr_crop=LR_CROP):
     reader = Reader(split)
-    plan = CropSampler(split.rows["lr_shape"], LR_CROP, seed=0, augment="none")
-    lr, hr = reader.empty_batch(BATCH, LR_CROP)
+    plan = CropSampler(split.rows["lr_shape"], lr_crop, seed=0, augment="none")
+    lr, hr = reader.empty_batch(BATCH, lr_crop)
     update = 0
     while True:
         reader.batch(plan.crops(slots_of(update, 0, 1, BATCH)), lr, hr)

@@ -130,7 +130,8 @@ class Slices:
 
     def __getitem__(self, window):
         slices, rows, columns = window
-        return np.stack([self._slice(number)[rows, columns] for number in range(slices.start, slices.stop)])
+        numbers = range(slices.start, slices.stop)
+        return np.stack([self._slice(number)[rows, columns].copy() for number in numbers])  # drops the rest
 
     def _slice(self, number):
         page = self.decode(number)

@@ -60,7 +60,7 @@ def build(source, out, options, progress=None, run=map):
 
     # Decide everything that follows from headers, and from the registration of pairs
     scan = find_sources(source, options.kind, options.scale, options.ndim, options.align is not None)
-    digest = _digest(scan.sources, run)
+    whole = list(scan.sources)
     if options.align is not None:
         align_sources(scan, options, run, counted)
     if options.ndim == 3:
@@ -69,7 +69,7 @@ def build(source, out, options, progress=None, run=map):
     faults = scan.faults + check_samples(scan.sources, samples, options)
     if faults:  # decode the pixels too, so that a user can correct everything at once
         raise BuildError(faults + decode_faults(scan.sources, samples, options, run, counted))
-    fingerprint = {"options": options.recorded(), "source_sha256": digest}
+    fingerprint = {"options": options.recorded(), "source_sha256": _digest(whole, run)}
     if holds_files(out):
         return Result(_same_set(out, fingerprint), scan.notes, already_there=True)
     if options.ndim == 3 and options.min_contrast:

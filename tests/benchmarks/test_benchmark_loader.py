@@ -29,15 +29,17 @@ def test_every_reader_gives_batches_of_the_same_images(tmp_path, monkeypatch):
 def test_the_command_prints_a_table_and_writes_json(tmp_path):
     program = (
         "from srgan_dist.benchmarks import loader; loader.SLICES, loader.PAIRS, loader.SIZE = 1, 32, 208;"
+        "loader.BLOCKS, loader.BLOCK = 3, 64;"
         "from srgan_dist.cli.benchmark import main; main()"
     )
     done = run(sys.executable, "-c", program, "loader", "--passes", "1", "--json", tmp_path / "l.json")
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "l.json").read_text())
-    readers = {"srgan_dist", "webdataset", "png_folder", "to_device"}
+    readers = {"srgan_dist", "webdataset", "png_folder", "to_device", "volumes"}
     assert set(results) == readers | {"first_batch_ms", "private_mib", "machine", "passes"}
     assert all(results[name] > 0 for name in readers) and results["private_mib"] < 1024
     assert len(results["first_batch_ms"]) == 2 and min(results["first_batch_ms"]) > 0
     assert "WebDataset on the same shards" in done.stdout
+    assert "volumes, 16^3 and 64^3 out of 64^3" in done.stdout
     assert "private memory after 10,000 pairs" in done.stdout
     assert "first batch of 12,000 pairs, entered at update 1,000,000: " in done.stdout

@@ -163,6 +163,7 @@ def test_pairs_of_volumes_that_fit_a_tile_are_packed_whole(tmp_path):
     build(tmp_path / "in", tmp_path / "out", options)
     lr, hr = Reader(open_split(tmp_path / "out", "train")).image(0)
     assert np.array_equal(hr, volume(0)) and np.array_equal(lr, volume(0)[::2, ::2, ::2])
+    assert read_manifest(tmp_path / "out").totals == {"coal": 1}
     np.save(tmp_path / "in" / "coal3D_train_LR_default_X2" / "0001x2.npy", volume(0)[::3, ::2, ::2])
     with pytest.raises(BuildError, match="is 24x24x24, which is not scale=2 times 8x12x12 of its partner"):
         build(tmp_path / "in", tmp_path / "other", options)
