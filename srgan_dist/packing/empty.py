@@ -37,9 +37,9 @@ def without_empty(sources, samples, found, least):
         source = sources[sample.source]
         kind = "constant" if contrast == 0 else "faint" if contrast < limits[source.rock] else "kept"
         groups[source.rock, source.split, kind] += 1
-        if kind == "kept" or least == 0:
+        if kind == "kept":
             kept.append(sample)
-    return kept, _notes(groups, limits, least) if least else []
+    return kept, _notes(groups, limits, least)
 
 
 def _notes(groups, limits, least):

@@ -39,7 +39,10 @@ def only_images(files, folder, scan):
 
 
 def header_or_problem(path, problems):
-    """Return the Volume of a file, or None and add its problem to {problem: paths}."""
+    """Return the Volume of a file, or None and add its problem to {problem: paths}.
+
+    All Volumes of a build are made here.
+    """
     try:
         return read_info(path)
     except ImageError as error:
