@@ -17,13 +17,19 @@ from srgan_dist.data.formats import metaimage, nrrd, volume_graphics
 from srgan_dist.data.formats.avizo import open_avizo
 from srgan_dist.data.formats.bare_raw import open_raw
 from srgan_dist.data.formats.bmp import open_bmp
+from srgan_dist.data.formats.dicom import open_dicom, open_series, series_files
+from srgan_dist.data.formats.hdf5 import open_hdf5
+from srgan_dist.data.formats.matlab import open_matlab
 from srgan_dist.data.formats.metaimage import open_metaimage
+from srgan_dist.data.formats.netcdf import open_netcdf
 from srgan_dist.data.formats.npy import open_npy
 from srgan_dist.data.formats.nrrd import open_nrrd
 from srgan_dist.data.formats.png import open_png
 from srgan_dist.data.formats.slices import open_slices
 from srgan_dist.data.formats.tiff import open_tiff
+from srgan_dist.data.formats.txm import open_txm, open_txrm
 from srgan_dist.data.formats.volume_graphics import open_vgi, open_vol_info
+from srgan_dist.data.formats.zarr_store import open_zarr
 from srgan_dist.data.volume import ALLOWED_DTYPES, VOXEL_DTYPES, ImageError, failures_named
 
 MAX_PIXELS = 2**30  # of one page: far above any detector, far below what a forged header can claim
@@ -46,6 +52,9 @@ _SIGNATURES = {  # how a file begins
     b"RIFF": "WebP",
     b"\x89HDF": "HDF5",
     b"MATLAB": "MATLAB",
+    b"CDF\1": "NetCDF 3",
+    b"CDF\2": "NetCDF 3",
+    b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "OLE",
     b"PK\3\4": "ZIP or NPZ",
     b"\x1f\x8b": "gzip",
 }
@@ -68,6 +77,16 @@ READERS = {
     ".raw.info": ("VOL", open_vol_info),
     ".raw": ("raw voxels", open_raw),
     ".vol": ("raw voxels", open_raw),
+    ".mat": ("MATLAB", open_matlab),
+    ".h5": ("HDF5", open_hdf5),
+    ".hdf5": ("HDF5", open_hdf5),
+    ".nc": ("NetCDF", open_netcdf),
+    ".nc4": ("NetCDF", open_netcdf),
+    ".txm": ("OLE", open_txm),
+    ".txrm": ("OLE", open_txrm),
+    ".dcm": ("DICOM", open_dicom),
+    ".dicom": ("DICOM", open_dicom),
+    ".zarr": ("Zarr", open_zarr),
 }
 
 FORMATS = ", ".join(dict.fromkeys(name for name, _ in READERS.values()))  # for messages
@@ -91,7 +110,7 @@ def read_header(path, raw=None):
     path = Path(path)
     with failures_named(path):
         if path.is_dir():
-            volume = open_slices(path)
+            volume = _folder_reader(path)(path)
         else:
             kind, opened = _reader(path)
             _check_signature(path, kind)
@@ -137,6 +156,11 @@ def read_image(path):
     if info.slices != 1:
         raise ImageError(path, f"holds {info.slices} pages where one image is expected")
     return next(info.pages())
+
+
+def is_store(path):
+    """Return whether a folder is one volume and not a folder of images: a Zarr store."""
+    return _suffix(path) == ".zarr" and Path(path).is_dir()
 
 
 def is_image(path):
@@ -188,7 +212,7 @@ def _files_below(folder, parents):
     for path in folder.iterdir():
         if is_hidden(path.name):
             continue
-        if path.is_dir():
+        if path.is_dir() and not is_store(path):
             yield from _files_below(path, (*parents, real))
         else:
             yield path
@@ -212,6 +236,12 @@ def natural(path):
     parts = re.split(r"(\d+)", str(path))
     numbered = [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
     return numbered, str(path)  # 1.png and 01.png are equal in the first
+
+
+def _folder_reader(folder):
+    if is_store(folder):
+        return open_zarr
+    return open_series if series_files(folder) else open_slices
 
 
 def _reader(path):

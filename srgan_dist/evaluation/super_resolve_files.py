@@ -15,6 +15,7 @@ from srgan_dist.data.image_files import (
     FORMATS,
     find_images,
     is_image,
+    is_store,
     left_out,
     read_info,
     read_pages,
@@ -57,7 +58,7 @@ def list_jobs(source, target, pages_per_page=1, samples=None):
     source, target = Path(source), Path(target)
     if not source.exists():
         raise UserError(f"INPUT={source} does not exist")
-    if source.is_dir():
+    if source.is_dir() and not is_store(source):
         pairs, faults, notes = _pairs_of_folder(source, target)
     else:
         pairs, faults, notes = [(source, target / source.name if target.is_dir() else target)], [], []

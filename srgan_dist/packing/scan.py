@@ -10,7 +10,7 @@ import os
 from functools import partial
 from pathlib import Path
 
-from srgan_dist.data.image_files import is_hidden, natural
+from srgan_dist.data.image_files import is_hidden, is_store, natural
 from srgan_dist.packing.scan_deeprock import find_pairs, is_side
 from srgan_dist.packing.scan_folder import find_images
 from srgan_dist.packing.scan_pairs import add_partners
@@ -79,8 +79,10 @@ def _walk(root, scan):
             _report_link(parent, other, scan)
             continue
         folders.append(Path(parent))
-        files += [Path(parent, name) for name in file_names if not is_hidden(name)]
-    for path in [path for path in files if not path.is_file()]:
+        stores = [name for name in names if is_store(Path(parent, name))]
+        names[:] = [name for name in names if name not in stores]
+        files += [Path(parent, name) for name in (*file_names, *stores) if not is_hidden(name)]
+    for path in [path for path in files if not (path.is_file() or is_store(path))]:
         files.remove(path)
         scan.faults.append(f"{path}: is a broken link or no regular file; restore or remove it")
     return sorted(folders[1:], key=natural), sorted(files, key=natural)

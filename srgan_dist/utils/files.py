@@ -62,8 +62,12 @@ def sync(path):
 
 
 def sha256_of(path):
-    """Return the sha256 of a file in hex."""
+    """Return the sha256 of a file in hex; of a folder that of the names and sha256 of the files below it."""
     digest, piece = hashlib.sha256(), bytearray(2**23)
+    if Path(path).is_dir():
+        for file in sorted(file for file in Path(path).rglob("*") if file.is_file()):
+            digest.update(f"{file.relative_to(path)}\0{sha256_of(file)}\0".encode())
+        return digest.hexdigest()
     with open(path, "rb", buffering=0) as file:
         # In large pieces: beside a busy thread each costs a wait for Python's lock
         while size := file.readinto(piece):

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from volume_samples import WRITERS
+from library_samples import WRITERS as LIBRARY_WRITERS
+from volume_samples import WRITERS as RAW_WRITERS
 
 from srgan_dist.data.image_files import read_header
 from srgan_dist.data.volume import VOXEL_DTYPES
 from srgan_dist.utils.errors import UserError
 
+WRITERS = RAW_WRITERS | LIBRARY_WRITERS
 EXPANSION = 1032  # bytes of voxels per byte of file: what Deflate can reach
 MEMORY = 2**23  # of a reader on top of the voxels
 SECONDS = 60  # after which a reader is said to hang
