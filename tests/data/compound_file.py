@@ -32,7 +32,8 @@ def compound_file(streams):
             small_fat.extend([*range(starts[name] + 1, starts[name] + count), END])
             small += data.ljust(count * 64, b"\0")
     small_start = store(small)
-    small_fat_start = store(np.array(small_fat, "<u4").tobytes().ljust(512, b"\xff"))
+    small_fat += [FREE] * (-len(small_fat) % 128)
+    small_fat_start = store(np.array(small_fat, "<u4").tobytes())
 
     folders = sorted({name.split("/")[0] for name in streams})
     entries = [("Root Entry", ROOT, FREE, 1, small_start, len(small))]
@@ -53,7 +54,8 @@ def compound_file(streams):
     fat.extend([FAT] * count)
     fat.extend([FREE] * (count * 128 - len(fat)))
     header = struct.pack("<8s16xHHHHH6x", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", 62, 3, 0xFFFE, 9, 6)
-    header += struct.pack("<IIIIIIIIII", 0, count, directory, 0, 4096, small_fat_start, 1, END, 0, 0)[:-4]
+    small_count = len(small_fat) // 128
+    header += struct.pack("<9I", 0, count, directory, 0, 4096, small_fat_start, small_count, END, 0)
     table = [*range(fat_start, fat_start + count)]
     header += np.array(table + [FREE] * (109 - count), "<u4").tobytes()
     return header + b"".join(sectors) + np.array(fat, "<u4").tobytes()

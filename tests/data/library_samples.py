@@ -2,7 +2,7 @@
 
 import h5py
 import numpy as np
-import pydicom
+import pydicom.encaps
 import scipy.io
 import zarr
 from compound_file import txm
@@ -133,6 +133,8 @@ def write_dicom(path, pixels, **elements):
     if meta.TransferSyntaxUID == pydicom.uid.ExplicitVRBigEndian:
         pixels = pixels.astype(pixels.dtype.newbyteorder(">"))
     header.PixelData = pixels.tobytes()
+    if meta.TransferSyntaxUID.is_compressed:
+        header.PixelData = pydicom.encaps.encapsulate([header.PixelData])
     header["PixelData"].VR = "OB" if bits == 8 else "OW"
     pydicom.dcmwrite(path, header, enforce_file_format=True)
 

@@ -3,10 +3,13 @@
 import io
 import json
 
+import h5py
 import numpy as np
 import pytest
+import scipy.io
 import tifffile
 import torch
+import zarr
 from conftest import stream
 from test_augment import symmetries
 
@@ -186,3 +189,25 @@ def test_a_damaged_volume_is_a_fault_beside_those_of_headers(tmp_path):
 def test_the_tables_of_a_set_of_volumes(packed):
     assert format_counts(read_manifest(packed / "out")).startswith("x2 uint8 3-D ")
     assert "16x16x16" in format_ranges(open_set(packed / "out")).splitlines()[1]
+
+
+def test_volumes_of_libraries_give_the_same_blocks_as_arrays(tmp_path):
+    for folder in ("arrays", "others"):
+        (tmp_path / folder).mkdir()
+    for i in range(3):
+        np.save(tmp_path / "arrays" / f"plug_{i}.npy", volume(i))
+    zarr.create_array(tmp_path / "others" / "plug_0.zarr", data=volume(0), chunks=(8, 8, 8))
+    with h5py.File(tmp_path / "others" / "plug_1.h5", "w") as file:
+        file.create_dataset("tomo", data=volume(1), chunks=(10, 10, 10), compression="gzip")
+    scipy.io.savemat(tmp_path / "others" / "plug_2.mat", {"temp": volume(2).T}, do_compression=True)
+    for folder in ("arrays", "others"):
+        build(tmp_path / folder, tmp_path / f"{folder}_out", OPTIONS)
+    for name in ("train", "valid", "test"):
+        one, other = (Reader(open_split(tmp_path / f"{folder}_out", name)) for folder in ("arrays", "others"))
+        for i in range(8):
+            np.testing.assert_array_equal(one.image(i)[1], other.image(i)[1])
+    again = build(tmp_path / "others", tmp_path / "others_out", OPTIONS)  # compares the sources
+    assert again.source_sha256 == read_manifest(tmp_path / "others_out").source_sha256
+    (tmp_path / "others" / "plug_0.zarr" / "c" / "0" / "0" / "0").write_bytes(b"changed")
+    with pytest.raises(BuildError, match="images are not those of SOURCE"):
+        build(tmp_path / "others", tmp_path / "others_out", OPTIONS)

@@ -5,6 +5,8 @@ returned rescaled, as float32.
 """
 
 import contextlib
+import io
+import os
 import warnings
 from itertools import pairwise
 
@@ -73,10 +75,9 @@ def series_files(folder):
 def _read(path):
     """Return the Volume of a file and its header."""
     pydicom = library("pydicom", path)
-    with open(path, "rb") as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about values that are not read here
+    with _BoundedReader(io.FileIO(path)) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about values that are not read here; decoded when first used
         header = pydicom.dcmread(file, stop_before_pixels=True)
-        # Values are decoded when they are first used.
         syntax = str(header.file_meta.get("TransferSyntaxUID", ""))
         if syntax not in _UNCOMPRESSED:
             name = header.file_meta.TransferSyntaxUID.name if syntax else "an unknown transfer syntax"
@@ -95,6 +96,13 @@ def _read(path):
         layout = volume, slope, intercept
         volume = Volume(path, shape, np.dtype(np.float32), _rescaled, sizes, layout=layout)
     return volume, header
+
+
+class _BoundedReader(io.BufferedReader):
+    """A file whose reads never allocate more than it holds, whatever length a header claims."""
+
+    def read(self, size=-1):
+        return super().read(min(size, os.fstat(self.fileno()).st_size))
 
 
 def _pixels(path, header, big_endian):

@@ -36,25 +36,21 @@ def opened_file(path):
 
 def datasets(path, file):
     """Return {name: dataset} of all datasets of numbers; raises ImageError for links to other files."""
-    h5py, found = library("h5py", path), {}
-
-    def visit_link(name, link):
+    h5py, links, names = library("h5py", path), {}, []
+    # The visitors only note what they meet: errors do not pass through the library.
+    file.visititems_links(links.__setitem__)
+    file.visit(names.append)  # each object once; soft links are not followed
+    for name, link in links.items():
         if isinstance(link, h5py.ExternalLink):
             raise ImageError(
                 path,
                 f"its {name!r} is a link to another file ({link.filename}), which is not followed; save the"
                 " volume itself",
             )
-
-    def visit(name, item):
-        if isinstance(item, h5py.Dataset):
-            _check_storage(path, name, item)
-            if item.dtype.kind in "iuf" and item.shape:
-                found[name] = item
-
-    file.visititems_links(visit_link)
-    file.visititems(visit)  # each object once; soft links are not followed
-    return found
+    found = {name: item for name in names if isinstance(item := file[name], h5py.Dataset)}
+    for name, dataset in found.items():
+        _check_storage(path, name, dataset)
+    return {name: item for name, item in found.items() if item.dtype.kind in "iuf" and item.shape}
 
 
 def _check_storage(path, name, dataset):

@@ -1,6 +1,7 @@
-"""The arrays of MATLAB files of version 5 to 7.2: https://www.mathworks.com/help/pdf_doc/matlab/matfile_format.pdf
+"""The arrays of MATLAB files of version 5 to 7.2.
 
-Not scipy.io: it allocates what a file claims, before it looks at the file's size.
+The format: https://www.mathworks.com/help/pdf_doc/matlab/matfile_format.pdf. Not
+scipy.io: it allocates what a file claims, before it looks at the file's size.
 """
 
 import contextlib
