@@ -129,10 +129,7 @@ def test_files_hold_the_volumes_with_their_voxel_size(written):
     path = written / "valid" / "coal" / "0003.tif"
     np.testing.assert_array_equal(tifffile.imread(path), rocks.synthesize_volume("coal", 5, 3, size=32))
     info = read_info(path)
-    assert info.shape == (32, 32, 32) and info.voxel_size_um == rocks.VOXEL_SIZE_UM
-    with tifffile.TiffFile(path) as tiff:
-        assert tiff.imagej_metadata["spacing"] == rocks.VOXEL_SIZE_UM
-        assert tiff.imagej_metadata["unit"] == "um"
+    assert info.shape == (32, 32, 32) and info.voxel_sizes_um == pytest.approx((3, 3, 3))
 
 
 def test_any_number_of_processes_gives_the_same_bytes_after_a_kill_too(written, tmp_path):

@@ -22,6 +22,7 @@ from srgan_dist.integrity.audit import verify
 from srgan_dist.integrity.find_corruption import find_corrupt_samples
 from srgan_dist.packing.build import BuildError, BuildOptions, build
 from srgan_dist.packing.summary import format_counts, format_ranges
+from srgan_dist.utils.errors import UserError
 
 OPTIONS = BuildOptions(scale=2, tile=16, crop=8, samples_per_shard=5, ndim=3)
 
@@ -206,8 +207,7 @@ def test_volumes_of_libraries_give_the_same_blocks_as_arrays(tmp_path):
         one, other = (Reader(open_split(tmp_path / f"{folder}_out", name)) for folder in ("arrays", "others"))
         for i in range(8):
             np.testing.assert_array_equal(one.image(i)[1], other.image(i)[1])
-    again = build(tmp_path / "others", tmp_path / "others_out", OPTIONS)  # compares the sources
-    assert again.source_sha256 == read_manifest(tmp_path / "others_out").source_sha256
+    build(tmp_path / "others", tmp_path / "others_out", OPTIONS)  # finds the same sources
     (tmp_path / "others" / "plug_0.zarr" / "c" / "0" / "0" / "0").write_bytes(b"changed")
-    with pytest.raises(BuildError, match="images are not those of SOURCE"):
+    with pytest.raises(UserError, match="images are not those of SOURCE"):
         build(tmp_path / "others", tmp_path / "others_out", OPTIONS)

@@ -145,6 +145,7 @@ def _step_um(path, coordinate, size):
     _check_storage(path, coordinate.name, coordinate)
     if coordinate.dtype.kind not in "iuf" or coordinate.nbytes > 2**24:
         return None
+    check_chunk(path, coordinate.chunks or (), coordinate.dtype.itemsize)
     return even_step_um(coordinate[:], attribute(coordinate, "units", ""))
 
 
