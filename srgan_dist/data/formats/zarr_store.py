@@ -23,6 +23,7 @@ def open_zarr(path):
     """
     if not path.is_dir():
         raise ImageError(path, "is a file; a Zarr store is a folder")
+    library("zarr", path)  # before voxels are asked for
     arrays, image = _arrays(path), _image(path)
     if image is None:
         shapes = {name: metadata.shape for name, (metadata, _) in arrays.items()}
