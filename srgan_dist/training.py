@@ -19,6 +19,7 @@ from srgan_dist.run.run_directory import RunDirectory
 from srgan_dist.run.run_state import RunState
 from srgan_dist.run.step_timer import speed_line
 from srgan_dist.run.training_run import TrainingRun
+from srgan_dist.runtime.conv3d_check import check_conv3d
 from srgan_dist.runtime.cpu import keep_freed_memory, use_cpu_threads
 from srgan_dist.runtime.device import (
     allow_many_files,
@@ -96,6 +97,8 @@ def start(config):
     use_exact_float32()
     allow_many_files()
     torch.backends.cudnn.benchmark = True  # all crops have one size
+    if config.generator.ndim == 3 and precision == "bf16" and accelerator.device.type == "cuda":
+        check_conv3d(accelerator.device)
     return accelerator
 
 

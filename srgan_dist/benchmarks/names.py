@@ -4,7 +4,9 @@ import itertools
 
 from srgan_dist.utils.config_files import config_file
 
-DEFAULT_CONFIG = config_file("report_x4.yaml")  # of the step and gpu benchmarks
+# Of the step benchmark by the number of dimensions; the first is that of the gpu benchmark
+DEFAULT_CONFIGS = {2: config_file("report_x4.yaml"), 3: config_file("deeprock3d_x4.yaml")}
+DEFAULT_CONFIG = DEFAULT_CONFIGS[2]
 PHASES = ("pretrain", "adversarial")
 PLAIN = "plain"  # the loop of the report
 VARIANTS = {  # name -> settings; those that begin with ddp- are the textbook loop, the others ours

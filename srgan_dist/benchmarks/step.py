@@ -20,6 +20,7 @@ from dataclasses import asdict
 import torch
 
 from srgan_dist.benchmarks.facts import machine_facts
+from srgan_dist.benchmarks.names import DEFAULT_CONFIGS
 from srgan_dist.benchmarks.step_case import StepBenchmark
 from srgan_dist.benchmarks.step_plan import measure_baseline, plan_of, read_baseline, with_weak_scaling
 from srgan_dist.benchmarks.step_table import format_head, format_row
@@ -37,12 +38,14 @@ def run(arguments, save):
     on ranks other than the first.
     """
     ranks = launched_ranks()
-    plan = plan_of(arguments, "cuda" if torch.cuda.is_available() and not cpu_wanted() else "cpu", ranks)
+    device_type = "cuda" if torch.cuda.is_available() and not cpu_wanted() else "cpu"
+    config = load_config(arguments.config or DEFAULT_CONFIGS[arguments.dims])
+    plan = plan_of(arguments, device_type, ranks, config.generator.ndim)
     baseline = None
     if ranks > 1 and os.environ["RANK"] == "0":
         path = arguments.baseline
         baseline = read_baseline(path) if path else measure_baseline(plan, arguments.argv)
-    return measure(load_config(arguments.config), plan, save, baseline)
+    return measure(config, plan, save, baseline)
 
 
 def measure(config, plan, save, baseline=None):

@@ -30,8 +30,8 @@ class Plan:
     minutes: float
 
 
-def plan_of(arguments, device_type, ranks):
-    """Resolve the defaults that depend on the device and on the number of ranks.
+def plan_of(arguments, device_type, ranks, ndim=2):
+    """Resolve the defaults that depend on the device, the number of ranks and that of dimensions.
 
     Raises UserError where options exclude each other.
     """
@@ -51,7 +51,7 @@ def plan_of(arguments, device_type, ranks):
     default_clock = "cpu" if ranks == arguments.threads == 1 else "wall"
     return Plan(
         phases=tuple(arguments.phases),
-        blocks=tuple(arguments.blocks),
+        blocks=tuple(arguments.blocks or ([1, 16] if ndim == 2 else [16])),
         batches=tuple(arguments.batches or ([16, 2, 64] if gpu else [2])),
         variants=variants,
         threads=arguments.threads,

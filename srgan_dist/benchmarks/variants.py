@@ -19,7 +19,8 @@ from torch.nn.parallel import DistributedDataParallel
 from srgan_dist.benchmarks.names import PLAIN, VARIANTS
 from srgan_dist.losses.perceptual import LAYERS, VGGLossConfig, vgg19_features
 from srgan_dist.models import noise_channels
-from srgan_dist.models.layers import PReLU
+from srgan_dist.models.layers import CONV, PReLU
+from srgan_dist.models.upsampling import NEAREST_CONVS
 from srgan_dist.optim.adam import adam
 from srgan_dist.phases import build_phase
 from srgan_dist.phases.phase import build_losses, content_losses, train_psnr
@@ -58,14 +59,16 @@ def _accelerator(precision):
 
 
 def crops_of(config, batch, device):
-    """Return one micro-batch of random crops: [(lr [B, 1, c, c], hr [B, 1, s*c, s*c])] in [-1, 1], for a
-    generator with noise also that.
+    """Return one micro-batch of random crops: [(lr [B, 1, *[c]], hr [B, 1, *[s*c]])] in [-1, 1], with as
+    many axes as the generator has dimensions; for a generator with noise also that.
     """
     generator, channels = torch.Generator().manual_seed(0), noise_channels(config.generator)
     shapes = [(1, config.data.lr_crop), (1, config.hr_crop), *[(channels, config.hr_crop)] * (channels > 0)]
     return [
         tuple(
-            (torch.rand(batch, number, side, side, generator=generator) * 2 - 1).to(device)
+            (torch.rand(batch, number, *[side] * config.generator.ndim, generator=generator) * 2 - 1).to(
+                device
+            )
             for number, side in shapes
         )
     ]
@@ -134,13 +137,13 @@ class PlainLoop:
 
     VGG computes gradients for its weights, and for HR too; so does the discriminator in the generator's pass.
     The losses take sigmoids; Adam goes from tensor to tensor; losses are read after every update; PReLU is
-    PyTorch's. It differs from the report in one point: there p(SR) was detached, so that the adversarial term
-    did not reach the generator.
+    PyTorch's; nearest neighbours make the image that the next layer convolves. It differs from the report in
+    one point: there p(SR) was detached, so that the adversarial term did not reach the generator.
     """
 
     def __init__(self, config, networks):
         self.config, self.discriminator, self.vgg = config, None, None
-        self.generator = _with_pytorchs_prelu(networks.generator)
+        self.generator = _with_plain_layers(networks.generator)
         self.generator_optimizer = self._adam(self.generator)
         if config.needs_discriminator:
             self.discriminator = networks.discriminator
@@ -186,12 +189,19 @@ class PlainLoop:
         return torch.optim.Adam(network.parameters(), lr=self.config.learning_rate, foreach=False)
 
 
-def _with_pytorchs_prelu(network):
-    """Replace our PReLU by PyTorch's, with the same slopes; returns the network."""
+def _with_plain_layers(network):
+    """Replace our PReLU by PyTorch's, and convolutions behind nearest neighbours by these and a convolution,
+    with the same weights; returns the network.
+    """
     for parent in list(network.modules()):
         for name, child in parent.named_children():
             if isinstance(child, PReLU):
                 plain = nn.PReLU(child.num_parameters)
                 plain.weight = child.weight
                 setattr(parent, name, plain)
+            elif isinstance(child, NEAREST_CONVS):
+                conv = CONV[child.weight.dim() - 2]
+                plain = conv(child.in_channels, child.out_channels, child.kernel_size, padding=child.padding)
+                plain.weight, plain.bias = child.weight, child.bias
+                setattr(parent, name, nn.Sequential(nn.Upsample(scale_factor=child.factor), plain))
     return network

@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from srgan_dist.benchmarks.names import DEFAULT_CONFIG, PHASES, PLAIN, STAGES, VARIANTS
+from srgan_dist.benchmarks.names import DEFAULT_CONFIGS, PHASES, PLAIN, STAGES, VARIANTS
 from srgan_dist.runtime.parent_death import use_one_blas_thread
 from srgan_dist.utils.errors import cli_errors
 from srgan_dist.utils.files import atomic_write
@@ -61,21 +61,22 @@ def add_passes(parser, default):
 
 
 def add_step_options(parser):
-    parser.add_argument(
-        "--config",
-        type=Path,
-        default=DEFAULT_CONFIG,
-        metavar="FILE",
-        help="whose networks (default: %(default)s)",
+    networks = parser.add_mutually_exclusive_group()
+    networks.add_argument(
+        "--dims",
+        type=int,
+        choices=list(DEFAULT_CONFIGS),
+        default=2,
+        help="2: the report's networks; 3: the paper's networks for volumes (default: %(default)s)",
     )
+    networks.add_argument("--config", type=Path, metavar="FILE", help="whose networks, in place of those")
     parser.add_argument("--phases", nargs="+", choices=PHASES, default=list(PHASES))
     parser.add_argument(
         "--blocks",
         nargs="+",
         type=count,
-        default=[1, 16],
         metavar="N",
-        help="residual blocks (default: 1 16)",
+        help="residual blocks (default: 1 16, for volumes 16)",
     )
     parser.add_argument(
         "--batches",

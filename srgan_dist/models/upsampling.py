@@ -126,6 +126,7 @@ def sum_taps(weight, factor):
 
 
 NEAREST_CONV = {2: NearestConv2d, 3: NearestConv3d}
+NEAREST_CONVS = tuple(NEAREST_CONV.values())
 
 
 def conv_behind_nearest(ndim, factor):

@@ -11,4 +11,4 @@ def step_config(**changes):
         "adversarial_weight": 0.5,
         "losses": {"pixel": {"name": "l1"}, "perceptual": VGG},
     }
-    return tiny_config("unused", "unused", adversarial=phase, **changes)
+    return tiny_config("unused", "unused", **{"adversarial": phase} | changes)

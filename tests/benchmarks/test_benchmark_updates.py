@@ -36,6 +36,28 @@ def test_the_plain_loop_and_ours_train_alike(name):
     assert rounded_metrics["train/psnr"].item() == pytest.approx(metrics["psnr"], abs=0.1)
 
 
+@pytest.mark.parametrize("name", ["pretrain", "adversarial"])
+def test_the_loops_train_volumes_alike_and_only_the_plain_one_makes_the_large_image(name):
+    Accelerator()
+    generator = {"ndim": 3, "num_blocks": 1, "num_filters": 4, "init_std": None}
+    # Nearly a standstill: Adam's first step turns the rounding of a gradient near 0 into a whole step
+    settings = {"losses": {"pixel": {"name": "l1"}}, "learning_rate": 1e-30}
+    config = step_config(
+        generator=generator | {"upsampling": "nearest_after", "tail_kernel": 3},
+        data={"path": "unused", "lr_crop": 8},
+        adversarial=settings,
+    )
+    plain, metrics = update_once("plain", config, name)
+    ours, our_metrics = update_once("fp32-channels_last", config, name)
+    assert (ours - plain).norm() < 1e-4 * plain.norm()
+    assert our_metrics["train/psnr"].item() == pytest.approx(metrics["psnr"], abs=1e-4)
+    crops = crops_of(config, 1, CPU)
+    assert crops[0][1].shape == (1, 1, 32, 32, 32)
+    flop = [flop_per_crop(build(variant, config, name), crops) for variant in ("plain", "fp32")]
+    folded = 3 * 2 * (27 * (4 * 4 * 16**3 + 4 * 32**3) - 8 * 8 * (4 * 4 * 9**3 + 4 * 17**3))
+    assert flop[0] - flop[1] >= folded if name == "adversarial" else flop[0] - flop[1] == folded
+
+
 def test_the_floating_point_operations_are_those_of_a_count_by_hand():
     """Of the report's networks, multiply-adds of every convolution and matrix product on paper."""
     network = {"name": "srresnet", "num_blocks": 2, "num_filters": 8}

@@ -146,3 +146,21 @@ def test_activation_checkpointing_of_a_generator_without_blocks_is_refused():
     network.config = SimpleNamespace(name="plain")
     with pytest.raises(UserError, match="activation_checkpointing=true: generator.name=plain has no Blocks"):
         recompute_blocks(network)
+
+
+@pytest.mark.parametrize("upsampling", ["shuffle", "nearest_before", "nearest_after", "trilinear"])
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_features_of_volumes_stay_in_the_memory_format_of_the_networks(upsampling, precision, tmp_path):
+    """Of all convolutions with several channels, which a compiler would lay out itself in two dimensions."""
+    generator = {"ndim": 3, "scale": 4, "num_blocks": 1, "num_filters": 8, "upsampling": upsampling}
+    config = tiny_config("unused", tmp_path, generator=generator)
+    networks = build_networks(config, Accelerator(mixed_precision=precision))
+    laid_out = []
+    for network in (networks.generator, networks.discriminator):
+        for module in network.modules():
+            if isinstance(module, torch.nn.Conv3d) and module.in_channels > 1:
+                module.register_forward_hook(lambda _, inputs, output: laid_out.extend([inputs[0], output]))
+    networks.discriminator(networks.generator(torch.rand(2, 1, 8, 8, 8)))
+    assert len(laid_out) > 20
+    for x in laid_out:
+        assert x.stride(1) == 1 or x.shape[1] == 1
