@@ -29,7 +29,8 @@ Pack images into WebDataset tar shards. SOURCE is one of
     --hr HR --lr LR         HR/berea/plug.tif and LR/berea/plug.tif; HR has exactly --scale times the size of
                             LR, or --align registers both and cuts them to their overlap
 
-With --dims 3 the files are volumes, which are cut into blocks. A rock of one or two volumes is split 8:1:1
+With --dims 3 the files are volumes, which are cut into blocks; a folder of numbered slices is a volume too.
+SOURCE, and --hr and --lr, may also be one volume. A rock of one or two volumes is split 8:1:1
 into slabs along the longest axis, with a gap of a crop between them; empty blocks are left out and counted.
 
 A layout that only resembles one of these is refused. Links are followed, hidden files and folders left out.
@@ -178,7 +179,18 @@ def parse_arguments(argv, prog, defaults):
 
 
 def _add_scan_options(parser):
-    """Add the options about pairs that two scanners made, and LR images that are made like them."""
+    """Add the options about values, about pairs that two scanners made, and LR images made like them."""
+    parser.add_argument(
+        "--window",
+        metavar="LOW:HIGH|auto|PERCENT",
+        help="map the values of all images to grey levels: those that become black and white, or auto (0.1"
+        " percent of the voxels black, and white) or that percentage; needed for float and signed data",
+    )
+    parser.add_argument(
+        "--raw",
+        metavar="SHAPE,TYPE,ORDER,OFFSET",
+        help="of voxels without a header whose name does not say it, e.g. 400x500x500,uint16,little,0",
+    )
     parser.add_argument(
         "--align", action="store_true", help="register pairs and cut them to their overlap by whole HR pixels"
     )

@@ -25,7 +25,7 @@ from srgan_dist.data.formats.netcdf import open_netcdf
 from srgan_dist.data.formats.npy import open_npy
 from srgan_dist.data.formats.nrrd import open_nrrd
 from srgan_dist.data.formats.png import open_png
-from srgan_dist.data.formats.slices import open_slices
+from srgan_dist.data.formats.slices import SLICE_READERS, open_slices
 from srgan_dist.data.formats.tiff import open_tiff
 from srgan_dist.data.formats.txm import open_txm, open_txrm
 from srgan_dist.data.formats.volume_graphics import open_vgi, open_vol_info
@@ -88,6 +88,8 @@ READERS = {
     ".dicom": ("DICOM", open_dicom),
     ".zarr": ("Zarr", open_zarr),
 }
+
+SLICE_SUFFIXES = (*SLICE_READERS, ".dcm", ".dicom")
 
 FORMATS = ", ".join(dict.fromkeys(name for name, _ in READERS.values()))  # for messages
 
@@ -163,6 +165,14 @@ def is_store(path):
     return _suffix(path) == ".zarr" and Path(path).is_dir()
 
 
+def is_slice(path):
+    """Return whether a file may be a slice of a series: TIFF, PNG, BMP or DICOM, of one page."""
+    try:
+        return _suffix(path) in SLICE_SUFFIXES and read_header(path).slices == 1
+    except ImageError:
+        return False  # it will be named when it is read
+
+
 def is_image(path):
     """Return whether the suffix of `path`, in any case, is that of a format that is read."""
     return _suffix(path) in READERS
@@ -183,6 +193,11 @@ def split_images(paths):
     with_header = {file for path in paths if (file := _data_file(path))}
     paths = [path for path in paths if path not in with_header]
     return [path for path in paths if is_image(path)], [path for path in paths if not is_image(path)]
+
+
+def files_of(path):
+    """Return the file or folder of an image and, of a header, also the file that holds its voxels."""
+    return [path, *filter(None, [_data_file(path)])]
 
 
 def _data_file(path):

@@ -26,7 +26,7 @@ class Window:
             raise UserError(f"window={self} has to be LOW:HIGH, two finite numbers, the first one smaller")
 
     def __str__(self):
-        return f"{self.low:g}:{self.high:g}"
+        return f"{self.low!r}:{self.high!r}"
 
     def to_grey_levels(self, block, dtype):
         """Map values of any shape and type to uint8 or uint16, rounded; raises UserError for NaN."""

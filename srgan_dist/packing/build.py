@@ -12,10 +12,12 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 
+from srgan_dist.data.formats.bare_raw import parse_raw
+from srgan_dist.data.image_files import files_of
 from srgan_dist.data.manifest import VERSION, Manifest
 from srgan_dist.data.split import read_manifest
 from srgan_dist.packing.align_sources import align_sources
@@ -26,6 +28,7 @@ from srgan_dist.packing.options import BuildOptions
 from srgan_dist.packing.run_jobs import BuildError, decode_faults, leave_out_empty, pack_all
 from srgan_dist.packing.scan import find_sources
 from srgan_dist.packing.slabs import cut_into_slabs
+from srgan_dist.packing.source import apply_window
 from srgan_dist.packing.tiles import check_samples, list_samples, stored_dtype
 from srgan_dist.storage.encoding import encoder
 from srgan_dist.storage.remote import is_url
@@ -45,7 +48,7 @@ class Result:
 def build(source, out, options, progress=None, run=map):
     """Pack `source` into the directory `out` and return a Result.
 
-    source: a folder, or two, (HR, LR), whose images have the same names.
+    source: a folder, or two, (HR, LR), whose images have the same names; or files instead.
     run(function, jobs): yields the results in order, as `map` and the `map` of any executor of
     concurrent.futures do; the set has the same bytes with any of them. progress(results, count) wraps the
     results, as tqdm does. Raises BuildError with all faults of the source, UserError when `out` holds
@@ -59,7 +62,17 @@ def build(source, out, options, progress=None, run=map):
     counted = progress or (lambda results, count: results)
 
     # Decide everything that follows from headers, and from the registration of pairs
-    scan = find_sources(source, options.kind, options.scale, options.ndim, options.align is not None)
+    scan = find_sources(
+        source,
+        options.kind,
+        options.scale,
+        options.ndim,
+        options.align is not None,
+        options.raw and parse_raw(options.raw),
+        options.window is not None,
+    )
+    if options.window is not None and scan.sources and not scan.faults:
+        options = replace(options, window=str(apply_window(scan, options.window, options.dtype)))
     whole = list(scan.sources)
     if options.align is not None:
         align_sources(scan, options, run, counted)
@@ -140,7 +153,10 @@ def _same_set(out, fingerprint):
 
 def _digest(sources, run):
     """Hash names and bytes of all source files, with which the manifest lets a set be compared."""
-    sides = [[side.path for side in (source.hr, source.lr) if side] for source in sources]
+    sides = [
+        [file for side in (source.hr, source.lr) if side for file in files_of(side.path)]
+        for source in sources
+    ]
     hashes = iter(run(sha256_of, list(chain(*sides))))
     total = hashlib.sha256()
     for source, paths in zip(sources, sides, strict=True):

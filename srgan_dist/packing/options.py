@@ -4,6 +4,8 @@ import math
 from dataclasses import asdict, dataclass
 
 from srgan_dist.data.degradation import ScanLike
+from srgan_dist.data.formats.bare_raw import parse_raw
+from srgan_dist.data.window import parse_window
 from srgan_dist.storage.encoding import ENCODINGS
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.scales import SCALES
@@ -30,6 +32,8 @@ class BuildOptions:
     lr_gain: float | None = None
     lr_offset: float | None = None
     align: float | None = None  # registers pairs; the largest shift along an axis, in HR pixels
+    window: str | None = None  # LOW:HIGH, auto or PERCENT: the values that become black and white
+    raw: str | None = None  # of voxels without a header, see `parse_raw`
     min_contrast: float | None = None  # of blocks, as a share of their rock's; below it they are left out
 
     def __post_init__(self):
@@ -45,6 +49,10 @@ class BuildOptions:
         self._check_choices()
         self._check_sizes()
         self._check_scanner()
+        if self.window is not None:
+            parse_window(self.window)
+        if self.raw is not None:
+            parse_raw(self.raw)
         if self.align is not None and not 0 < self.align < math.inf:
             raise UserError(f"align={self.align} must be a number of HR pixels above 0")
         if self.min_contrast is not None and (self.ndim == 2 or not 0 <= self.min_contrast < 1):

@@ -10,24 +10,31 @@ import os
 from functools import partial
 from pathlib import Path
 
-from srgan_dist.data.image_files import is_hidden, is_store, natural
+from srgan_dist.data.image_files import is_hidden, is_slice, is_store, natural, read_header, read_info
 from srgan_dist.packing.scan_deeprock import find_pairs, is_side
 from srgan_dist.packing.scan_folder import find_images
-from srgan_dist.packing.scan_pairs import add_partners
+from srgan_dist.packing.scan_pairs import add_partner, add_partners
 from srgan_dist.packing.source import Scan, pair_fits
 from srgan_dist.utils.errors import UserError
 
 
-def find_sources(source, kind, scale, ndim=2, aligned=False):
-    """Return the Scan of the folder `source`, or of two, (HR, LR); faults name files and the way out.
+def find_sources(source, kind, scale, ndim=2, aligned=False, raw=None, any_dtype=False):
+    """Return the Scan of `source`, a folder or a file of volumes, or of two such, (HR, LR); faults name files
+    and the way out.
 
     kind, scale: of the LR side that is paired with HR; ndim: 3 pairs whole volumes, 2 their slices; aligned:
-    pairs will be registered, so that their sizes may differ.
+    pairs will be registered, so that their sizes may differ. raw: RawOptions of voxels without a header.
+    any_dtype: values will be mapped to grey levels by a window.
     """
     fits = partial(pair_fits, scale=scale, ndim=ndim, aligned=aligned)
+    scan = Scan(read=partial(read_header if any_dtype else read_info, raw=raw))
     if isinstance(source, tuple):
-        return _find_in_two(*map(Path, source), ndim, fits)
+        _find_in_two(*map(Path, source), ndim, fits, scan)
+        return scan
     root = Path(source)
+    if root.is_file():
+        find_images(root.parent, [root], ndim, scan, root.stem)
+        return scan
     _check_folder(root, "SOURCE")
     absolute = Path(os.path.abspath(root))
     if is_side(absolute):
@@ -36,8 +43,7 @@ def find_sources(source, kind, scale, ndim=2, aligned=False):
             f" {absolute.parent}, or, to have an LR side made, a folder whose name ends neither in _HR nor"
             " _LR"
         )
-    scan = Scan()
-    folders, files = _walk(root, scan)
+    folders, files = _walk(root, ndim, scan)
     sides = [folder for folder in folders if is_side(folder)]
     if sides:
         find_pairs(root, sides, files, kind, scale, fits, scan)
@@ -46,15 +52,17 @@ def find_sources(source, kind, scale, ndim=2, aligned=False):
     return scan
 
 
-def _find_in_two(hr_root, lr_root, ndim, fits):
-    scan = Scan()
+def _find_in_two(hr_root, lr_root, ndim, fits, scan):
+    if hr_root.is_file() and lr_root.is_file():
+        find_images(hr_root.parent, [hr_root], ndim, scan, hr_root.stem)
+        add_partner(lr_root, fits, scan)
+        return
     for root, option in ((hr_root, "--hr"), (lr_root, "--lr")):
         _check_folder(root, option)
-    _, hr_files = _walk(hr_root, scan)
-    _, lr_files = _walk(lr_root, scan)
+    _, hr_files = _walk(hr_root, ndim, scan)
+    _, lr_files = _walk(lr_root, ndim, scan)
     find_images(hr_root, hr_files, ndim, scan)
     add_partners(hr_root, lr_root, lr_files, fits, scan)
-    return scan
 
 
 def _check_folder(root, option):
@@ -62,8 +70,10 @@ def _check_folder(root, option):
         raise UserError(f"{option}={root} is not a folder")
 
 
-def _walk(root, scan):
-    """List the folders and files below `root` in natural order; links are followed, hidden names left out."""
+def _walk(root, ndim, scan):
+    """List the folders and files below `root` in natural order; links are followed, hidden names left out. A
+    folder that is a volume counts as a file: a Zarr store, or of volumes (ndim=3) a folder of slices.
+    """
     folders, files, reached = [], [], {}
 
     def unreadable(error):
@@ -81,8 +91,12 @@ def _walk(root, scan):
         folders.append(Path(parent))
         stores = [name for name in names if is_store(Path(parent, name))]
         names[:] = [name for name in names if name not in stores]
-        files += [Path(parent, name) for name in (*file_names, *stores) if not is_hidden(name)]
-    for path in [path for path in files if not (path.is_file() or is_store(path))]:
+        found = [Path(parent, name) for name in (*file_names, *stores) if not is_hidden(name)]
+        if ndim == 3 and not is_side(Path(parent)) and sum(map(is_slice, found)) > 1:
+            scan.series.append(Path(parent))
+            found = [Path(parent)]
+        files += found
+    for path in [path for path in files if not (path.is_file() or is_store(path) or path in scan.series)]:
         files.remove(path)
         scan.faults.append(f"{path}: is a broken link or no regular file; restore or remove it")
     return sorted(folders[1:], key=natural), sorted(files, key=natural)

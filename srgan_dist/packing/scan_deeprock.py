@@ -43,7 +43,7 @@ def find_pairs(root, sides, files, kind, scale, fits, scan):
             )
             continue
         for name, hr_path, lr_path in _pair_up(folder, lr_folder, scale, by_folder, scan):
-            hr, lr = header_or_problem(hr_path, problems), header_or_problem(lr_path, problems)
+            hr, lr = (header_or_problem(path, scan, problems) for path in (hr_path, lr_path))
             if hr and lr and fits(hr, lr, problems):
                 rock, kernel = _rock_of_set(folder), "bicubic" if kind == "default" else None
                 file = str(hr_path.relative_to(root))

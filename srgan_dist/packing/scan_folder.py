@@ -20,20 +20,24 @@ from srgan_dist.packing.source import (
 _SPLIT_NAMES = {"train", "training", "valid", "validation", "val", "dev", "test", "testing"}
 
 
-def find_images(root, files, ndim, scan):
+def find_images(root, files, ndim, scan, rock_of_file=None):
     """Add to a Scan the HR images among the files below `root`, and every fault of their layout.
 
-    One or two volumes of a rock (ndim=3) get no split here, as they can be cut into slabs.
+    One or two volumes of a rock (ndim=3) get no split here, as they can be cut into slabs. rock_of_file: the
+    rock of the only file, where it alone is the source and not the folder.
     """
     images, problems = only_images(files, root, scan), {}
-    given = _given_splits(root, images, scan.faults)
+    given = [] if rock_of_file else _given_splits(root, images, scan.faults)
     if given:
         scan.notes.append(f"the splits are those of the folders {', '.join(given)}")
     groups = {}  # (rock, given split or None) -> [(header, names of folders below the rock's)], in order
     for path in images:
-        split, *folders = [*([] if given else [None]), *path.relative_to(root).parts[:-1]]
-        rock, *inside = folders or [root.resolve().name]
-        if info := header_or_problem(path, problems):
+        parts = path.relative_to(root).parts
+        split, *folders = [*([] if given else [None]), *parts[:-1]]
+        if path.is_dir() and len(parts) == 1 + bool(given):  # slices right in the folder of a rock
+            folders = parts[-1:]
+        rock, *inside = folders or [rock_of_file or root.resolve().name]
+        if info := header_or_problem(path, scan, problems):
             groups.setdefault((rock, split), []).append((info, inside))
     scan.faults.extend(grouped(problems))
     if not groups and not scan.faults:

@@ -8,6 +8,15 @@ from dataclasses import replace
 from srgan_dist.packing.source import grouped, header_or_problem, only_images
 
 
+def add_partner(lr_path, fits, scan):
+    """Give the only source of a Scan its LR file."""
+    problems = {}
+    lr = header_or_problem(lr_path, scan, problems)
+    pairs = [replace(source, lr=lr) for source in scan.sources if lr and fits(source.hr, lr, problems)]
+    scan.faults.extend(grouped(problems))
+    scan.sources[:] = pairs
+
+
 def add_partners(hr_root, lr_root, lr_files, fits, scan):
     """Give every source of a Scan of `hr_root` its LR file below `lr_root`; no partner, or two, is a fault.
 
@@ -24,7 +33,7 @@ def add_partners(hr_root, lr_root, lr_files, fits, scan):
         path = partners.pop(name, None)
         if path is None:
             scan.faults.append(f"{source.hr.path}: has no LR partner; expected {lr_root / name}.*")
-        elif (lr := header_or_problem(path, problems)) and fits(source.hr, lr, problems):
+        elif (lr := header_or_problem(path, scan, problems)) and fits(source.hr, lr, problems):
             pairs.append(replace(source, lr=lr))
     scan.faults.extend(f"{path}: has no HR partner in {hr_root}" for path in partners.values())
     scan.faults.extend(grouped(problems))

@@ -1,10 +1,14 @@
 """A source of samples, and the helpers of all scans: headers read once, faults grouped by problem."""
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
-from srgan_dist.data.image_files import left_out, read_info, split_images
+import numpy as np
+
+from srgan_dist.data.image_files import left_out, natural, read_info, split_images
 from srgan_dist.data.manifest import SPLITS
 from srgan_dist.data.volume import ImageError, Volume
+from srgan_dist.data.window import Window, find_window, parse_window
 
 
 @dataclass(frozen=True)
@@ -29,25 +33,45 @@ class Scan:
     sources: list = field(default_factory=list)
     faults: list = field(default_factory=list)
     notes: list = field(default_factory=list)
+    read: Callable = read_info  # path -> Volume; all Volumes of a build are made by it
+    series: list = field(default_factory=list)  # folders whose files are the slices of one volume
 
 
 def only_images(files, folder, scan):
-    """Return those files that are images; name the others in a note."""
-    images, others = split_images(files)
+    """Return those files that are images, and the folders that are volumes; name the others in a note."""
+    images, others = split_images([path for path in files if path not in scan.series])
     scan.notes.extend(left_out(folder, [path.name for path in others]))
-    return images
+    return sorted([*images, *(path for path in files if path in scan.series)], key=natural)
 
 
-def header_or_problem(path, problems):
-    """Return the Volume of a file, or None and add its problem to {problem: paths}.
-
-    All Volumes of a build are made here.
-    """
+def header_or_problem(path, scan, problems):
+    """Return the Volume of a file, or None and add its problem to {problem: paths}."""
     try:
-        return read_info(path)
+        return scan.read(path)
     except ImageError as error:
         problems.setdefault(str(error).removeprefix(f"{path}: "), []).append(path)
         return None
+
+
+def apply_window(scan, window, dtype):
+    """Map the values of all sources of a Scan to grey levels by one window; returns the Window.
+
+    window: as `parse_window` takes it; percentiles are those of all HR sides. dtype: "uint16", or None for 8
+    bits.
+    """
+    window = parse_window(window)
+    if not isinstance(window, Window):
+        window = find_window([source.hr for source in scan.sources], window)
+    stored = np.dtype(dtype or "uint8")
+    scan.sources[:] = [
+        replace(
+            source,
+            hr=source.hr.windowed(window, stored),
+            lr=source.lr and source.lr.windowed(window, stored),
+        )
+        for source in scan.sources
+    ]
+    return window
 
 
 def pair_fits(hr, lr, problems, scale, ndim, aligned=False):

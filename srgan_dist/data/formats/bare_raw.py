@@ -42,6 +42,25 @@ class RawOptions:
             raise UserError(f"raw: offset={self.offset} has to be 0 or more bytes")
 
 
+def parse_raw(text):
+    """Return what the option --raw says: RawOptions of SHAPE[,TYPE[,ORDER[,OFFSET]]], e.g.
+    400x500x500,uint16,little,0; SHAPE is slices x height x width.
+    """
+    shape, dtype, order, offset, *rest = [*text.split(","), *[""] * 4][: max(4, text.count(",") + 1)]
+    try:
+        if rest:
+            raise ValueError
+        sizes = tuple(int(size) for size in shape.split("x")) if shape else None
+        return RawOptions(sizes, dtype or None, order or None, int(offset or 0))
+    except ValueError as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"raw={text} has to be SHAPE,TYPE,ORDER,OFFSET, e.g. 400x500x500,uint16,little,0, where"
+            " SHAPE is slices x height x width; the last ones may be left out"
+        ) from None
+
+
 def open_raw(path, raw=None):
     """Return the Volume of a file without header; raises ImageError unless options or name say all of it.
 
