@@ -1,5 +1,5 @@
 """Losses. A new one is a module here (settings, forward(sr, hr) -> scalar) and its line in `LOSSES`; it
-is built from (config, scale).
+is built from (config, scale). One that draws has begin(seed, update) too, which is called before each update.
 """
 
 from srgan_dist.losses.consistency import ConsistencyLoss, ConsistencyLossConfig

@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import nn
@@ -43,6 +44,14 @@ class VGGLossConfig(Settings):
     )
     sha256: str = Field("dcbb9e9d", min_length=8, description="how the sha256 of the weight file must begin")
 
+    slices_per_axis: int | None = Field(
+        8,
+        ge=1,
+        le=1024,
+        description="of volumes, slices along each axis that are compared, drawn for every update from the"
+        " seed; null: all",
+    )
+
     @property
     def smallest_crop(self):
         """The side in pixels of the smallest HR crop of which something is left at `layer`."""
@@ -51,7 +60,8 @@ class VGGLossConfig(Settings):
 
 class VGGLoss(nn.Module):
     """Compares sr and hr, both [B, 1, H, W] in [-1, 1], by a frozen VGG-19; sr carries the gradient, hr has
-    none. Volumes [B, 1, D, H, W] are compared by their slices along all three axes.
+    none. Volumes [B, 1, D, H, W] are compared by slices along all three axes, the same of all volumes: of
+    each axis one out of each of `slices_per_axis` equal parts, drawn by `begin`.
 
     Grey is repeated to three channels and normalised as VGG was trained; nothing is resized.
     """
@@ -62,8 +72,21 @@ class VGGLoss(nn.Module):
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1), persistent=False)
 
+        parts = torch.arange(config.slices_per_axis or 1, dtype=torch.float32)
+        self.register_buffer("parts", parts, persistent=False)
+        self.register_buffer("positions", (parts + 0.5).repeat(3, 1), persistent=False)
+        self.draws = config.slices_per_axis is not None
+
+    def begin(self, seed, update):
+        """Draw the slices of an update, a function of seed and update: ranks agree, and a resumed run repeats
+        it. Along an axis all lie at one place of their parts, a number that needs no copy to the device.
+        """
+        for row, place in zip(self.positions, np.random.default_rng([seed, update]).random(3), strict=True):
+            torch.add(self.parts, float(place), out=row)
+
     def forward(self, sr, hr):
-        pairs = zip(slices_of(sr), slices_of(hr), strict=True)
+        positions = self.positions if self.draws else None
+        pairs = zip(slices_of(sr, positions), slices_of(hr, positions), strict=True)
         differences = [self._difference(*pair) for pair in pairs]
         return differences[0] if len(differences) == 1 else torch.stack(differences).mean()
 
@@ -76,13 +99,23 @@ class VGGLoss(nn.Module):
         return self.features(((image + 1) / 2 - self.mean) / self.std)
 
 
-def slices_of(images):
-    """Return images [B, 1, H, W] in a list, or the slices of volumes [B, 1, D, H, W] along each axis, as
-    batches of images: [[B*D, 1, H, W], [B*H, 1, D, W], [B*W, 1, D, H]].
+def slices_of(images, positions=None):
+    """Return images [B, 1, H, W] in a list, or slices of volumes [B, 1, D, H, W] along each axis, as batches
+    of images: [[B*n, 1, H, W], [B*n, 1, D, W], [B*n, 1, D, H]].
+
+    positions: [3, n], those of the slices along each axis of a volume, from 0 to n; None, or no fewer than
+    there are: all.
     """
     if images.dim() == 4:
         return [images]
-    return [images.movedim(axis, 1).flatten(0, 1) for axis in (2, 3, 4)]
+    found = []
+    for number, axis in enumerate((2, 3, 4)):
+        size, chosen = images.shape[axis], images
+        if positions is not None and (count := positions.shape[1]) < size:
+            index = (positions[number] * (size / count)).long().clamp(max=size - 1)  # rounding may give size
+            chosen = images.index_select(axis, index)
+        found.append(chosen.movedim(axis, 1).flatten(0, 1))
+    return found
 
 
 def vgg19_features(config):

@@ -29,7 +29,7 @@ class Networks:
         recompute=False,
     ):
         self.accelerator, self.channels_last, self.compiled = accelerator, channels_last, compiled
-        self.ndim, self.scale = generator.ndim, generator.scale
+        self.ndim, self.scale, self.seed = generator.ndim, generator.scale, seed
         self.discriminator_settings = discriminator, hr_crop, seed + 1
         network = self._build(seed, build_generator, generator)
         if recompute:

@@ -84,7 +84,7 @@ class Phase:
 
     def __init__(self, config, networks, accelerator, base_rates, part=""):
         self.config, self.steps, self.accelerator = config, config.steps, accelerator
-        self.losses = build_losses(config, networks, accelerator)
+        self.losses, self.seed = build_losses(config, networks, accelerator), networks.seed
         self.networks = {
             name: TrainedNetwork(
                 getattr(networks, name),
@@ -119,6 +119,9 @@ class Phase:
             self.rates[name] = schedule.learning_rate(self.base_rates[name], self.step, self.progress)
             set_learning_rate(trained.optimizer, self.rates[name])
             trained.begin()
+        for loss in self.losses.values():
+            if hasattr(loss, "begin"):
+                loss.begin(self.seed, self.step)
         self.step += 1
         self.micro_batches = len(batches) * self.accelerator.num_processes
         self.metrics, self.norms = MetricAverager(len(batches)), {}

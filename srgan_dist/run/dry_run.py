@@ -80,7 +80,10 @@ def cost_plan(config, phase, precision, crops):
     """Return in words what an update of a phase costs, with so many crops at a time on a rank."""
     try:
         cost = update_cost(config, phase, precision, crops)
-    except RuntimeError as error:  # e.g. of a loss of one's own that asks for a value, or leaves the device
+    except (
+        RuntimeError,
+        ValueError,
+    ) as error:  # e.g. of a loss of one's own that asks for a value, or leaves the device
         return f"its cost is not known ({str(error).splitlines()[0]:.160})"
     crop, fixed, all_of_it = cost.crop_bytes / 2**20, cost.fixed_bytes / GIB, cost.bytes_of(crops) / GIB
     return (

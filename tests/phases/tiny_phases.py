@@ -25,7 +25,7 @@ def networks():
 
 def as_prepared(generator, discriminator=None):
     return SimpleNamespace(
-        generator=generator, discriminator=discriminator, compiled=False, channels_last=False, scale=4
+        generator=generator, discriminator=discriminator, compiled=False, channels_last=False, scale=4, seed=0
     )
 
 
