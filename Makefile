@@ -1,5 +1,7 @@
 # make demo             everything on a fresh machine, on synthetic rocks; ends with report.html
 # make demo ROCKS=DIR   the same on your images: one sub-folder per rock
+# make demo3d           volumes, on synthetic rocks
+# make demo3d ROCKS=DIR the same on your volumes: one sub-folder per rock; or ROCKS=FILE, one volume
 # make test             the test suite
 # make test-all         the test suite with its slow tests
 # make nightly          its many repetitions
@@ -8,11 +10,11 @@
 PYTHON ?= python3
 ROCKS ?=
 DEMO_SECONDS ?= 240
-DEMO := demo/$(if $(ROCKS),own-$(shell basename "$$(cd "$(ROCKS)" && pwd)"),synthetic)
+DEMO := demo/$(if $(ROCKS),own-$(shell basename "$$(cd "$(ROCKS)" 2>/dev/null && pwd)"),synthetic)
 SOURCE := $(or $(ROCKS),$(DEMO)/rocks)
 BIN := .venv/bin
 
-.PHONY: demo test test-all nightly docs
+.PHONY: demo demo3d test test-all nightly docs
 
 demo: .venv/installed
 	$(if $(ROCKS),@test -d "$(ROCKS)" || { echo "ROCKS=$(ROCKS) is not a folder"; exit 1; })
@@ -38,6 +40,28 @@ demo: .venv/installed
 # Two workers per core: many tests wait for processes, locks or time limits
 WORKERS := $(shell n=$$((2 * $$(getconf _NPROCESSORS_ONLN))); echo $$((n < 8 ? n : 8)))
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+
+DEMO3D_SECONDS ?= 320
+DEMO3D := demo3d/$(if $(ROCKS),own-$(shell basename "$$(realpath "$(ROCKS)")"),synthetic)
+SOURCE3D := $(or $(ROCKS),$(DEMO3D)/rocks)
+
+demo3d: .venv/installed
+	$(if $(ROCKS),@test -e "$(ROCKS)" || { echo "ROCKS=$(ROCKS) does not exist"; exit 1; })
+	@if [ -e "$(DEMO3D)/run" ]; then echo "the demo before this one, $(DEMO3D)/run, is removed"; fi
+	@rm -rf "$(DEMO3D)/run" "$(DEMO3D)/shards"
+	@mkdir -p "$(DEMO3D)"
+	$(if $(ROCKS),,$(BIN)/python shards/synthesize.py "$(DEMO3D)/rocks" --dims 3)
+	$(BIN)/python shards/build.py "$(SOURCE3D)" "$(DEMO3D)/shards" --dims 3 --crop 48
+	$(BIN)/python launch/train.py configs/volume_demo.yaml --name=run --output="$(DEMO3D)" \
+		--data.path="$(DEMO3D)/shards" --pretrain.max_seconds=$$(( $(DEMO3D_SECONDS) * 3 / 4 )) \
+		--adversarial.max_seconds=$$(( $(DEMO3D_SECONDS) / 4 ))
+	$(BIN)/python launch/evaluate.py "$(DEMO3D)/run" "$(DEMO3D)/shards"
+	@echo
+	@echo "Look at"
+	@echo "  $(DEMO3D)/run/eval/report.html   in a browser: verdicts, scores, slices in three directions, plots, training"
+	@echo "  $(DEMO3D)/run/samples/           LR | bicubic | SR | HR | error of slices across z, y and x"
+	@echo "Super-resolve a volume of your own:"
+	@echo "  $(BIN)/python launch/super_resolve.py $(DEMO3D)/run/weights/adversarial.safetensors INPUT OUTPUT"
 
 test: .venv/installed
 	$(PYTEST) -m "not slow and not nightly"
