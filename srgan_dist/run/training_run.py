@@ -96,6 +96,8 @@ class TrainingRun:
         self.state.wandb_id = self.tracker.run_id
 
         # Data
+        windows = {split.set.manifest.options.get("window") for split, _ in checked.train}
+        self.window = windows.pop() if len(windows) == 1 else None  # of the values behind the grey levels
         self.loader = TrainLoader(
             checked.train,
             config.data.lr_crop,
@@ -214,6 +216,7 @@ class TrainingRun:
             "phase_number": [name for name, _ in self.config.phases()].index(phase),
             "samples_seen": self.samples_seen,
             "scores": scores,
+            "window": self.window,
             "config": self.config.model_dump(mode="json"),
         }
         save_generator(path, self.networks.eval_generator, facts)

@@ -26,11 +26,11 @@ def shards(tmp_path):
         for centre in centres:
             distance = np.minimum(distance, np.linalg.norm(grid - centre[:, None, None, None], axis=0))
         grey = np.where(distance < 5, 190, 60) + rng.normal(0, 5, distance.shape)
-        np.save(tmp_path / "hr" / "balls" / f"{number}.npy", grey.clip(0, 255).astype(np.uint8))
+        np.save(tmp_path / "hr" / "balls" / f"{number}.npy", np.float32(grey.clip(0, 255) / 100))
     build(
         tmp_path / "hr",
         tmp_path / "shards",
-        BuildOptions(ndim=3, scale=2, tile=16, crop=8, samples_per_shard=8),
+        BuildOptions(ndim=3, scale=2, tile=16, crop=8, samples_per_shard=8, window="0:2.55"),
     )
     return tmp_path / "shards"
 
@@ -64,7 +64,8 @@ def test_a_volume_is_packed_trained_on_and_super_resolved(shards, tmp_path, monk
 
     # The exported generator on a whole volume, at once and in blocks
     resolver = SuperResolver(*load_generator(tmp_path / "tiny" / "weights" / "adversarial.safetensors"))
-    lr = np.load(tmp_path / "hr" / "balls" / "0.npy")[::2, ::2, ::2].copy()
+    assert resolver.header["window"] == "0.0:2.55"  # of the values behind the grey levels
+    lr = np.rint(100 * np.load(tmp_path / "hr" / "balls" / "0.npy")[::2, ::2, ::2]).astype(np.uint8)
     sr = resolver(lr)
     assert sr.shape == (24, 24, 24) and sr.dtype == np.uint8
     assert np.abs(resolver(lr, tile=5).astype(int) - sr).max() <= 1
