@@ -55,23 +55,52 @@ def super_resolve_window(generator, lr, window, noise=NOISE, number=0):
     The network reads `generator.tile_overlap` LR pixels beyond the window on each side, as far as the image
     goes.
     """
-    scale, overlap, ndim = generator.config.scale, generator.tile_overlap, generator.config.ndim
-    starts = [max(side.start - overlap, 0) for side in window]
-    wide = tuple(slice(start, side.stop + overlap) for start, side in zip(starts, window, strict=True))
+    whole = [slice(0, length) for length in lr.shape[-len(window) :]]
+    wide = common(widened(window, generator.tile_overlap), whole)
+    network_input = _network_input(generator, lr[..., *wide])
+    fields = _noise_of(generator, wide, len(network_input), noise, number)
+    output = generator(network_input, *fields).squeeze(1)
+    unit = to_metric_range(output[:, *scaled(within(window, wide), generator.config.scale)].float())
+    return unit.view(*lr.shape[: -len(window)], *unit.shape[1:])
+
+
+@torch.inference_mode()
+def super_resolve_part(generator, pixels, wide, window, noise=NOISE):
+    """Super-resolve a window of an image of which only a part is in memory, of image 0 of a stack: pixels
+    [*shape] -> [*(s * window's shape)], as `super_resolve_window` does, to rounding.
+
+    wide: the place of `pixels` in the whole image, a slice in LR pixels per axis; window: that of the result.
+    A generator that has `features` and `upsampled` enlarges only as much as the window needs of them.
+    """
+    lr = _network_input(generator, pixels)
+    if hasattr(generator, "features"):
+        features, outer = generator.features(lr), wide
+        wide = common(widened(window, generator.upsampling_overlap), outer)
+        inner = within(wide, outer)
+        features, lr = features[:, :, *inner], lr[:, :, *inner]
+        output = generator.upsampled(features, lr, *_noise_of(generator, wide, 1, noise, 0))
+    else:
+        output = generator(lr, *_noise_of(generator, wide, 1, noise, 0))
+    return to_metric_range(output[0, 0, *scaled(within(window, wide), generator.config.scale)].float())
+
+
+def _network_input(generator, pixels):
+    """Return pixels [..., *shape] as a batch [B, 1, *shape] in the range of the network, on its device."""
     # PyTorch warns of arrays that are read-only, e.g. memory maps
-    pixels = np.require(lr[..., *wide], requirements=["C", "W"])
+    pixels = np.require(pixels, requirements=["C", "W"])
     network_input = to_network_range(torch.from_numpy(pixels).to(device_of(generator)))
-    network_input = network_input.view(-1, 1, *pixels.shape[-ndim:])
-    inputs = [network_input]
-    if channels := noise_channels(generator.config):
-        sides = [scale * length for length in network_input.shape[2:]]
-        origin = [scale * start for start in starts]
-        field = noise.at([number], origin, sides, channels, network_input.device)
-        inputs.append(field.expand(len(network_input), *field.shape[1:]))
-    output = generator(*inputs).squeeze(1)
-    inner = [slice(side.start - start, side.stop - start) for start, side in zip(starts, window, strict=True)]
-    unit = to_metric_range(output[:, *scaled(inner, scale)].float())
-    return unit.view(*lr.shape[:-ndim], *unit.shape[1:])
+    return network_input.view(-1, 1, *pixels.shape[-generator.config.ndim :])
+
+
+def _noise_of(generator, window, batch, noise, number):
+    """Return [the noise of a window, in LR pixels, for a batch], [] for a generator without noise."""
+    scale, channels = generator.config.scale, noise_channels(generator.config)
+    if not channels:
+        return []
+    sides = scaled(window, scale)
+    shape = [side.stop - side.start for side in sides]
+    field = noise.at([number], [side.start for side in sides], shape, channels, device_of(generator))
+    return [field.expand(batch, *field.shape[1:])]
 
 
 def tiles_of(shape, tile):
@@ -85,6 +114,23 @@ def tiles_of(shape, tile):
 def scaled(window, scale):
     """Return the window in HR pixels of a window in LR pixels."""
     return tuple(slice(side.start * scale, side.stop * scale) for side in window)
+
+
+def widened(window, margin):
+    """Return a window with a margin on each side, which may begin below 0."""
+    return tuple(slice(side.start - margin, side.stop + margin) for side in window)
+
+
+def common(window, whole):
+    """Return the part of a window that is also in another one."""
+    pairs = zip(window, whole, strict=True)
+    return tuple(slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in pairs)
+
+
+def within(window, outer):
+    """Return a window relative to the first pixel of another one."""
+    pairs = zip(window, outer, strict=True)
+    return tuple(slice(side.start - first.start, side.stop - first.start) for side, first in pairs)
 
 
 def super_resolve_pages(generator, images, tile=None, noise=NOISE, samples=None):

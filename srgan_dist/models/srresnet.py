@@ -145,16 +145,30 @@ class SRResNet(nn.Module):
         """LR pixels beyond its own that an output pixel depends on: with so much around them, tiles are
         exact.
         """
+        return 1 + 2 * self.config.num_blocks + 1 + self._behind_trunk
+
+    @property
+    def upsampling_overlap(self):
+        """LR pixels of features, and of LR, beyond its own that an output pixel of `upsampled` depends on."""
+        return max(self._behind_trunk, 2 if self.config.input_skip else 0)  # 2: bicubic interpolation
+
+    @property
+    def _behind_trunk(self):
         behind = NoiseHead.radius if self.config.noise else self.config.tail_kernel // 2
         upsampling = upsampling_radius(self.config.scale, behind, self.config.upsampling)
-        behind_trunk = max(upsampling, NoiseHead.lr_radius if self.config.noise else 0)
-        return 1 + 2 * self.config.num_blocks + 1 + behind_trunk
+        return max(upsampling, NoiseHead.lr_radius if self.config.noise else 0)
 
     def forward(self, lr, *noise):
+        return self.upsampled(self.features(lr), lr, *noise)
+
+    def features(self, lr):
+        """Return what the trunk makes of lr: features [B, num_filters, *shape]."""
         x = self.head(lr)
         features = self.trunk(self.blocks(x))
-        if self.config.long_skip:
-            features = features + x
+        return features + x if self.config.long_skip else features
+
+    def upsampled(self, features, lr, *noise):
+        """Return sr of a part of an image from the features, the LR and the noise of that part."""
         upscaled = self.upscale(features)
         sr = self.tail(upscaled)
         if noise:

@@ -27,15 +27,15 @@ def atomic_write(path, durable=False, replace=True):
         if replace:
             os.replace(unfinished, path)
         else:
-            _take_name(unfinished, path)
+            take_name(unfinished, path)
         if durable:
             sync(path.parent)
     finally:
         unfinished.unlink(missing_ok=True)
 
 
-def _take_name(unfinished, path):
-    """Give a file its name unless another has it."""
+def take_name(unfinished, path):
+    """Give a file or folder its name unless another has it; raises UserError then."""
     try:
         os.link(unfinished, path)  # unlike a rename it fails where the name is taken
     except OSError:

@@ -8,7 +8,7 @@ from srgan_dist.data.volume import ImageError
 
 MILLIMETRE_UM = 1e3  # ITK's unit of length, by convention
 
-_TYPES = {
+TYPES = {
     "MET_CHAR": "i1",
     "MET_UCHAR": "u1",
     "MET_SHORT": "i2",
@@ -36,7 +36,7 @@ def open_metaimage(path):
     if header.integers("ElementNumberOfChannels", (1,), "1") != (1,):
         raise header.fault("ElementNumberOfChannels", "is not 1; save one grey channel")
     order = "ElementByteOrderMSB" if "ElementByteOrderMSB" in header else "BinaryDataByteOrderMSB"
-    stored = byte_order(header.choice("ElementType", _TYPES), header.choice(order, _FLAGS, "False"))
+    stored = byte_order(header.choice("ElementType", TYPES), header.choice(order, _FLAGS, "False"))
     name = header.text("ElementDataFile")
     file = path if name.upper() == "LOCAL" else _data_file(header, name)
     (skipped,) = header.integers("HeaderSize", (1,), "0")
