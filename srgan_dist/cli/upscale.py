@@ -1,38 +1,49 @@
-"""Super-resolve images: srgan-dist upscale WEIGHTS INPUT OUTPUT"""
+"""Super-resolve images and volumes: srgan-dist upscale WEIGHTS INPUT OUTPUT"""
 
 import argparse
+import contextlib
+import signal
 import sys
 
 from srgan_dist.runtime.parent_death import use_one_blas_thread
-from srgan_dist.utils.errors import cli_errors
+from srgan_dist.utils.errors import UserError, cli_errors
 from srgan_dist.utils.progress import progress_bar
 
 
 def main(argv=None, prog=None):
     use_one_blas_thread()  # before NumPy is imported
     arguments = parse_arguments(argv, prog)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C, which cleans up
 
     from srgan_dist.api import load_generator
     from srgan_dist.data.noise import Noise
     from srgan_dist.evaluation.super_resolve import check_noise, depth_scale
     from srgan_dist.evaluation.super_resolve_files import list_jobs, spread_path
 
-    with cli_errors():
-        generator = load_generator(arguments.weights, arguments.device).generator
+    with cli_errors(), joined_ranks(arguments.device) as (rank, ranks, device):
+        generator = load_generator(arguments.weights, device).generator
         noise, samples = Noise(arguments.noise_seed, arguments.noise), arguments.samples
         check_noise(generator, noise, samples)
-        jobs, notes = list_jobs(arguments.input, arguments.output, depth_scale(generator), samples)
-        for note in notes:
-            print(f"note: {note}", file=sys.stderr)
-        work_through(jobs, generator, arguments.tile, noise, samples)
+        by_blocks = generator.config.ndim == 3 and samples is None
+        window, read = reading(arguments, by_blocks)
+        jobs, notes = list_jobs(
+            arguments.input, arguments.output, depth_scale(generator), samples, read, by_blocks
+        )
+        volumes = [job for job in jobs if by_blocks and job[0].slices > 1]
+        images = [job for job in jobs if not by_blocks or job[0].slices == 1]
+        check_options(arguments, images, volumes, generator, ranks)
+        tell = print if rank == 0 else lambda *text, **options: None
+        for note in notes + stack_notes(jobs, generator):
+            tell(f"note: {note}", file=sys.stderr)
+        work_through(images, volumes, generator, arguments, noise, window, (rank, ranks), tell)
         if len(jobs) > 1:
-            print(f"{len(jobs)} images written to {arguments.output}")
+            tell(f"{len(jobs)} images written to {arguments.output}")
         else:
             (info, path), scale = jobs[0], generator.config.scale
             pages = info.slices * depth_scale(generator)
-            print(f"{path}: {pages} x {info.height * scale} x {info.width * scale} {info.dtype}")
+            tell(f"{path}: {pages} x {info.height * scale} x {info.width * scale} {info.dtype}")
             if samples:
-                print(f"{spread_path(path)}: their standard deviation over {samples} samples, float32")
+                tell(f"{spread_path(path)}: their standard deviation over {samples} samples, float32")
 
 
 def parse_arguments(argv, prog):
@@ -46,12 +57,35 @@ def parse_arguments(argv, prog):
     parser.add_argument(
         "input", metavar="INPUT", help="an image or volume in a format of docs/data.md, or a folder of them"
     )
-    parser.add_argument("output", metavar="OUTPUT", help="a .png, .tif or .npy file, or a folder")
+    parser.add_argument(
+        "output",
+        metavar="OUTPUT",
+        help="a .png, .tif or .npy file, or a folder; of a volume by a 3-D generator also .mhd or .zarr",
+    )
     parser.add_argument(
         "--tile",
         type=int,
         metavar="N",
         help="LR pixels of a tile along each axis; bounds the memory (default: 192, with a 3-D generator 32)",
+    )
+    volumes = parser.add_argument_group("volumes of a 3-D generator")
+    volumes.add_argument(
+        "--halo",
+        type=int,
+        metavar="N",
+        help="LR voxels around a block that the network reads (default: so many that the result is exact);"
+        " fewer are faster, and their deviation is printed",
+    )
+    volumes.add_argument(
+        "--window",
+        metavar="LOW:HIGH",
+        help="values that become black and white, needed for voxels that are not uint8 or uint16: those of"
+        " the training data; the result has values of the input's type again",
+    )
+    volumes.add_argument(
+        "--raw",
+        metavar="SHAPE,TYPE,ORDER,OFFSET",
+        help="of .raw and .vol files without a header, e.g. 400x500x600,uint16,little,0 for 400 slices",
     )
     parser.add_argument(
         "--noise",
@@ -77,18 +111,108 @@ def parse_arguments(argv, prog):
     return arguments
 
 
-def work_through(jobs, generator, tile, noise, samples):
-    """Super-resolve every image; if it ends early, print the number of finished outputs."""
+@contextlib.contextmanager
+def joined_ranks(device):
+    """Join the ranks of a launcher, if there is one; yields (rank, ranks, device)."""
+    from srgan_dist.runtime.cpu import on_cpu, use_cpu_threads
+    from srgan_dist.runtime.device import check_device, check_group, launched_ranks
+    from srgan_dist.runtime.process_group import end_all_ranks_on_error, join
+
+    if launched_ranks() == 1:
+        yield 0, 1, device
+        return
+    if device not in (None, "cpu", "cuda"):
+        raise UserError(f"--device {device}: every rank has a GPU of its own; leave it out, or give cpu")
+    check_device(device or "auto")
+    state = join(on_cpu(device or "auto"), timeout_minutes=7 * 24 * 60)
+    check_group(state)
+    use_cpu_threads(state)
+    with end_all_ranks_on_error():
+        yield state.process_index, state.num_processes, str(state.device)
+    state.destroy_process_group()
+
+
+def reading(arguments, by_blocks):
+    """Return the Window of --window, None without it, and the function that reads a header."""
+    from srgan_dist.data.formats.bare_raw import parse_raw
+    from srgan_dist.data.image_files import read_header, read_info
+    from srgan_dist.data.window import Window, parse_window
+
+    for option in ("halo", "window", "raw"):
+        if not by_blocks and getattr(arguments, option) is not None:
+            raise UserError(f"--{option} is for volumes of a 3-D generator, without --samples; leave it out")
+    raw = parse_raw(arguments.raw) if arguments.raw else None
+    window = parse_window(arguments.window) if arguments.window else None
+    if window is not None and not isinstance(window, Window):
+        raise UserError(
+            f"--window {arguments.window}: give LOW:HIGH, the window with which the training data were built;"
+            " another one shows the network other grey levels"
+        )
+    return window, lambda path: read_info(path, raw) if window is None else read_header(path, raw)
+
+
+def check_options(arguments, images, volumes, generator, ranks):
+    """Raise UserError for options that an image cannot follow, and for a wrong halo."""
+    from srgan_dist.evaluation.super_resolve_volume import check_halo
+
+    if volumes:
+        check_halo(generator, arguments.halo)
+    for option in ("halo", "window", "raw"):
+        if images and getattr(arguments, option) is not None:
+            raise UserError(f"--{option} is for volumes, and {images[0][0].path} is an image; leave it out")
+    if images and ranks > 1:
+        raise UserError(
+            f"{ranks} processes were launched, which share the blocks of volumes of a 3-D generator;"
+            f" {images[0][0].path} is none, so start one process"
+        )
+
+
+def stack_notes(jobs, generator):
+    """Return a list of at most one note: that a 2-D generator leaves slices as far apart as they are."""
+    stacks = [info for info, _ in jobs if info.slices > 1]
+    if generator.config.ndim == 3 or not stacks:
+        return []
+    return [
+        f"{stacks[0].path}: a 2-D generator refines x and y only; z stays as coarse as it is, and so does its"
+        " voxel size"
+    ]
+
+
+def work_through(images, volumes, generator, arguments, noise, window, group, tell):
+    """Super-resolve all images and volumes; if it ends early, print the number of finished outputs."""
     from srgan_dist.evaluation.super_resolve import depth_scale
     from srgan_dist.evaluation.super_resolve_files import super_resolve_files
+    from srgan_dist.evaluation.super_resolve_volume import super_resolve_volume
+    from srgan_dist.utils.files import sha256_of
 
     def progress(info, pages):
         return progress_bar(pages, info.path.name, "slice", info.slices * depth_scale(generator))
 
-    written = 0
+    written, (rank, ranks) = 0, group
     try:
-        for _ in super_resolve_files(generator, jobs, tile, progress, noise, samples):
+        for _ in super_resolve_files(generator, images, arguments.tile, progress, noise, arguments.samples):
+            written += 1
+        weights = sha256_of(arguments.weights)
+        for volume, path in volumes:
+            if window is not None:
+                mapped = f"become black to white, the result is mapped back to {volume.dtype}"
+                tell(f"{volume.path}: values {window} {mapped}")
+            super_resolve_volume(
+                generator,
+                volume,
+                path,
+                weights,
+                tile=arguments.tile,
+                halo=arguments.halo,
+                noise=noise,
+                window=window,
+                rank=rank,
+                ranks=ranks,
+                tell=tell,
+                progress=lambda own, total, name=volume.path.name: progress_bar(own, name, "block", total),
+            )
             written += 1
     except BaseException:
-        print(f"{written} of {len(jobs)} outputs were written", file=sys.stderr)
+        if rank == 0:
+            print(f"{written} of {len(images) + len(volumes)} outputs were written", file=sys.stderr)
         raise

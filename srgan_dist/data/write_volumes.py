@@ -7,7 +7,6 @@ several processes can write different blocks, and an interrupted one can continu
 import itertools
 import math
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -46,12 +45,24 @@ def open_created(path, shape, dtype):
     return opened(path, tuple(shape), np.dtype(dtype))
 
 
-def check_format(path):
-    """Raise ImageError unless blocks can be written to the format of `path`."""
-    if Path(path).suffix.lower() not in FORMATS:
-        raise ImageError(path, f"blocks are not written to this format; use one of {', '.join(FORMATS)}")
-    if Path(path).suffix.lower() == ".zarr":
+def is_format(path):
+    """Return whether the suffix of `path`, in any case, is that of a format of volumes that is written."""
+    return Path(path).suffix.lower() in FORMATS
+
+
+def check_format(path, tags=()):
+    """Raise ImageError unless blocks of a volume with these tags can be written to the format of `path`."""
+    if not is_format(path):
+        problem = f"format {path.suffix!r} is not written block by block"
+        raise ImageError(path, f"{problem}; give a name that ends in one of {', '.join(FORMATS)}")
+    if path.suffix.lower() == ".zarr":
         library("zarr", path)
+    if "orientation" in tags:
+        raise ImageError(
+            path,
+            f"its source says that its slices are to be turned (Orientation {tags['orientation']}), which is"
+            " not kept block by block; save the source with Orientation 1",
+        )
 
 
 def parts_of(path):
@@ -98,7 +109,7 @@ def _write_at(descriptor, row, place):
 
 
 class _ZarrWriter:
-    """Writes blocks to an OME-Zarr image; a block has to be made of whole chunks, but for the volume's end."""
+    """Writes blocks to an OME-Zarr image; blocks are made of whole chunks, but at the volume's end."""
 
     def __init__(self, path, shape, dtype):
         zarr = library("zarr", path)

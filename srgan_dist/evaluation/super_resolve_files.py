@@ -22,6 +22,7 @@ from srgan_dist.data.image_files import (
 )
 from srgan_dist.data.volume import BROKEN_LINK
 from srgan_dist.data.write_images import check_writable, write_pages
+from srgan_dist.data.write_volumes import check_format, is_format, parts_of
 from srgan_dist.evaluation.super_resolve import (
     NOISE,
     depth_scale,
@@ -29,6 +30,7 @@ from srgan_dist.evaluation.super_resolve import (
     super_resolve_pages,
     tile_or_default,
 )
+from srgan_dist.evaluation.unfinished_volume import is_unfinished
 from srgan_dist.runtime.device import is_out_of_memory, memory_of
 from srgan_dist.storage.remote import is_url
 from srgan_dist.utils.errors import UserError
@@ -41,14 +43,16 @@ def spread_path(path):
     return path.with_name(f"{path.stem}_spread{'.npy' if path.suffix.lower() == '.npy' else '.tif'}")
 
 
-def list_jobs(source, target, pages_per_page=1, samples=None):
+def list_jobs(source, target, pages_per_page=1, samples=None, read=read_info, by_blocks=False):
     """Pair every image of `source` (a file or a folder) with the file to write at or below `target`: (jobs,
     notes).
 
     A job is (Volume, output path); notes name the files that are left out because they are no images.
     pages_per_page: `depth_scale` of the generator. samples: not None where `spread_path` is written too.
-    Raises UserError that lists all faults before anything is computed: images that cannot be read,
-    outputs that exist, and formats that cannot hold the result.
+    read(path) returns its Volume. by_blocks: whether volumes go to `super_resolve_volume` and the formats of
+    `write_volumes`; then a folder whose output is one such file is one volume, of slices. Raises UserError
+    that lists all faults before anything is computed: images that cannot be read, outputs that exist, and
+    formats that cannot hold the result.
     """
     for name, path in (("INPUT", source), ("OUTPUT", target)):
         if is_url(path) or str(path) == "":
@@ -58,11 +62,13 @@ def list_jobs(source, target, pages_per_page=1, samples=None):
     source, target = Path(source), Path(target)
     if not source.exists():
         raise UserError(f"INPUT={source} does not exist")
-    if source.is_dir() and not is_store(source):
+    one_volume = by_blocks and is_format(target) and (is_store(target) or not target.is_dir())
+    if source.is_dir() and not is_store(source) and not one_volume:
         pairs, faults, notes = _pairs_of_folder(source, target)
     else:
-        pairs, faults, notes = [(source, target / source.name if target.is_dir() else target)], [], []
-    jobs = [_job(path, output, pages_per_page, samples, faults) for path, output in pairs]
+        into = target.is_dir() and not is_store(target)
+        pairs, faults, notes = [(source, target / source.name if into else target)], [], []
+    jobs = [_job(path, output, pages_per_page, samples, faults, read, by_blocks) for path, output in pairs]
     written = Counter(path for _, output in pairs for path in _outputs_of(output, samples))
     faults += [
         f"OUTPUT={path} would be written {count} times; rename one of the inputs"
@@ -95,12 +101,16 @@ def _outputs_of(output, samples):
     return [output, *([spread_path(output)] if samples else [])]
 
 
-def _job(path, output, pages_per_page, samples, faults):
+def _job(path, output, pages_per_page, samples, faults, read, by_blocks):
     """Return (info, output); append the problem of either to `faults`."""
     try:
-        info = read_info(path)
-        check_writable(output, info.slices * pages_per_page, info.tags)
-        outputs = _outputs_of(output, samples)
+        info = read(path)
+        if by_blocks and info.slices > 1:
+            check_format(output, info.tags)
+            outputs = parts_of(output) if not is_unfinished(output) else [output]
+        else:
+            check_writable(output, info.slices * pages_per_page, info.tags)
+            outputs = _outputs_of(output, samples)
         if there := " and ".join(str(path) for path in outputs if os.path.lexists(path)):
             exist = "exist" if " and " in there else "exists"
             raise UserError(f"OUTPUT={there} {exist}; give another name or delete it")

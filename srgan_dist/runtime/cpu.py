@@ -129,18 +129,21 @@ def one_thread_each(function, items, device):
     try:
         with ThreadPoolExecutor(threads, "item") as pool:
             waiting, source = deque(), iter(items)
-            while source or waiting:
-                while source and len(waiting) < 2 * threads:
-                    try:
-                        waiting.append(pool.submit(function, next(source)))
-                    except StopIteration:
-                        source = None
-                    except BaseException as error:
-                        source = None
-                        waiting.append(Future())
-                        waiting[-1].set_exception(error)
-                if waiting:
-                    yield waiting.popleft().result()
+            try:
+                while source or waiting:
+                    while source and len(waiting) < 2 * threads:
+                        try:
+                            waiting.append(pool.submit(function, next(source)))
+                        except StopIteration:
+                            source = None
+                        except BaseException as error:
+                            source = None
+                            waiting.append(Future())
+                            waiting[-1].set_exception(error)
+                    if waiting:
+                        yield waiting.popleft().result()
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)  # after an error nobody wants the rest
     finally:
         torch.set_num_threads(threads)
 

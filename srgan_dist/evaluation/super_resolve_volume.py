@@ -1,0 +1,153 @@
+"""Super-resolving a volume of any size by a 3-D generator, block by block: memory is bounded by some blocks,
+an interrupted run continues, and ranks share the work.
+"""
+
+import hashlib
+import json
+
+import numpy as np
+import torch
+
+from srgan_dist.data.image_files import files_of
+from srgan_dist.data.value_range import to_grey_levels
+from srgan_dist.data.volume import ALLOWED_DTYPES
+from srgan_dist.data.write_volumes import create
+from srgan_dist.evaluation.super_resolve import (
+    NOISE,
+    common,
+    device_of,
+    scaled,
+    super_resolve_part,
+    tile_or_default,
+    tiles_of,
+    widened,
+)
+from srgan_dist.evaluation.unfinished_volume import unfinished_volume
+from srgan_dist.runtime.cpu import one_thread_each
+from srgan_dist.runtime.device import is_out_of_memory, memory_of
+from srgan_dist.utils.errors import UserError
+
+
+def super_resolve_volume(
+    generator,
+    volume,
+    output,
+    weights,
+    tile=None,
+    halo=None,
+    noise=NOISE,
+    window=None,
+    rank=0,
+    ranks=1,
+    tell=print,
+    progress=lambda blocks, total: blocks,
+):
+    """Super-resolve a Volume into the file `output`, in one of the formats of `write_volumes.FORMATS`.
+
+    The voxels are those of the volume in one piece, to rounding, in the type of the volume. window: Window of
+    values that the network sees as black to white, and to which its results are mapped back; types other than
+    uint8 and uint16 need one, and are computed as 16-bit grey levels. weights: text that tells other weights
+    from these, e.g. their sha256. tile: LR voxels of a block along each axis. halo: LR voxels around it that
+    the network reads, None: generator.tile_overlap; a smaller one is faster, and tell() is given its
+    deviation. rank, ranks: this process takes every ranks-th block. progress(numbers, total) wraps the
+    numbers of the blocks that this process has to do. Raises UserError for wrong settings, for a full disk,
+    and where an unfinished output has other settings.
+    """
+    scale, tile = generator.config.scale, tile_or_default(tile, generator)
+    check_halo(generator, halo)
+    blocks = Blocks(
+        generator, grey_volume(volume, window), tile, generator.tile_overlap if halo is None else halo, noise
+    )
+    shape = tuple(scale * length for length in volume.shape)
+    sizes = volume.voxel_sizes_um and tuple(size and size / scale for size in volume.voxel_sizes_um)
+    settings = {
+        "input": str(volume.path.resolve()),
+        "its files (size or time of change)": fingerprint(volume.path),
+        "its shape and type": f"{volume.shape} {volume.dtype}",
+        "weights": weights,
+        "tile": tile,
+        "halo": blocks.halo,
+        "noise": f"{noise.strength} {noise.seed}",
+        "window": window and str(window),
+    }
+
+    def make(path):
+        create(path, shape, volume.dtype, sizes, scale * tile).close()
+
+    def compute(number):
+        grey = blocks.grey_levels(number)
+        return number, grey if window is None else window.from_grey_levels(grey, volume.dtype)
+
+    with unfinished_volume(output, settings, make, shape, volume.dtype, rank) as unfinished:
+        if unfinished.done and rank == 0:
+            tell(f"{output}: continues, {len(unfinished.done)} of {len(blocks.windows)} blocks are done")
+        if blocks.halo < generator.tile_overlap and rank == 0:
+            tell(blocks.deviation())
+        own = [n for n in range(rank, len(blocks.windows), ranks) if n not in unfinished.done]
+        try:
+            for number, voxels in one_thread_each(compute, progress(own, len(own)), device_of(generator)):
+                corner = [side.start for side in scaled(blocks.windows[number], scale)]
+                unfinished.write(number, corner, voxels)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            memory = memory_of(device_of(generator))
+            raise UserError(
+                f"{volume.path}: {memory} is too small for --tile {tile} --halo {blocks.halo}; use a smaller"
+                " --tile"
+            ) from None
+
+
+def check_halo(generator, halo):
+    """Raise UserError unless `halo` is None or at most what makes the blocks exact."""
+    if halo is not None and not 0 <= halo <= generator.tile_overlap:
+        raise UserError(
+            f"halo={halo} must be 0 to {generator.tile_overlap}, with which these weights are exact; leave it"
+            " out for that"
+        )
+
+
+def grey_volume(volume, window):
+    """Return a volume as it is read, in uint8 or uint16."""
+    if window is None:
+        return volume
+    return volume.windowed(window, volume.dtype if volume.dtype in ALLOWED_DTYPES else np.uint16)
+
+
+def fingerprint(path):
+    """Return text that changes with the names, sizes and times of change of the files of a volume."""
+    files = sorted(path.rglob("*")) if path.is_dir() else files_of(path)
+    facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+class Blocks:
+    """The blocks of a volume by number, the last axis fastest, and what a generator makes of them."""
+
+    def __init__(self, generator, volume, tile, halo, noise):
+        self.generator, self.volume, self.halo, self.noise = generator, volume, halo, noise
+        self.windows = list(tiles_of(volume.shape, tile))
+
+    def grey_levels(self, number):
+        """Return the HR voxels of a block: [s*d, s*h, s*w] of the type of the volume as it is read."""
+        unit = self._unit(self.windows[number], self.halo)
+        return to_grey_levels(unit.cpu().numpy(), self.volume.dtype)
+
+    def deviation(self):
+        """Return a sentence: how much the halo changes the middle block."""
+        middle = self.windows[len(self.windows) // 2]
+        exact, chosen = (self._unit(middle, halo) for halo in (self.generator.tile_overlap, self.halo))
+        difference = (exact - chosen).abs().double() * np.iinfo(self.volume.dtype).max
+        return (
+            f"halo {self.halo} in place of {self.generator.tile_overlap}: in the middle block grey levels"
+            f" differ by {difference.max():.3g} at most, by {difference.mean():.3g} on average"
+            f" (of {np.iinfo(self.volume.dtype).max})"
+        )
+
+    @torch.inference_mode()
+    def _unit(self, window, halo):
+        whole = [slice(0, length) for length in self.volume.shape]
+        wide = common(widened(window, halo), whole)
+        corner, shape = [side.start for side in wide], [side.stop - side.start for side in wide]
+        pixels = self.volume.read(corner, shape)
+        return super_resolve_part(self.generator, pixels, wide, window, self.noise)

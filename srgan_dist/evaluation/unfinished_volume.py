@@ -1,0 +1,159 @@
+"""The folder in which a volume is made block by block before it gets its name, and the journals that let the
+same command continue it.
+
+    .NAME.unfinished/lock             held by the process that makes the volume, of several by rank 0
+    .NAME.unfinished/NAME             the volume
+    .NAME.unfinished/settings.json    what determines its voxels; written when the file of the volume is there
+    .NAME.unfinished/blocks.0.jsonl   the blocks that rank 0 has finished, one line each
+"""
+
+import contextlib
+import errno
+import json
+import shutil
+
+from srgan_dist.data.write_volumes import open_created, parts_of
+from srgan_dist.runtime.process_group import barrier
+from srgan_dist.utils.errors import UserError
+from srgan_dist.utils.files import sync, take_name, write_json
+from srgan_dist.utils.locks import file_lock
+
+SETTINGS = "settings.json"
+
+
+def folder_of(output):
+    return output.with_name(f".{output.name}.unfinished")
+
+
+def is_unfinished(output):
+    """Return whether a run has begun to make an output and has not finished it."""
+    return (folder_of(output) / SETTINGS).exists()
+
+
+@contextlib.contextmanager
+def unfinished_volume(output, settings, make, shape, dtype, rank=0):
+    """Yield the UnfinishedVolume of an output; when the block ends without an error, the output has its name.
+
+    settings: plain JSON, of what determines the voxels: an unfinished volume of others is a UserError.
+    make(path) makes the file of the volume. Every rank of a group calls this; rank 0 makes and names it. An
+    error leaves the folder for the same command, which continues; one before the first block removes it.
+    """
+    folder = folder_of(output)
+    with contextlib.ExitStack() as stack:
+        if rank == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            busy = f"OUTPUT={output} is being written by another process; wait for it or give another name"
+            stack.enter_context(file_lock(folder / "lock", busy))
+            stack.enter_context(_removed_if_empty(folder))
+            _prepare(folder, output, settings, make)
+        barrier()
+        with contextlib.closing(UnfinishedVolume(folder, output, shape, dtype, rank)) as volume:
+            if rank == 0:
+                _check_space(output, volume.writer.missing_bytes())
+            yield volume
+        barrier()
+        if rank == 0:
+            for part in parts_of(folder / output.name):
+                target = output.with_name(part.name)
+                if not (target.exists() and target.samefile(part)):  # as a killed run may have left it
+                    take_name(part, target)
+            shutil.rmtree(folder)
+        barrier()
+
+
+@contextlib.contextmanager
+def _removed_if_empty(folder):
+    try:
+        yield
+    except BaseException:
+        if not any(map(_read, folder.glob("blocks.*.jsonl"))):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _prepare(folder, output, settings, make):
+    if (folder / SETTINGS).exists():
+        _compare(folder, output, settings)
+        return
+    for path in folder.iterdir():
+        if path.name != "lock":  # of a process that ended before the file was made
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with disk_named(output):
+        make(folder / output.name)
+    write_json(folder / SETTINGS, settings)
+
+
+def _compare(folder, output, settings):
+    try:
+        before = json.loads((folder / SETTINGS).read_text())
+        other = [name for name in {**settings, **before} if before.get(name) != settings.get(name)]
+    except (ValueError, TypeError, AttributeError):
+        other = ["a damaged settings.json"]
+    if other:
+        raise UserError(
+            f"OUTPUT={output} is unfinished, of a run with other values of: {', '.join(other)}. Run that one"
+            f" again to finish it, give another name, or delete {folder} to start anew"
+        )
+
+
+def _check_space(output, needed):
+    free = shutil.disk_usage(folder_of(output)).free
+    if needed > free:
+        raise UserError(
+            f"OUTPUT={output} needs {needed:,} more bytes, and its disk has {free:,} free; make room, or give"
+            " another name"
+        )
+
+
+@contextlib.contextmanager
+def disk_named(output, missing=lambda: 0):
+    """Turn the error of a full disk into a UserError with the bytes that are needed and free."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        free, needed = shutil.disk_usage(output.parent).free, missing()
+        needs = f"needs {needed:,} more bytes" if needed else "needs more room"
+        raise UserError(
+            f"OUTPUT={output} {needs}, and its disk has {free:,} free ({error.strerror}); make room and run"
+            " the same command again, which continues"
+        ) from None
+
+
+class UnfinishedVolume:
+    """Writes the blocks of a volume, and knows which ones are there."""
+
+    def __init__(self, folder, output, shape, dtype, rank):
+        self.output = output
+        self.done = set().union(*map(_read, folder.glob("blocks.*.jsonl")))
+        self.writer = open_created(folder / output.name, shape, dtype)
+        path = folder / f"blocks.{rank}.jsonl"
+        self.journal = open(path, "a+b")
+        self.journal.truncate(len(_lines(path)))  # without a line that was not finished
+
+    def write(self, number, corner, block):
+        """Write the block `number` at its corner; it is in the journal once it is on the disk."""
+        with disk_named(self.output, self.writer.missing_bytes):
+            self.writer.write(corner, block)
+            self.writer.flush()
+            self.journal.write(b'{"block": %d}\n' % number)
+            self.journal.flush()
+            sync(self.journal.name)
+        self.done.add(number)
+
+    def close(self):
+        self.writer.close()
+        self.journal.close()
+
+
+def _lines(path):
+    data = path.read_bytes()
+    return data[: data.rfind(b"\n") + 1]
+
+
+def _read(path):
+    try:
+        return {json.loads(line)["block"] for line in _lines(path).splitlines()}
+    except (ValueError, TypeError, LookupError):
+        raise UserError(f"{path} is damaged; delete {path.parent} to start anew") from None
