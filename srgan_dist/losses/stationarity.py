@@ -15,6 +15,7 @@ MEANS_WEIGHT = (
     100  # a mean that depends on the phase is one sharp line of the spectrum, seen at a tenth of the texture
 )
 SMALLEST_LR_CROP = 4  # pixels along each axis, of which the middle ones have a part
+FEW = 4  # images of a batch
 WIDTH = 9  # pixels of the blur that separates detail, wider than grain: a pattern of LR pixels is wide
 
 
@@ -46,8 +47,8 @@ class StationarityLoss(nn.Module):
         means, covariances = phase_moments(detail, self.scale, halves=True)
         of_covariances = variance_over_phases(covariances.flatten(2)).sum() / unit**2
         loss = MEANS_WEIGHT * variance_over_phases(means) / unit + of_covariances
-        # Of one image the halves are its upper and its lower one, of which a network could make opposites
-        return loss.clamp(min=0) if len(sr) == 1 else loss
+        # Between few images a network gains by opposite patterns that are as strong as each image's contrast
+        return loss.clamp(min=0) if len(sr) < FEW else loss
 
 
 def variance_over_phases(moments):

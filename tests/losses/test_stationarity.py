@@ -80,6 +80,16 @@ def test_opposite_lattices_above_and_below_gain_nothing(images):
         assert loss(4)(sr + strength * lattice, hr) > -0.1 * strength**2
 
 
+@pytest.mark.parametrize("images", [2, 3])
+def test_opposites_between_images_of_different_contrast_gain_nothing(images):
+    """A product of halves alone would be about minus the square of the difference of their contrasts."""
+    hr, sr = grains(images, 1, 24, 24, 24), grains(images, 1, 24, 24, 24, seed=1)
+    lattice = torch.cos(torch.pi * torch.arange(24) / 2).repeat(24, 24, 1)
+    lattice[12:] *= -1
+    contrast = torch.arange(1.0, images + 1).view(-1, 1, 1, 1, 1)
+    assert loss(4)(sr + contrast * lattice, hr) >= 0
+
+
 def test_the_middle_of_an_odd_number_of_rows_is_in_neither_half():
     detail = torch.zeros(1, 28, 24)  # seven LR rows, of which the first and the last have no part
     detail[:, 12:16] = 1
