@@ -7,6 +7,7 @@ several processes can write different blocks, and an interrupted one can continu
 import itertools
 import math
 import os
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -152,6 +153,8 @@ def _open_npy(path, shape, dtype):
 
 def _make_tiff(path, shape, dtype, sizes, block):
     """OME-XML gives the sizes along all axes; resolution tags give those of the pixels to other programs."""
+    # By default random; so that the same volume has the same bytes
+    identity = uuid.uuid5(uuid.NAMESPACE_OID, f"{path.name} {shape} {dtype} {sizes}")
     known = {f"PhysicalSize{axis}": size for axis, size in zip("ZYX", sizes, strict=True) if size}
     _, along_y, along_x = sizes
     resolution = {}
@@ -164,7 +167,7 @@ def _make_tiff(path, shape, dtype, sizes, block):
         ome=True,
         bigtiff=math.prod(shape) * dtype.itemsize > _CLASSIC_BYTES,
         photometric="minisblack",
-        metadata={"axes": "ZYX", **known},
+        metadata={"axes": "ZYX", "UUID": f"urn:uuid:{identity}", **known},
         **resolution,
     )
 

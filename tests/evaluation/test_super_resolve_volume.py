@@ -229,8 +229,9 @@ def kill_and_finish(tmp_path, weights, kills):
     """Kill runs at random moments, begin anew after each that ended first, and compare every output."""
     source(tmp_path / "in.tif", shape=(40, 40, 40))
     options = [weights, tmp_path / "in.tif", "--tile", 8]
-    done = upscale(*options[:2], tmp_path / "whole.tif", *options[2:])
-    assert done.returncode == 0 and "whole.tif: 80 x 80 x 80 uint8" in done.stdout, done.stderr
+    expected = tmp_path / "whole" / "out.tif"
+    done = upscale(*options[:2], expected, *options[2:])
+    assert done.returncode == 0 and "out.tif: 80 x 80 x 80 uint8" in done.stdout, done.stderr
     rng, output = random.Random(0), tmp_path / "out.tif"
     while kills:
         process = start(sys.executable, "launch/super_resolve.py", *options[:2], output, *options[2:])
@@ -242,11 +243,11 @@ def kill_and_finish(tmp_path, weights, kills):
         finished(process)
         kills -= process.returncode == -signal.SIGKILL
         if output.exists():
-            assert output.read_bytes() == (tmp_path / "whole.tif").read_bytes()
+            assert output.read_bytes() == expected.read_bytes()
             output.unlink()
     done = upscale(*options[:2], output, *options[2:])
     assert done.returncode == 0 and "continues" in done.stdout, done.stderr
-    assert output.read_bytes() == (tmp_path / "whole.tif").read_bytes()
+    assert output.read_bytes() == expected.read_bytes()
     assert not folder_of(output).exists()
 
 
