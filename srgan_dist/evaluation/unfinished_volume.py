@@ -11,6 +11,7 @@ import contextlib
 import errno
 import json
 import shutil
+import time
 
 from srgan_dist.data.write_volumes import open_created, parts_of
 from srgan_dist.runtime.process_group import barrier
@@ -19,6 +20,7 @@ from srgan_dist.utils.files import sync, take_name, write_json
 from srgan_dist.utils.locks import file_lock
 
 SETTINGS = "settings.json"
+SECONDS_BETWEEN_FLUSHES = 0.5  # neighbours along x share pages of the disk: each would write them again
 
 
 def folder_of(output):
@@ -131,20 +133,31 @@ class UnfinishedVolume:
         path = folder / f"blocks.{rank}.jsonl"
         self.journal = open(path, "a+b")
         self.journal.truncate(len(_lines(path)))  # without a line that was not finished
+        self.pending, self.flushed = [], time.monotonic()
 
     def write(self, number, corner, block):
-        """Write the block `number` at its corner; it is in the journal once it is on the disk."""
+        """Write the block `number` at its corner; it is in the journal once it is on the disk, soon."""
         with disk_named(self.output, self.writer.missing_bytes):
             self.writer.write(corner, block)
+        self.pending.append(number)
+        if time.monotonic() - self.flushed > SECONDS_BETWEEN_FLUSHES:
+            self.flush()
+
+    def flush(self):
+        """Wait until all blocks are on the disk, and note them."""
+        with disk_named(self.output, self.writer.missing_bytes):
             self.writer.flush()
-            self.journal.write(b'{"block": %d}\n' % number)
+            self.journal.write(b"".join(b'{"block": %d}\n' % number for number in self.pending))
             self.journal.flush()
             sync(self.journal.name)
-        self.done.add(number)
+        self.pending, self.flushed = [], time.monotonic()
 
     def close(self):
-        self.writer.close()
-        self.journal.close()
+        try:
+            self.flush()
+        finally:
+            self.writer.close()
+            self.journal.close()
 
 
 def _lines(path):
