@@ -21,11 +21,12 @@ def main(argv=None, prog=None):
     from srgan_dist.evaluation.super_resolve_files import list_jobs, spread_path
 
     with cli_errors(), joined_ranks(arguments.device) as (rank, ranks, device):
-        generator = load_generator(arguments.weights, device).generator
+        resolver = load_generator(arguments.weights, device)
+        generator, trained = resolver.generator, resolver.header.get("window")
         noise, samples = Noise(arguments.noise_seed, arguments.noise), arguments.samples
         check_noise(generator, noise, samples)
         by_blocks = generator.config.ndim == 3 and samples is None
-        window, read = reading(arguments, by_blocks)
+        window, read = reading(arguments, by_blocks, trained)
         jobs, notes = list_jobs(
             arguments.input, arguments.output, depth_scale(generator), samples, read, by_blocks
         )
@@ -80,7 +81,7 @@ def parse_arguments(argv, prog):
         "--window",
         metavar="LOW:HIGH",
         help="values that become black and white, needed for voxels that are not uint8 or uint16: those of"
-        " the training data; the result has values of the input's type again",
+        " the training data, which weights know; the result has values of the input's type again",
     )
     volumes.add_argument(
         "--raw",
@@ -132,8 +133,10 @@ def joined_ranks(device):
     state.destroy_process_group()
 
 
-def reading(arguments, by_blocks):
-    """Return the Window of --window, None without it, and the function that reads a header."""
+def reading(arguments, by_blocks, trained):
+    """Return the Window of --window, else that of the training data (a text or None), and the function that
+    reads a header.
+    """
     from srgan_dist.data.formats.bare_raw import parse_raw
     from srgan_dist.data.image_files import read_header, read_info
     from srgan_dist.data.window import Window, parse_window
@@ -148,7 +151,14 @@ def reading(arguments, by_blocks):
             f"--window {arguments.window}: give LOW:HIGH, the window with which the training data were built;"
             " another one shows the network other grey levels"
         )
-    return window, lambda path: read_info(path, raw) if window is None else read_header(path, raw)
+    if window is None and by_blocks and trained:
+        window = parse_window(trained)
+
+    def read(path):
+        volume = read_header(path, raw)
+        return volume if window is not None and volume.slices > 1 else read_info(path, raw)
+
+    return window, read
 
 
 def check_options(arguments, images, volumes, generator, ranks):
@@ -194,9 +204,11 @@ def work_through(images, volumes, generator, arguments, noise, window, group, te
             written += 1
         weights = sha256_of(arguments.weights)
         for volume, path in volumes:
-            if window is not None:
+            # 8-bit voxels are grey levels already, unless the user says otherwise
+            own = window if arguments.window or volume.dtype != "uint8" else None
+            if own is not None:
                 mapped = f"become black to white, the result is mapped back to {volume.dtype}"
-                tell(f"{volume.path}: values {window} {mapped}")
+                tell(f"{volume.path}: values {own} {mapped}")
             super_resolve_volume(
                 generator,
                 volume,
@@ -205,7 +217,7 @@ def work_through(images, volumes, generator, arguments, noise, window, group, te
                 tile=arguments.tile,
                 halo=arguments.halo,
                 noise=noise,
-                window=window,
+                window=own,
                 rank=rank,
                 ranks=ranks,
                 tell=tell,

@@ -292,6 +292,10 @@ def test_float_and_raw_voxels_and_a_folder_of_slices(tmp_path, weights):
     assert refused.returncode == 1 and "--window LOW:HIGH" in refused.stderr
     done = upscale(weights, tmp_path / "in.raw", tmp_path / "a.mhd", *raw)
     assert "0.0:510.0 become black to white, the result is mapped back to float32" in done.stdout, done.stderr
+    save_generator(tmp_path / "w.safetensors", network(), {"window": "0.0:510.0"})
+    of_weights = upscale(tmp_path / "w.safetensors", tmp_path / "in.raw", tmp_path / "w.mhd", *raw[:2])
+    assert "values 0.0:510.0 become black to white" in of_weights.stdout, of_weights.stderr
+    assert (tmp_path / "w.raw").read_bytes() == (tmp_path / "a.raw").read_bytes()
     for number, page in enumerate(voxels):
         (tmp_path / "slices").mkdir(exist_ok=True)
         tifffile.imwrite(tmp_path / "slices" / f"s{number}.tif", page)
