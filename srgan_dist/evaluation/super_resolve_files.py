@@ -66,6 +66,8 @@ def list_jobs(source, target, pages_per_page=1, samples=None, read=read_info, by
     if source.is_dir() and not is_store(source) and not one_volume:
         pairs, faults, notes = _pairs_of_folder(source, target)
     else:
+        if one_volume and source.is_dir():
+            _check_outside(source, target)
         into = target.is_dir() and not is_store(target)
         pairs, faults, notes = [(source, target / source.name if into else target)], [], []
     jobs = [_job(path, output, pages_per_page, samples, faults, read, by_blocks) for path, output in pairs]
@@ -84,17 +86,22 @@ def _pairs_of_folder(source, target):
     """Return [(image, output)], faults and notes of a folder."""
     if target.exists() and not target.is_dir() or is_image(target) and not target.exists():
         raise UserError(f"OUTPUT={target} names a file, but INPUT={source} is a folder; give a folder")
-    if target.resolve().is_relative_to(source.resolve()):
-        raise UserError(
-            f"OUTPUT={target} is inside INPUT={source}, where the next run would read it as input;"
-            " give a folder elsewhere"
-        )
+    _check_outside(source, target)
     images, others = find_images(source)
     faults = [f"{path}: {BROKEN_LINK}" for path in others if not path.exists()]
     if not images and not faults:
         raise UserError(f"INPUT={source} holds no image in a format that is read ({FORMATS})")
     notes = left_out(source, [str(path.relative_to(source)) for path in others])
     return [(path, target / path.relative_to(source)) for path in images], faults, notes
+
+
+def _check_outside(source, target):
+    """Raise UserError for an output inside a folder that is read."""
+    if target.resolve().is_relative_to(source.resolve()):
+        raise UserError(
+            f"OUTPUT={target} is inside INPUT={source}, where the next run would read it as input;"
+            " give a folder elsewhere"
+        )
 
 
 def _outputs_of(output, samples):
