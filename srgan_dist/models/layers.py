@@ -157,10 +157,22 @@ class NoiseHead(nn.Module):
 
     def forward(self, features, lr_features, noise):
         pool, mode = POOL_AND_MODE[features.dim()]
-        means = pool(lr_features, AMPLITUDE_WINDOW, 1, AMPLITUDE_WINDOW // 2, count_include_pad=False)
+        means = local_means(lr_features, pool)
         amplitude = F.interpolate(self.amplitude(means), noise.shape[2:], mode=mode)
         grain = self.grain(noise.to(features.dtype))
         return self.detail(self.prelu(self.conv(features))) + (amplitude * grain).sum(1, keepdim=True)
+
+
+def local_means(x, pool):
+    """Return the means of x over AMPLITUDE_WINDOW pixels along each axis, or those of them that x has."""
+    window = AMPLITUDE_WINDOW, 1, AMPLITUDE_WINDOW // 2
+    missing = [max(AMPLITUDE_WINDOW - side, 0) for side in reversed(x.shape[2:])]
+    if not any(missing):
+        return pool(x, *window, count_include_pad=False)
+    # PyTorch's pooling of volumes takes none that is smaller than the window
+    padding = [number for side in missing for number in (0, side)]
+    sums, counts = (pool(F.pad(part, padding), *window) for part in (x, torch.ones_like(x)))
+    return (sums / counts)[:, :, *(slice(side) for side in x.shape[2:])]
 
 
 # Activation

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from srgan_dist.models.layers import Conv3d, PReLU
+from srgan_dist.models.layers import POOL_AND_MODE, Conv3d, PReLU, local_means
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -74,3 +74,14 @@ def test_gradients_of_tiny_volumes_in_bfloat16_are_those_in_float32(side, kernel
         del unused  # its memory is the next to be given out
         gradients.append(torch.autograd.grad(output.float().square().sum(), module.weight)[0])
     torch.testing.assert_close(*gradients, rtol=0, atol=0.03 * gradients[1].abs().max().item())
+
+
+@pytest.mark.parametrize("shape", [(3, 7, 4), (1, 1, 1), (2, 9)])
+def test_local_means_of_less_than_the_window_are_those_of_all_there_is(shape):
+    x = torch.randn(2, 3, *shape, generator=torch.Generator().manual_seed(0))
+    means = local_means(x, POOL_AND_MODE[x.dim()][0])
+    assert means.shape == x.shape
+    place = tuple(side // 2 for side in shape)
+    around = tuple(slice(max(at - 2, 0), at + 3) for at in place)
+    expected = x[:, :, *around].flatten(2).mean(2)
+    assert torch.allclose(means[:, :, *place], expected, atol=1e-6)
