@@ -17,7 +17,6 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from srgan_dist.data.image_files import is_image
 from srgan_dist.datasets.archive import EXPECTED, checked_files
 from srgan_dist.datasets.fetch import Failed, Part, Source, described, fetch, printable, read_part
 from srgan_dist.storage.remote import RETRY_POLICY
@@ -207,12 +206,17 @@ def _is_system_file(path):
     return "__MACOSX" in path.parts or path.name.startswith("._") or path.name.lower() in _SYSTEM_FILES
 
 
+def _is_slice(path):
+    """Return whether a file is a slice of a 2-D set; sets of volumes have .mat files."""
+    return PurePosixPath(path).suffix.lower() in (".png", ".tif", ".tiff")
+
+
 def _root_of_sets(names):
     """Return the folder that all sets have in common, wherever it is in the archive; None without a set."""
     roots = set()
     for name in names:
         folder = _SET_FOLDER.fullmatch(name.parent.name)
-        if folder and folder["side"] == "HR" and is_image(name):
+        if folder and folder["side"] == "HR" and _is_slice(name):
             above = name.parent.parent
             roots.add(str(above.parent if above.name == folder["set"] else above))
     return PurePosixPath(posixpath.commonpath(roots)) if roots else None
@@ -257,7 +261,7 @@ def count_images(folder):
         kind = _SET_FOLDER.fullmatch(os.path.basename(path))
         if kind:
             column = "HR" if kind["side"] == "HR" else f"{kind['kind']} X{kind['scale']}"
-            counts.setdefault((kind["set"], kind["split"]), Counter())[column] += sum(map(is_image, names))
+            counts.setdefault((kind["set"], kind["split"]), Counter())[column] += sum(map(_is_slice, names))
     return counts
 
 

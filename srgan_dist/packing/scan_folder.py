@@ -34,7 +34,7 @@ def find_images(root, files, ndim, scan, rock_of_file=None):
     for path in images:
         parts = path.relative_to(root).parts
         split, *folders = [*([] if given else [None]), *parts[:-1]]
-        if path.is_dir() and len(parts) == 1 + bool(given):  # slices right in the folder of a rock
+        if path in scan.series and len(parts) == 1 + bool(given):  # slices right in the folder of a rock
             folders = parts[-1:]
         rock, *inside = folders or [rock_of_file or root.resolve().name]
         if info := header_or_problem(path, scan, problems):

@@ -72,5 +72,5 @@ def test_a_tiff_above_4_gb_is_a_bigtiff_and_sparse(tmp_path):
 
 
 def test_other_formats_are_refused(tmp_path):
-    with pytest.raises(ImageError, match="out.png: .*use one of .npy, .tif, .tiff, .mhd, .zarr"):
+    with pytest.raises(ImageError, match="out.png: .*ends in one of .npy, .tif, .tiff, .mhd, .zarr"):
         create(tmp_path / "out.png", SHAPE, np.uint8)

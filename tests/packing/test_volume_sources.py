@@ -14,7 +14,7 @@ from srgan_dist.data.degradation import ScanLike, blur, scan_like
 from srgan_dist.data.image_files import read_info
 from srgan_dist.data.reader import Reader
 from srgan_dist.data.split import open_split, read_manifest
-from srgan_dist.packing import blocks, source
+from srgan_dist.packing import blocks, scan
 from srgan_dist.packing.build import BuildError, BuildOptions, build
 from srgan_dist.packing.slabs import slabs
 from srgan_dist.utils.scales import SCALES
@@ -247,10 +247,10 @@ def test_options_about_pairs_need_pairs_and_the_other_way_round(tmp_path):
     ],
 )
 def test_records_have_one_voxel_size_where_voxels_are_cubes(tmp_path, monkeypatch, sizes, expected):
-    def with_sizes(path):
+    def with_sizes(path, raw=None):
         return replace(read_info(path), voxel_sizes_um=sizes)
 
-    monkeypatch.setattr(source, "read_info", with_sizes)  # NPY files have none of their own
+    monkeypatch.setattr(scan, "read_info", with_sizes)  # NPY files have none of their own
     save(tmp_path / "hr" / "plug.npy", volume(0))
     build(tmp_path / "hr", tmp_path / "out", OPTIONS)
     record, *_ = records(tmp_path / "out", "train")[0]
