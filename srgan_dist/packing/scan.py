@@ -66,8 +66,11 @@ def _find_in_two(hr_root, lr_root, ndim, fits, scan):
 
 
 def _check_folder(root, option):
+    if not os.path.lexists(root):
+        raise UserError(f"{option}={root} does not exist")
     if not root.is_dir():
-        raise UserError(f"{option}={root} is not a folder")
+        way_out = "" if option == "SOURCE" else "; give two folders, or two files"
+        raise UserError(f"{option}={root} is not a folder{way_out}")
 
 
 def _walk(root, ndim, scan):

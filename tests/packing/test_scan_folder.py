@@ -51,7 +51,7 @@ def test_other_files_are_named_and_hidden_ones_are_not(tmp_path):
 
 def test_empty_and_missing_sources(tmp_path):
     assert "holds no image" in find_sources(tmp_path, "default", 4).faults[0]
-    with pytest.raises(ValueError, match="is not a folder"):
+    with pytest.raises(ValueError, match="SOURCE=.*nowhere does not exist"):
         find_sources(tmp_path / "nowhere", "default", 4)
 
 
