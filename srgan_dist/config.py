@@ -104,7 +104,7 @@ class Config(Settings):
     )
     activation_checkpointing: bool = Field(
         False,
-        description="keep only what lies between the generator's blocks for the backward pass and compute"
+        description="keep only the outputs of the generator's blocks for the backward pass and compute"
         " the rest again: less memory for a third more time in them, the same result",
     )
     cpu_ranks: int | None = Field(

@@ -155,8 +155,9 @@ def reading(arguments, by_blocks, trained):
         window = parse_window(trained)
 
     def read(path):
-        volume = read_header(path, raw)
-        return volume if window is not None and volume.slices > 1 else read_info(path, raw)
+        if window is not None and (volume := read_header(path, raw)).slices > 1:
+            return volume
+        return read_info(path, raw)
 
     return window, read
 

@@ -28,8 +28,7 @@ def part_of(volume, corner, shape):
     """
     if tuple(shape) == volume.shape and not any(corner):
         return volume
-    ends = [start + size for start, size in zip(corner, shape, strict=True)]
-    if min(corner) < 0 or min(shape) < 1 or any(e > size for e, size in zip(ends, volume.shape, strict=True)):
+    if not volume.holds(corner, shape):
         raise ImageError(
             volume.path, f"has {volume.shape} voxels, which hold no {tuple(shape)} at {tuple(corner)}"
         )

@@ -61,6 +61,11 @@ class Volume:
         known = along_x and along_y and math.isclose(along_x, along_y, rel_tol=1e-3)
         return along_x if known else None
 
+    def holds(self, corner, shape):
+        """Return whether a block of at least one voxel is within the volume; arguments as of `read`."""
+        blocks = zip(corner, shape, self.shape, strict=True)
+        return all(0 <= start and 1 <= size <= limit - start for start, size, limit in blocks)
+
     def read(self, corner, shape):
         """Read a block: [d, h, w] of `dtype`; only the slices that it touches are decoded.
 
@@ -68,11 +73,7 @@ class Volume:
         ImageError for a block that exceeds the volume.
         """
         ends = tuple(start + size for start, size in zip(corner, shape, strict=True))
-        if (
-            min(corner) < 0
-            or min(shape) < 1
-            or any(end > size for end, size in zip(ends, self.shape, strict=True))
-        ):
+        if not self.holds(corner, shape):
             raise ImageError(
                 self.path,
                 f"has {_by(self.shape)} voxels, which do not contain the block of {_by(shape)}"

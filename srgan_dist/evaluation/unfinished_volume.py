@@ -94,7 +94,7 @@ def _compare(folder, output, settings):
     if other:
         raise UserError(
             f"OUTPUT={output} is unfinished, of a run with other values of: {', '.join(other)}. Run that one"
-            f" again to finish it, give another name, or delete {folder} to start anew"
+            f" again to finish it, give another name, or delete {folder} to start over"
         )
 
 
@@ -169,4 +169,4 @@ def _read(path):
     try:
         return {json.loads(line)["block"] for line in _lines(path).splitlines()}
     except (ValueError, TypeError, LookupError):
-        raise UserError(f"{path} is damaged; delete {path.parent} to start anew") from None
+        raise UserError(f"{path} is damaged; delete {path.parent} to start over") from None

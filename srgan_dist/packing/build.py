@@ -67,9 +67,9 @@ def build(source, out, options, progress=None, run=map):
         options.kind,
         options.scale,
         options.ndim,
-        options.align is not None,
-        options.raw and parse_raw(options.raw),
-        options.window is not None,
+        aligned=options.align is not None,
+        raw=options.raw and parse_raw(options.raw),
+        any_dtype=options.window is not None,
     )
     if options.window is not None and scan.sources and not scan.faults:
         options = replace(options, window=str(apply_window(scan, options.window, options.dtype)))

@@ -8,6 +8,7 @@ a source are reported before anything is written.
 
 import os
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from srgan_dist.data.image_files import is_hidden, is_slice, is_store, natural, read_header, read_info
@@ -95,14 +96,19 @@ def _walk(root, ndim, scan):
         stores = [name for name in names if is_store(Path(parent, name))]
         names[:] = [name for name in names if name not in stores]
         found = [Path(parent, name) for name in (*file_names, *stores) if not is_hidden(name)]
-        if ndim == 3 and not is_side(Path(parent)) and sum(map(is_slice, found)) > 1:
-            scan.series.append(Path(parent))
+        if ndim == 3 and not is_side(Path(parent)) and _holds_slices(found):
+            scan.series.add(Path(parent))
             found = [Path(parent)]
         files += found
     for path in [path for path in files if not (path.is_file() or is_store(path) or path in scan.series)]:
         files.remove(path)
         scan.faults.append(f"{path}: is a broken link or no regular file; restore or remove it")
     return sorted(folders[1:], key=natural), sorted(files, key=natural)
+
+
+def _holds_slices(files):
+    """Return whether two of the files, or more, are slices; no further header is read."""
+    return len(list(islice(filter(is_slice, files), 2))) == 2
 
 
 def _report_link(folder, other, scan):

@@ -34,7 +34,7 @@ class Scan:
     faults: list = field(default_factory=list)
     notes: list = field(default_factory=list)
     read: Callable = read_info  # path -> Volume; all Volumes of a build are made by it
-    series: list = field(default_factory=list)  # folders whose files are the slices of one volume
+    series: set = field(default_factory=set)  # folders whose files are the slices of one volume
 
 
 def only_images(files, folder, scan):

@@ -77,7 +77,7 @@ def phase_plan(phase):
 
 
 def cost_plan(config, phase, precision, crops):
-    """Return in words what an update of a phase costs, with so many crops at a time on a rank."""
+    """Return in words what an update of a phase costs, with a number of crops at a time on a rank."""
     try:
         cost = update_cost(config, phase, precision, crops)
     except (

@@ -37,12 +37,12 @@ class UpdateCost:
     fixed_bytes: int
 
     def bytes_of(self, crops):
-        """Return the memory of so many crops at a time."""
+        """Return the memory of a number of crops at a time."""
         return self.fixed_bytes + crops * self.crop_bytes
 
 
 def update_cost(config, phase, precision, crops):
-    """Return the UpdateCost of a phase, by its settings, with so many crops at a time on a rank.
+    """Return the UpdateCost of a phase, by its settings, with a number of crops at a time on a rank.
 
     precision: "no" or "bf16". The update is that of `phases`: SR is computed once, or once more where there
     are micro-batches; the discriminator learns from HR and SR, and then judges SR.

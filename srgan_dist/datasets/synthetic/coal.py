@@ -61,9 +61,9 @@ def _cleats(rng, size, bedding):
     return open_cleats, filled_cleats
 
 
-def _maceral_bands(rng, size, height, fade):
-    """Return the grey levels [size, size] of bands across `height` that `fade` (0 to 1) in places."""
-    edges = np.sort(rng.uniform(-1.2 * size, 1.2 * size, size // 5))
+def maceral_bands(rng, size, count, height, fade):
+    """Return the grey levels of bands across `height`, of its shape, that `fade` (0 to 1) in places."""
+    edges = np.sort(rng.uniform(-1.2 * size, 1.2 * size, count))
     levels = rng.choice([86, 92, 98, 110], len(edges), p=[0.3, 0.3, 0.25, 0.15])
     levels = (levels + rng.normal(0, 3, len(edges))).astype(np.float32)
     return blend(levels[np.searchsorted(edges, height) - 1], 94, fade)
@@ -103,7 +103,7 @@ def draw_coal(rng, size):
     _, y, x = window(size, size / 2, size / 2, size)
     height = rotate(y, x, bedding)[1] + 6 * bend + 1.5 * patch
 
-    scene = _maceral_bands(rng, size, height, np.clip(0.3 + 0.3 * swelling, 0, 1)) + 1.5 * patch
+    scene = maceral_bands(rng, size, size // 5, height, np.clip(0.3 + 0.3 * swelling, 0, 1)) + 1.5 * patch
     _draw_lenses(rng, scene, bedding, fine)
     for _ in range(rng.poisson(size / 250)):  # mineral seams, pinching out and swelling
         middle, thickness = rng.uniform(-0.6, 0.6) * size, rng.uniform(1, 3.5)

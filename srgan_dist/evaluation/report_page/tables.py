@@ -42,7 +42,7 @@ def score_rows(sources, split):
                 {"text": f"{score['psnr']:.2f}", "sort": score["psnr"]},
                 {"text": number(gain, 1) if gain is None else _signed(gain), "sort": gain},
                 {"text": f"{score['ssim']:.4f}", "sort": score["ssim"]},
-                *(cell(score[name], 4) for name in ("ssim_slices",) if name in score),
+                *([cell(score["ssim_slices"], 4)] if "ssim_slices" in score else []),
                 cell(score["spectrum_error"]),
                 *(cell(score[name]) for name in ALONG_AXES if name in score),
                 {"text": percent(cut), "sort": cut},
@@ -69,7 +69,7 @@ def score_columns(sources, split):
     texture = [title for name, title in TEXTURE.items() if of_split and name in of_split[0]]
     slices = ["SSIM of slices"] if of_split and "ssim_slices" in of_split[0] else []
     along = [title for name, title in ALONG_AXES.items() if of_split and name in of_split[0]]
-    spectra = ["spectrum error", *along]
+    spectra = "spectrum error", *along
     return ["PSNR, dB", "gain, dB", "SSIM", *slices, *spectra, "error cut", *texture, "images"]
 
 

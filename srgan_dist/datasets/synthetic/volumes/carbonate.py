@@ -108,7 +108,7 @@ def _lay_bodies(rng, size, fabric, rough):
         body = fabric.cement - rng.uniform(*fabric.dulling) + (2 + 3 * fabric.ragged) * rough[region]
         body += fabric.laminae * _laminae(rng, -distance)
         np.copyto(greys[region], body, where=visible)
-        if rng.random() < fabric.hollow:  # a shell as a whole, of others what lies below a rind
+        if rng.random() < fabric.hollow:  # a shell as a whole, of others all but a rind
             rind = 0.6 if kind is _shell else radius * rng.uniform(0.15, 0.7)
             np.copyto(mould[region], -distance - rind, where=visible)
     return greys, outline, mould

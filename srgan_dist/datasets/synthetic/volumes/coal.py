@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from srgan_dist.datasets.synthetic.coal import maceral_bands
 from srgan_dist.datasets.synthetic.textures import blend, coverage
 from srgan_dist.datasets.synthetic.volumes.scanner import scan
 from srgan_dist.datasets.synthetic.volumes.shapes import height, smooth_field, window
@@ -12,14 +13,6 @@ CLEAT, MINERAL = 24, 188
 def _frame(rng):
     """Return three orthogonal directions: across the bedding, across face cleats and across butt cleats."""
     return np.linalg.qr(rng.standard_normal((3, 3)))[0].T.astype(np.float32)
-
-
-def _maceral_bands(rng, size, level, fade):
-    """Return the grey levels of bands across `level` that `fade` (0 to 1) in places."""
-    edges = np.sort(rng.uniform(-1.2 * size, 1.2 * size, size // 3))
-    greys = rng.choice([86, 92, 98, 110], len(edges), p=[0.3, 0.3, 0.25, 0.15])
-    greys = (greys + rng.normal(0, 3, len(edges))).astype(np.float32)
-    return blend(greys[np.searchsorted(edges, level) - 1], 94, fade)
 
 
 def _draw_lenses(rng, scene, bedding, fine):
@@ -99,7 +92,9 @@ def draw_coal(rng, size):
     axes = np.ix_(*[np.arange(size, dtype=np.float32) - size / 2] * 3)
     level = height(axes, frame[0]) + 4 * bend + 1.5 * patch
 
-    scene = _maceral_bands(rng, size, level, np.clip(0.3 + 0.3 * swelling, 0, 1)) + 1.5 * patch + fine
+    scene = (
+        maceral_bands(rng, size, size // 3, level, np.clip(0.3 + 0.3 * swelling, 0, 1)) + 1.5 * patch + fine
+    )
     _draw_lenses(rng, scene, frame[0], fine)
     for _ in range(rng.poisson(0.7)):  # mineral seams, pinching out and swelling
         middle, thickness = rng.uniform(-0.6, 0.6) * size, rng.uniform(0.5, 2.5)
