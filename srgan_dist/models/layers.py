@@ -38,7 +38,7 @@ GRAINS = 8  # filters of noise
 AMPLITUDE_WINDOW = 5  # LR pixels along each axis
 POOL_AND_MODE = {4: (F.avg_pool2d, "bilinear"), 5: (F.avg_pool3d, "trilinear")}  # by the axes of a batch
 NARROWEST, WIDEST = 0.4, 1.5  # pixels, the standard deviations of the first and the last of them at first
-INITIAL_AMPLITUDE = 0.01  # of each; together some 5 grey levels of 255
+INITIAL_AMPLITUDE = 0.01  # of all but the narrowest; together some 5 grey levels of 255
 CONV = {2: nn.Conv2d, 3: Conv3d}  # by the number of dimensions
 CONVS = tuple(CONV.values())
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
@@ -147,13 +147,14 @@ class NoiseHead(nn.Module):
 
     @torch.no_grad()
     def start(self):
-        """Begin with a little grain, unless there is some already.
+        """Begin with a little grain, unless there is some already; the narrowest filters begin with none. They
+        are white, and where HR's noise is blurred no loss sees the last of them.
 
         Its strength enters most losses squared, so that from exactly none it would hardly grow, and the rest
         of the generator would draw strokes instead.
         """
         if not self.amplitude.bias.any():
-            self.amplitude.bias.fill_(INITIAL_AMPLITUDE)
+            self.amplitude.bias[GRAINS // 4 :] = INITIAL_AMPLITUDE
 
     def forward(self, features, lr_features, noise):
         pool, mode = POOL_AND_MODE[features.dim()]

@@ -48,6 +48,8 @@ def test_grain_has_no_mean_and_the_strength_of_its_amplitude(ndim):
     head.start()
     grain = head(features, lr_features, noise)
     assert grain.std() > 0.01
+    white = head.grain.weight.flatten(1).amax(1) > 0.9  # filters that are hardly more than one pixel
+    assert white.any() and torch.equal(head.amplitude.bias != 0, ~white)
     assert torch.allclose(head(features, lr_features, -noise), -grain, atol=1e-6)
     assert not head(features, lr_features, torch.zeros_like(noise)).any()
     before = head.amplitude.bias.clone()
