@@ -51,7 +51,8 @@ demo3d: .venv/installed
 	@rm -rf "$(DEMO3D)/run" "$(DEMO3D)/shards"
 	@mkdir -p "$(DEMO3D)"
 	$(if $(ROCKS),,$(BIN)/python shards/synthesize.py "$(DEMO3D)/rocks" --dims 3)
-	$(BIN)/python shards/build.py "$(SOURCE3D)" "$(DEMO3D)/shards" --dims 3 --crop 48
+	@# Few volumes would teach few of the kernels of --kind unknown
+	$(BIN)/python shards/build.py "$(SOURCE3D)" "$(DEMO3D)/shards" --dims 3 --crop 48 --kind default
 	$(BIN)/python launch/train.py configs/volume_demo.yaml --name=run --output="$(DEMO3D)" \
 		--data.path="$(DEMO3D)/shards" --pretrain.max_seconds=$$(( $(DEMO3D_SECONDS) * 3 / 4 )) \
 		--adversarial.max_seconds=$$(( $(DEMO3D_SECONDS) / 4 ))
