@@ -146,7 +146,7 @@ def _draw_crops(axes, columns, example):
             height, width = centre(hr, side).shape
             corner = (hr.shape[1] - width) / 2, (hr.shape[0] - height) / 2
             axis.add_patch(Rectangle(corner, width, height, fill=False, edgecolor="red"))
-            axis.set_title(f"{label(example.rock, example.plane)} ({example.split})", parse_math=False)
+            axis.set_title(f"{label(example.rock, example.plane)}\n{example.split}", parse_math=False)
             _draw_scale_bar(axis, hr.shape, 1, example.voxel_size_um)
         else:
             pixel = scale if column == "lr" else 1  # in HR pixels

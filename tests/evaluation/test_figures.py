@@ -90,8 +90,8 @@ def test_figure_2_shows_every_method_and_its_error_on_one_scale(methods):
     figure = figure_2(examples)
     names = [TITLES.get(name, name) for name in methods]
     rows = np.array(figure.axes[: 4 * (len(methods) + 3)]).reshape(4, -1)
-    assert [axis.get_title() for axis in rows[0]] == ["coal (valid)", "LR", *names, "HR"]
-    assert rows[2][0].get_title() == "sandstone (test)"
+    assert [axis.get_title() for axis in rows[0]] == ["coal\nvalid", "LR", *names, "HR"]
+    assert rows[2][0].get_title() == "sandstone\ntest"
     assert [axis.get_title() for axis in rows[3]] == [
         "",
         "",
@@ -145,7 +145,7 @@ def test_a_scale_bar_is_a_round_length_below_four_tenths_of_the_width(width, vox
 def test_names_that_look_like_formulas_are_drawn_as_they_are():
     figure = figure_2([example(rock="$\\frac{1$")])
     figure.savefig(io.BytesIO(), format="png")
-    assert figure.axes[0].get_title() == "$\\frac{1$ (valid)"
+    assert figure.axes[0].get_title() == "$\\frac{1$\nvalid"
     figure_3({"valid": {"$x^$": {"$m_$": [1.0, 2.0]}}}).savefig(io.BytesIO(), format="png")
 
 
