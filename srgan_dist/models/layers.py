@@ -147,8 +147,8 @@ class NoiseHead(nn.Module):
 
     @torch.no_grad()
     def start(self):
-        """Begin with a little grain, unless there is some already. The narrowest filters begin with none: they
-        are white, and where HR's noise is blurred no loss sees the last of them.
+        """Begin with a little grain, unless there is some already. The narrowest filters begin with none:
+        they are white, and where HR's noise is blurred no loss sees the last of them.
 
         Its strength enters most losses squared, so that from exactly none it would hardly grow, and the rest
         of the generator would draw strokes instead.
