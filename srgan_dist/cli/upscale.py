@@ -25,7 +25,7 @@ def main(argv=None, prog=None):
         generator, trained = resolver.generator, resolver.header.get("window")
         noise, samples = Noise(arguments.noise_seed, arguments.noise), arguments.samples
         check_noise(generator, noise, samples)
-        by_blocks = generator.config.ndim == 3 and samples is None
+        by_blocks = generator.config.ndim == 3
         window, read = reading(arguments, by_blocks, trained)
         jobs, notes = list_jobs(
             arguments.input, arguments.output, depth_scale(generator), samples, read, by_blocks
@@ -143,7 +143,7 @@ def reading(arguments, by_blocks, trained):
 
     for option in ("halo", "window", "raw"):
         if not by_blocks and getattr(arguments, option) is not None:
-            raise UserError(f"--{option} is for volumes of a 3-D generator, without --samples; leave it out")
+            raise UserError(f"--{option} is for volumes of a 3-D generator; leave it out")
     raw = parse_raw(arguments.raw) if arguments.raw else None
     window = parse_window(arguments.window) if arguments.window else None
     if window is not None and not isinstance(window, Window):
@@ -218,6 +218,7 @@ def work_through(images, volumes, generator, arguments, noise, window, group, te
                 tile=arguments.tile,
                 halo=arguments.halo,
                 noise=noise,
+                samples=arguments.samples,
                 window=own,
                 rank=rank,
                 ranks=ranks,

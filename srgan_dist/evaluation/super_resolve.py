@@ -3,6 +3,7 @@
 import itertools
 import numbers
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -46,7 +47,6 @@ def super_resolve_by_slices(generator, lr, tile=None, noise=NOISE):
     return torch.einsum("zd,...dhw->...zhw", weights.to(stack.device), stack).clamp(0, 1)
 
 
-@torch.inference_mode()
 def super_resolve_window(generator, lr, window, noise=NOISE, number=0):
     """Super-resolve a window of images: lr [..., *shape] -> [..., *(s * window's shape)], with the values
     that it has in the whole image. window: a slice in LR pixels per axis. noise, number: its seed and
@@ -55,33 +55,37 @@ def super_resolve_window(generator, lr, window, noise=NOISE, number=0):
     The network reads `generator.tile_overlap` LR pixels beyond the window on each side, as far as the image
     goes.
     """
+    wide = _with_surroundings(generator, lr, window)
+    (sr,) = draws_of_part(generator, lr[..., *wide], wide, window, noise, number)
+    return sr
+
+
+def _with_surroundings(generator, lr, window):
     whole = [slice(0, length) for length in lr.shape[-len(window) :]]
-    wide = common(widened(window, generator.tile_overlap), whole)
-    network_input = _network_input(generator, lr[..., *wide])
-    fields = _noise_of(generator, wide, len(network_input), noise, number)
-    output = generator(network_input, *fields).squeeze(1)
-    unit = to_metric_range(output[:, *scaled(within(window, wide), generator.config.scale)].float())
-    return unit.view(*lr.shape[: -len(window)], *unit.shape[1:])
+    return common(widened(window, generator.tile_overlap), whole)
 
 
 @torch.inference_mode()
-def super_resolve_part(generator, pixels, wide, window, noise=NOISE):
-    """Super-resolve a window of an image of which only a part is in memory, of image 0 of a stack: pixels
-    [*shape] -> [*(s * window's shape)], as `super_resolve_window` does, to rounding.
+def draws_of_part(generator, pixels, wide, window, noise=NOISE, number=0, samples=1):
+    """Super-resolve a window of images of which only a part is in memory: pixels [..., *shape] ->
+    [..., *(s * window's shape)], once for each of `samples` seeds of the noise from its own on.
 
     wide: the place of `pixels` in the whole image, a slice in LR pixels per axis; window: that of the result.
-    A generator that has `features` and `upsampled` enlarges only as much as the window needs of them.
+    A generator that has `features` and `upsampled` computes its features once, and enlarges only as much as
+    the window needs of them.
     """
     lr = _network_input(generator, pixels)
+    enlarge = partial(generator, lr)
     if hasattr(generator, "features"):
         features, outer = generator.features(lr), wide
         wide = common(widened(window, generator.upsampling_overlap), outer)
         inner = within(wide, outer)
-        features, lr = features[:, :, *inner], lr[:, :, *inner]
-        output = generator.upsampled(features, lr, *_noise_of(generator, wide, 1, noise, 0))
-    else:
-        output = generator(lr, *_noise_of(generator, wide, 1, noise, 0))
-    return to_metric_range(output[0, 0, *scaled(within(window, wide), generator.config.scale)].float())
+        enlarge = partial(generator.upsampled, features[:, :, *inner], lr[:, :, *inner])
+    for draw in range(samples):
+        of_draw = replace(noise, seed=noise.seed + draw)
+        output = enlarge(*_noise_of(generator, wide, len(lr), of_draw, number)).squeeze(1)
+        unit = to_metric_range(output[:, *scaled(within(window, wide), generator.config.scale)].float())
+        yield unit.view(*pixels.shape[: -len(window)], *unit.shape[1:])
 
 
 def _network_input(generator, pixels):
@@ -148,15 +152,9 @@ def super_resolve_pages(generator, images, tile=None, noise=NOISE, samples=None)
 
     def compute(job):
         number, image, window = job
-        draws = (
-            super_resolve_window(generator, image, window, replace(noise, seed=noise.seed + draw), number)
-            for draw in range(samples or 1)
-        )
-        if samples is None:
-            return image, window, [to_grey_levels(next(draws).cpu().numpy(), image.dtype)]
-        mean, spread = mean_and_spread(draws)
-        grey_levels = spread.cpu().numpy() * np.float32(np.iinfo(image.dtype).max)
-        return image, window, [to_grey_levels(mean.cpu().numpy(), image.dtype), grey_levels]
+        wide = _with_surroundings(generator, image, window)
+        draws = draws_of_part(generator, image[wide], wide, window, noise, number, samples or 1)
+        return image, window, grey_levels_of(draws, image.dtype, samples)
 
     jobs = ((*numbered, window) for numbered in images for window in tiles_of(numbered[1].shape, tile))
     for image, window, results in one_thread_each(compute, jobs, device_of(generator)):
@@ -172,6 +170,16 @@ def super_resolve_pages(generator, images, tile=None, noise=NOISE, samples=None)
         if (rows.stop, columns.stop) == (height, width):
             pages = [slab.reshape(-1, *slab.shape[-2:]) for slab in slabs]
             yield from pages[0] if samples is None else zip(*pages, strict=True)
+
+
+def grey_levels_of(draws, dtype, samples=None):
+    """Return SR in [0, 1] as arrays of grey levels: [the only draw, of `dtype`], with samples [their mean, of
+    `dtype`, and their standard deviation, float32].
+    """
+    if samples is None:
+        return [to_grey_levels(next(draws).cpu().numpy(), dtype)]
+    mean, spread = mean_and_spread(draws)
+    return [to_grey_levels(mean.cpu().numpy(), dtype), spread.cpu().numpy() * np.float32(np.iinfo(dtype).max)]
 
 
 def mean_and_spread(draws):

@@ -39,8 +39,10 @@ LISTED = 20  # faults that an error lists
 
 
 def spread_path(path):
-    """Return the path beside an output at which the standard deviation of its samples is written, float32."""
-    return path.with_name(f"{path.stem}_spread{'.npy' if path.suffix.lower() == '.npy' else '.tif'}")
+    """Return the path beside an output at which the standard deviation of its samples is written, float32; of
+    a PNG, which cannot hold that, a TIFF.
+    """
+    return path.with_name(f"{path.stem}_spread{path.suffix if is_format(path) else '.tif'}")
 
 
 def list_jobs(source, target, pages_per_page=1, samples=None, read=read_info, by_blocks=False):
@@ -114,7 +116,8 @@ def _job(path, output, pages_per_page, samples, faults, read, by_blocks):
         info = read(path)
         if by_blocks and info.slices > 1:
             check_format(output, info.tags)
-            outputs = parts_of(output) if not is_unfinished(output) else [output]
+            outputs = [part for whole in _outputs_of(output, samples) for part in parts_of(whole)]
+            outputs = [output] if is_unfinished(output) else outputs  # the others may have their names
         else:
             check_writable(output, info.slices * pages_per_page, info.tags)
             outputs = _outputs_of(output, samples)

@@ -6,22 +6,22 @@ import hashlib
 import json
 
 import numpy as np
-import torch
 
 from srgan_dist.data.image_files import files_of
-from srgan_dist.data.value_range import to_grey_levels
 from srgan_dist.data.volume import ALLOWED_DTYPES
 from srgan_dist.data.write_volumes import create
 from srgan_dist.evaluation.super_resolve import (
     NOISE,
     common,
     device_of,
+    draws_of_part,
+    grey_levels_of,
     scaled,
-    super_resolve_part,
     tile_or_default,
     tiles_of,
     widened,
 )
+from srgan_dist.evaluation.super_resolve_files import spread_path
 from srgan_dist.evaluation.unfinished_volume import unfinished_volume
 from srgan_dist.runtime.cpu import one_thread_each
 from srgan_dist.runtime.device import is_out_of_memory, memory_of
@@ -36,6 +36,7 @@ def super_resolve_volume(
     tile=None,
     halo=None,
     noise=NOISE,
+    samples=None,
     window=None,
     rank=0,
     ranks=1,
@@ -44,20 +45,21 @@ def super_resolve_volume(
 ):
     """Super-resolve a Volume into the file `output`, in one of the formats of `write_volumes.FORMATS`.
 
-    The voxels are those of the volume in one piece, to rounding, in the type of the volume. window: Window of
-    values that the network sees as black to white, and to which its results are mapped back; types other than
-    uint8 and uint16 need one, and are computed as 16-bit grey levels. weights: text that tells other weights
-    from these, e.g. their sha256. tile: LR voxels of a block along each axis. halo: LR voxels around it that
-    the network reads, None: generator.tile_overlap; a smaller one is faster, and tell() is given its
-    deviation. rank, ranks: this process takes every ranks-th block. progress(numbers, total) wraps the
-    numbers of the blocks that this process has to do. Raises UserError for wrong settings, for a full disk,
-    and where an unfinished output has other settings.
+    The voxels are those of the volume in one piece, to rounding, in the type of the volume. weights: text
+    that tells other weights from these, e.g. their sha256. tile: LR voxels of a block along each axis. halo:
+    LR voxels around it that the network reads, None: generator.tile_overlap; a smaller one is faster, and
+    tell() is given its deviation. samples: draws of the noise, with the seeds from that of `noise` on; their
+    mean is the output, and their standard deviation, float32 in the unit of the values, goes to
+    `spread_path`. window: Window of values that the network sees as black to white, and to which its results
+    are mapped back; types other than uint8 and uint16 need one, and are computed as 16-bit grey levels.
+    rank, ranks: this process takes every ranks-th block. progress(numbers, total) wraps the numbers of the
+    blocks that this process has to do. Raises UserError for wrong settings, for a full disk, and where an
+    unfinished output has other settings.
     """
     scale, tile = generator.config.scale, tile_or_default(tile, generator)
     check_halo(generator, halo)
-    blocks = Blocks(
-        generator, grey_volume(volume, window), tile, generator.tile_overlap if halo is None else halo, noise
-    )
+    halo = generator.tile_overlap if halo is None else halo
+    blocks = Blocks(generator, grey_volume(volume, window), tile, halo, noise)
     shape = tuple(scale * length for length in volume.shape)
     sizes = volume.voxel_sizes_um and tuple(size and size / scale for size in volume.voxel_sizes_um)
     settings = {
@@ -68,26 +70,32 @@ def super_resolve_volume(
         "tile": tile,
         "halo": blocks.halo,
         "noise": f"{noise.strength} {noise.seed}",
+        "samples": samples,
         "window": window and str(window),
     }
 
-    def make(path):
-        create(path, shape, volume.dtype, sizes, scale * tile).close()
+    outputs = {output: volume.dtype, **({spread_path(output): np.dtype(np.float32)} if samples else {})}
+
+    def make(path, dtype):
+        create(path, shape, dtype, sizes, scale * tile).close()
 
     def compute(number):
-        grey = blocks.grey_levels(number)
-        return number, grey if window is None else window.from_grey_levels(grey, volume.dtype)
+        grey, *spread = blocks.grey_levels(number, samples)
+        if window is None:
+            return number, [grey, *spread]
+        step = np.float32((window.high - window.low) / np.iinfo(grey.dtype).max)
+        return number, [window.from_grey_levels(grey, volume.dtype), *(step * levels for levels in spread)]
 
-    with unfinished_volume(output, settings, make, shape, volume.dtype, rank) as unfinished:
+    with unfinished_volume(outputs, settings, make, shape, rank) as unfinished:
         if unfinished.done and rank == 0:
             tell(f"{output}: continues, {len(unfinished.done)} of {len(blocks.windows)} blocks are done")
         if blocks.halo < generator.tile_overlap and rank == 0:
             tell(blocks.deviation())
         own = [n for n in range(rank, len(blocks.windows), ranks) if n not in unfinished.done]
         try:
-            for number, voxels in one_thread_each(compute, progress(own, len(own)), device_of(generator)):
+            for number, results in one_thread_each(compute, progress(own, len(own)), device_of(generator)):
                 corner = [side.start for side in scaled(blocks.windows[number], scale)]
-                unfinished.write(number, corner, voxels)
+                unfinished.write(number, corner, results)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -128,15 +136,15 @@ class Blocks:
         self.generator, self.volume, self.halo, self.noise = generator, volume, halo, noise
         self.windows = list(tiles_of(volume.shape, tile))
 
-    def grey_levels(self, number):
-        """Return the HR voxels of a block: [s*d, s*h, s*w] of the type of the volume as it is read."""
-        unit = self._unit(self.windows[number], self.halo)
-        return to_grey_levels(unit.cpu().numpy(), self.volume.dtype)
+    def grey_levels(self, number, samples=None):
+        """Return the HR voxels of a block, [s*d, s*h, s*w] each, as `grey_levels_of` does."""
+        draws = self._draws(self.windows[number], self.halo, samples or 1)
+        return grey_levels_of(draws, self.volume.dtype, samples)
 
     def deviation(self):
         """Return a sentence: how much the halo changes the middle block."""
         middle = self.windows[len(self.windows) // 2]
-        exact, chosen = (self._unit(middle, halo) for halo in (self.generator.tile_overlap, self.halo))
+        exact, chosen = (next(self._draws(middle, halo)) for halo in (self.generator.tile_overlap, self.halo))
         difference = (exact - chosen).abs().double() * np.iinfo(self.volume.dtype).max
         return (
             f"halo {self.halo} in place of {self.generator.tile_overlap}: in the middle block grey levels"
@@ -144,10 +152,9 @@ class Blocks:
             f" (of {np.iinfo(self.volume.dtype).max})"
         )
 
-    @torch.inference_mode()
-    def _unit(self, window, halo):
+    def _draws(self, window, halo, samples=1):
         whole = [slice(0, length) for length in self.volume.shape]
         wide = common(widened(window, halo), whole)
         corner, shape = [side.start for side in wide], [side.stop - side.start for side in wide]
         pixels = self.volume.read(corner, shape)
-        return super_resolve_part(self.generator, pixels, wide, window, self.noise)
+        return draws_of_part(self.generator, pixels, wide, window, self.noise, samples=samples)

@@ -1,8 +1,8 @@
 """The folder in which a volume is made block by block before it gets its name, and the journals that let the
-same command continue it.
+same command continue it. Several volumes of one shape, of which each block gives a part, are made together.
 
     .NAME.unfinished/lock             held by the process that makes the volume, of several by rank 0
-    .NAME.unfinished/NAME             the volume
+    .NAME.unfinished/NAME             the volume, and beside it any others
     .NAME.unfinished/settings.json    what determines its voxels; written when the file of the volume is there
     .NAME.unfinished/blocks.0.jsonl   the blocks that rank 0 has finished, one line each
 """
@@ -10,6 +10,7 @@ same command continue it.
 import contextlib
 import errno
 import json
+import os
 import shutil
 import time
 
@@ -33,31 +34,34 @@ def is_unfinished(output):
 
 
 @contextlib.contextmanager
-def unfinished_volume(output, settings, make, shape, dtype, rank=0):
-    """Yield the UnfinishedVolume of an output; when the block ends without an error, the output has its name.
+def unfinished_volume(outputs, settings, make, shape, rank=0):
+    """Yield the UnfinishedVolume of outputs {path: dtype}, of which the first names the folder; when the
+    block ends without an error, all have their names, the first one last.
 
     settings: plain JSON, of what determines the voxels: an unfinished volume of others is a UserError.
-    make(path) makes the file of the volume. Every rank of a group calls this; rank 0 makes and names it. An
-    error leaves the folder for the same command, which continues; one before the first block removes it.
+    make(path, dtype) makes the file of a volume. Every rank of a group calls this; rank 0 makes and names
+    the files. An error leaves the folder for the same command, which continues; one before the first block
+    removes it.
     """
-    folder = folder_of(output)
+    output, folder = (first := next(iter(outputs))), folder_of(first)
     with contextlib.ExitStack() as stack:
         if rank == 0:
             folder.mkdir(parents=True, exist_ok=True)
             busy = f"OUTPUT={output} is being written by another process; wait for it or give another name"
             stack.enter_context(file_lock(folder / "lock", busy))
             stack.enter_context(_removed_if_empty(folder))
-            _prepare(folder, output, settings, make)
+            _prepare(folder, outputs, settings, make)
         barrier()
-        with contextlib.closing(UnfinishedVolume(folder, output, shape, dtype, rank)) as volume:
+        with contextlib.closing(UnfinishedVolume(folder, outputs, shape, rank)) as volume:
             if rank == 0:
-                _check_space(output, volume.writer.missing_bytes())
+                _check_space(output, volume.missing_bytes())
             yield volume
         barrier()
         if rank == 0:
-            for part in parts_of(folder / output.name):
+            for part in [part for path in reversed(outputs) for part in parts_of(folder / path.name)]:
                 target = output.with_name(part.name)
-                if not (target.exists() and target.samefile(part)):  # as a killed run may have left it
+                named = target.exists() and (not part.exists() or target.samefile(part))  # by a killed run
+                if not named:
                     take_name(part, target)
             shutil.rmtree(folder)
         barrier()
@@ -73,7 +77,8 @@ def _removed_if_empty(folder):
         raise
 
 
-def _prepare(folder, output, settings, make):
+def _prepare(folder, outputs, settings, make):
+    output = next(iter(outputs))
     if (folder / SETTINGS).exists():
         _compare(folder, output, settings)
         return
@@ -81,7 +86,8 @@ def _prepare(folder, output, settings, make):
         if path.name != "lock":  # of a process that ended before the file was made
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     with disk_named(output):
-        make(folder / output.name)
+        for path, dtype in outputs.items():
+            make(folder / path.name, dtype)
     write_json(folder / SETTINGS, settings)
 
 
@@ -124,40 +130,55 @@ def disk_named(output, missing=lambda: 0):
 
 
 class UnfinishedVolume:
-    """Writes the blocks of a volume, and knows which ones are there."""
+    """Writes the blocks of volumes, and knows which ones are there."""
 
-    def __init__(self, folder, output, shape, dtype, rank):
-        self.output = output
+    def __init__(self, folder, outputs, shape, rank):
+        self.output = next(iter(outputs))
         self.done = set().union(*map(_read, folder.glob("blocks.*.jsonl")))
-        self.writer = open_created(folder / output.name, shape, dtype)
+        self.writers = [open_created(_place(folder, path), shape, dtype) for path, dtype in outputs.items()]
         path = folder / f"blocks.{rank}.jsonl"
         self.journal = open(path, "a+b")
         self.journal.truncate(len(_lines(path)))  # without a line that was not finished
         self.pending, self.flushed = [], time.monotonic()
 
-    def write(self, number, corner, block):
-        """Write the block `number` at its corner; it is in the journal once it is on the disk, soon."""
-        with disk_named(self.output, self.writer.missing_bytes):
-            self.writer.write(corner, block)
+    def write(self, number, corner, blocks):
+        """Write the block `number` of each volume at its corner; it is in the journal once it is on the disk,
+        soon.
+        """
+        with disk_named(self.output, self.missing_bytes):
+            for writer, block in zip(self.writers, blocks, strict=True):
+                writer.write(corner, block)
         self.pending.append(number)
         if time.monotonic() - self.flushed > SECONDS_BETWEEN_FLUSHES:
             self.flush()
 
     def flush(self):
         """Wait until all blocks are on the disk, and note them."""
-        with disk_named(self.output, self.writer.missing_bytes):
-            self.writer.flush()
+        with disk_named(self.output, self.missing_bytes):
+            for writer in self.writers:
+                writer.flush()
             self.journal.write(b"".join(b'{"block": %d}\n' % number for number in self.pending))
             self.journal.flush()
             sync(self.journal.name)
         self.pending, self.flushed = [], time.monotonic()
 
+    def missing_bytes(self):
+        """Return how many bytes of the disk the voxels still need, about."""
+        return sum(writer.missing_bytes() for writer in self.writers)
+
     def close(self):
         try:
             self.flush()
         finally:
-            self.writer.close()
+            for writer in self.writers:
+                writer.close()
             self.journal.close()
+
+
+def _place(folder, output):
+    """Return where a volume is: in the folder, or where a killed run has given it, or a part, its name."""
+    inside = folder / output.name
+    return inside if all(map(os.path.lexists, parts_of(inside))) else output
 
 
 def _lines(path):
