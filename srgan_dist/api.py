@@ -16,8 +16,12 @@ from srgan_dist.config import Config, ConfigError, load_config, parse_config
 from srgan_dist.data.noise import Noise
 from srgan_dist.evaluation import report
 from srgan_dist.evaluation.measuring_settings import measuring_of
-from srgan_dist.evaluation.super_resolve import check_noise, check_tile, depth_scale
-from srgan_dist.evaluation.super_resolve_files import list_jobs, super_resolve_files
+from srgan_dist.evaluation.super_resolve import check_noise, check_tile
+from srgan_dist.evaluation.super_resolve_jobs import (
+    list_images_and_volumes,
+    super_resolve_jobs,
+    trained_window,
+)
 from srgan_dist.evaluation.super_resolver import SuperResolver
 from srgan_dist.models import weights_file
 from srgan_dist.runtime.cpu import on_cpu, use_cpu_threads
@@ -81,23 +85,29 @@ def load_generator(path, device=None):
 
 
 def super_resolve(weights, input, output, tile=None, device=None, noise=1.0, noise_seed=0, samples=None):
-    """Super-resolve the images of a file or folder into another one; returns the paths of the outputs.
+    """Super-resolve the images of a file or folder into another one; returns the paths of the outputs, those
+    of volumes by a 3-D generator last.
 
         srgan_dist.super_resolve("runs/demo/weights/adversarial.safetensors", "scan.tif", "scan_x4.tif")
 
-    Writes PNG, TIFF and NPY; docs/data.md lists what is read. tile: side in LR pixels of the tiles, which
-    bounds the memory; None: 192 in 2-D, 32 in 3-D. device: as for load_generator. noise, noise_seed: strength
+    Writes PNG, TIFF and NPY; docs/data.md lists what is read. A 3-D generator takes volumes block by block,
+    also into MetaImage (.mhd) and OME-Zarr (.zarr); the same call continues one that was interrupted. Voxels
+    that are not uint8 are read with the window of the training data, where the weights have one. tile: side
+    in LR pixels of tiles and blocks, which bounds the memory; None: 192 in 2-D, 32 in 3-D. device: as for
+    load_generator. noise, noise_seed: strength
     (0: none, 1: as trained) and seed of the noise of a generator that has some. samples: number of draws of
     it, whose mean is written to output, and their standard deviation beside it as NAME_spread. Nothing is
     written where one of the outputs exists.
     """
     check_tile(tile)
-    generator, noise = load_generator(weights, device).generator, Noise(noise_seed, noise)
-    check_noise(generator, noise, samples)
-    jobs, notes = list_jobs(input, output, depth_scale(generator), samples)
+    resolver, noise = load_generator(weights, device), Noise(noise_seed, noise)
+    check_noise(resolver.generator, noise, samples)
+    window = trained_window(resolver)
+    images, volumes, notes = list_images_and_volumes(resolver, input, output, samples, window)
     for note in notes:
         log.warning("%s", note)
-    return [path for _, path in super_resolve_files(generator, jobs, tile, noise=noise, samples=samples)]
+    options = {"tile": tile, "noise": noise, "samples": samples, "window": window, "tell": log.info}
+    return list(super_resolve_jobs(resolver.generator, images, volumes, weights, **options))
 
 
 def evaluate(

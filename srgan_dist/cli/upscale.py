@@ -18,25 +18,44 @@ def main(argv=None, prog=None):
     from srgan_dist.api import load_generator
     from srgan_dist.data.noise import Noise
     from srgan_dist.evaluation.super_resolve import check_noise, depth_scale
-    from srgan_dist.evaluation.super_resolve_files import list_jobs, spread_path
+    from srgan_dist.evaluation.super_resolve_files import spread_path
+    from srgan_dist.evaluation.super_resolve_jobs import list_images_and_volumes, super_resolve_jobs
 
     with cli_errors(), joined_ranks(arguments.device) as (rank, ranks, device):
         resolver = load_generator(arguments.weights, device)
-        generator, trained = resolver.generator, resolver.header.get("window")
+        generator = resolver.generator
         noise, samples = Noise(arguments.noise_seed, arguments.noise), arguments.samples
         check_noise(generator, noise, samples)
-        by_blocks = generator.config.ndim == 3
-        window, read = reading(arguments, by_blocks, trained)
-        jobs, notes = list_jobs(
-            arguments.input, arguments.output, depth_scale(generator), samples, read, by_blocks
+        window, raw = reading(arguments, resolver)
+        images, volumes, notes = list_images_and_volumes(
+            resolver, arguments.input, arguments.output, samples, window, raw
         )
-        volumes = [job for job in jobs if by_blocks and job[0].slices > 1]
-        images = [job for job in jobs if not by_blocks or job[0].slices == 1]
         check_options(arguments, images, volumes, generator, ranks)
         tell = print if rank == 0 else lambda *text, **options: None
-        for note in notes + stack_notes(jobs, generator):
+        for note in notes + stack_notes(images, generator):
             tell(f"note: {note}", file=sys.stderr)
-        work_through(images, volumes, generator, arguments, noise, window, (rank, ranks), tell)
+        jobs, written = images + volumes, 0
+        try:
+            for _ in super_resolve_jobs(
+                generator,
+                images,
+                volumes,
+                arguments.weights,
+                tile=arguments.tile,
+                halo=arguments.halo,
+                noise=noise,
+                samples=samples,
+                window=window,
+                always=bool(arguments.window),
+                rank=rank,
+                ranks=ranks,
+                tell=tell,
+                progress=progress_bar,
+            ):
+                written += 1
+        except BaseException:
+            tell(f"{written} of {len(jobs)} outputs were written", file=sys.stderr)
+            raise
         if len(jobs) > 1:
             tell(f"{len(jobs)} images written to {arguments.output}")
         else:
@@ -133,33 +152,22 @@ def joined_ranks(device):
     state.destroy_process_group()
 
 
-def reading(arguments, by_blocks, trained):
-    """Return the Window of --window, else that of the training data (a text or None), and the function that
-    reads a header.
-    """
+def reading(arguments, resolver):
+    """Return the Window of --window, else that of the training data or None, and the RawOptions of --raw."""
     from srgan_dist.data.formats.bare_raw import parse_raw
-    from srgan_dist.data.image_files import read_header, read_info
     from srgan_dist.data.window import Window, parse_window
+    from srgan_dist.evaluation.super_resolve_jobs import trained_window
 
     for option in ("halo", "window", "raw"):
-        if not by_blocks and getattr(arguments, option) is not None:
+        if resolver.ndim == 2 and getattr(arguments, option) is not None:
             raise UserError(f"--{option} is for volumes of a 3-D generator; leave it out")
-    raw = parse_raw(arguments.raw) if arguments.raw else None
-    window = parse_window(arguments.window) if arguments.window else None
+    window = parse_window(arguments.window) if arguments.window else trained_window(resolver)
     if window is not None and not isinstance(window, Window):
         raise UserError(
             f"--window {arguments.window}: give LOW:HIGH, the window with which the training data were built;"
             " another one shows the network other grey levels"
         )
-    if window is None and by_blocks and trained:
-        window = parse_window(trained)
-
-    def read(path):
-        if window is not None and (volume := read_header(path, raw)).slices > 1:
-            return volume
-        return read_info(path, raw)
-
-    return window, read
+    return window, parse_raw(arguments.raw) if arguments.raw else None
 
 
 def check_options(arguments, images, volumes, generator, ranks):
@@ -178,55 +186,12 @@ def check_options(arguments, images, volumes, generator, ranks):
         )
 
 
-def stack_notes(jobs, generator):
+def stack_notes(images, generator):
     """Return a list of at most one note: that a 2-D generator leaves slices as far apart as they are."""
-    stacks = [info for info, _ in jobs if info.slices > 1]
-    if generator.config.ndim == 3 or not stacks:
+    stacks = [info for info, _ in images if info.slices > 1 and generator.config.ndim == 2]
+    if not stacks:
         return []
     return [
         f"{stacks[0].path}: a 2-D generator refines x and y only; z stays as coarse as it is, and so does its"
         " voxel size"
     ]
-
-
-def work_through(images, volumes, generator, arguments, noise, window, group, tell):
-    """Super-resolve all images and volumes; if it ends early, print the number of finished outputs."""
-    from srgan_dist.evaluation.super_resolve import depth_scale
-    from srgan_dist.evaluation.super_resolve_files import super_resolve_files
-    from srgan_dist.evaluation.super_resolve_volume import super_resolve_volume
-    from srgan_dist.utils.files import sha256_of
-
-    def progress(info, pages):
-        return progress_bar(pages, info.path.name, "slice", info.slices * depth_scale(generator))
-
-    written, (rank, ranks) = 0, group
-    try:
-        for _ in super_resolve_files(generator, images, arguments.tile, progress, noise, arguments.samples):
-            written += 1
-        weights = sha256_of(arguments.weights)
-        for volume, path in volumes:
-            # 8-bit voxels are grey levels already, unless the user says otherwise
-            own = window if arguments.window or volume.dtype != "uint8" else None
-            if own is not None:
-                mapped = f"become black to white, the result is mapped back to {volume.dtype}"
-                tell(f"{volume.path}: values {own} {mapped}")
-            super_resolve_volume(
-                generator,
-                volume,
-                path,
-                weights,
-                tile=arguments.tile,
-                halo=arguments.halo,
-                noise=noise,
-                samples=arguments.samples,
-                window=own,
-                rank=rank,
-                ranks=ranks,
-                tell=tell,
-                progress=lambda own, total, name=volume.path.name: progress_bar(own, name, "block", total),
-            )
-            written += 1
-    except BaseException:
-        if rank == 0:
-            print(f"{written} of {len(images) + len(volumes)} outputs were written", file=sys.stderr)
-        raise
