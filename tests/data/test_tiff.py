@@ -1,4 +1,5 @@
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -187,3 +188,28 @@ def test_pages_that_are_turned_differently_are_refused(tmp_path):
     tifffile.imwrite(path, VOLUME[1], append=True, metadata=None, extratags=[(274, "H", 1, 3, True)])
     with pytest.raises(ImageError, match="page 1 has Orientation 3, page 0 has 1"):
         read_info(path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="counts the bytes that Linux says were read")
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_a_block_reads_its_pages_only(tmp_path, compression):
+    path, volume = tmp_path / "many.tif", np.arange(500 * 40 * 52).astype(np.uint8).reshape(500, 40, 52)
+    with tifffile.TiffWriter(path) as tiff:
+        for page in volume:
+            tiff.write(page, contiguous=False, compression=compression, metadata=None)
+    info = read_info(path)
+    before = bytes_read()
+    assert np.array_equal(info.read((300, 5, 7), (3, 9, 8)), volume[300:303, 5:14, 7:15])
+    assert bytes_read() - before < 100_000  # of 500 headers at least 4 kB would be read each
+
+
+def bytes_read():
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+def test_a_tiff_that_was_replaced_after_its_header_was_read_is_named(tmp_path):
+    path = save(tmp_path / "a.tif", VOLUME)
+    info = read_info(path)
+    path.write_bytes(path.read_bytes()[:8] + bytes(path.stat().st_size - 8))
+    with pytest.raises(ImageError, match="a.tif: "):
+        info.read((3, 0, 0), (1, 5, 5))

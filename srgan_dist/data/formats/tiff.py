@@ -4,6 +4,7 @@ import contextlib
 import logging
 import math
 import re
+from array import array
 
 import numpy as np
 import tifffile
@@ -37,11 +38,12 @@ def _logged_errors():
 
 
 @contextlib.contextmanager
-def _checked_tiff(path):
+def _checked_tiff(path, walk=False):
     """Open a TIFF, and raise errors that tifffile only logs, e.g. for a file that was cut short."""
     with _logged_errors() as errors, tifffile.TiffFile(path, _multifile=False) as tiff:
-        len(tiff.pages)  # walk the chain of pages now
-        _refuse(path, errors)
+        if walk:
+            len(tiff.pages)  # walk the chain of pages now
+            _refuse(path, errors)
         yield tiff
         _refuse(path, errors)
 
@@ -54,15 +56,16 @@ def _refuse(path, errors):
 
 def open_tiff(path):
     """Read the headers of all pages of a TIFF file; raises ImageError for all but a stack of grey slices."""
-    with _checked_tiff(path) as tiff:
-        first = tiff.pages[0]
+    with _checked_tiff(path, walk=True) as tiff:
+        first, offsets = tiff.pages[0], array("q")
         for number, page in enumerate(tiff.pages):  # before _count_slices, which thins the pages out
             if problem := _pixel_problem(page) or _storage_problem(page) or _difference(page, first):
                 raise ImageError(path, f"page {number} {problem}")
+            offsets.append(page.offset)
         pages = _count_slices(path, tiff, first)
         shape = pages, first.imagelength, first.imagewidth
         dtype = np.dtype(first.dtype).newbyteorder("=")
-        return Volume(path, shape, dtype, _voxels, voxel_sizes_um(first), carried_tags(first))
+        return Volume(path, shape, dtype, _voxels, voxel_sizes_um(first), carried_tags(first), offsets)
 
 
 def _pixel_problem(page):
@@ -172,13 +175,16 @@ def _check_headerless(path, series, first, pages, slices):
 @contextlib.contextmanager
 def _voxels(volume):
     with _checked_tiff(volume.path) as tiff:
-        if volume.slices > len(tiff.pages):
+        if volume.slices > len(volume.layout):
             yield _raw_slices(volume, tiff)
         else:
-            yield Slices(volume, lambda number: _decoded(tiff.pages[number]))
+            yield Slices(volume, lambda number: _decoded(tiff, number, volume.layout[number]))
 
 
-def _decoded(page):
+def _decoded(tiff, number, offset):
+    """Decode the page at an offset: `tiff.pages` would walk all pages before it."""
+    tiff.filehandle.seek(offset)
+    page = tifffile.TiffPage(tiff, number)
     pixels = page.asarray()
     return np.moveaxis(pixels, 0, -1) if page.axes == "SYX" else pixels
 
