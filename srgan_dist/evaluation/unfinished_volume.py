@@ -79,7 +79,8 @@ def _removed_if_empty(folder):
 
 def _prepare(folder, outputs, settings, make):
     output = next(iter(outputs))
-    if (folder / SETTINGS).exists():
+    there = all(_place(folder, path).exists() for path in outputs)  # and none deleted that had its name
+    if (folder / SETTINGS).exists() and there:
         _compare(folder, output, settings)
         return
     for path in folder.iterdir():

@@ -1,6 +1,7 @@
 """The command on volumes: kills, signals, ranks, options and inputs of every kind."""
 
 import random
+import shutil
 import signal
 import sys
 import time
@@ -8,7 +9,7 @@ import time
 import numpy as np
 import pytest
 import tifffile
-from commands import TORCHRUN, finished, run, start, wait_until
+from commands import TORCHRUN, finished, run, start, start_ranks, wait_until
 from volume_runs import network, source, whole
 
 from srgan_dist.data.image_files import read_header
@@ -26,40 +27,70 @@ def upscale(*arguments, **environment):
     return run(sys.executable, "launch/super_resolve.py", *arguments, **environment)
 
 
-def test_the_command_on_a_volume_continues_where_it_was_killed(tmp_path, weights):
-    kill_and_finish(tmp_path, weights, kills=3)
+def test_the_command_on_a_volume_continues_where_it_was_killed(tmp_path):
+    kill_and_finish(tmp_path, 1, 3, "out.tif", ["--tile", 4])
 
 
 @pytest.mark.slow
-def test_the_command_survives_many_kills(tmp_path, weights):
-    kill_and_finish(tmp_path, weights, kills=30)
+@pytest.mark.parametrize(
+    "ranks, name, options",
+    [
+        (1, "out.tif", ["--tile", 4]),
+        (2, "out.mhd", ["--tile", 4]),
+        (2, "out.zarr", ["--tile", 6, "--samples", 2]),
+    ],
+    ids=str,
+)
+def test_the_command_survives_many_kills(tmp_path, ranks, name, options):
+    kill_and_finish(tmp_path, ranks, 30 // ranks, name, options)
 
 
-def kill_and_finish(tmp_path, weights, kills):
-    """Kill runs at random moments, begin anew after each that ended first, and compare every output."""
+def kill_and_finish(tmp_path, ranks, kills, name, options):
+    """Kill runs at random moments, begin anew after each that ended first, and compare every output.
+
+    Of several ranks all are killed, one soon after the other.
+    """
     source(tmp_path / "in.tif", shape=(40, 40, 40))
-    options = [weights, tmp_path / "in.tif", "--tile", 4]
-    expected = tmp_path / "whole" / "out.tif"
-    done = upscale(*options[:2], expected, *options[2:])
-    assert done.returncode == 0 and "out.tif: 80 x 80 x 80 uint8" in done.stdout, done.stderr
-    rng, output, continued = random.Random(0), tmp_path / "out.tif", 0
-    journal = folder_of(output) / "blocks.0.jsonl"
+    save_generator(tmp_path / "g.safetensors", network(noise=1), {})
+    command = ["launch/super_resolve.py", tmp_path / "g.safetensors", tmp_path / "in.tif"]
+    expected, output = tmp_path / "whole" / name, tmp_path / "killed" / name
+    done = run(sys.executable, *command, expected, *options)
+    assert done.returncode == 0 and f"{name}: 80 x 80 x 80 uint8" in done.stdout, done.stderr
+    rng, continued, folder = random.Random(0), 0, folder_of(output)
+
+    def begun():
+        return any(journal.stat().st_size for journal in folder.glob("blocks.*.jsonl"))
+
+    def finish():
+        assert contents(output.parent) == contents(expected.parent)
+        for path in output.parent.glob("[!.]*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
     while kills:
-        continued += journal.exists() and journal.stat().st_size > 0
-        process = start(sys.executable, "launch/super_resolve.py", *options[:2], output, *options[2:])
-        while process.poll() is None and not (journal.exists() and (continued or journal.stat().st_size)):
+        before = begun()
+        continued += before
+        processes = start_ranks(*command, output, *options, ranks=ranks)
+        while processes[0].poll() is None and not (folder.exists() if before else begun()):
             time.sleep(0.001)
-        time.sleep(rng.uniform(0, 1.5) if continued else 0)
-        process.send_signal(signal.SIGKILL)
-        finished(process)
-        kills -= process.returncode == -signal.SIGKILL
+        time.sleep(rng.uniform(0, 1.5) if before else 0)
+        for process in rng.sample(processes, ranks):
+            process.send_signal(signal.SIGKILL)
+            time.sleep(rng.uniform(0, 0.3) * (ranks - 1))
+        ended = [finished(process).returncode for process in processes]
+        kills -= -signal.SIGKILL in ended
         if output.exists():
-            assert output.read_bytes() == expected.read_bytes()
-            output.unlink()
-    done = upscale(*options[:2], output, *options[2:])
-    assert done.returncode == 0 and continued, done.stderr
-    assert output.read_bytes() == expected.read_bytes()
-    assert not folder_of(output).exists()
+            finish()
+    for process in start_ranks(*command, output, *options, ranks=ranks):
+        done = finished(process)
+        assert done.returncode == 0 and continued, done.stderr
+    finish()
+    assert not folder.exists()
+
+
+def contents(folder):
+    """Return {name: bytes} of all files below a folder, but for those of an unfinished volume."""
+    files = [file for path in folder.glob("[!.]*") for file in [path, *path.rglob("*")] if file.is_file()]
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
