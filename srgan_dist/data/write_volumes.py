@@ -79,7 +79,6 @@ class _FlatWriter:
 
     def __init__(self, file, offset, shape, dtype):
         self.offset, self.shape, self.dtype = offset, shape, dtype
-        self.bytes = math.prod(shape) * dtype.itemsize
         self.descriptor = os.open(file, os.O_RDWR)
 
     def write(self, corner, block):
@@ -96,8 +95,9 @@ class _FlatWriter:
         os.fsync(self.descriptor)
 
     def missing_bytes(self):
-        """Return how many bytes of the disk the voxels still need, about."""
-        return max(0, self.bytes - 512 * os.fstat(self.descriptor).st_blocks)
+        """Return how many bytes of the disk the voxels still need."""
+        file = os.fstat(self.descriptor)
+        return max(0, file.st_size - 512 * file.st_blocks)
 
     def close(self):
         os.close(self.descriptor)
@@ -136,8 +136,14 @@ class _ZarrWriter:
         self.written = set()
 
     def missing_bytes(self):
-        """Return 0: how well the chunks will be compressed is unknown."""
-        return 0
+        """Return how many bytes of the disk the voxels still need at most: if none could be compressed."""
+        raw, place = (
+            math.prod(self.array.chunks) * self.array.dtype.itemsize,
+            os.statvfs(self.folder).f_frsize,
+        )
+        each = -(-(raw + raw // 256 + 64) // place) * place  # ZSTD_COMPRESSBOUND, in whole blocks of the disk
+        there = sum(len(files) for *_, files in os.walk(self.folder / "c"))
+        return (self.array.nchunks - there) * each
 
     def close(self):
         """There is nothing to close."""

@@ -109,8 +109,8 @@ def _check_space(output, needed):
     free = shutil.disk_usage(folder_of(output)).free
     if needed > free:
         raise UserError(
-            f"OUTPUT={output} needs {needed:,} more bytes, and its disk has {free:,} free; make room, or give"
-            " another name"
+            f"OUTPUT={output} needs up to {needed:,} more bytes, and its disk has {free:,} free; make room,"
+            " or give another name"
         )
 
 
@@ -123,7 +123,7 @@ def disk_named(output, missing=lambda: 0):
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         free, needed = shutil.disk_usage(output.parent).free, missing()
-        needs = f"needs {needed:,} more bytes" if needed else "needs more room"
+        needs = f"needs up to {needed:,} more bytes" if needed else "needs more room"
         raise UserError(
             f"OUTPUT={output} {needs}, and its disk has {free:,} free ({error.strerror}); make room and run"
             " the same command again, which continues"
@@ -164,7 +164,7 @@ class UnfinishedVolume:
         self.pending, self.flushed = [], time.monotonic()
 
     def missing_bytes(self):
-        """Return how many bytes of the disk the voxels still need, about."""
+        """Return how many bytes of the disk the voxels still need, at most."""
         return sum(writer.missing_bytes() for writer in self.writers)
 
     def close(self):

@@ -1,5 +1,7 @@
 """Volumes written block by block: what our own reader, and others, make of them."""
 
+import math
+
 import numpy as np
 import pytest
 import tifffile
@@ -57,6 +59,28 @@ def test_a_volume_of_zeros_is_complete(tmp_path, suffix):
     write_blocks(tmp_path / f"out{suffix}", np.zeros(SHAPE, np.uint16))
     volume = read_header(tmp_path / f"out{suffix}")
     assert not volume.read((0, 0, 0), SHAPE).any()
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_missing_bytes_are_an_upper_bound_that_falls_to_none(tmp_path, suffix, dtype):
+    shape, random = (64, 64, 128), np.random.default_rng(0)
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    voxels = random.integers(0, 256, size, np.uint8).view(dtype).reshape(shape)  # cannot be compressed
+    writer = create(tmp_path / f"out{suffix}", shape, dtype, None, 64)
+    needed, used = writer.missing_bytes(), used_below(tmp_path)
+    for corner in (0, 64):
+        writer.write((0, 0, corner), voxels[:, :, corner : corner + 64])
+    writer.flush()
+    block = 2**12  # of the disk: a header fills a part of one
+    assert used_below(tmp_path) - used <= needed + block and needed <= 1.05 * voxels.nbytes
+    assert used_below(tmp_path) >= voxels.nbytes and writer.missing_bytes() == 0
+    writer.close()
+
+
+def used_below(folder):
+    """Return the bytes of the disk that the files below a folder take."""
+    return sum(512 * file.stat().st_blocks for file in folder.rglob("*") if file.is_file())
 
 
 def test_a_tiff_above_4_gb_is_a_bigtiff_and_sparse(tmp_path):

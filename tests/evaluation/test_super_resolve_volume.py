@@ -1,6 +1,7 @@
 """Volumes of any size, block by block: the voxels of the whole, interruptions, full disks."""
 
 import os
+import re
 
 import numpy as np
 import pytest
@@ -144,10 +145,14 @@ def test_a_disk_that_gets_full_is_named_and_the_run_continues(tmp_path):
     assert np.array_equal(by_blocks(generator, tmp_path / "in.npy", output), expected)
 
 
-def test_a_disk_that_is_too_small_is_named_before_the_work(tmp_path):
-    np.lib.format.open_memmap(tmp_path / "in.npy", "w+", np.uint8, (2000, 2000, 2000))
-    with pytest.raises(
-        UserError, match=r"needs 4,095,999,\d{3},\d{3} more bytes, and its disk has [\d,]+ free"
-    ):
-        by_blocks(network(scale=8), tmp_path / "in.npy", tmp_path / "out.npy", tile=500)
+@pytest.mark.parametrize("suffix", [".npy", ".tif", ".mhd", ".zarr"])
+@pytest.mark.parametrize("samples, needed", [(None, 2.048e12), (2, 10.24e12)])
+def test_a_disk_that_is_too_small_is_named_before_the_work(tmp_path, suffix, samples, needed):
+    """The spread needs four bytes per voxel beside one of the mean."""
+    np.lib.format.open_memmap(tmp_path / "in.npy", "w+", np.uint8, (1000, 2000, 2000))
+    generator = network(scale=8, noise=1)
+    with pytest.raises(UserError, match="more bytes, and its disk has [0-9,]+ free; make room") as error:
+        by_blocks(generator, tmp_path / "in.npy", tmp_path / f"out{suffix}", tile=400, samples=samples)
+    found = int(re.search(r"needs up to ([0-9,]+)", str(error.value))[1].replace(",", ""))
+    assert needed * 0.999 < found < needed * 1.02
     assert [path.name for path in tmp_path.iterdir()] == ["in.npy"]
