@@ -105,12 +105,14 @@ class RRDBNet(nn.Module):
     @property
     def receptive_radius(self):
         """LR pixels beyond its own that an output pixel depends on, at most."""
+        return 2 + CONVS_OF_A_BLOCK * self.config.num_blocks + self.upsampling_overlap
+
+    @property
+    def upsampling_overlap(self):
+        """LR pixels of features beyond its own that an output pixel of `upsampled` depends on."""
         # 2 HR pixels: the two convolutions behind the enlargement
-        behind = max(
-            upsampling_radius(self.config.scale, 2, "nearest_before"),
-            NoiseHead.lr_radius if self.config.noise else 0,
-        )
-        return 2 + CONVS_OF_A_BLOCK * self.config.num_blocks + behind
+        radius = upsampling_radius(self.config.scale, 2, "nearest_before")
+        return max(radius, NoiseHead.lr_radius if self.config.noise else 0)
 
     @property
     def tile_overlap(self):
@@ -120,12 +122,20 @@ class RRDBNet(nn.Module):
         return min(self.config.tile_overlap, self.receptive_radius)
 
     def forward(self, lr, *noise):
+        return self.upsampled(self.features(lr), lr, *noise)
+
+    def features(self, lr):
+        """Return what the trunk makes of lr: features [B, num_filters, *shape]."""
         x = self.head(lr)
-        lr_features = features = x + self.trunk(self.blocks(x))
+        return x + self.trunk(self.blocks(x))
+
+    def upsampled(self, features, lr, *noise):
+        """Return sr of a part of an image from the features, the LR and the noise of that part."""
+        upscaled = features
         for conv in self.upscale:
-            features = F.leaky_relu(conv(features), 0.2)
-        sr = self.tail(F.leaky_relu(self.last(features), 0.2))
-        return sr + self.texture(features, lr_features, *noise) if noise else sr
+            upscaled = F.leaky_relu(conv(upscaled), 0.2)
+        sr = self.tail(F.leaky_relu(self.last(upscaled), 0.2))
+        return sr + self.texture(upscaled, features, *noise) if noise else sr
 
     def _initialize_dense_blocks(self):
         for module in self.blocks.modules():
