@@ -86,7 +86,8 @@ def parse_arguments(argv, prog):
         "--tile",
         type=int,
         metavar="N",
-        help="LR pixels of a tile along each axis; bounds the memory (default: 192, with a 3-D generator 32)",
+        help="LR pixels of a tile along each axis; bounds the memory (default: 192, with a 3-D generator so"
+        " many that a block takes at most 2 GiB per CPU thread or 6 GiB of a GPU)",
     )
     volumes = parser.add_argument_group("volumes of a 3-D generator")
     volumes.add_argument(

@@ -1,7 +1,9 @@
 """Applying a generator to images and volumes of any size, tile by tile, as if it saw each in one piece."""
 
 import itertools
+import math
 import numbers
+import operator
 from dataclasses import replace
 from functools import partial
 
@@ -17,21 +19,24 @@ from srgan_dist.utils.errors import UserError
 
 NOISE = Noise()  # of a generator with noise, where nothing else is said
 
-# ndim -> LR pixels of a tile along each axis; in 2-D a 16-block network at x4 needs about 1.5 GB for it
+# ndim -> LR pixels of a tile along each axis; in 2-D a 16-block network at x4 needs about 1.5 GB for it.
+# In 3-D of generators without `floats_per_pixel`; of others it is one of BLOCKS, by its activations
 TILES = {2: 192, 3: 32}
+BLOCKS = range(16, 128 + 1, 8)  # multiples of 8, which chunks of Zarr can share
+ACTIVATION_BYTES = {"cpu": 2 * 2**30, "gpu": 6 * 2**30}  # on a CPU per thread, since each has a block
 
 
 def super_resolve(generator, lr, tile=None, noise=NOISE, number=0):
     """Super-resolve images of one shape: lr [..., *shape] numpy uint8 or uint16 -> float32 tensor [...,
     *(s*shape)] in [0, 1] on the device; shape has as many axes as the generator has dimensions.
 
-    tile: LR pixels of a tile along each axis; None takes that of TILES. noise: each image has that of image
+    tile: LR pixels of a tile along each axis; None: `tile_or_default`. noise: each image has that of image
     `number` of a stack.
     """
     scale, ndim = generator.config.scale, generator.config.ndim
     shape = lr.shape[-ndim:]
     sr = torch.empty(*lr.shape[:-ndim], *(scale * length for length in shape), device=device_of(generator))
-    for window in tiles_of(shape, tile_or_default(tile, generator)):
+    for window in tiles_of(shape, tile_or_default(tile, generator, shape)):
         sr[..., *scaled(window, scale)] = super_resolve_window(generator, lr, window, noise, number)
     return sr
 
@@ -148,7 +153,6 @@ def super_resolve_pages(generator, images, tile=None, noise=NOISE, samples=None)
     a tile of its own, of this slab or of the next.
     """
     scale = generator.config.scale
-    tile = tile_or_default(tile, generator)
 
     def compute(job):
         number, image, window = job
@@ -156,7 +160,11 @@ def super_resolve_pages(generator, images, tile=None, noise=NOISE, samples=None)
         draws = draws_of_part(generator, image[wide], wide, window, noise, number, samples or 1)
         return image, window, grey_levels_of(draws, image.dtype, samples)
 
-    jobs = ((*numbered, window) for numbered in images for window in tiles_of(numbered[1].shape, tile))
+    jobs = (
+        (number, image, window)
+        for number, image in images
+        for window in tiles_of(image.shape, tile_or_default(tile, generator, image.shape))
+    )
     for image, window, results in one_thread_each(compute, jobs, device_of(generator)):
         *_, height, width = image.shape
         *_, rows, columns = window
@@ -222,8 +230,24 @@ def depth_scale(generator):
     return generator.config.scale if generator.config.ndim == 3 else 1
 
 
-def tile_or_default(tile, generator):
-    return TILES[generator.config.ndim] if tile is None else tile
+def tile_or_default(tile, generator, shape, halo=None):
+    """Return LR pixels of a tile along each axis: `tile`, where it is None those of TILES or, in 3-D, the
+    largest of BLOCKS whose activations fit ACTIVATION_BYTES, at least the smallest.
+
+    They are 4 bytes times the larger of floats_per_pixel[0] * (block and halo) and floats_per_pixel[1] *
+    (block and upsampling_overlap), both in LR voxels and as far as the volume, of `shape`, goes. halo: None
+    is that of the generator.
+    """
+    if tile is not None or generator.config.ndim == 2 or not hasattr(generator, "floats_per_pixel"):
+        return TILES[generator.config.ndim] if tile is None else tile
+    limit = ACTIVATION_BYTES["cpu" if device_of(generator).type == "cpu" else "gpu"]
+    margins = generator.tile_overlap if halo is None else halo, generator.upsampling_overlap
+
+    def activation_bytes(tile):
+        sizes = (math.prod(min(tile + 2 * margin, length) for length in shape) for margin in margins)
+        return 4 * max(map(operator.mul, generator.floats_per_pixel, sizes))
+
+    return max((tile for tile in BLOCKS if activation_bytes(tile) <= limit), default=BLOCKS[0])
 
 
 def check_tile(tile):

@@ -166,7 +166,7 @@ def super_resolve_files(
                 raise
             raise UserError(
                 f"{info.path}: {memory_of(device_of(generator))} is too small for"
-                f" --tile {tile_or_default(tile, generator)}; use a smaller --tile"
+                f" --tile {tile_or_default(tile, generator, info.shape)}; use a smaller --tile"
             ) from None
         yield info, path
 

@@ -4,6 +4,7 @@ an interrupted run continues, and ranks share the work.
 
 import hashlib
 import json
+import math
 
 import numpy as np
 
@@ -46,19 +47,19 @@ def super_resolve_volume(
     """Super-resolve a Volume into the file `output`, in one of the formats of `write_volumes.FORMATS`.
 
     The voxels are those of the volume in one piece, to rounding, in the type of the volume. weights: text
-    that tells other weights from these, e.g. their sha256. tile: LR voxels of a block along each axis. halo:
-    LR voxels around it that the network reads, None: generator.tile_overlap; a smaller one is faster, and
-    tell() is given its deviation. samples: draws of the noise, with the seeds from that of `noise` on; their
-    mean is the output, and their standard deviation, float32 in the unit of the values, goes to
-    `spread_path`. window: Window of values that the network sees as black to white, and to which its results
-    are mapped back; types other than uint8 and uint16 need one, and are computed as 16-bit grey levels.
-    rank, ranks: this process takes every ranks-th block. progress(numbers, total) wraps the numbers of the
-    blocks that this process has to do. Raises UserError for wrong settings, for a full disk, and where an
-    unfinished output has other settings.
+    that tells other weights from these, e.g. their sha256. tile: LR voxels of a block along each axis, None:
+    `tile_or_default`, of which tell() is given a note. halo: LR voxels around a block that the network reads,
+    None: generator.tile_overlap; a smaller one is faster, and tell() is given its deviation. samples: draws
+    of the noise, with the seeds from that of `noise` on; their mean is the output, and their standard
+    deviation, float32 in the unit of the values, goes to `spread_path`. window: Window of values that the
+    network sees as black to white, and to which its results are mapped back; types other than uint8 and
+    uint16 need one, and are computed as 16-bit grey levels. rank, ranks: this process takes every ranks-th
+    block. progress(numbers, total) wraps the numbers of the blocks that this process has to do. Raises
+    UserError for wrong settings, for a full disk, and where an unfinished output has other settings.
     """
-    scale, tile = generator.config.scale, tile_or_default(tile, generator)
     check_halo(generator, halo)
     halo = generator.tile_overlap if halo is None else halo
+    scale, given, tile = generator.config.scale, tile, tile_or_default(tile, generator, volume.shape, halo)
     blocks = Blocks(generator, grey_volume(volume, window), tile, halo, noise)
     shape = tuple(scale * length for length in volume.shape)
     sizes = volume.voxel_sizes_um and tuple(size and size / scale for size in volume.voxel_sizes_um)
@@ -89,6 +90,8 @@ def super_resolve_volume(
     with unfinished_volume(outputs, settings, make, shape, rank) as unfinished:
         if unfinished.done and rank == 0:
             tell(f"{output}: continues, {len(unfinished.done)} of {len(blocks.windows)} blocks are done")
+        if given is None and len(blocks.windows) > 1 and rank == 0:
+            tell(blocks.note())
         if blocks.halo < generator.tile_overlap and rank == 0:
             tell(blocks.deviation())
         own = [n for n in range(rank, len(blocks.windows), ranks) if n not in unfinished.done]
@@ -134,12 +137,24 @@ class Blocks:
 
     def __init__(self, generator, volume, tile, halo, noise):
         self.generator, self.volume, self.halo, self.noise = generator, volume, halo, noise
+        self.tile = tile
         self.windows = list(tiles_of(volume.shape, tile))
 
     def grey_levels(self, number, samples=None):
         """Return the HR voxels of a block, [s*d, s*h, s*w] each, as `grey_levels_of` does."""
         draws = self._draws(self.windows[number], self.halo, samples or 1)
         return grey_levels_of(draws, self.volume.dtype, samples)
+
+    def note(self):
+        """Return a sentence: the tile, and the share of the work of the trunk that is for halos."""
+        whole = [slice(0, length) for length in self.volume.shape]
+        wide = (common(widened(window, self.halo), whole) for window in self.windows)
+        read = sum(math.prod(side.stop - side.start for side in sides) for sides in wide)
+        return (
+            f"note: --tile {self.tile} is chosen: {len(self.windows)} blocks with a halo of {self.halo} LR"
+            f" voxels, which is {1 - math.prod(self.volume.shape) / read:.0%} of the work of the network's"
+            " trunk; a larger --tile needs less work and more memory"
+        )
 
     def deviation(self):
         """Return a sentence: how much the halo changes the middle block."""

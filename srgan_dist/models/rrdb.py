@@ -121,6 +121,16 @@ class RRDBNet(nn.Module):
         """
         return min(self.config.tile_overlap, self.receptive_radius)
 
+    @property
+    def floats_per_pixel(self):
+        """Numbers in memory at once per LR pixel: of features, and of `upsampled`, each at most about.
+
+        They are 4 times what the last convolution of a dense block reads, and 5 feature maps of HR: measured
+        in 3-D with oneDNN, 3.5 to 3.9 and 3.7.
+        """
+        width = self.config.num_filters
+        return 4 * (width + 4 * self.config.growth), 5 * width * self.config.scale**self.config.ndim
+
     def forward(self, lr, *noise):
         return self.upsampled(self.features(lr), lr, *noise)
 
