@@ -71,6 +71,12 @@ def parts_of(path):
     return [path.with_suffix(".raw"), path] if path.suffix.lower() == ".mhd" else [path]
 
 
+def remove_partial_chunks(path):
+    """Remove what a killed process has left of a chunk of Zarr that it was writing."""
+    for file in Path(path).rglob("*.partial"):
+        file.unlink()
+
+
 class _FlatWriter:
     """Writes blocks of voxels that lie in a file as in memory, the last axis fastest.
 
@@ -142,7 +148,7 @@ class _ZarrWriter:
             os.statvfs(self.folder).f_frsize,
         )
         each = -(-(raw + raw // 256 + 64) // place) * place  # ZSTD_COMPRESSBOUND, in whole blocks of the disk
-        there = sum(len(files) for *_, files in os.walk(self.folder / "c"))
+        there = sum(len(files) for *_, files in os.walk(self.folder / "c"))  # and at most a few .partial
         return (self.array.nchunks - there) * each
 
     def close(self):

@@ -14,7 +14,7 @@ import os
 import shutil
 import time
 
-from srgan_dist.data.write_volumes import open_created, parts_of
+from srgan_dist.data.write_volumes import open_created, parts_of, remove_partial_chunks
 from srgan_dist.runtime.process_group import barrier
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.files import sync, take_name, write_json
@@ -58,6 +58,8 @@ def unfinished_volume(outputs, settings, make, shape, rank=0):
             yield volume
         barrier()
         if rank == 0:
+            for path in outputs:
+                remove_partial_chunks(_place(folder, path))
             for part in [part for path in reversed(outputs) for part in parts_of(folder / path.name)]:
                 target = output.with_name(part.name)
                 named = target.exists() and (not part.exists() or target.samefile(part))  # by a killed run

@@ -111,6 +111,16 @@ def test_a_stopped_run_continues(tmp_path, suffix):
     assert said == [f"{output}: continues, 10 of 27 blocks are done"]
 
 
+def test_what_a_killed_process_left_of_a_chunk_is_removed(tmp_path):
+    output = tmp_path / "out.zarr"
+    source(tmp_path / "in.npy")
+    with pytest.raises(Stopped):
+        by_blocks(network(), tmp_path / "in.npy", output, progress=stop_after(10))
+    (folder_of(output) / "out.zarr/0/c/0/0/1.bf95e9d3.partial").touch()  # as zarr names it
+    by_blocks(network(), tmp_path / "in.npy", output)
+    assert len(list((output / "0" / "c").rglob("*.*"))) == 0
+
+
 def test_an_unfinished_output_of_other_settings_is_named(tmp_path):
     generator, path, output = network(), tmp_path / "in.npy", tmp_path / "out.npy"
     source(path)
