@@ -94,10 +94,10 @@ def super_resolve(weights, input, output, tile=None, device=None, noise=1.0, noi
     also into MetaImage (.mhd) and OME-Zarr (.zarr); the same call continues one that was interrupted. Voxels
     that are not uint8 are read with the window of the training data, where the weights have one. tile: side
     in LR pixels of tiles and blocks, which bounds the memory; None: 192 in 2-D, in 3-D as many as fit
-    2 GiB per thread or 6 GiB of a GPU. device: as for load_generator. noise, noise_seed: strength
-    (0: none, 1: as trained) and seed of the noise of a generator that has some. samples: number of draws of
-    it, whose mean is written to output, and their standard deviation beside it as NAME_spread. Nothing is
-    written where one of the outputs exists.
+    2 GiB per thread or 6 GiB of a GPU. device: as for load_generator. noise, noise_seed: strength (0: none,
+    1: as trained) and seed of the noise of a generator that has some. samples: number of draws of it, whose
+    mean is written to output, and their standard deviation beside it as NAME_spread. Nothing is written where
+    one of the outputs exists.
     """
     check_tile(tile)
     resolver, noise = load_generator(weights, device), Noise(noise_seed, noise)

@@ -143,11 +143,9 @@ class _ZarrWriter:
 
     def missing_bytes(self):
         """Return how many bytes of the disk the voxels still need at most: if none could be compressed."""
-        raw, place = (
-            math.prod(self.array.chunks) * self.array.dtype.itemsize,
-            os.statvfs(self.folder).f_frsize,
-        )
-        each = -(-(raw + raw // 256 + 64) // place) * place  # ZSTD_COMPRESSBOUND, in whole blocks of the disk
+        size = math.prod(self.array.chunks) * self.array.dtype.itemsize
+        bound, block = size + size // 256 + 64, os.statvfs(self.folder).f_frsize  # as ZSTD_COMPRESSBOUND
+        each = -(-bound // block) * block
         there = sum(len(files) for *_, files in os.walk(self.folder / "c"))  # and at most a few .partial
         return (self.array.nchunks - there) * each
 

@@ -81,10 +81,10 @@ def _removed_if_empty(folder):
 
 def _prepare(folder, outputs, settings, make):
     output = next(iter(outputs))
-    there = all(_place(folder, path).exists() for path in outputs)  # and none deleted that had its name
-    if (folder / SETTINGS).exists() and there:
+    if (folder / SETTINGS).exists():
         _compare(folder, output, settings)
-        return
+        if all(_place(folder, path).exists() for path in outputs):  # none deleted that already had its name
+            return
     for path in folder.iterdir():
         if path.name != "lock":  # of a process that ended before the file was made
             shutil.rmtree(path) if path.is_dir() else path.unlink()

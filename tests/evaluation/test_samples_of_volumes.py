@@ -63,8 +63,9 @@ def test_a_stopped_run_continues_with_the_same_bytes(tmp_path, suffix):
     by_blocks(generator, path, outputs[0], **SAMPLES)
     with pytest.raises(Stopped):
         by_blocks(generator, path, outputs[1], progress=stop_after(10), **SAMPLES)
-    with pytest.raises(UserError, match="other values of: samples"):
-        by_blocks(generator, path, outputs[1], samples=4, noise=Noise(5))
+    for other in ({"samples": 4, "noise": Noise(5)}, {"noise": Noise(5)}):
+        with pytest.raises(UserError, match="other values of: samples"):
+            by_blocks(generator, path, outputs[1], **other)
 
     def count(numbers, total):
         started.extend(numbers)
@@ -95,3 +96,13 @@ def test_a_run_that_ended_between_two_names_continues(tmp_path, suffix):
     assert np.abs(found.astype(int) - mean).max() <= 1
     assert np.allclose(voxels_of(spread_path(output)), spread, atol=1e-3)
     assert not folder_of(output).exists()
+
+
+def test_blocks_without_samples_are_kept_from_a_run_with_samples(tmp_path):
+    source(tmp_path / "in.npy")
+    output = tmp_path / "out.npy"
+    with pytest.raises(Stopped):
+        by_blocks(noisy(), tmp_path / "in.npy", output, progress=stop_after(10))
+    with pytest.raises(UserError, match="other values of: noise, samples"):
+        by_blocks(noisy(), tmp_path / "in.npy", output, **SAMPLES)
+    assert (folder_of(output) / "blocks.0.jsonl").read_bytes().count(b"block") == 10
