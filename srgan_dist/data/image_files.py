@@ -25,7 +25,7 @@ from srgan_dist.data.formats.netcdf import open_netcdf
 from srgan_dist.data.formats.npy import open_npy
 from srgan_dist.data.formats.nrrd import open_nrrd
 from srgan_dist.data.formats.png import open_png
-from srgan_dist.data.formats.slices import SLICE_READERS, open_slices
+from srgan_dist.data.formats.slices import SLICE_READERS, open_slices, slice_files
 from srgan_dist.data.formats.tiff import open_tiff
 from srgan_dist.data.formats.txm import open_txm, open_txrm
 from srgan_dist.data.formats.volume_graphics import open_vgi, open_vol_info
@@ -173,6 +173,11 @@ def is_slice(path):
         return False  # it will be named when it is read
 
 
+def belongs_to_series(path):
+    """Return whether a file of a folder of slices is read with these: a slice, or a log of Bruker's."""
+    return _suffix(path) in (*SLICE_SUFFIXES, ".log")
+
+
 def is_image(path):
     """Return whether the suffix of `path`, in any case, is that of a format that is read."""
     return _suffix(path) in READERS
@@ -256,7 +261,13 @@ def natural(path):
 def _folder_reader(folder):
     if is_store(folder):
         return open_zarr
-    return open_series if series_files(folder) else open_slices
+    dicom, others = series_files(folder), slice_files(folder)
+    if dicom and others:
+        raise ImageError(
+            folder,
+            f"holds slices of several formats, {dicom[0].name}, {others[0].name}; leave those of one there",
+        )
+    return open_series if dicom else open_slices
 
 
 def _reader(path):

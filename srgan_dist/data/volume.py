@@ -28,6 +28,7 @@ class ImageError(UserError):
 
     def __init__(self, path, problem):
         super().__init__(f"{path}: {problem}")
+        self.path = path
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,18 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from srgan_dist.data.image_files import is_hidden, is_slice, is_store, natural, read_header, read_info
+from srgan_dist.data.image_files import (
+    belongs_to_series,
+    is_hidden,
+    is_slice,
+    is_store,
+    natural,
+    read_header,
+    read_info,
+)
 from srgan_dist.packing.scan_deeprock import find_pairs, is_side
 from srgan_dist.packing.scan_folder import find_images
-from srgan_dist.packing.scan_pairs import add_partner, add_partners
+from srgan_dist.packing.scan_pairs import add_partners
 from srgan_dist.packing.source import Scan, pair_fits
 from srgan_dist.utils.errors import UserError
 
@@ -33,12 +41,9 @@ def find_sources(source, kind, scale, ndim=2, aligned=False, raw=None, any_dtype
         _find_in_two(*map(Path, source), ndim, fits, scan)
         return scan
     root = Path(source)
-    if root.is_file():
-        find_images(root.parent, [root], ndim, scan, root.stem)
-        return scan
-    _check_folder(root, "SOURCE")
+    _check_root(root, "SOURCE")
     absolute = Path(os.path.abspath(root))
-    if is_side(absolute):
+    if root.is_dir() and is_side(absolute):
         raise UserError(
             f"SOURCE={root} is called like one side of a DeepRock-SR set; give the folder that holds both,"
             f" {absolute.parent}, or, to have an LR side made, a folder whose name ends neither in _HR nor"
@@ -54,30 +59,37 @@ def find_sources(source, kind, scale, ndim=2, aligned=False, raw=None, any_dtype
 
 
 def _find_in_two(hr_root, lr_root, ndim, fits, scan):
-    if hr_root.is_file() and lr_root.is_file():
-        find_images(hr_root.parent, [hr_root], ndim, scan, hr_root.stem)
-        add_partner(lr_root, fits, scan)
-        return
     for root, option in ((hr_root, "--hr"), (lr_root, "--lr")):
-        _check_folder(root, option)
+        _check_root(root, option)
     _, hr_files = _walk(hr_root, ndim, scan)
     _, lr_files = _walk(lr_root, ndim, scan)
+    kinds = ["one volume" if _is_volume(root, scan) else "a folder of others" for root in (hr_root, lr_root)]
+    if len(set(kinds)) > 1:
+        raise UserError(
+            f"--hr={hr_root} is {kinds[0]}, --lr={lr_root} is {kinds[1]}; give two volumes, or two folders"
+        )
     find_images(hr_root, hr_files, ndim, scan)
     add_partners(hr_root, lr_root, lr_files, fits, scan)
 
 
-def _check_folder(root, option):
+def _check_root(root, option):
     if not os.path.lexists(root):
         raise UserError(f"{option}={root} does not exist")
-    if not root.is_dir():
-        way_out = "" if option == "SOURCE" else "; give two folders, or two files"
-        raise UserError(f"{option}={root} is not a folder{way_out}")
+    if not (root.is_dir() or root.is_file()):
+        raise UserError(f"{option}={root} is a broken link or no regular file; give a folder or a volume")
+
+
+def _is_volume(root, scan):
+    return root.is_file() or is_store(root) or root in scan.series
 
 
 def _walk(root, ndim, scan):
     """List the folders and files below `root` in natural order; links are followed, hidden names left out. A
-    folder that is a volume counts as a file: a Zarr store, or of volumes (ndim=3) a folder of slices.
+    folder that is a volume counts as a file: a Zarr store, or of volumes (ndim=3) a folder of slices. A root
+    that is a volume is its own only file.
     """
+    if _is_volume(root, scan):
+        return [], [root]
     folders, files, reached = [], [], {}
 
     def unreadable(error):
@@ -98,7 +110,7 @@ def _walk(root, ndim, scan):
         found = [Path(parent, name) for name in (*file_names, *stores) if not is_hidden(name)]
         if ndim == 3 and not is_side(Path(parent)) and _holds_slices(found):
             scan.series.add(Path(parent))
-            found = [Path(parent)]
+            found = [Path(parent), *(path for path in found if not belongs_to_series(path))]
         files += found
     for path in [path for path in files if not (path.is_file() or is_store(path) or path in scan.series)]:
         files.remove(path)

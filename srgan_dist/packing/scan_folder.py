@@ -3,7 +3,9 @@
 A layout that only resembles this is a fault: a misspelt split would turn test images into training images.
 """
 
+import os
 import re
+from pathlib import Path
 
 from srgan_dist.data.image_files import FORMATS
 from srgan_dist.data.manifest import SPLITS
@@ -12,6 +14,7 @@ from srgan_dist.packing.source import (
     few_sources,
     grouped,
     header_or_problem,
+    name_of,
     only_images,
     some,
     split_in_order,
@@ -20,23 +23,22 @@ from srgan_dist.packing.source import (
 _SPLIT_NAMES = {"train", "training", "valid", "validation", "val", "dev", "test", "testing"}
 
 
-def find_images(root, files, ndim, scan, rock_of_file=None):
+def find_images(root, files, ndim, scan):
     """Add to a Scan the HR images among the files below `root`, and every fault of their layout.
 
-    One or two volumes of a rock (ndim=3) get no split here, as they can be cut into slabs. rock_of_file: the
-    rock of the only file, where it alone is the source and not the folder.
+    One or two volumes of a rock (ndim=3) get no split here, as they can be cut into slabs. `root` may be
+    its only file, a volume.
     """
     images, problems = only_images(files, root, scan), {}
-    given = [] if rock_of_file else _given_splits(root, images, scan.faults)
+    given = [] if images == [root] else _given_splits(root, images, scan)
     if given:
         scan.notes.append(f"the splits are those of the folders {', '.join(given)}")
     groups = {}  # (rock, given split or None) -> [(header, names of folders below the rock's)], in order
     for path in images:
         parts = path.relative_to(root).parts
-        split, *folders = [*([] if given else [None]), *parts[:-1]]
-        if path in scan.series and len(parts) == 1 + bool(given):  # slices right in the folder of a rock
-            folders = parts[-1:]
-        rock, *inside = folders or [rock_of_file or root.resolve().name]
+        split, parts = (parts[0], parts[1:]) if given else (None, parts)
+        folders = parts[:-1] or parts * (path in scan.series)  # slices right in the folder of a rock
+        rock, *inside = folders or [name_of(root, scan) if path == root else root.resolve().name]
         if info := header_or_problem(path, scan, problems):
             groups.setdefault((rock, split), []).append((info, inside))
     scan.faults.extend(grouped(problems))
@@ -50,19 +52,21 @@ def find_images(root, files, ndim, scan, rock_of_file=None):
             else:
                 scan.notes.append(few_sources(rock, len(members)))
         for (info, inside), split in zip(members, splits, strict=True):
-            name = "_".join([rock, *filter(None, [given_split]), *inside, info.path.stem])
-            file = str(info.path.relative_to(root))
+            name = "_".join([rock, *filter(None, [given_split]), *inside, name_of(info.path, scan)])
+            own = Path(os.path.abspath(root)).parent if info.path == root else root
+            file = os.path.relpath(info.path, own)
             scan.sources.append(Source(re.sub(r"[^A-Za-z0-9_-]", "_", name), rock, split, file, info))
 
 
-def _given_splits(root, images, faults):
+def _given_splits(root, images, scan):
     """Return the splits that the user made as sub-folders, or none; a similar layout is a fault."""
-    paths = [path.relative_to(root) for path in images]
+    files = [path / "slices" if path in scan.series else path for path in images]
+    paths = [path.relative_to(root) for path in files]
     deeper = dict.fromkeys(
         root / path.parent for path in paths if any(map(_resembles_split, path.parts[1:-1]))
     )
     if deeper:
-        faults.append(
+        scan.faults.append(
             f"{some(list(deeper))}: splits are only understood above the rocks: call the folders"
             f" {root / 'train' / 'ROCK'} and so on, or give them names unlike splits if they are none"
         )
@@ -71,7 +75,7 @@ def _given_splits(root, images, faults):
         return []
     problems = _split_problems(folders, paths)
     if problems:
-        faults.append(
+        scan.faults.append(
             f"{root}: has folders called like splits, but {'; '.join(problems)}. Allowed are a folder train"
             " and, beside it, valid and test, with one image or more in each and nothing else. Rename, move"
             " or remove the others; if the folders are rocks, give them names unlike splits"

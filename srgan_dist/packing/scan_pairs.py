@@ -8,15 +8,6 @@ from dataclasses import replace
 from srgan_dist.packing.source import grouped, header_or_problem, only_images
 
 
-def add_partner(lr_path, fits, scan):
-    """Give the only source of a Scan its LR file."""
-    problems = {}
-    lr = header_or_problem(lr_path, scan, problems)
-    pairs = [replace(source, lr=lr) for source in scan.sources if lr and fits(source.hr, lr, problems)]
-    scan.faults.extend(grouped(problems))
-    scan.sources[:] = pairs
-
-
 def add_partners(hr_root, lr_root, lr_files, fits, scan):
     """Give every source of a Scan of `hr_root` its LR file below `lr_root`; no partner, or two, is a fault.
 
@@ -24,12 +15,12 @@ def add_partners(hr_root, lr_root, lr_files, fits, scan):
     """
     partners, problems = {}, {}
     for path in only_images(lr_files, lr_root, scan):
-        other = partners.setdefault(path.relative_to(lr_root).with_suffix(""), path)
+        other = partners.setdefault(_name(path, lr_root, scan), path)
         if other is not path:
             scan.faults.append(f"{path}: has the same name as {other}; remove one of them")
     pairs = []
     for source in scan.sources:
-        name = source.hr.path.relative_to(hr_root).with_suffix("")
+        name = _name(source.hr.path, hr_root, scan)
         path = partners.pop(name, None)
         if path is None:
             scan.faults.append(f"{source.hr.path}: has no LR partner; expected {lr_root / name}.*")
@@ -38,3 +29,9 @@ def add_partners(hr_root, lr_root, lr_files, fits, scan):
     scan.faults.extend(f"{path}: has no HR partner in {hr_root}" for path in partners.values())
     scan.faults.extend(grouped(problems))
     scan.sources[:] = pairs
+
+
+def _name(path, root, scan):
+    """Return the path below `root` without suffix; that of a root that is a volume itself is "."."""
+    name = path.relative_to(root)
+    return name if path == root or path in scan.series else name.with_suffix("")

@@ -1,7 +1,9 @@
 """A source of samples, and the helpers of all scans: headers read once, faults grouped by problem."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -49,8 +51,16 @@ def header_or_problem(path, scan, problems):
     try:
         return scan.read(path)
     except ImageError as error:
-        problems.setdefault(str(error).removeprefix(f"{path}: "), []).append(path)
+        if error.path == path:
+            problems.setdefault(str(error).removeprefix(f"{path}: "), []).append(path)
+        else:
+            scan.faults.append(str(error))  # it names the slice of a folder
         return None
+
+
+def name_of(path, scan):
+    """Return the name of a volume without suffix; a folder of slices has none."""
+    return Path(os.path.abspath(path)).name if path in scan.series else path.stem
 
 
 def apply_window(scan, window, dtype):

@@ -79,15 +79,20 @@ def _check_alike(page, first):
         )
 
 
-def _in_order(folder):
-    """Return the files of the slices of a folder by number."""
-    paths = [
+def slice_files(folder):
+    """List the files of a folder that are slices by their names, not hidden ones."""
+    return [
         path
         for path in sorted(folder.iterdir())
         if path.suffix.lower() in SLICE_READERS
         and not path.name.startswith(".")
         and not path.name.lower().endswith(_PREVIEW)
     ]
+
+
+def _in_order(folder):
+    """Return the files of the slices of a folder by number."""
+    paths = slice_files(folder)
     if not paths:
         raise ImageError(folder, f"is a folder without slices; they are files {', '.join(SLICE_READERS)}")
     texts, numbers = zip(*(_text_and_numbers(path) for path in paths))
