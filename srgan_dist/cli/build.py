@@ -62,7 +62,7 @@ def main(argv=None, prog=None):
                 source,
                 out,
                 BuildOptions(**options),
-                lambda results, count: progress_bar(results, "pack", "image", count),
+                lambda results, count, act: progress_bar(results, act, "", count),
                 run,
             )
         for note in result.notes:

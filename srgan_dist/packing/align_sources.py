@@ -29,7 +29,7 @@ def align_sources(scan, options, run, progress):
     """Replace the pairs of a Scan by their aligned parts; faults and notes name each with its numbers."""
     work = partial(_align, scale=options.scale, ndim=options.ndim, limit=options.align)
     pairs = [source for source in scan.sources if source.lr]
-    aligned = list(progress(run(work, pairs), count=len(pairs)))
+    aligned = list(progress(run(work, pairs), len(pairs), "register pairs"))
     scan.faults.extend(result.fault for result in aligned if result.fault)
     scan.notes.extend(_note(result.source) for result in aligned if not result.fault)
     others = [source for source in scan.sources if not source.lr]

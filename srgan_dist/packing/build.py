@@ -50,16 +50,16 @@ def build(source, out, options, progress=None, run=map):
 
     source: a folder, or two, (HR, LR), whose images have the same names; or files instead.
     run(function, jobs): yields the results in order, as `map` and the `map` of any executor of
-    concurrent.futures do; the set has the same bytes with any of them. progress(results, count) wraps the
-    results, as tqdm does. Raises BuildError with all faults of the source, UserError when `out` holds
-    something else.
+    concurrent.futures do; the set has the same bytes with any of them. progress(results, count, act) wraps
+    the results of each act, e.g. "pack images", as tqdm does. Raises BuildError with all faults of the
+    source, UserError when `out` holds something else.
     """
     if is_url(out):
         raise UserError(f"OUT={out} is a URL; give a new folder, and copy the finished set to the URL")
     out = Path(os.path.realpath(out))
     for folder in source if isinstance(source, tuple) else (source,):
         _check_out(Path(folder), out)
-    counted = progress or (lambda results, count: results)
+    counted = progress or (lambda results, count, act: results)
 
     # Decide everything that follows from headers, and from the registration of pairs
     scan = find_sources(
@@ -82,7 +82,7 @@ def build(source, out, options, progress=None, run=map):
     faults = scan.faults + check_samples(scan.sources, samples, options)
     if faults:  # decode the pixels too, so that a user can correct everything at once
         raise BuildError(faults + decode_faults(scan.sources, samples, options, run, counted))
-    fingerprint = {"options": options.recorded(), "source_sha256": _digest(whole, run)}
+    fingerprint = {"options": options.recorded(), "source_sha256": _digest(whole, run, counted)}
     if holds_files(out):
         return Result(_same_set(out, fingerprint), scan.notes, already_there=True)
     if options.ndim == 3 and options.min_contrast:
@@ -151,13 +151,14 @@ def _same_set(out, fingerprint):
     )
 
 
-def _digest(sources, run):
+def _digest(sources, run, progress):
     """Hash names and bytes of all source files, with which the manifest lets a set be compared."""
     sides = [
         [file for side in (source.hr, source.lr) if side for file in files_of(side.path)]
         for source in sources
     ]
-    hashes = iter(run(sha256_of, list(chain(*sides))))
+    files = list(chain(*sides))
+    hashes = iter(list(progress(run(sha256_of, files), len(files), "hash files")))
     total = hashlib.sha256()
     for source, paths in zip(sources, sides, strict=True):
         parts = [source.rock, source.split, source.file, *islice(hashes, len(paths))]

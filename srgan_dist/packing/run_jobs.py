@@ -1,6 +1,7 @@
 """All pixels of a build: jobs for sources or regions of them, run by any executor, and their results."""
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain, groupby
 
 import numpy as np
@@ -29,6 +30,7 @@ class BuildError(UserError):
 
 def decode_faults(sources, samples, options, run, progress):
     """Decode all pixels of the sources and return their faults."""
+    progress = partial(progress, act="look for further faults")
     return _run(_jobs(sources, samples, options), run, progress).faults
 
 
@@ -38,6 +40,7 @@ def pack_all(sources, samples, tables, shards, dtype, options, directory, run, p
     Raises BuildError with all faults of the pixels.
     """
     jobs = _jobs(sources, samples, options, directory, dtype)
+    progress = partial(progress, act="pack images" if options.ndim == 2 else "pack regions")
     pack_images = _pack_plain if options.encoding == "npy" else _pack_encoded
     results = pack_images(jobs, tables, shards, directory, run, progress)
     return results.notes() + _faint(tables, dtype)
@@ -47,9 +50,13 @@ def leave_out_empty(sources, samples, options, run, progress):
     """Decode all blocks; returns (the samples of those that are not empty, notes on the others).
 
     Raises BuildError with all faults of the pixels, and where no block is left.
+
+    `pack_all` reads the others a second time. Which blocks are empty depends on the median of their rock, and
+    the places of the others on which are: to read once, every block would have to be written twice. This
+    reading takes 4 % of a build (300^3 voxels in NPY), 8 % where it decompresses (TIFF, zlib).
     """
     jobs = _jobs(sources, samples, options)
-    results = list(progress(run(contrasts, jobs), count=len(jobs)))
+    results = list(progress(run(contrasts, jobs), len(jobs), "look for empty blocks in regions"))
     if faults := list(dict.fromkeys(fault for fault, _ in results if fault)):
         raise BuildError(faults)
     found = list(chain.from_iterable(of_job for _, of_job in results))
@@ -143,9 +150,7 @@ def _pack(jobs, tables, directory, run, progress):
 def _run(jobs, run, progress, directory=None):
     """Run all jobs and record their results in the journal; returns Results."""
     results = Results(jobs[0].ndim if jobs else 2, resumed=sum(job.known is not None for job in jobs))
-    for number, (job, packed) in enumerate(
-        zip(jobs, progress(run(pack, jobs), count=len(jobs)), strict=True)
-    ):
+    for number, (job, packed) in enumerate(zip(jobs, progress(run(pack, jobs), len(jobs)), strict=True)):
         results.add(job, packed)
         if directory and not job.known and not packed.fault:
             directory.record(number, [packed.contents, packed.facts])

@@ -26,7 +26,10 @@ import json, os, signal, sys
 from srgan_dist.packing.build import BuildOptions, build
 from srgan_dist.utils.executors import process_pool
 
-def killed(results, count):
+def killed(results, count, act):
+    if act != "pack images":
+        yield from results
+        return
     for taken, result in enumerate(results):
         if taken == int(sys.argv[4]):
             os.kill(os.getpid(), signal.SIGKILL)
@@ -246,9 +249,9 @@ def test_a_build_whose_processes_were_killed_is_continued(tmp_path, source):
 def ended_by_death(taken):
     """Let a process of the pool be killed after this number of results."""
 
-    def progress(results, count):
+    def progress(results, count, act):
         for number, result in enumerate(results):
-            if number == taken:
+            if number == taken and act == "pack images":
                 with process_pool(2) as run:
                     list(run(die, range(2)))
             yield result
@@ -261,9 +264,11 @@ def die(_):
 
 
 def test_an_interrupted_build_is_continued(tmp_path, source):
-    def interrupted(results, count):
-        yield next(iter(results))
-        raise KeyboardInterrupt
+    def interrupted(results, count, act):
+        for result in results:
+            yield result
+            if act == "pack images":
+                raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         build(tmp_path / "hr", tmp_path / "out", TINY, interrupted)

@@ -140,18 +140,18 @@ def test_16_bit_volumes_keep_every_value(tmp_path):
 
 
 def test_an_interrupted_build_of_volumes_is_resumed(packed, tmp_path):
-    passes = []
+    acts = []
 
-    def interrupted(results, count):
-        passes.append(count)
-        if len(passes) == 1:  # the search for empty blocks
-            yield from results
-            return
-        yield next(iter(results))
-        raise KeyboardInterrupt
+    def interrupted(results, count, act):
+        acts.append((act, count))
+        for result in results:
+            yield result
+            if act == "pack regions":
+                raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         build(packed / "hr", tmp_path / "out", OPTIONS, interrupted)
+    assert acts == [("hash files", 3), ("look for empty blocks in regions", 3 * 2), ("pack regions", 3 * 2)]
     result = build(packed / "hr", tmp_path / "out", OPTIONS)
     assert "an interrupted build had packed 1 of 6 regions already" in result.notes
     assert read_manifest(tmp_path / "out") == read_manifest(packed / "out")
