@@ -90,6 +90,8 @@ def find_window(volumes, percent=AUTO_PERCENT):
 
 
 def _finite(volume, values):
+    if np.isnan(values).any():
+        raise UserError(f"{volume.path}: holds NaN (not a number); fill such voxels with a value")
     if not np.isfinite(values).all():
-        raise UserError(f"{volume.path}: holds NaN or infinity; fill such voxels, or give --window LOW:HIGH")
+        raise UserError(f"{volume.path}: holds infinity; fill such voxels, or give --window LOW:HIGH")
     return values.copy()

@@ -44,7 +44,10 @@ def find_shift(hr, lr, scale):
     """
     size = [min(fine // scale, coarse) for fine, coarse in zip(hr.shape, lr.shape, strict=True)]
     if min(size) < SMALLEST:
-        raise ValueError(f"{'x'.join(map(str, size))} LR voxels are too few; {SMALLEST} per axis at least")
+        raise ValueError(
+            f"{'x'.join(map(str, size))} LR voxels are too few; {SMALLEST} per axis at least. Leave the pair"
+            " out, or crop both sides by hand and leave out --align"
+        )
     hr, lr = hr[tuple(slice(n * scale) for n in size)], lr[tuple(map(slice, size))].astype(np.float64)
     if hr.min() == hr.max() or lr.min() == lr.max():
         raise ValueError("one side has a single grey level")

@@ -162,10 +162,11 @@ class Results:
     """The results of all jobs."""
 
     ndim: int
-    faults: list = field(default_factory=list)
+    unusable: list = field(default_factory=list)  # faults of sources
+    leaks: dict = field(default_factory=dict)  # (file, file of another split) -> what is the same in both
     constant: list = field(default_factory=list)  # names of pages or blocks
     repeated: list = field(default_factory=list)
-    first_seen: dict = field(default_factory=dict)  # hash of a page or block -> (split, its name)
+    first_seen: dict = field(default_factory=dict)  # hash of a page or block -> (split, file, its name)
     facts: list = field(default_factory=list)  # of each job, those of its samples
     resumed: int = 0  # jobs that an interrupted build had done
 
@@ -173,21 +174,28 @@ class Results:
         """Add the result of one job; jobs come in their order, whatever the order of the work."""
         source = job.source
         self.facts.append(packed.facts)
-        if packed.fault:
-            self.faults.append(packed.fault)
+        if packed.fault and packed.fault not in self.unusable:  # each region of a volume may have it
+            self.unusable.append(packed.fault)
         for number, content in enumerate(packed.contents):
             name = job.name_of(number)
             if content is None:
                 self.constant.append(name)  # blank slices are alike everywhere and are no sign of leakage
                 continue
-            split, first = self.first_seen.setdefault(content, (source.split, name))
+            path = source.hr.path
+            split, other, first = self.first_seen.setdefault(content, (source.split, path, name))
             if split != source.split:
-                self.faults.append(
-                    f"{name}: is in {source.split} and is the same picture as {first} in {split};"
-                    " scores would be too good. Remove one of them"
-                )
+                leak = f"{name}: is in {source.split} and is the same picture as {first} in {split}"
+                self.leaks.setdefault((path, other), []).append(leak)
             elif first != name:
                 self.repeated.append(name)
+
+    @property
+    def faults(self):
+        faults = list(self.unusable)
+        for first, *others in self.leaks.values():
+            more = f", as are {len(others)} others of both files" if others else ""
+            faults.append(f"{first}{more}; scores would be too good. Remove one of them")
+        return faults
 
     def notes(self):
         notes, images = [], "images" if self.ndim == 2 else "blocks"

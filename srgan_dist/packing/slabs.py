@@ -50,6 +50,8 @@ def cut_into_slabs(scan, options):
 
 def _slabs_of(source, options):
     """Return a source's slabs, one for each split, or None."""
+    if min(source.hr.shape) < options.crop:
+        return None  # a fault of the whole file, which `check_samples` names
     axis = source.hr.shape.index(max(source.hr.shape))
     cuts = slabs(source.hr.shape[axis], options.crop, options.scale)
     return cuts and [

@@ -11,6 +11,7 @@ from srgan_dist.data.image_files import left_out, natural, read_info, split_imag
 from srgan_dist.data.manifest import SPLITS
 from srgan_dist.data.volume import ImageError, Volume
 from srgan_dist.data.window import Window, find_window, parse_window
+from srgan_dist.utils.scales import SCALES
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def pair_fits(hr, lr, problems, scale, ndim, aligned=False):
     if hr_size != tuple(scale * size for size in lr_size) and not aligned:
         misfits.append(
             f"is {'x'.join(map(str, hr_size))}, which is not scale={scale} times"
-            f" {'x'.join(map(str, lr_size))} of its partner in {lr.path.parent}"
+            f" {'x'.join(map(str, lr_size))} of its partner in {lr.path.parent}; {_way_out(hr_size, lr_size)}"
         )
     if ndim == 2 and hr.slices != lr.slices:
         misfits.append(
@@ -107,6 +108,16 @@ def pair_fits(hr, lr, problems, scale, ndim, aligned=False):
     for misfit in misfits:
         problems.setdefault(misfit, []).append(hr.path)
     return not misfits
+
+
+def _way_out(hr_size, lr_size):
+    """Say what to do about a pair whose sizes do not fit."""
+    ratio = next((n for n in SCALES if hr_size == tuple(n * size for size in lr_size)), None)
+    if ratio:
+        return f"use --scale {ratio}"
+    if min(lr / hr for hr, lr in zip(hr_size, lr_size, strict=True)) > 1:
+        return "HR and LR seem to be exchanged"
+    return "correct the pair, or let --align cut both to their overlap"
 
 
 def split_in_order(count):

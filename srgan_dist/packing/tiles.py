@@ -29,9 +29,11 @@ def tile_starts(size, tile, scale):
 
     Tiles are `tile` long, evenly spaced, and overlap rather than leave a remainder. An axis that is shorter
     than that is one tile; only the excess over a multiple of `scale` (less than `scale` pixels) is left out
-    at its ends.
+    at its ends. One that is shorter than `scale` has no tile.
     """
     whole = size - size % scale
+    if whole == 0:
+        return 0, []
     if whole <= tile:
         return whole, [(size - whole) // 2]
     count = -(-size // tile)
@@ -121,34 +123,49 @@ def check_samples(sources, samples, options):
         for rock in sorted({source.rock for source in sources})
         if not rock.isprintable()
     ]
-    for sample in samples:
-        if problem := key_problem(sample.key):
-            faults.append(f"{sources[sample.source].hr.path}: {problem}; rename the file")
-    return list(dict.fromkeys(faults)) + _collisions(sources, samples)
+    return list(dict.fromkeys(faults)) + _bad_keys(sources, samples) + _collisions(sources, samples)
 
 
 def _small_images(sources, options):
-    problems, square = {}, "square" if options.ndim == 2 else "cube"
+    problems, scale = {}, options.scale
+    square, pixels, image = (
+        ("square", "pixels", "image") if options.ndim == 2 else ("cube", "voxels", "volume")
+    )
     for source in sources:
         size = source.hr.shape[-options.ndim :]
         if min(size) < options.crop:
+            largest = min(size) // scale * scale
             problem = (
-                f"{'x'.join(map(str, size))} pixels are less than crop={options.crop}, the HR {square} that"
-                f" training cuts ({options.crop // options.scale} LR pixels at scale={options.scale});"
-                " leave the image out or choose a smaller --crop"
+                f"{'x'.join(map(str, size))} {pixels}{' of overlap' * bool(source.alignment)} are less than"
+                f" crop={options.crop}, the HR {square} that training cuts ({options.crop // scale} LR"
+                f" {pixels} at scale={scale}); leave the {image} out"
+                + (f", or choose --crop {largest} or less" if largest else "")
+                + (", or pack slices, with --dims 2" if options.ndim == 3 and size[0] == 1 else "")
             )
             problems.setdefault(problem, []).append(source.hr.path)
     return grouped(problems)
 
 
+def _bad_keys(sources, samples):
+    """Return the faults of keys, one per file, whatever the number of its samples."""
+    faults = {}
+    for sample in samples:
+        path = sources[sample.source].hr.path
+        if path not in faults and (problem := key_problem(sample.key)):
+            faults[path] = f"{path}: {problem}; rename the file"
+    return list(faults.values())
+
+
 def _collisions(sources, samples):
-    seen, faults = {}, []
+    """Return the faults of files with equal keys, one per pair of them."""
+    seen, faults = {}, {}
     for sample in samples:
         path = sources[sample.source].hr.path
         other = seen.setdefault(sample.key.lower(), path)
-        if other is not path:
-            faults.append(f"{path}: has the same key {sample.key!r} as {other}; rename one of them")
-    return faults
+        if other != path:
+            fault = f"{path}: has the same key {sample.key!r} as {other}; rename one of them"
+            faults.setdefault((path, other), fault)
+    return list(faults.values())
 
 
 def stored_dtype(sources, dtype):

@@ -121,5 +121,5 @@ def test_a_volume_of_one_block_has_the_key_of_its_file_and_thin_ones_are_faults(
     cube = samples[0]
     assert cube.key.endswith("_cube") and (cube.corner, cube.shape) == ((1, 0, 0), (16, 16, 16))
     faults = "\n".join(check_samples(sources, samples, options))
-    assert "thin.npy: 7x16x16 pixels are less than crop=8, the HR cube that training cuts" in faults
-    assert "slice.npy: 1x16x16 pixels are less than crop=8" in faults
+    assert "thin.npy: 7x16x16 voxels are less than crop=8, the HR cube that training cuts" in faults
+    assert "slice.npy: 1x16x16 voxels are less than crop=8" in faults
