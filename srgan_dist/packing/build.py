@@ -28,7 +28,7 @@ from srgan_dist.packing.options import BuildOptions
 from srgan_dist.packing.run_jobs import BuildError, decode_faults, leave_out_empty, pack_all
 from srgan_dist.packing.scan import find_sources
 from srgan_dist.packing.slabs import cut_into_slabs
-from srgan_dist.packing.source import apply_window
+from srgan_dist.packing.source import apply_window, some
 from srgan_dist.packing.tiles import check_samples, list_samples, stored_dtype
 from srgan_dist.storage.encoding import encoder
 from srgan_dist.storage.remote import is_url
@@ -74,6 +74,7 @@ def build(source, out, options, progress=None, run=map):
     if options.window is not None and scan.sources and not scan.faults:
         options = replace(options, window=str(apply_window(scan, options.window, options.dtype)))
     whole = list(scan.sources)
+    stamps = _stamps(whole)
     if options.align is not None:
         align_sources(scan, options, run, counted)
     if options.ndim == 3:
@@ -97,6 +98,10 @@ def build(source, out, options, progress=None, run=map):
     maker = {"version": VERSION, "encoder": encoder(options.encoding)}
     with _write_failures_named(out, needed, options), build_directory(out, fingerprint | maker) as directory:
         notes = pack_all(scan.sources, samples, tables, shards, dtype, options, directory, run, counted)
+        if changed := dict(stamps ^ _stamps(whole)):
+            raise BuildError(
+                [f"{some(sorted(changed))}: changed while it was packed; start again when it is done"]
+            )
         manifest = write_manifest(directory.set, tables, shards, rocks, dtype, options, fingerprint, run)
         os.replace(directory.set, out)
         sync(out.parent)
@@ -151,12 +156,21 @@ def _same_set(out, fingerprint):
     )
 
 
+def _files(source):
+    return [file for side in (source.hr, source.lr) if side for file in files_of(side.path)]
+
+
+def _stamps(sources):
+    """Return {(file, (size, time of its last change))} of all source files, by which a change shows."""
+    files = {file for source in sources for file in _files(source)}
+    below = chain.from_iterable(file.rglob("*") if file.is_dir() else [file] for file in files)
+    stats = {file: file.stat() for file in below if file.is_file()}
+    return {(file, (stat.st_size, stat.st_mtime_ns)) for file, stat in stats.items()}
+
+
 def _digest(sources, run, progress):
     """Hash names and bytes of all source files, with which the manifest lets a set be compared."""
-    sides = [
-        [file for side in (source.hr, source.lr) if side for file in files_of(side.path)]
-        for source in sources
-    ]
+    sides = list(map(_files, sources))
     files = list(chain(*sides))
     hashes = iter(list(progress(run(sha256_of, files), len(files), "hash files")))
     total = hashlib.sha256()

@@ -62,7 +62,10 @@ def leave_out_empty(sources, samples, options, run, progress):
     found = list(chain.from_iterable(of_job for _, of_job in results))
     kept, notes = without_empty(sources, samples, found, options.min_contrast)
     if not kept:
-        raise BuildError([*notes, "no block is left; give other volumes, or min_contrast=0"])
+        window = f", another window than {options.window}" if options.window else ""
+        raise BuildError(
+            [f"no block is left; give other volumes{window}, or min_contrast=0 ({'; '.join(notes)})"]
+        )
     return kept, notes
 
 

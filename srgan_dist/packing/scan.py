@@ -69,7 +69,7 @@ def _find_in_two(hr_root, lr_root, ndim, fits, scan):
             f"--hr={hr_root} is {kinds[0]}, --lr={lr_root} is {kinds[1]}; give two volumes, or two folders"
         )
     find_images(hr_root, hr_files, ndim, scan)
-    add_partners(hr_root, lr_root, lr_files, fits, scan)
+    add_partners(hr_root, hr_files, lr_root, lr_files, fits, scan)
 
 
 def _check_root(root, option):

@@ -103,3 +103,49 @@ def test_the_voxels_behind_a_header_decide_whether_a_set_is_the_same(tmp_path):
     with pytest.raises(UserError, match="holds another set"):
         build(tmp_path / "plug.mhd", tmp_path / "set", BuildOptions(**OPTIONS))
     assert json.loads((tmp_path / "set" / "manifest.json").read_text())["ndim"] == 3
+
+
+@pytest.mark.parametrize("where", ["plug.raw", "slices/9.tif", "slices/10.tif"])
+def test_a_file_that_changes_while_it_is_packed_is_a_fault(tmp_path, where):
+    """A scanner may still be writing it; what was packed would not be what the manifest says."""
+    source, path = tmp_path / "in" / where.split("/")[0], tmp_path / "in" / where
+    path.parent.mkdir(parents=True)
+    if source == path:
+        expected_grey().astype(np.uint8).tofile(path)
+    else:
+        for number, page in enumerate(np.random.default_rng(0).integers(0, 256, (10, 12, 12), np.uint8)):
+            tifffile.imwrite(source / f"{number}.tif", page)
+
+    def growing(results, count, act):
+        for result in results:
+            yield result
+            if act == "pack regions":
+                with open(path, "ab") as file:
+                    file.write(b"more")
+
+    options = BuildOptions(raw="12x10x88,uint8", **OPTIONS)
+    with pytest.raises(BuildError, match=f"{where}: changed while it was packed; start again"):
+        build(source, tmp_path / "set", options, growing)
+    assert not list(tmp_path.glob("set*"))
+
+
+def test_a_pair_is_named_by_what_is_wrong_with_it_alone(tmp_path):
+    hr = expected_grey().astype(np.uint8)
+    np.save(tmp_path / "fine.npy", hr.astype(np.float32))
+    np.save(tmp_path / "coarse.npy", downsample(hr, 2))
+    (tmp_path / "notes.txt").write_text("no volume")
+    for sides, words in (
+        (("fine.npy", "coarse.npy"), "fine.npy: pixels are float32"),  # nothing about coarse.npy
+        (("coarse.npy", "notes.txt"), "notes.txt: format '.txt' is not read"),
+    ):
+        with pytest.raises(BuildError) as caught:
+            build(tuple(tmp_path / side for side in sides), tmp_path / "set", BuildOptions(**OPTIONS))
+        (fault,) = caught.value.faults
+        assert fault.startswith(str(tmp_path / words.split(":")[0])) and words in fault
+
+
+def test_a_window_without_any_value_is_named(tmp_path):
+    np.save(tmp_path / "plug.npy", values())
+    options = BuildOptions(**OPTIONS | {"window": "5:6", "min_contrast": 0.05})
+    with pytest.raises(BuildError, match="1 fault .*\n.*another window than 5.0:6.0, or min_contrast=0"):
+        build(tmp_path / "plug.npy", tmp_path / "set", options)

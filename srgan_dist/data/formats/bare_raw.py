@@ -115,4 +115,5 @@ def _ways_out(path):
     beside = [header for suffix in _HEADERS if (header := stem.with_name(stem.name + suffix)).exists()]
     if beside:
         return f". {beside[0].name} beside it may describe it: read that instead"
-    return f". Rename it to e.g. {stem.name}_WIDTHxHEIGHTxDEPTH_uint16_le{path.suffix}, or give the options"
+    name = f"{stem.name}_WIDTHxHEIGHTxDEPTH_uint16_le{path.suffix}"
+    return f". Rename it to e.g. {name}, or give the options (--raw)"

@@ -29,7 +29,7 @@ def raw_volume(path, file, shape, stored, offset=0, voxel_sizes_um=None, spare=0
         raise ImageError(
             path,
             f"{file.name} is cut short: its {voxels} need {max(offset, 0) + nbytes} bytes, the file has"
-            f" {size}; copy or export it again",
+            f" {size}; copy or export it again, or correct its size and type where they are wrong",
         )
     if offset + nbytes + spare < size:
         raise ImageError(
