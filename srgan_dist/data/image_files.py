@@ -91,7 +91,7 @@ READERS = {
 
 SLICE_SUFFIXES = (*SLICE_READERS, ".dcm", ".dicom")
 
-FORMATS = ", ".join(dict.fromkeys(name for name, _ in READERS.values()))  # for messages
+FORMATS = ", ".join(READERS)  # for messages
 
 # suffix of a header -> path -> the file that holds its voxels, which is no image of its own
 _DATA_FILES = {

@@ -119,6 +119,9 @@ def test_a_slice_that_is_cut_short_is_named_once(tmp_path, suffix):
     path.write_bytes(path.read_bytes()[:-60])
     (fault,) = faults_of(tmp_path / "in", tmp_path)
     assert fault.startswith(f"{path}: ") and "cut short" in fault
+    path.write_bytes(b"<html>not found</html>")
+    (fault,) = faults_of(tmp_path / "in", tmp_path)
+    assert fault.startswith(f"{path}: ") and str(folder) + ": " not in fault
 
 
 def test_mixed_folders_of_slices_are_faults(tmp_path):

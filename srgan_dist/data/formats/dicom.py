@@ -15,7 +15,7 @@ import numpy as np
 from srgan_dist.data.formats.header import sizes_um
 from srgan_dist.data.formats.libraries import library, volume_shape
 from srgan_dist.data.formats.raw import raw_volume
-from srgan_dist.data.volume import ImageError, Slices, Volume
+from srgan_dist.data.volume import ImageError, Slices, Volume, failures_named
 
 SUFFIXES = (".dcm", ".dicom")
 
@@ -42,7 +42,7 @@ def open_series(folder):
     Slices are ordered by ImagePositionPatient, else by InstanceNumber. Raises ImageError for slices of
     several series, unequal slices, and slices that are missing or twice.
     """
-    slices = [(path, *_read(path)) for path in series_files(folder)]
+    slices = [(path, *_slice(path)) for path in series_files(folder)]
     first_path, first, first_header = slices[0]
     for path, volume, header in slices:
         for keyword in ("SeriesInstanceUID", "ImageOrientationPatient", "PixelSpacing"):
@@ -64,6 +64,11 @@ def open_series(folder):
     sizes = (*(sizes or (None,)), *(first.voxel_sizes_um or (None,) * 3)[1:])
     layout = tuple(slices[i][1] for i in order)
     return Volume(folder, (len(slices), *first.shape[1:]), first.dtype, _stacked, sizes, layout=layout)
+
+
+def _slice(path):
+    with failures_named(path):
+        return _read(path)
 
 
 def series_files(folder):
