@@ -29,7 +29,8 @@ Pack images into WebDataset tar shards. SOURCE is one of
     --hr HR --lr LR         HR/berea/plug.tif and LR/berea/plug.tif; HR has exactly --scale times the size of
                             LR, or --align registers both and cuts them to their overlap
 
-With --dims 3 the files are volumes, which are cut into blocks; a folder of numbered slices is a volume too.
+With --dims 3 the files are volumes, which are cut into blocks; a folder of numbered slices is a volume too,
+and one of a DICOM series.
 SOURCE, and --hr and --lr, may also be one volume. A rock of one or two volumes is split 8:1:1
 into slabs along the longest axis, with a gap of a crop between them; empty blocks are left out and counted.
 

@@ -183,6 +183,11 @@ def is_image(path):
     return _suffix(path) in READERS
 
 
+def is_raw(path):
+    """Return whether the suffix of `path` is that of voxels without a header."""
+    return READERS.get(_suffix(path), ("", None))[1] is open_raw
+
+
 def _suffix(path):
     """Return the suffix of a path in lower case: of `a.vol.info` the whole of it, which names the format."""
     suffixes = Path(path).suffixes

@@ -108,7 +108,8 @@ def _walk(root, ndim, scan):
         stores = [name for name in names if is_store(Path(parent, name))]
         names[:] = [name for name in names if name not in stores]
         found = [Path(parent, name) for name in (*file_names, *stores) if not is_hidden(name)]
-        if ndim == 3 and not is_side(Path(parent)) and _holds_slices(found):
+        side = Path(parent) != root and is_side(Path(parent))  # --hr and --lr may be called like one
+        if ndim == 3 and not side and _holds_slices(found):
             scan.series.add(Path(parent))
             found = [Path(parent), *(path for path in found if not belongs_to_series(path))]
         files += found

@@ -26,7 +26,7 @@ def find_pairs(root, sides, files, kind, scale, fits, scan):
     files: all files below root. kind, scale: of the LR side. fits(hr, lr, problems): whether both are a pair.
     """
     hr_folders = _checked_sides(root, sides, scan.faults)
-    _report_strays(root, set(sides), split_images(files)[0], scan)
+    _report_strays(root, set(sides), [*split_images(files)[0], *sorted(scan.series)], scan)
     by_folder = {}
     for path in files:
         by_folder.setdefault(path.parent, []).append(path)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from srgan_dist.data.degradation import draw_kernel
+from srgan_dist.data.image_files import is_raw
 from srgan_dist.data.sample import key_problem
 from srgan_dist.packing.source import grouped
 
@@ -117,6 +118,10 @@ def check_samples(sources, samples, options):
         faults.append("lr_blur makes an LR side, but the source has one; leave out --lr-blur")
     if options.align is not None and not all(source.lr for source in sources):
         faults.append("align registers pairs, but the source has no LR side; leave out --align")
+    if options.raw and not any(is_raw(side.path) for s in sources for side in (s.hr, s.lr) if side):
+        faults.append(
+            f"raw={options.raw} is of voxels without a header; the source has none, leave out --raw"
+        )
     faults += _small_images(sources, options)
     faults += [
         f"rock {rock!r}: its name is not printable; rename the folder"

@@ -56,9 +56,9 @@ def test_sources_may_be_packed_in_any_order_by_any_executor(tmp_path):
         tmp_path / "hr",
         tmp_path / "one",
         TINY,
-        lambda results, count: (seen.append((i, count)) or r for i, r in enumerate(results)),
+        lambda results, count, act: (seen.append((i, count, act)) or r for i, r in enumerate(results)),
     )
-    assert seen == [(i, 9) for i in range(9)]
+    assert seen == [(i, 9, act) for act in ("hash files", "pack images") for i in range(9)]
     build(tmp_path / "hr", tmp_path / "other", TINY, run=backwards)
     with ThreadPoolExecutor(3) as pool:
         build(tmp_path / "hr", tmp_path / "threads", TINY, run=pool.map)

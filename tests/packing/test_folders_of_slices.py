@@ -98,10 +98,10 @@ def test_two_volumes_of_any_kind_are_a_pair(tmp_path, kinds):
             np.save(path, voxels)
         return path
 
-    sides = {"fine": VOXELS, "coarse": VOXELS[::2, ::2, ::2]}
+    sides = {"plug_HR": VOXELS, "plug_LR": VOXELS[::2, ::2, ::2]}  # as the sides of DeepRock-SR are called
     paths = tuple(write(kind, *side) for kind, side in zip(kinds, sides.items(), strict=True))
     result = build(paths, tmp_path / "out", OPTIONS)
-    assert result.manifest.totals == {"fine": 3} and result.notes[0].startswith(paths[0].name)
+    assert result.manifest.totals == {paths[0].stem: 3} and result.notes[0].startswith(paths[0].name)
     assert_is_packed(tmp_path / "out")
 
 

@@ -77,6 +77,11 @@ def test_one_file_of_raw_voxels_is_a_source(tmp_path):
         assert np.array_equal(block, expected_grey()[part])
     with pytest.raises(UserError, match="raw=12x10 has to be SHAPE|raw: shape="):
         BuildOptions(raw="12x10", **OPTIONS)
+    np.save(tmp_path / "plug.npy", expected_grey().astype(np.uint8))
+    with pytest.raises(
+        BuildError, match="raw=12x10x88,int16,big is of voxels without a header; the source has"
+    ):
+        build(tmp_path / "plug.npy", tmp_path / "other", options)
 
 
 def test_two_files_are_a_pair(tmp_path):
@@ -123,7 +128,7 @@ def test_a_file_that_changes_while_it_is_packed_is_a_fault(tmp_path, where):
                 with open(path, "ab") as file:
                     file.write(b"more")
 
-    options = BuildOptions(raw="12x10x88,uint8", **OPTIONS)
+    options = BuildOptions(raw="12x10x88,uint8" if source == path else None, **OPTIONS)
     with pytest.raises(BuildError, match=f"{where}: changed while it was packed; start again"):
         build(source, tmp_path / "set", options, growing)
     assert not list(tmp_path.glob("set*"))

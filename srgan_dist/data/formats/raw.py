@@ -35,7 +35,7 @@ def raw_volume(path, file, shape, stored, offset=0, voxel_sizes_um=None, spare=0
         raise ImageError(
             path,
             f"{file.name} has {size} bytes, its {voxels} end at byte {offset + nbytes}; the size or the type"
-            " is not that of the file. Correct the header, or export it again",
+            " is not that of the file. Correct them, or export it again",
         )
     dtype = stored.newbyteorder("=")
     return Volume(path, shape, dtype, _mapped, voxel_sizes_um, layout=(file, stored, offset))
