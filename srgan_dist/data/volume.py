@@ -113,12 +113,15 @@ class _Windowed:
         self.volume, self.voxels, self.window = volume, voxels, window
 
     def __getitem__(self, block):
-        path = self.volume.path
-        values = one_channel(path, self.voxels[block])
-        try:
-            return self.window.to_grey_levels(values, self.volume.dtype)
-        except UserError as error:
-            raise ImageError(path, str(error)) from None
+        path, values = self.volume.path, self.voxels[block]
+        grey = np.empty(values.shape[:3], self.volume.dtype)
+        for number in range(len(values)):  # one slice of float64 in memory at a time
+            page = one_channel(path, values[number : number + 1])
+            try:
+                grey[number] = self.window.to_grey_levels(page[0], grey.dtype)
+            except UserError as error:
+                raise ImageError(path, str(error)) from None
+        return grey
 
 
 class Slices:

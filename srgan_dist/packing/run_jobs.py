@@ -74,7 +74,10 @@ def _jobs(sources, samples, options, directory=None, dtype=None):
     groups = []
     for i, group in groupby(samples, lambda sample: sample.source):
         group = list(group)
-        groups += regions(group, sources[i].hr.dtype.itemsize) if options.ndim == 3 else [group]
+        itemsize = (
+            4 if options.window else sources[i].hr.dtype.itemsize
+        )  # of values before the window: floats
+        groups += regions(group, itemsize) if options.ndim == 3 else [group]
     return [
         Job(
             sources[group[0].source],
