@@ -74,9 +74,7 @@ def _jobs(sources, samples, options, directory=None, dtype=None):
     groups = []
     for i, group in groupby(samples, lambda sample: sample.source):
         group = list(group)
-        itemsize = (
-            4 if options.window else sources[i].hr.dtype.itemsize
-        )  # of values before the window: floats
+        itemsize = 4 if options.window else sources[i].hr.dtype.itemsize  # before the window: of floats
         groups += regions(group, itemsize) if options.ndim == 3 else [group]
     return [
         Job(
