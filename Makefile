@@ -19,7 +19,7 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(if $(ROCKS),@test -d "$(ROCKS)" || { echo "ROCKS=$(ROCKS) is not a folder"; exit 1; })
 	@if [ -e "$(DEMO)/run" ]; then echo "the demo before this one, $(DEMO)/run, is removed"; fi
-	@rm -rf "$(DEMO)/run" "$(DEMO)/shards"
+	@rm -rf "$(DEMO)"
 	@mkdir -p "$(DEMO)"
 	$(if $(ROCKS),,$(BIN)/python shards/synthesize.py "$(DEMO)/rocks")
 	$(BIN)/python shards/build.py "$(SOURCE)" "$(DEMO)/shards"
@@ -48,7 +48,7 @@ SOURCE3D := $(or $(ROCKS),$(DEMO3D)/rocks)
 demo3d: .venv/installed
 	$(if $(ROCKS),@test -e "$(ROCKS)" || { echo "ROCKS=$(ROCKS) does not exist"; exit 1; })
 	@if [ -e "$(DEMO3D)/run" ]; then echo "the demo before this one, $(DEMO3D)/run, is removed"; fi
-	@rm -rf "$(DEMO3D)/run" "$(DEMO3D)/shards"
+	@rm -rf "$(DEMO3D)"
 	@mkdir -p "$(DEMO3D)"
 	$(if $(ROCKS),,$(BIN)/python shards/synthesize.py "$(DEMO3D)/rocks" --dims 3)
 	@# Few volumes would teach few of the kernels of --kind unknown

@@ -146,4 +146,4 @@ def draw_carbonate(rng, size):
     micropores = np.clip(1.2 * (fine + 0.6 * rough + 0.6 * patch) - 2.7, 0, 0.9)
     greys += 3 * patch + rng.normal(0, 6, len(seeds)).astype(np.float32)[crystal] * cement
     scene = blend(blend(greys, 70, micropores), 46 + 2 * patch, pores)
-    return scan(rng, scene, blur=0.62, noise=fabric.noise, rings=0.7)
+    return scan(rng, scene, noise=fabric.noise, rings=0.7)

@@ -44,7 +44,7 @@ def _cleats(rng, size, bedding):
     face = bedding + np.pi / 2 + rng.uniform(-0.5, 0.5)
     butt = face + np.pi / 2 + rng.uniform(-0.25, 0.25)
     along, across = np.array([[math.sin(face), math.cos(face)], [math.cos(face), -math.sin(face)]])
-    spacing, mineralised = rng.uniform(35, 90), rng.uniform(0, 0.6)
+    spacing, mineralised = rng.uniform(70, 180), rng.uniform(0, 0.6)
     offset = -0.8 * size
     while offset < 0.8 * size:
         step = spacing * rng.gamma(3, 1 / 3)
@@ -73,7 +73,7 @@ def _draw_lenses(rng, scene, bedding, fine):
     """Draw lenses along the bedding: dark liptinite, and bright inertinite, cellular where it is thick."""
     size = len(scene)
     _, gap, _ = crystals(rng, size, 4)
-    for _ in range(rng.poisson(60 * (size / 500) ** 2)):
+    for _ in range(rng.poisson(25 * (size / 500) ** 2)):
         length, thickness = rng.lognormal(2.8, 0.7), rng.lognormal(0.6, 0.6)
         region, y, x = window(size, *rng.uniform(0, size, 2).tolist(), 1.3 * length)
         along, across = rotate(y, x, bedding + rng.normal(0, 0.06))
@@ -87,7 +87,7 @@ def _draw_lenses(rng, scene, bedding, fine):
 def _draw_pyrite(rng, scene):
     """Draw small bright specks."""
     size = len(scene)
-    for _ in range(rng.poisson(40 * (size / 500) ** 2)):
+    for _ in range(rng.poisson(16 * (size / 500) ** 2)):
         radius = rng.lognormal(0.2, 0.5)
         region, y, x = window(size, *rng.uniform(0, size, 2).tolist(), radius + 2)
         scene[region] = blend(scene[region], rng.uniform(150, 245), coverage(np.hypot(y, x) - radius))
@@ -103,7 +103,7 @@ def draw_coal(rng, size):
     _, y, x = window(size, size / 2, size / 2, size)
     height = rotate(y, x, bedding)[1] + 6 * bend + 1.5 * patch
 
-    scene = maceral_bands(rng, size, size // 5, height, np.clip(0.3 + 0.3 * swelling, 0, 1)) + 1.5 * patch
+    scene = maceral_bands(rng, size, size // 8, height, np.clip(0.3 + 0.3 * swelling, 0, 1)) + 1.5 * patch
     _draw_lenses(rng, scene, bedding, fine)
     for _ in range(rng.poisson(size / 250)):  # mineral seams, pinching out and swelling
         middle, thickness = rng.uniform(-0.6, 0.6) * size, rng.uniform(1, 3.5)
@@ -113,4 +113,4 @@ def draw_coal(rng, size):
     scene = blend(scene, 188 + 12 * fine, filled_cleats * np.clip(1.2 + patch, 0, 1))
     scene = blend(scene, 24, open_cleats)
     _draw_pyrite(rng, scene)
-    return scan(rng, scene, blur=1.05, noise=1.7, rings=0.25)
+    return scan(rng, scene, noise=1.7, rings=0.25)

@@ -129,4 +129,4 @@ def draw_sandstone(rng, size):
     pores = blend(42 + 2 * patch, clay, clayey)
     grains = _mineral_greys(rng, size, discs, owner, textures)
     grains = blend(grains, 50, _open_contacts(rng, outline, contact, owner, neighbour, rough))
-    return scan(rng, blend(pores, grains, coverage(outline)), blur=0.74, noise=6.5, rings=0.7)
+    return scan(rng, blend(pores, grains, coverage(outline)), noise=5.5, rings=0.7)

@@ -6,6 +6,10 @@ import numpy as np
 
 from srgan_dist.datasets.synthetic.textures import window
 
+# Standard deviation in pixels of the point spread. With it HR of sandstone and carbonate stands 13 to 21 dB
+# above the noise of rounding to 8 bits at the finest checkerboard; real slices of both do by 15 to 23 dB
+BLUR = 0.62
+
 
 def _gaussian(sigma):
     """Return the weights of a one-dimensional Gaussian filter."""
@@ -23,15 +27,15 @@ def _blur(image, weights):
     return image
 
 
-def scan(rng, scene, blur, noise, rings):
+def scan(rng, scene, noise, rings):
     """Image a scene as a scanner does, into uint8 [size, size].
 
     One Gaussian blurs the edges and correlates the noise: in real slices the noise spectrum falls like a
-    Gaussian too. blur: its standard deviation in pixels; noise, rings: those of the noise after the blur and
-    of the ring artefacts before it, in grey levels. The rotation axis may be outside the slice.
+    Gaussian too. noise, rings: standard deviations of the noise after the blur and of the ring artefacts
+    before it, in grey levels. The rotation axis may be outside the slice.
     """
     size = len(scene)
-    weights = _gaussian(blur)
+    weights = _gaussian(BLUR)
     white = rng.standard_normal((size, size), dtype=np.float32) * (noise / float(np.sum(weights**2)))
     _, y, x = window(size, *rng.uniform(-0.5 * size, 1.5 * size, 2).tolist(), 3 * size)
     radius = np.hypot(y, x)
