@@ -3,11 +3,10 @@
 import numpy as np
 import torch
 
-from srgan_dist.data.noise import Noise
 from srgan_dist.data.reader import Reader
 from srgan_dist.data.sampler import images_of_rank
 from srgan_dist.data.value_range import to_metric_range, to_network_range
-from srgan_dist.evaluation.super_resolve import mean_and_spread, super_resolve
+from srgan_dist.evaluation.super_resolve import super_resolve_samples
 from srgan_dist.runtime.cpu import one_thread_each
 from srgan_dist.runtime.process_group import gather_lists
 from srgan_dist.utils.blocks import block_means
@@ -32,8 +31,7 @@ def calibration(split, generator, samples, rank, world_size, device):
     def blocks_of(sample):
         i, lr, hr = sample
         truth = to_metric_range(to_network_range(torch.from_numpy(hr).to(device)))
-        draws = (super_resolve(generator, lr, noise=Noise(seed)) for seed in range(samples))
-        mean, spread = mean_and_spread(draws)
+        mean, spread = super_resolve_samples(generator, lr, samples)
         squares = torch.stack([spread.square(), (mean - truth).square()])
         return split.rock(i), block_means(squares, BLOCK * split.scale).cpu().numpy()
 
