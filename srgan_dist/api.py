@@ -70,21 +70,32 @@ def _plain(value):
     return value.item() if isinstance(value, np.generic) else str(value)
 
 
-def load_generator(path, device=None):
+def load_generator(path, device=None, self_ensemble=False):
     """Load trained weights as a SuperResolver, which is called on arrays.
 
         generator = srgan_dist.load_generator("runs/demo/weights/adversarial.safetensors")
         sr = generator(lr)  # numpy uint8 or uint16 [H, W] -> [s*H, s*W] of the same dtype
         generator.scale, generator.ndim, generator.header  # s, 2 or 3, facts of the weights file
 
-    device: "cpu", "cuda", ...; None: a GPU where there is one.
+    device: "cpu", "cuda", ...; None: a GPU where there is one. self_ensemble: the mean over 8 orientations of
+    the input, more accurate, for 8 times the work.
     """
     use_exact_float32()
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return SuperResolver(*weights_file.load_generator(path, device))
+    return SuperResolver(*weights_file.load_generator(path, device, self_ensemble))
 
 
-def super_resolve(weights, input, output, tile=None, device=None, noise=1.0, noise_seed=0, samples=None):
+def super_resolve(
+    weights,
+    input,
+    output,
+    tile=None,
+    device=None,
+    noise=1.0,
+    noise_seed=0,
+    samples=None,
+    self_ensemble=False,
+):
     """Super-resolve the images of a file or folder into another one; returns the paths of the outputs, those
     of volumes by a 3-D generator last.
 
@@ -94,13 +105,13 @@ def super_resolve(weights, input, output, tile=None, device=None, noise=1.0, noi
     also into MetaImage (.mhd) and OME-Zarr (.zarr); the same call continues one that was interrupted. Voxels
     that are not uint8 are read with the window of the training data, where the weights have one. tile: side
     in LR pixels of tiles and blocks, which bounds the memory; None: 192 in 2-D, in 3-D as many as fit
-    2 GiB per thread or 6 GiB of a GPU. device: as for load_generator. noise, noise_seed: strength (0: none,
-    1: as trained) and seed of the noise of a generator that has some. samples: number of draws of it, whose
-    mean is written to output, and their standard deviation beside it as NAME_spread. Nothing is written where
-    one of the outputs exists.
+    2 GiB per thread or 6 GiB of a GPU. device, self_ensemble: as for load_generator. noise, noise_seed:
+    strength (0: none, 1: as trained) and seed of the noise of a generator that has some. samples: number of
+    draws of it, whose mean is written to output, and their standard deviation beside it as NAME_spread.
+    Nothing is written where one of the outputs exists.
     """
     check_tile(tile)
-    resolver, noise = load_generator(weights, device), Noise(noise_seed, noise)
+    resolver, noise = load_generator(weights, device, self_ensemble), Noise(noise_seed, noise)
     check_noise(resolver.generator, noise, samples)
     window = trained_window(resolver)
     images, volumes, notes = list_images_and_volumes(resolver, input, output, samples, window)
@@ -124,6 +135,7 @@ def evaluate(
     permeability=False,
     samples=8,
     plugs=(),
+    self_ensemble=False,
 ):
     """Score the generators of a run directory against bicubic; returns the mean scores as a table of text.
 
@@ -135,9 +147,9 @@ def evaluate(
     (from HR of the training split, per rock), a number from 0 to 1, or {rock: either}. phase: "dark" or
     "bright", that of the pores. permeability: of volumes, by Stokes flow, with "full". samples: draws of a
     generator's noise for calibration.json; 0: none. plugs: rocks whose images show a round plug in noisy air,
-    which is left out of the measures. cache, cache_gib: folder and size limit of the copies of
-    remote shards. progress(split) returns a function that wraps an iterator over the images, as tqdm does.
-    Under a launcher all ranks share the work.
+    which is left out of the measures. self_ensemble: as for load_generator. cache, cache_gib: folder and size
+    limit of the copies of remote shards. progress(split) returns a function that wraps an iterator over the
+    images, as tqdm does. Under a launcher all ranks share the work.
     """
     check_group(join(cpu_wanted(), timeout_minutes=30))
     accelerator = Accelerator()
@@ -147,5 +159,13 @@ def evaluate(
     measuring = measuring_of(measures, threshold, phase, permeability, samples, plugs)
     with end_all_ranks_on_error():
         return report.evaluate(
-            run, shards, out, splits, accelerator, progress, cache_at(cache, cache_gib), measuring
+            run,
+            shards,
+            out,
+            splits,
+            accelerator,
+            progress,
+            cache_at(cache, cache_gib),
+            measuring,
+            self_ensemble,
         )

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from srgan_dist.cli.options import add_cache_options
+from srgan_dist.cli.options import add_cache_options, add_self_ensemble
 from srgan_dist.runtime.parent_death import use_one_blas_thread
 from srgan_dist.utils.errors import cli_errors
 from srgan_dist.utils.progress import progress_bar
@@ -33,6 +33,7 @@ def main(argv=None, prog=None):
             permeability=arguments.permeability,
             samples=arguments.samples,
             plugs=arguments.plug,
+            self_ensemble=arguments.self_ensemble,
         )
         state = PartialState()
         if state.is_main_process:
@@ -82,6 +83,7 @@ def parse_arguments(argv, prog):
         help="rock whose images show a round plug in noisy air: the air is left out of all measures; may be"
         " repeated. Air of one grey level always is left out",
     )
+    add_self_ensemble(parser)
     parser.add_argument(
         "--permeability",
         action="store_true",

@@ -20,6 +20,14 @@ def add_cache_options(parser):
     )
 
 
+def add_self_ensemble(parser):
+    parser.add_argument(
+        "--self-ensemble",
+        action="store_true",
+        help="take the mean over 8 orientations of LR: more accurate, for 8 times the work",
+    )
+
+
 def add_renamed_option(parser, old, new):
     """Make the old name of an option an error that names the new one."""
 

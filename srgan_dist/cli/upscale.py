@@ -5,6 +5,7 @@ import contextlib
 import signal
 import sys
 
+from srgan_dist.cli.options import add_self_ensemble
 from srgan_dist.runtime.parent_death import use_one_blas_thread
 from srgan_dist.utils.errors import UserError, cli_errors
 from srgan_dist.utils.progress import progress_bar
@@ -22,7 +23,7 @@ def main(argv=None, prog=None):
     from srgan_dist.evaluation.super_resolve_jobs import list_images_and_volumes, super_resolve_jobs
 
     with cli_errors(), joined_ranks(arguments.device) as (rank, ranks, device):
-        resolver = load_generator(arguments.weights, device)
+        resolver = load_generator(arguments.weights, device, arguments.self_ensemble)
         generator = resolver.generator
         noise, samples = Noise(arguments.noise_seed, arguments.noise), arguments.samples
         check_noise(generator, noise, samples)
@@ -125,6 +126,7 @@ def parse_arguments(argv, prog):
         help="draw the noise N times; OUTPUT is the mean, and OUTPUT_spread the standard deviation, a map of"
         " how uncertain every pixel is",
     )
+    add_self_ensemble(parser)
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is a GPU)")
     arguments = parser.parse_args(argv)
     if arguments.tile is not None and arguments.tile < 1:

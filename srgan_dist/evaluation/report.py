@@ -49,21 +49,23 @@ COLUMNS = (
 MEASURE_FILES = "measures.json", "measures.csv", "curves.npz", "calibration.json"
 
 
-def evaluate(run, shards, out, splits, accelerator, progress=None, cache=None, measuring=None):
+def evaluate(
+    run, shards, out, splits, accelerator, progress=None, cache=None, measuring=None, self_ensemble=False
+):
     """Score the generators of a run directory on a packed set and write tables and figures to `out`.
 
     Writes scores.csv (a row per image and method), scores.json (means per split, rock and method),
     figure2.png, figure3.png and last report.html, which shows all of it; with measuring
     (`evaluation/measuring.py`) also measures.json, measures.csv, curves.npz and, of generators with noise,
-    calibration.json. progress(split name) returns a function that wraps the batches as tqdm does. Returns the
-    table as text.
+    calibration.json. self_ensemble: score each generator as a SelfEnsemble. progress(split name) returns a
+    function that wraps the batches as tqdm does. Returns the table as text.
     """
     if is_url(out):
         raise UserError(f"--out={out} is a URL; name a folder for tables and figures")
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out={out} is a file; name a folder for tables and figures")
-    generators = _load_generators(Path(run), accelerator.device)
+    generators = _load_generators(Path(run), accelerator.device, self_ensemble)
     present = _open_splits(shards, splits, cache)
     ndim, scale = _check_fit(present, generators, f"SHARDS={shards}", f"RUN={run}")
     share = accelerator.process_index, accelerator.num_processes, accelerator.device
@@ -94,7 +96,7 @@ def evaluate(run, shards, out, splits, accelerator, progress=None, cache=None, m
         for name, figure in figures.items():
             with atomic_write(out / name) as path:
                 figure.savefig(path, format="png", dpi=120)
-        write_report(out, run, examples, results.keys(), _facts_of(present, shards))
+        write_report(out, run, examples, results.keys(), _facts_of(present, shards, self_ensemble))
     barrier()
     return format_table(rows)
 
@@ -138,7 +140,7 @@ def _measure(splits, methods, generators, measuring, thresholds, share, show):
     return files
 
 
-def _load_generators(run, device):
+def _load_generators(run, device, self_ensemble):
     """Return {name: generator} of every phase that a run has finished, in the order of the phases; or of
     every file in a folder of weights, e.g. RUN/weights/best.
     """
@@ -149,7 +151,7 @@ def _load_generators(run, device):
                 f"{path}: a generator cannot be called {path.stem}, which has another meaning in tables and"
                 " figures; rename the file"
             )
-    loaded = {path.stem: load_generator(path, device) for path in paths}
+    loaded = {path.stem: load_generator(path, device, self_ensemble) for path in paths}
     if not loaded:
         raise UserError(
             f"RUN={run} holds no weights/*.safetensors; give the directory of a run that finished a phase,"
@@ -176,7 +178,7 @@ def _open_splits(shards, names, cache):
     return present
 
 
-def _facts_of(splits, shards):
+def _facts_of(splits, shards, self_ensemble):
     """Return (name, value) of the data that were scored, for the report."""
     counts = ", ".join(f"{len(split)} of {split.name}" for split in splits)
     packed = splits[0].set
@@ -184,6 +186,7 @@ def _facts_of(splits, shards):
         ("data set", str(shards)),
         ("its manifest.json, sha256", packed.sha256),
         ("images scored", counts),
+        *([("SR", "mean over 8 orientations of LR (--self-ensemble)")] if self_ensemble else []),
     ]
 
 

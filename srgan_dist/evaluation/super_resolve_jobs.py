@@ -7,6 +7,7 @@ from srgan_dist.data.window import parse_window
 from srgan_dist.evaluation.super_resolve import NOISE, depth_scale
 from srgan_dist.evaluation.super_resolve_files import list_jobs, super_resolve_files
 from srgan_dist.evaluation.super_resolve_volume import super_resolve_volume
+from srgan_dist.models.self_ensemble import SelfEnsemble
 from srgan_dist.utils.files import sha256_of
 
 
@@ -58,7 +59,9 @@ def super_resolve_jobs(
 
     for _, path in super_resolve_files(generator, images, tile, pages_of, noise, samples):
         yield path
-    digest = sha256_of(weights) if volumes else None
+    digest = (
+        sha256_of(weights) + " of 8 orientations" * isinstance(generator, SelfEnsemble) if volumes else None
+    )
     for volume, path in volumes:
         own = window if always or volume.dtype != "uint8" else None
         if own is not None:

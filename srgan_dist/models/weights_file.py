@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from srgan_dist.models import GeneratorConfig, build_generator
 from srgan_dist.models.layers import CHANNELS_LAST
+from srgan_dist.models.self_ensemble import SelfEnsemble
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.files import atomic_write
 from srgan_dist.utils.tensor_files import CheckpointError, save_tensors, tensors_of, write_failures_named
@@ -33,8 +34,10 @@ def save_generator(path, generator, facts):
             save_tensors(tensors_of(generator), unfinished, metadata)
 
 
-def load_generator(path, device="cpu"):
-    """Rebuild a generator from its weight file alone: (generator in eval mode, facts)."""
+def load_generator(path, device="cpu", self_ensemble=False):
+    """Rebuild a generator from its weight file alone: (generator in eval mode, facts). self_ensemble: as a
+    SelfEnsemble.
+    """
     metadata = _generator_header(path)
     facts = _facts_of(path, metadata)
     try:
@@ -53,7 +56,8 @@ def load_generator(path, device="cpu"):
                 " damaged; use the weights of another phase or run"
             )
     _check_device(device)
-    return generator.to(device, memory_format=CHANNELS_LAST[generator.config.ndim]).eval(), facts
+    generator = generator.to(device, memory_format=CHANNELS_LAST[generator.config.ndim]).eval()
+    return SelfEnsemble(generator) if self_ensemble else generator, facts
 
 
 def read_facts(path):
