@@ -43,7 +43,7 @@ class Validator:
         generator = build_generator(config.generator)
         layout = CHANNELS_LAST[config.generator.ndim]
         self.generator = generator.to(accelerator.device, memory_format=layout).eval()
-        self.thresholds = {}  # by set
+        self.thresholds, self.psnr = {}, {}  # by set; of the last validation, by split, image and method
         self.bicubic_rows, self.cache_folder = {}, cache_at(config.data.cache).folder
 
     def validate(self, generator, names):
@@ -60,6 +60,7 @@ class Validator:
             methods = {"SR": lambda lr: super_resolve(self.generator, lr)}
             rows = self._bicubic(split) + self._score(split, methods, self._thresholds(split))
             scores = mean_scores(rows)
+            self.psnr |= {(name, row["index"], row["method"]): row["psnr"] for row in rows}
             metrics = to_logged_metrics(PREFIXES.get(name, name), rows, scores)
             results[name] = metrics, scores
         return results
@@ -70,16 +71,18 @@ class Validator:
             return
         split = self.splits["valid"]
         reader = Reader(split)
-        pictures = [
-            picture
-            for i in spread_over_rocks(split, self.num_sample_images)
-            for picture in self._panels_of(*reader.image(i), reader.peak)
-        ]
+        pictures, bands, bottom = [], [], 0
+        for i in spread_over_rocks(split, self.num_sample_images):
+            pictures += self._panels_of(*reader.image(i), reader.peak)
+            top, bottom = bottom, sum(picture.height for picture in pictures)
+            psnr, bicubic_psnr = (self.psnr["valid", i, method] for method in ("SR", "bicubic"))
+            gain = f"{psnr:.2f} dB ({psnr - bicubic_psnr:+.2f} over bicubic)"
+            bands.append((f"{split.rock(i)}, {split.key(i)}: {gain}, update {updates:,}", top, bottom))
         path = self.directory / "samples" / f"step-{updates:08d}.png"
         path.parent.mkdir(exist_ok=True)
         with atomic_write(path) as unfinished:
             stack(pictures).save(unfinished, format="png")
-        self.tracker.panels("samples", {"LR | bicubic | SR | HR | error": path}, samples_seen)
+        self.tracker.panels("samples", path, bands, samples_seen)
 
     def _panels_of(self, lr, hr, peak):
         """Yield the panel of an image, or those of the three middle slices of a volume."""

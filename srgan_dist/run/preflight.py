@@ -9,6 +9,7 @@ from srgan_dist.models.weights_file import load_generator
 from srgan_dist.run.checkpoint import list_checkpoints, newest_checkpoint, read_state
 from srgan_dist.run.data_checks import block_shards_of, open_splits
 from srgan_dist.run.run_state import RunState, fingerprint_of, parse_state
+from srgan_dist.tracking.tracker import check_trackers
 from srgan_dist.utils.errors import UserError
 
 # Settings that decide nothing of what is learnt. Of the data's the path may change; its content, and the
@@ -55,6 +56,7 @@ def preflight(config, resume="auto", world_size=1):
     starts from that checkpoint unless the run directory has one of its own by now.
     """
     _check_batch(config, world_size)
+    check_trackers(config.tracking)
     train, eval_splits = open_splits(config)
     _check_batch_norm(config, world_size)
     for field, loss in config.losses_of(VGGLossConfig).items():

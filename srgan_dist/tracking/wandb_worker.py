@@ -12,13 +12,14 @@ import sys
 import time
 
 STOPPED = 85  # exit code of a training that a signal stopped after it had saved, to be continued
-PRIVATE = {  # command line, host name, source code and list of packages are not recorded; the config is
+PRIVATE = {  # command line, host name, source code and list of packages are not recorded; the config is, and
+    # the load of processors and memory
     "silent": True,
     "console": "off",
     "disable_git": True,
     "disable_code": True,
     "save_code": False,
-    "x_disable_machine_info": True,
+    "x_disable_meta": True,
     "x_save_requirements": False,
     "host": "",
 }
@@ -57,16 +58,16 @@ def _start(mode, options, settings, x_axis):
     except Exception as error:  # no key, no network, refused
         if mode == "offline":
             raise
-        print(
+        _tell(
             "wandb cannot be reached, so it records offline; `wandb sync` can send it later"
-            f" ({type(error).__name__}: {error})",
-            file=sys.stderr,
-            flush=True,
+            f" ({type(error).__name__}: {error})"
         )
         _end_service()
         run = _open("offline", options, settings)
     run.define_metric(x_axis)
     run.define_metric("*", step_metric=x_axis)
+    if run.url:
+        _tell(f"wandb: {run.url}")
     return run
 
 
@@ -81,9 +82,15 @@ def _finish(run, summary, exit_code):
     if exit_code == STOPPED:
         run.mark_preempting()
     timeout, began = run.settings.finish_timeout, time.monotonic()
+    url, folder = run.url, os.path.relpath(run.settings.sync_dir)
     run.finish(exit_code)
+    _tell(f"wandb: {url}" if url else f"wandb recorded offline; `wandb sync {folder}` sends it")
     if time.monotonic() - began >= timeout:
         raise TimeoutError("the server has not taken everything; `wandb sync` can send it later")
+
+
+def _tell(text):
+    print(text, file=sys.stderr, flush=True)
 
 
 def _end_service():
@@ -94,9 +101,15 @@ def _end_service():
 
 
 def _show(run, panels, name, step, x_axis):
+    from PIL import Image
+
     import wandb
 
-    images = [wandb.Image(path, caption=caption) for caption, path in panels.items()]
+    with Image.open(panels["path"]) as picture:
+        images = [
+            wandb.Image(picture.crop((0, top, picture.width, bottom)), caption=caption)
+            for caption, top, bottom in panels["bands"]
+        ]
     run.log({x_axis: step, name: images}, step=step)
 
 
@@ -107,7 +120,7 @@ def _show_table(run, table, name, step, x_axis):
     try:
         run.log({x_axis: step, name: wandb.Table(**table)}, step=step)
     except Exception as error:  # no answer, an account without the right
-        print(f"wandb has no table {name} ({type(error).__name__}: {error})", file=sys.stderr, flush=True)
+        _tell(f"wandb has no table {name} ({type(error).__name__}: {error})")
 
 
 if __name__ == "__main__":

@@ -120,8 +120,8 @@ class Recorder:
     def __init__(self):
         self.recorded = []
 
-    def panels(self, name, pictures, samples_seen):
-        self.recorded.append((name, pictures, samples_seen))
+    def panels(self, name, path, bands, samples_seen):
+        self.recorded.append((name, path, bands, samples_seen))
 
 
 def test_validation_logs_ssim_of_slices_and_draws_three_planes(volumes, tmp_path):
@@ -142,9 +142,13 @@ def test_validation_logs_ssim_of_slices_and_draws_three_planes(volumes, tmp_path
     assert metrics["val/psnr_gain"] == pytest.approx(metrics["val/psnr_gain/coal"])
 
     validator.draw_panels(5, 10)
-    ((name, pictures, samples_seen),) = recorder.recorded
+    ((name, path, bands, samples_seen),) = recorder.recorded
     assert (name, samples_seen) == ("samples", 10)
-    with Image.open(pictures["LR | bicubic | SR | HR | error"]) as image:
+    key, psnr = split.key(0), scores["coal"]["SR"]["psnr"]
+    gain = psnr - scores["coal"]["bicubic"]["psnr"]
+    caption = f"coal, {key}: {psnr:.2f} dB ({gain:+.2f} over bicubic), update 5"
+    assert bands == [(caption, 0, 3 * (16 + SIDE))]
+    with Image.open(path) as image:
         picture = np.asarray(image.convert("L"), float)
     assert picture.shape == (3 * (16 + SIDE), 5 * (SIDE + GAP) - GAP)
     _, hr = Reader(split).image(*spread_over_rocks(split, 1))

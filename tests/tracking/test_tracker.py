@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 import threading
 
@@ -14,6 +15,7 @@ from wandb_stub import history, offline_records, own_columns, read_records, serv
 from srgan_dist.run import checkpoint
 from srgan_dist.tracking.wandb_worker import STOPPED
 from srgan_dist.training import train
+from srgan_dist.utils.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("wandb_environment")
 
@@ -98,7 +100,7 @@ def test_records_that_waited_are_written_at_the_end(tmp_path, caplog):
 def test_other_ranks_write_nothing(tmp_path):
     tracked = tracker(tmp_path, "offline", is_main=False)
     tracked.log({"loss/pixel": 0.5}, 16)
-    tracked.panels("samples", {"caption": "nowhere.png"}, 16)
+    tracked.panels("samples", "nowhere.png", [("caption", 0, 8)], 16)
     tracked.finish()
     assert not list(tmp_path.iterdir())
 
@@ -120,13 +122,14 @@ def test_what_is_no_number_is_null_in_the_record(tmp_path):
     assert (record["loss/pixel"], record["val/psnr"], record["d/real"]) == (None, None, 0.5)
 
 
-def test_wandb_holds_the_same_records_offline_and_nothing_of_the_machine(tmp_path):
+def test_wandb_holds_the_same_records_offline_and_nothing_of_the_machine(tmp_path, monkeypatch, capfd):
     Image.new("L", (8, 8)).save(tmp_path / "panel.png")
+    monkeypatch.setenv("WANDB_X_STATS_SAMPLING_INTERVAL", "0.1")
     tracked = tracker(tmp_path, "offline", run_id="abc12345")
     for step in range(5):
         tracked.log({"loss/pixel": 1 / (step + 1)}, 16 * step)
         tracked.log({"val/psnr": 20.0 + step}, 16 * step)
-    tracked.panels("samples", {"LR | SR": tmp_path / "panel.png"}, 64)
+    tracked.panels("samples", tmp_path / "panel.png", [("coal", 0, 5), ("sandstone", 5, 8)], 64)
     tracked.finish({"best/pretrain/psnr": 24.0})
     (session,) = offline_records(tmp_path)
     rows = history(session)
@@ -139,7 +142,16 @@ def test_wandb_holds_the_same_records_offline_and_nothing_of_the_machine(tmp_pat
         for item in record.summary.update
     }
     assert json.loads(last["best/pretrain/psnr"]) == 24.0
-    assert len(list(tmp_path.glob("wandb/offline-run-*/files/media/images/*.png"))) == 1
+    assert rows[-1]["samples/captions"] == ["coal", "sandstone"]
+    heights = []
+    for path in tmp_path.glob("wandb/offline-run-*/files/media/images/*.png"):
+        with Image.open(path) as image:
+            heights.append(image.height)
+    assert sorted(heights) == [3, 5]
+    loads = {item.key for record in session for item in record.stats.item}
+    assert "proc.memory.rssMB" in loads and "network.sent" in loads
+    (folder,) = tmp_path.glob("wandb/offline-run-*")
+    assert f"wandb sync {os.path.relpath(folder)}` sends it" in capfd.readouterr().err
     written = b"".join(
         path.read_bytes()
         for path in tmp_path.glob("wandb/offline-run-*/**/*")
@@ -150,7 +162,74 @@ def test_wandb_holds_the_same_records_offline_and_nothing_of_the_machine(tmp_pat
     assert {record.run.host for record in session if record.WhichOneof("record_type") == "run"} == {""}
 
 
-def test_a_server_gets_every_record_and_the_summary(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name, value", [("WANDB_MODE", "disabled"), ("WANDB_MODE", "dryrun")])
+def test_the_mode_of_the_environment_counts_where_the_config_has_none(tmp_path, monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    tracker(tmp_path, None).finish()
+    assert (tmp_path / "wandb").exists() == (value == "dryrun")
+    other = tmp_path / "other"
+    other.mkdir()
+    tracker(other, "offline").finish()
+    assert (other / "wandb").exists()
+
+
+def test_project_and_run_are_those_of_the_environment_unless_the_config_has_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_PROJECT", "lab-rocks")
+    monkeypatch.setenv("WANDB_RUN_ID", "fromagent")  # as the agent of a sweep sets it
+    found = []
+    for number, settings in enumerate(({}, {"run_id": "resumed1"})):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        tracker(folder, "offline", **settings).finish()
+        (session,) = offline_records(folder)
+        (run,) = [record.run for record in session if record.WhichOneof("record_type") == "run"]
+        found.append((run.project, run.run_id))
+    assert found == [("lab-rocks", "fromagent"), ("lab-rocks", "resumed1")]
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({}, "WANDB_MODE=onlin: set it to online, offline or disabled, or give tracking.wandb"),
+        ({"also": ["trackio"]}, "tracking.also: trackio is not installed; run `pip install trackio`"),
+    ],
+)
+def test_trackers_that_there_are_not_are_named_before_the_training(
+    shards, tmp_path, monkeypatch, settings, message
+):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
+    if not settings:
+        monkeypatch.setenv("WANDB_MODE", "onlin")
+    with pytest.raises(UserError, match=re.escape(message)):
+        train(tiny_config(shards, tmp_path, tracking=settings))
+    assert not (tmp_path / "tiny").exists()
+
+
+def test_tensorboard_has_the_same_records_and_the_panels(tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for name, value in {
+        "RANK": "0",
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": "1",
+    }.items():
+        monkeypatch.setenv(name, value)  # of a launcher: the process must not wait for the other rank
+    Image.new("RGB", (9, 8), "red").save(tmp_path / "panel.png")
+    tracked = tracker(tmp_path, also=["tensorboard"])
+    tracked.log({"loss/pixel": 0.5, "val/psnr": float("nan")}, 16)
+    tracked.panels("samples", tmp_path / "panel.png", [("coal", 0, 5), ("sandstone", 5, 8)], 16)
+    tracked.table("scores/pretrain", COLUMNS, ROWS, 16)
+    tracked.log({"loss/pixel": 0.25}, 32)
+    tracked.finish()
+    events = EventAccumulator(str(tmp_path / "trackers" / "srgan_dist")).Reload()
+    assert [(e.step, e.value) for e in events.Scalars("loss/pixel")] == [(16, 0.5), (32, 0.25)]
+    assert "val/psnr" not in events.Tags()["scalars"]
+    (image,) = events.Images("samples/1")
+    assert (image.width, image.height) == (9, 3)
+
+
+def test_a_server_gets_every_record_and_the_summary(tmp_path, monkeypatch, capfd):
     with serving() as stub:
         monkeypatch.setenv("WANDB_BASE_URL", stub.address)
         tracked = tracker(tmp_path, "online")
@@ -159,6 +238,8 @@ def test_a_server_gets_every_record_and_the_summary(tmp_path, monkeypatch):
         tracked.finish({"best/pretrain/psnr": 24.0})
         assert [own_columns(row) for row in stub.rows[tracked.run_id]] == rows_of(tmp_path)
         assert stub.summary["best/pretrain/psnr"] == 24.0
+        links = [line for line in capfd.readouterr().err.splitlines() if line.startswith("wandb: http")]
+        assert len(links) == 2 and tracked.run_id in links[0]  # at the start and at the end
 
 
 def test_a_server_that_dies_leaves_the_rest_in_the_local_file(tmp_path, monkeypatch, capfd):

@@ -14,8 +14,11 @@ def tracker(
     seen=None,
     init_timeout=20.0,
     finish_timeout=60.0,
+    also=(),
 ):
-    config = TrackingConfig(wandb=mode, init_timeout=init_timeout, finish_timeout=finish_timeout)
+    config = TrackingConfig(
+        wandb=mode, init_timeout=init_timeout, finish_timeout=finish_timeout, also=list(also)
+    )
     return Tracker(config, folder, "tiny", settings or {"seed": 3}, run_id, is_main, seen)
 
 
