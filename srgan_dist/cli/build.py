@@ -25,7 +25,9 @@ Pack images into WebDataset tar shards. SOURCE is one of
     SOURCE/valid/sandstone/slice_0800.tif
     SOURCE/test/berea/slice_0001.tif
 
-  two scans of the same rocks, as two such folders with the same names in both, without SOURCE:
+  two scans of the same rocks, as two such folders with the same names in both, beside each other or anywhere:
+    SOURCE/HR/berea/1.tif   and SOURCE/LR/berea/1.tif, or 1x4.tif; any names, at any level, also below splits:
+                            recognised by names, sizes and pictures
     --hr HR --lr LR         HR/berea/plug.tif and LR/berea/plug.tif; HR has exactly --scale times the size of
                             LR, or --align registers both and cuts them to their overlap
 

@@ -81,14 +81,14 @@ def find_shift(hr, lr, scale):
 
 def _phase_shift(coarse, lr):
     """Return the whole LR voxels at which `coarse`, read at p + shift, looks most like `lr` at p."""
-    spectra = [fft.rfftn(_faded(image)) for image in (coarse, lr)]
+    spectra = [fft.rfftn(faded(image)) for image in (coarse, lr)]
     cross = spectra[0] * spectra[1].conj()
     peaks = fft.irfftn(cross / np.maximum(np.abs(cross), 1e-12), lr.shape)
     peak = np.unravel_index(peaks.argmax(), peaks.shape)
     return [int(step) - n if step > n // 2 else int(step) for step, n in zip(peak, lr.shape)]
 
 
-def _faded(image):
+def faded(image):
     """Return the image without its mean, faded out by a Hann window, so that its borders are no edges."""
     image = image - image.mean()
     for axis, size in enumerate(image.shape):

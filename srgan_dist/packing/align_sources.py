@@ -13,9 +13,9 @@ from typing import NamedTuple
 from srgan_dist.data.part import part_of
 from srgan_dist.data.volume import ImageError
 from srgan_dist.packing.align import find_shift, overlap
+from srgan_dist.packing.match import PAIRED
 
 SIDE = {2: 512, 3: 64}  # LR pixels along an axis of the middle part that is registered
-LEAST_CORRELATION = 0.5  # below it two scans hardly show one place
 
 
 class Aligned(NamedTuple):
@@ -39,14 +39,14 @@ def align_sources(scan, options, run, progress):
 def _align(source, scale, ndim, limit):
     hr, lr = source.hr, source.lr
     try:
-        alignment = find_shift(*_middle(hr, lr, scale, ndim), scale)
+        alignment = find_shift(*middle(hr, lr, scale, ndim), scale)
     except ImageError as error:
         return Aligned(source, str(error))
     except ValueError as error:
         return Aligned(source, f"{hr.path}: cannot be registered with {lr.path}: {error}")
     facts = _facts(alignment)
     for failed, problem in (
-        (alignment.correlation < LEAST_CORRELATION, f"a correlation below {LEAST_CORRELATION}"),
+        (alignment.correlation < PAIRED, f"a correlation below {PAIRED}"),
         (max(map(abs, alignment.shift)) > limit, f"a shift of more than align={limit:g} HR pixels"),
     ):
         if failed:
@@ -61,7 +61,7 @@ def _align(source, scale, ndim, limit):
         return Aligned(source, f"{hr.path}: cannot be paired with {lr.path}: {error}")
 
 
-def _middle(hr, lr, scale, ndim):
+def middle(hr, lr, scale, ndim):
     """Read the middle of both sides, of 2-D stacks the middle page: arrays of `ndim` axes."""
     steps = [1 if axis < 3 - ndim else scale for axis in range(3)]
     common = [min(fine // step, coarse) for fine, step, coarse in zip(hr.shape, steps, lr.shape, strict=True)]

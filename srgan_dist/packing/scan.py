@@ -2,8 +2,9 @@
 
 Three layouts are read: DeepRock-SR (`scan_deeprock.py`), any folder of HR images (`scan_folder.py`), whose
 LR side is then made from them, and such a folder beside another of LR images with the same names
-(`scan_pairs.py`). A folder that only resembles one of them is a fault. No pixel is decoded, so all faults of
-a source are reported before anything is written.
+(`scan_pairs.py`), which are given as two, or recognised in one (`scan_sides.py`). A folder that only
+resembles one of them is a fault. No pixel is decoded, but for a few where folders look like pairs, so all
+faults of a source are reported before anything is written.
 """
 
 import os
@@ -22,7 +23,8 @@ from srgan_dist.data.image_files import (
 )
 from srgan_dist.packing.scan_deeprock import find_pairs, is_side
 from srgan_dist.packing.scan_folder import find_images
-from srgan_dist.packing.scan_pairs import add_partners
+from srgan_dist.packing.scan_pairs import with_partners
+from srgan_dist.packing.scan_sides import Sides, find_sides
 from srgan_dist.packing.source import Scan, pair_fits
 from srgan_dist.utils.errors import UserError
 
@@ -38,7 +40,7 @@ def find_sources(source, kind, scale, ndim=2, aligned=False, raw=None, any_dtype
     fits = partial(pair_fits, scale=scale, ndim=ndim, aligned=aligned)
     scan = Scan(read=partial(read_header if any_dtype else read_info, raw=raw))
     if isinstance(source, tuple):
-        _find_in_two(*map(Path, source), ndim, fits, scan)
+        _find_in_two(Sides(*map(Path, source), scale), ndim, fits, scan)
         return scan
     root = Path(source)
     _check_root(root, "SOURCE")
@@ -54,11 +56,30 @@ def find_sources(source, kind, scale, ndim=2, aligned=False, raw=None, any_dtype
     if sides:
         find_pairs(root, sides, files, kind, scale, fits, scan)
     else:
-        find_images(root, files, ndim, scan)
+        _find_in_one(root, files, ndim, scale, fits, scan)
     return scan
 
 
-def _find_in_two(hr_root, lr_root, ndim, fits, scan):
+def _find_in_one(root, files, ndim, scale, fits, scan):
+    """Find HR images, or pairs in folders beside each other."""
+    pairs, left = ([], []) if _is_volume(root, scan) else find_sides(root, files, ndim, scale, scan)
+    without = [*left, *(sides.lr for sides in pairs)]
+    find_images(root, [path for path in files if not _is_below(path, without)], ndim, scan, pairs)
+    sources = []
+    for sides in pairs:
+        own = [source for source in scan.sources if _is_below(source.hr.path, [sides.hr])]
+        of_both = [[path for path in files if _is_below(path, [side])] for side in sides[:2]]
+        sources += with_partners(own, sides, of_both, scale, fits, scan)
+    if pairs:
+        scan.sources[:] = sources
+
+
+def _is_below(path, folders):
+    return any(folder == path or folder in path.parents for folder in folders)
+
+
+def _find_in_two(sides, ndim, fits, scan):
+    hr_root, lr_root, scale = sides
     for root, option in ((hr_root, "--hr"), (lr_root, "--lr")):
         _check_root(root, option)
     _, hr_files = _walk(hr_root, ndim, scan)
@@ -69,7 +90,7 @@ def _find_in_two(hr_root, lr_root, ndim, fits, scan):
             f"--hr={hr_root} is {kinds[0]}, --lr={lr_root} is {kinds[1]}; give two volumes, or two folders"
         )
     find_images(hr_root, hr_files, ndim, scan)
-    add_partners(hr_root, hr_files, lr_root, lr_files, fits, scan)
+    scan.sources[:] = with_partners(scan.sources, sides, (hr_files, lr_files), scale, fits, scan)
 
 
 def _check_root(root, option):

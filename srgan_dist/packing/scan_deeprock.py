@@ -8,6 +8,7 @@ DeepRockSR-3D has the same layout, with volumes.
 import re
 
 from srgan_dist.data.image_files import FORMATS, split_images
+from srgan_dist.packing.scan_pairs import lr_name
 from srgan_dist.packing.source import Source, grouped, header_or_problem, only_images, some
 
 _HR_FOLDER = re.compile(r"(?P<set>.+)_(?P<split>train|valid|test)_HR")
@@ -119,18 +120,18 @@ def _pair_up(hr_folder, lr_folder, scale, by_folder, scan):
         only_images(by_folder.get(folder, []), folder, scan) for folder in (hr_folder, lr_folder)
     )
     hr_paths = _by_name(hr_images, lambda path: path.stem, scan.faults)
-    lr_paths = _by_name(lr_images, lambda path: _lr_id(path, scale), scan.faults)
+    lr_paths = _by_name(lr_images, lambda path: path.stem, scan.faults)
     if not hr_paths:
         scan.faults.append(f"{hr_folder}: holds no image of a format that is read ({FORMATS})")
     pairs = []
     for name, hr_path in hr_paths.items():
-        lr_path = lr_paths.pop(name, None)
-        if lr_path is None:
+        own = lr_name(name, lr_paths, scale)
+        if own is None:
             scan.faults.append(
-                f"{hr_path}: has no LR partner; expected {lr_folder / (name + f'x{scale}.png')}"
+                f"{hr_path}: has no LR partner; expected {lr_folder / (name + f'x{scale}.png')} or {name}.png"
             )
         else:
-            pairs.append((name, hr_path, lr_path))
+            pairs.append((name, hr_path, lr_paths.pop(own)))
     scan.faults.extend(f"{path}: has no HR partner in {hr_folder}" for path in lr_paths.values())
     return pairs
 
@@ -142,11 +143,3 @@ def _by_name(paths, name_of, faults):
         if other is not path:
             faults.append(f"{path}: is the same image as {other}; remove one of them")
     return named
-
-
-def _lr_id(path, scale):
-    return (
-        path.stem.removesuffix(f"x{scale}")
-        if path.stem.endswith(f"x{scale}")
-        else f"{path.stem} (no x{scale})"
-    )

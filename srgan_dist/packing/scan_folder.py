@@ -23,19 +23,19 @@ from srgan_dist.packing.source import (
 _SPLIT_NAMES = {"train", "training", "valid", "validation", "val", "dev", "test", "testing"}
 
 
-def find_images(root, files, ndim, scan):
+def find_images(root, files, ndim, scan, sides=()):
     """Add to a Scan the HR images among the files below `root`, and every fault of their layout.
 
     One or two volumes of a rock (ndim=3) get no split here, as they can be cut into slabs. `root` may be
-    its only file, a volume.
+    its only file, a volume. sides: Sides, whose folders count for nothing in the layout.
     """
     images, problems = only_images(files, root, scan), {}
-    given = [] if images == [root] else _given_splits(root, images, scan)
+    given = [] if images == [root] else _given_splits(root, images, sides, scan)
     if given:
         scan.notes.append(f"the splits are those of the folders {', '.join(given)}")
     groups = {}  # (rock, given split or None) -> [(header, names of folders below the rock's)], in order
     for path in images:
-        parts = path.relative_to(root).parts
+        parts = _parts(path, root, sides)
         split, parts = (parts[0], parts[1:]) if given else (None, parts)
         folders = parts[:-1] or parts * (path in scan.series)  # slices right in the folder of a rock
         rock, *inside = folders or [name_of(root, scan) if path == root else root.resolve().name]
@@ -58,20 +58,28 @@ def find_images(root, files, ndim, scan):
             scan.sources.append(Source(re.sub(r"[^A-Za-z0-9_-]", "_", name), rock, split, file, info))
 
 
-def _given_splits(root, images, scan):
+def _parts(path, root, sides):
+    """Return the parts of a path below `root`, without the folder of the side in it."""
+    parts = path.relative_to(root).parts
+    side = next((side for side in sides if side.hr == path or side.hr in path.parents), None)
+    depth = len(side.hr.relative_to(root).parts) if side else 0
+    return parts[: depth - 1] + parts[depth:] if side else parts
+
+
+def _given_splits(root, images, sides, scan):
     """Return the splits that the user made as sub-folders, or none; a similar layout is a fault."""
     files = [path / "slices" if path in scan.series else path for path in images]
-    paths = [path.relative_to(root) for path in files]
+    paths = [Path(*_parts(path, root, sides)) for path in files]
     deeper = dict.fromkeys(
-        root / path.parent for path in paths if any(map(_resembles_split, path.parts[1:-1]))
+        root / path.parent for path in paths if any(map(resembles_split, path.parts[1:-1]))
     )
     if deeper:
         scan.faults.append(
             f"{some(list(deeper))}: splits are only understood above the rocks: call the folders"
             f" {root / 'train' / 'ROCK'} and so on, or give them names unlike splits if they are none"
         )
-    folders = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not any(map(_resembles_split, folders)):
+    folders = sorted(path.name for path in _folders_of(root, sides))
+    if not any(map(resembles_split, folders)):
         return []
     problems = _split_problems(folders, paths)
     if problems:
@@ -84,7 +92,16 @@ def _given_splits(root, images, scan):
     return [split for split in SPLITS if split in folders]
 
 
-def _resembles_split(name):
+def _folders_of(root, sides):
+    """List the folders in `root`, and for one that is a side those in it."""
+    hr, lr = ({getattr(side, name) for side in sides} for name in ("hr", "lr"))
+    for path in root.iterdir():
+        if path.is_dir() and not path.name.startswith(".") and path not in lr:
+            yield from _folders_of(path, ()) if path in hr else (path,)
+
+
+def resembles_split(name):
+    """Return whether a folder is called like a split, or nearly so."""
     return name.lower() in _SPLIT_NAMES
 
 

@@ -58,6 +58,14 @@ def test_every_fault_of_a_deeprock_set_is_told_at_once(tmp_path):
     assert len(faults.splitlines()) == 6
 
 
+def test_lr_may_have_the_name_of_hr(tmp_path):
+    write_set(tmp_path, splits=("train",))
+    for path in list(tmp_path.rglob("*x4.png")):
+        path.rename(path.with_name(path.name.replace("x4", "")))
+    found = find_sources(tmp_path, "unknown", 4)
+    assert [s.lr.path.name for s in found.sources] == ["0001.png", "0002.png"] and not found.faults
+
+
 def test_pairs_of_two_pixel_types_are_refused(tmp_path):
     write_set(tmp_path, splits=("train",))
     Image.fromarray(texture(0, 16, 12, np.uint16)).save(

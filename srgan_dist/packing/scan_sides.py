@@ -1,0 +1,166 @@
+"""Pairs in ordinary folders: two folders beside each other whose images have the same names, and sizes in one
+ratio.
+
+train/HR/0.tif and train/LR/0.tif   or   fine/sandstone/0.tif and coarse/sandstone/0x4.tif
+
+What the two are called is free. Rocks whose slices have the same names, and by chance sizes in one ratio,
+are told apart by their pictures.
+"""
+
+import re
+from collections import defaultdict
+from functools import cache
+from itertools import combinations
+from pathlib import Path
+from typing import NamedTuple
+
+from srgan_dist.data.image_files import natural, split_images
+from srgan_dist.data.volume import ImageError
+from srgan_dist.packing.align_sources import middle
+from srgan_dist.packing.match import PAIRED, match
+from srgan_dist.packing.scan_folder import resembles_split
+from srgan_dist.packing.source import name_of, some
+from srgan_dist.utils.scales import SCALES
+
+_LOOKED_AT = 3  # pairs whose sizes and pictures are compared to recognise two folders
+
+_FINE = re.compile(r"(?i)(?:.*[^a-z])?(hr|hq|gt|high|fine)([ _-]?res(olution)?)?(x\d+|[^a-z].*)?")
+_X = re.compile(rf"[xX]({'|'.join(map(str, SCALES))})$")
+_COARSE = re.compile(r"(?i)(?:.*[^a-z])?(lr|lq|low|coarse)([ _-]?res(olution)?)?(x\d+|[^a-z].*)?")
+
+
+class Sides(NamedTuple):
+    """Two folders that hold pairs."""
+
+    hr: Path
+    lr: Path
+    ratio: int | None  # of their sizes; None where only the names of the folders say what they are
+
+    def __str__(self):
+        return f"--hr {self.hr} --lr {self.lr}" + (f" --scale {self.ratio}" if self.ratio else "")
+
+
+def find_sides(root, files, ndim, scale, scan):
+    """Return (the Sides among the folders below `root`, at most one for each folder above them, folders of
+    other sizes of the same images).
+
+    files: all below root. Faults of the Scan name folders of pairs where it is not clear which they are; its
+    notes say what was recognised.
+    """
+    images = [*split_images([path for path in files if path not in scan.series])[0], *scan.series]
+    of_parent, read = defaultdict(list), cache(scan.read)
+    for one, other, pairs in _alike(root, images, scan):
+        if sides := _compared(one, other, pairs, ndim, read, scan):
+            of_parent[one.parent].append(sides)
+    chosen = [sides for found in of_parent.values() if (sides := _only_one(found, scale, scan))]
+    if not chosen:
+        return [], []
+    used = {folder for found in of_parent.values() for sides in found for folder in sides[:2]}
+    beside = [path for path in images if used.isdisjoint([path, *path.parents])]
+    if beside:
+        scan.faults.append(
+            f"{some(sorted(beside))}: {'is' if len(beside) == 1 else 'are'} beside the pairs of"
+            f" {_listed(chosen, root)}; move them away, or give the pairs alone: {chosen[0]}"
+        )
+    scan.notes.append(
+        f"{_listed(chosen, root)}: packed as pairs of HR and LR, as names and sizes fit; to pack two such"
+        " folders as rocks, give their images different names"
+    )
+    left = sorted(used - {folder for sides in chosen for folder in sides[:2]})
+    if left:
+        scan.notes.append(f"{some(left)}: another side of the same images, left out with scale={scale}")
+    return sorted(chosen), left
+
+
+def _listed(chosen, root):
+    return ", ".join(f"{sides.hr.relative_to(root)} with {sides.lr.relative_to(root)}" for sides in chosen)
+
+
+def _alike(root, images, scan):
+    """Yield (folder, folder beside it, [(image, image of the same name)]) where half of the names, at least,
+    of one of them are in the other too. Images of either may have x4 behind the name.
+    """
+    children = defaultdict(lambda: defaultdict(dict))  # parent -> child -> {name below it: path}
+    for path in images:
+        parts = path.relative_to(root).parts + ("slices",) * (path in scan.series)
+        for depth in range(len(parts) - 1):
+            last = "slices" if path in scan.series else name_of(path, scan)
+            name = "/".join((*parts[depth + 1 : -1], last))
+            children[parts[:depth]][parts[depth]].setdefault(name, path)
+    for parent, named in sorted(children.items()):
+        loose = {
+            child: {_X.sub("", name): path for name, path in own.items()} | own
+            for child, own in named.items()
+        }
+        for pair in combinations(sorted(child for child in named if not resembles_split(child)), 2):
+            for one, other in (pair, pair[::-1]):
+                shared = sorted(named[one].keys() & loose[other].keys(), key=natural)
+                if shared and 2 * len(shared) >= min(len(named[one]), len(named[other])):
+                    pairs = [(named[one][name], loose[other][name]) for name in shared]
+                    yield root.joinpath(*parent, one), root.joinpath(*parent, other), pairs
+                    break
+
+
+def _compared(one, other, pairs, ndim, read, scan):
+    """Return the Sides that two folders are, or None; pairs: their images of the same names."""
+    chosen = [pairs[round(i * (len(pairs) - 1) / (_LOOKED_AT - 1))] for i in range(_LOOKED_AT)]
+    headers = [found for pair in dict.fromkeys(chosen) if (found := _headers(pair, read))]
+    ratios = {_ratio(*(volume.shape[-ndim:] for volume in pair)) for pair in headers}
+    called = {bool(_FINE.fullmatch(one.name)) - bool(_COARSE.fullmatch(one.name)): (one, other)}
+    called |= {bool(_FINE.fullmatch(other.name)) - bool(_COARSE.fullmatch(other.name)): (other, one)}
+    named = called.get(1) if {1, -1} <= called.keys() else None
+    ratio = ratios.pop() if len(ratios) == 1 else None
+    if ratio is None:
+        return Sides(*named, None) if named and headers else None
+    hr, lr, ratio = (one, other, ratio) if ratio > 0 else (other, one, -ratio)
+    sides = Sides(hr, lr, ratio)
+    if named or _show_one_place(headers, hr == one, ratio, ndim):
+        return sides
+    scan.notes.append(
+        f"{hr} and {lr} have images of the same names, and sizes in the ratio {ratio}, but they show"
+        f" different things, so they are packed as rocks; if they are pairs: {sides}"
+    )
+    return None
+
+
+def _headers(pair, read):
+    try:
+        return tuple(map(read, pair))
+    except ImageError:
+        return None  # it will be named when it is read
+
+
+def _ratio(one, other):
+    """Return the ratio of two shapes, negative where the second is the larger one; None for no scale."""
+    for ratio in SCALES:
+        if one == tuple(ratio * size for size in other):
+            return ratio
+        if other == tuple(ratio * size for size in one):
+            return -ratio
+    return None
+
+
+def _show_one_place(headers, first_is_hr, ratio, ndim):
+    """Return whether one of the pairs fits, after a shift or turn if need be."""
+    for pair in headers:
+        hr, lr = pair if first_is_hr else pair[::-1]
+        try:
+            found = match(*middle(hr, lr, ratio, ndim), ratio)
+        except ImageError:
+            continue  # it will be named when it is packed
+        if found and max(found.correlation, found.shifted, found.turned) >= PAIRED:
+            return True
+    return False
+
+
+def _only_one(found, scale, scan):
+    """Return the only Sides of those in one folder, or the only ones of that scale; others are a fault."""
+    fitting = found if len(found) == 1 else [sides for sides in found if sides.ratio == scale]
+    if len(fitting) == 1:
+        return fitting[0]
+    listed = "; ".join(map(str, found[:4]))
+    scan.faults.append(
+        f"{found[0].hr.parent}: holds folders of the same images in several sizes, and it is not clear which"
+        f" are pairs with scale={scale}; give one of: {listed}"
+    )
+    return None
