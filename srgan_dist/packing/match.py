@@ -29,6 +29,8 @@ class Match(NamedTuple):
     shifted: float  # the correlation there
     turn: str  # the flip or rotation of LR, in words, after which it fits best; "" for none
     turned: float
+    hr_outline: tuple  # some 64 averages of each side, by which exchanged images are found
+    lr_outline: tuple
 
 
 def match(hr, lr, scale):
@@ -54,7 +56,25 @@ def match(hr, lr, scale):
     turned = _correlation(coarse, image)
     if turned > shifted - 0.2:  # the middle of an image with an odd side is not the middle of its mirror
         turned = max(turned, _best_shift(coarse, image)[1])
-    return Match(contrast, as_it_is, shift, shifted, words, turned)
+    outlines = _outline(coarse), _outline(lr)
+    return Match(contrast, as_it_is, shift, shifted, words, turned, *outlines)
+
+
+def fit(found, other):
+    """Return how well HR of one Match fits LR of another, by their outlines: a correlation."""
+    one, other = (np.asarray(outline, np.float32) for outline in (found.hr_outline, other.lr_outline))
+    return _correlation(one, other) if one.shape == other.shape else 0.0
+
+
+def _outline(image):
+    """Average an image over some 8x8 or 4x4x4 parts: their grey levels, rounded."""
+    cells = 8 if image.ndim == 2 else 4
+    sizes = [n // cells for n in image.shape]
+    cropped = image[tuple(slice(cells * n) for n in sizes)]
+    shape = [n for size in sizes for n in (cells, size)]
+    return tuple(
+        cropped.reshape(shape).mean(axis=tuple(range(1, 2 * image.ndim, 2))).round().ravel().tolist()
+    )
 
 
 def _averaged(hr, scale, corner, size):

@@ -19,6 +19,7 @@ import numpy as np
 from srgan_dist.data.degradation import ScanLike, downsample, scan_like
 from srgan_dist.data.volume import ImageError
 from srgan_dist.packing.blocks import cut, read_region, widened, window
+from srgan_dist.packing.pictures import look
 from srgan_dist.packing.source import Source
 from srgan_dist.storage.encoding import encode
 
@@ -70,25 +71,28 @@ class Packed(NamedTuple):
     fault: str | None  # why the source cannot be used
     contents: list  # sha256 of the pixels of each page or block; None where there is only one grey level
     facts: list  # Facts of each sample, in the order of the job
+    looks: list  # Look of each page or block
 
 
 def pack(job):
     """Decode a source and write its samples, unless all are in their places already; returns Packed."""
     if job.known and _is_stored(job):
         return job.known
-    contents, facts = [], [None] * len(job.samples)
+    contents, looks, facts = [], [], [None] * len(job.samples)
     try:
         with open(job.spool, "wb") if job.spool else contextlib.nullcontext() as spool:
-            for i, *images in (_blocks if job.ndim == 3 else _tiles)(job, contents):
+            for i, *images in (_blocks if job.ndim == 3 else _tiles)(job, contents, looks):
                 if job.places or job.spool:
                     facts[i] = _write(job, i, *images, spool)
     except ImageError as error:
-        return Packed(str(error), contents, facts)
-    return Packed(None, contents, facts)
+        return Packed(str(error), contents, facts, looks)
+    return Packed(None, contents, facts, looks)
 
 
-def _tiles(job, contents):
-    """Yield (number of the sample, HR tile, LR tile) page by page; `contents` gets the hash of each page."""
+def _tiles(job, contents, looks):
+    """Yield (number of the sample, HR tile, LR tile) page by page; `contents` gets the hash of each page,
+    `looks` its Look.
+    """
     hr_pages = job.source.hr.pages()
     lr_pages = job.source.lr.pages() if job.source.lr else [None] * job.source.hr.slices
     on_page = {}
@@ -96,6 +100,7 @@ def _tiles(job, contents):
         on_page.setdefault(sample.corner[0], []).append(i)
     for number, (page, lr_page) in enumerate(zip(hr_pages, lr_pages, strict=True)):
         contents.append(_hash(page))
+        looks.append(look(page, None if job.source.alignment else lr_page, job.scale))
         for i in on_page.get(number, ()):
             sample = job.samples[i]
             corner, shape = sample.corner[1:], sample.shape[1:]
@@ -103,16 +108,20 @@ def _tiles(job, contents):
             yield i, page[window(corner, shape)], lr
 
 
-def _blocks(job, contents):
-    """Yield (number of the sample, HR block, LR block); `contents` gets the hash of each."""
+def _blocks(job, contents, looks):
+    """Yield (number of the sample, HR block, LR block); `contents` gets the hash of each, `looks` its
+    Look.
+    """
     low, region = read_region(job.source.hr, job.samples, job.margin)
     lr_samples = [_on_lr_grid(sample, job.scale) for sample in job.samples] if job.source.lr else None
     lr_low, lr_region = read_region(job.source.lr, lr_samples) if lr_samples else (None, None)
     for i, sample in enumerate(job.samples):
         hr = np.ascontiguousarray(cut(region, low, sample))
         contents.append(_hash(hr))
+        lr = np.ascontiguousarray(cut(lr_region, lr_low, lr_samples[i])) if lr_samples else None
+        looks.append(look(hr, None if job.source.alignment else lr, job.scale))
         if lr_samples:
-            yield i, hr, np.ascontiguousarray(cut(lr_region, lr_low, lr_samples[i]))
+            yield i, hr, lr
         else:
             corner = [start - first for start, first in zip(sample.corner, low, strict=True)]
             yield i, hr, _made_lr(job, sample, region, corner, sample.shape)

@@ -1,10 +1,8 @@
 """All pixels of a build: jobs for sources or regions of them, run by any executor, and their results."""
 
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain, groupby
-
-import numpy as np
 
 from srgan_dist.data.manifest import shard_name
 from srgan_dist.packing.assemble import assemble_all
@@ -12,9 +10,8 @@ from srgan_dist.packing.blocks import regions
 from srgan_dist.packing.empty import contrasts, without_empty
 from srgan_dist.packing.layout import place, write_skeleton
 from srgan_dist.packing.pack import Facts, Job, Packed, pack
+from srgan_dist.packing.pictures import Look, Picture, judge
 from srgan_dist.utils.errors import UserError
-
-FAINT = 2**14  # 16-bit images below it use less than a quarter of their range
 
 
 class BuildError(UserError):
@@ -43,7 +40,7 @@ def pack_all(sources, samples, tables, shards, dtype, options, directory, run, p
     progress = partial(progress, act="pack images" if options.ndim == 2 else "pack regions")
     pack_images = _pack_plain if options.encoding == "npy" else _pack_encoded
     results = pack_images(jobs, tables, shards, directory, run, progress)
-    return results.notes() + _faint(tables, dtype)
+    return results.notes()
 
 
 def leave_out_empty(sources, samples, options, run, progress):
@@ -96,8 +93,10 @@ def _known(directory, number, samples):
     """Return the Packed that an interrupted build recorded of a source, or None."""
     if not directory or number not in directory.known:
         return None
-    contents, facts = directory.known[number]
-    return Packed(None, contents, [Facts(*each) for each in facts]) if len(facts) == len(samples) else None
+    contents, facts, looks = directory.known[number]
+    if len(facts) != len(samples):
+        return None
+    return Packed(None, contents, [Facts(*each) for each in facts], list(map(Look.of, looks)))
 
 
 def _pack_plain(jobs, tables, shards, directory, run, progress):
@@ -157,7 +156,7 @@ def _run(jobs, run, progress, directory=None):
     for number, (job, packed) in enumerate(zip(jobs, progress(run(pack, jobs), len(jobs)), strict=True)):
         results.add(job, packed)
         if directory and not job.known and not packed.fault:
-            directory.record(number, [packed.contents, packed.facts])
+            directory.record(number, [packed.contents, packed.facts, packed.looks])
     return results
 
 
@@ -172,6 +171,7 @@ class Results:
     repeated: list = field(default_factory=list)
     first_seen: dict = field(default_factory=dict)  # hash of a page or block -> (split, file, its name)
     facts: list = field(default_factory=list)  # of each job, those of its samples
+    pictures: list = field(default_factory=list)  # Picture of each page or block
     resumed: int = 0  # jobs that an interrupted build had done
 
     def add(self, job, packed):
@@ -192,6 +192,15 @@ class Results:
                 self.leaks.setdefault((path, other), []).append(leak)
             elif first != name:
                 self.repeated.append(name)
+        self.pictures += [
+            Picture(source.rock, job.name_of(number), source.hr.dtype, look)
+            for number, look in enumerate(packed.looks)
+        ]
+
+    @cached_property
+    def judged(self):
+        """(faults, notes) on the pictures, all of them."""
+        return judge(self.pictures)
 
     @property
     def faults(self):
@@ -199,7 +208,7 @@ class Results:
         for first, *others in self.leaks.values():
             more = f", as are {len(others)} others of both files" if others else ""
             faults.append(f"{first}{more}; scores would be too good. Remove one of them")
-        return faults
+        return faults + self.judged[0]
 
     def notes(self):
         notes, images = [], "images" if self.ndim == 2 else "blocks"
@@ -212,15 +221,4 @@ class Results:
             notes.append(f"{len(self.constant)} {images} have one grey level only, e.g. {self.constant[0]}")
         if self.repeated:
             notes.append(f"{len(self.repeated)} {images} repeat an earlier picture, e.g. {self.repeated[0]}")
-        return notes
-
-
-def _faint(tables, dtype):
-    """Return a note if 16-bit images use little of their range."""
-    brightest = max(int(table["brightest"].max()) for table in tables.values())
-    if dtype != np.uint16 or brightest >= FAINT:
-        return []
-    return [
-        f"the brightest grey level is {brightest} of 65535 (12-bit data?): networks and scores take 65535 for"
-        " white, so map the grey levels of all images onto 16 bits before packing"
-    ]
+        return notes + self.judged[1]

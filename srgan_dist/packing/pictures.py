@@ -1,0 +1,188 @@
+"""What is wrong with pictures as a whole: label images among scans, pairs that do not fit, grey levels that
+use little of their range.
+
+Each picture (a page, or a block of a volume) is looked at while it is packed: `look` keeps a few numbers of
+it. When all are packed, `judge` compares them with the others of their rock.
+"""
+
+from collections import defaultdict
+from typing import NamedTuple
+
+import numpy as np
+
+from srgan_dist.packing.match import PAIRED, Match, fit, match
+
+FEW_LEVELS = 8  # of segmented images; a scan has more, as it has noise
+NARROW = {"uint8": 1 / 8, "uint16": 1 / 4}  # share of the range of a pixel type below which a note says so
+
+_PIXELS = 4096  # that are looked at
+_TAIL = 8  # of them at either end that do not count: hot pixels
+
+_UNRELATED = 0.2  # the largest correlation of sides that certainly show different things
+_NAMED = 10  # pictures of one kind that are listed by name
+
+
+class Look(NamedTuple):
+    """A few numbers of one picture."""
+
+    levels: int  # different grey levels among some pixels
+    low: int  # robust darkest and brightest grey level
+    high: int
+    match: Match | None  # with LR, where there is one that is not registered
+
+    @classmethod
+    def of(cls, numbers):
+        """Return the Look of plain JSON."""
+        *others, found = numbers
+        return cls(*others, found and Match(*found))
+
+
+def look(hr, lr=None, scale=None):
+    """Return the Look of an HR picture, uint8 or uint16, and of the LR picture that belongs to it."""
+    pixels = np.sort(hr.reshape(-1)[:: hr.size // _PIXELS | 1])
+    tail = min(_TAIL, (len(pixels) - 1) // 4)
+    levels = 1 + int(np.count_nonzero(np.diff(pixels)))
+    found = match(hr, lr, scale) if lr is not None else None
+    return Look(levels, int(pixels[tail]), int(pixels[-1 - tail]), found)
+
+
+class Picture(NamedTuple):
+    """A Look, and whose it is."""
+
+    rock: str
+    name: str
+    dtype: np.dtype
+    look: Look
+
+
+def judge(pictures):
+    """Return (faults, notes) of all pictures of a build."""
+    of_rock = defaultdict(list)
+    for picture in pictures:
+        of_rock[picture.rock].append(picture)
+    faults, notes = _labels(of_rock)
+    for rock, own in of_rock.items():
+        found = _pairs(rock, [picture for picture in own if picture.look.match])
+        faults += found[0]
+        notes += found[1]
+    return faults, notes + _narrow(pictures)
+
+
+def _labels(of_rock):
+    """Name the segmented images: a fault beside scans, a note where there is nothing else."""
+    found, scans = {}, 0
+    for rock, pictures in of_rock.items():
+        drawn = [picture for picture in pictures if picture.look.levels > 1]
+        few = [picture for picture in drawn if picture.look.levels <= FEW_LEVELS]
+        if 2 * len(few) < len(drawn):  # then faint ones are air, of which a scan may have some
+            few = [p for p in few if p.look.high - p.look.low > np.iinfo(p.dtype).max // 4]
+        scans += len(drawn) - len(few)
+        if few:
+            found[rock] = few
+    faults, notes = [], []
+    for rock, few in found.items():
+        words = (
+            f"{rock}: {len(few)} images have {FEW_LEVELS} grey levels or fewer, as label images and masks"
+            f" have: {_some(p.name for p in few)}"
+        )
+        if scans:
+            faults.append(f"{words}; they are no scans, so move them out of SOURCE")
+        else:
+            notes.append(f"{words}; a network trained on them sharpens such images, not scans")
+    return faults, notes
+
+
+def _pairs(rock, pictures):
+    """Return (faults, notes) of the pairs of one rock; pictures without contrast of their own are air."""
+    if not pictures:
+        return [], []
+    least = 0.25 * np.median([picture.look.match.contrast for picture in pictures])
+    pictures = [picture for picture in pictures if picture.look.match.contrast >= least]
+    fits = np.array([_best(picture.look.match) for picture in pictures])
+    usual = float(np.median(fits))
+    spread = 1.48 * float(np.median(np.abs(fits - usual)))  # the standard deviation of most of them
+    turned, inverted, other, shifted, worse = {}, {}, {}, {}, {}
+    for name, found in ((picture.name, picture.look.match) for picture in pictures):
+        best = _best(found)
+        if found.turned >= PAIRED and found.turned > best + 0.1:
+            turned[name] = f"{found.turn}: correlation {found.turned:.2f} for {best:.2f}"
+        elif found.correlation <= -PAIRED:
+            inverted[name] = f"correlation {found.correlation:.2f}"
+        elif best < _UNRELATED or best < PAIRED and best < usual - 0.3:
+            other[name] = f"correlation {best:.2f}{_owner(name, found, pictures)}"
+        elif any(found.shift) and found.shifted > found.correlation + 0.02:
+            shift = ", ".join(map(str, found.shift))
+            shifted[name] = f"({shift}): correlation {found.shifted:.2f} for {found.correlation:.2f}"
+        elif len(pictures) >= 5 and best < usual - max(0.08, 6 * spread):
+            worse[name] = f"correlation {best:.2f}{_owner(name, found, pictures)}"
+    faults = [
+        f"{rock}: {_listed(some, problem)}"
+        for some, problem in (
+            (turned, "LR fits HR better when it is turned; turn one side"),
+            (inverted, "LR is dark where HR is bright; invert the grey levels of one side"),
+            (
+                other,
+                f"LR does not show what HR shows, within 8 LR pixels (the median of {rock} is {usual:.2f});"
+                " correct the pairs, leave them out, or try --align",
+            ),
+        )
+        if some
+    ]
+    notes = [
+        f"{rock}: {_listed(some, problem)}"
+        for some, problem in (
+            (
+                shifted,
+                "LR fits HR better after a shift, in LR pixels; --align finds it to a fraction and makes up"
+                " for it",
+            ),
+            (worse, f"LR fits HR much worse than elsewhere, where the median is {usual:.2f}; look at them"),
+        )
+        if some
+    ]
+    if usual < PAIRED and not faults:
+        notes.append(
+            f"{rock}: LR and HR correlate by {usual:.2f} only, the median of {len(pictures)} pairs; do they"
+            " show the same place? --align registers them"
+        )
+    return faults, notes
+
+
+def _best(found):
+    return max(found.correlation, found.shifted)
+
+
+def _owner(name, found, pictures):
+    """Say whose LR an LR picture seems to be."""
+    fits = [(fit(picture.look.match, found), picture.name) for picture in pictures if picture.name != name]
+    best, owner = max(fits, default=(0, ""))
+    return f", its LR seems to be that of {owner}" if best > max(0.8, fit(found, found) + 0.02) else ""
+
+
+def _listed(pictures, problem):
+    named = [f"{name} {words}" for name, words in pictures.items()]
+    more = f" and {len(named) - _NAMED} more" * (len(named) > _NAMED)
+    return f"{len(named)} pairs: {problem}: {'; '.join(named[:_NAMED])}{more}"
+
+
+def _some(names):
+    names = list(names)
+    return ", ".join(names[:3]) + f" and {len(names) - 3} more" * (len(names) > 3)
+
+
+def _narrow(pictures):
+    """Return a note if the grey levels of all use a small part of their range."""
+    drawn = [picture for picture in pictures if picture.look.levels > FEW_LEVELS]
+    if not drawn or len({picture.dtype for picture in drawn}) > 1:
+        return []
+    dtype, low = drawn[0].dtype, min(picture.look.low for picture in drawn)
+    high, peak = max(picture.look.high for picture in drawn), np.iinfo(drawn[0].dtype).max
+    if high - low >= NARROW[dtype.name] * peak:
+        return []
+    sixteen = " --dtype uint16" * (dtype == np.uint16)
+    return [
+        f"but for a few pixels, the grey levels are between {low} and {high} of {peak}"
+        f"{' (12-bit data?)' * (dtype == np.uint16)}: networks and scores take {peak} for white, so PSNR is"
+        f" {20 * np.log10(peak / max(1, high - low)):.0f} dB higher than over the range that is used; map it"
+        f" onto the whole one with e.g. --window {low}:{high}{sixteen}"
+    ]
