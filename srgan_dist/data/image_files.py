@@ -248,12 +248,40 @@ def is_hidden(name):
     return name.startswith(".") or name.lower() in _SYSTEM_FILES
 
 
+# suffix of files that are not read -> the way to convert them
+_CONVERSIONS = {
+    (".jpg", ".jpeg", ".webp"): "compression has changed their grey levels: take the originals",
+    (".jp2", ".gif", ".pgm", ".pbm", ".ppm", ".pnm", ".tga"): "save them as PNG or TIFF, e.g. with ImageJ",
+    (".czi", ".lif", ".nd2", ".lsm", ".ims", ".svs"): "export them as TIFF, e.g. with ImageJ's Bio-Formats",
+    (".nii", ".nii.gz", ".img", ".hdr", ".vtk", ".vti"): "save them as .nrrd, e.g. with 3D Slicer",
+    (".npz", ".pkl", ".pt", ".pth"): "save each array with numpy.save as .npy",
+    (".zip", ".gz", ".tar", ".tgz", ".7z", ".rar", ".bz2", ".xz"): "unpack them",
+    (".vgl", ".hx", ".xrm", ".rec", ".mrc", ".dm3", ".dm4"): "export the volumes as TIFF or raw voxels",
+}
+
+
 def left_out(folder, names):
-    """Return a list of at most one note: the files of a folder that are no images."""
+    """Return a list of at most one note: the files of a folder that are no images, and a way to convert
+    them.
+    """
     if not names:
         return []
-    listed = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-    return [f"{folder}: {len(names)} files are of no format that is read and are left out: {listed}"]
+    by_suffix = {}
+    for name in names:
+        suffix = ".nii.gz" if name.lower().endswith(".nii.gz") else _suffix(name)
+        by_suffix.setdefault(suffix or "without suffix", []).append(name)
+    groups = [_described(suffix, own) for suffix, own in sorted(by_suffix.items(), key=lambda g: -len(g[1]))]
+    more = f"; {len(groups) - 8} more kinds" * (len(groups) > 8)
+    return [
+        f"{folder}: {len(names)} files are of no format that is read and are left out:"
+        f" {'; '.join(groups[:8])}{more}"
+    ]
+
+
+def _described(suffix, names):
+    way = next((way for suffixes, way in _CONVERSIONS.items() if suffix in suffixes), None)
+    listed = ", ".join(names[:3]) + ", ..." * (len(names) > 3)
+    return f"{len(names)} {suffix} ({listed})" + (f": {way}" if way else "")
 
 
 def natural(path):

@@ -70,6 +70,7 @@ def build(source, out, options, progress=None, run=map):
         aligned=options.align is not None,
         raw=options.raw and parse_raw(options.raw),
         any_dtype=options.window is not None,
+        two_dtypes=options.dtype is not None,
     )
     if options.window is not None and scan.sources and not scan.faults:
         options = replace(options, window=str(apply_window(scan, options.window, options.dtype)))

@@ -29,15 +29,15 @@ from srgan_dist.packing.source import Scan, pair_fits
 from srgan_dist.utils.errors import UserError
 
 
-def find_sources(source, kind, scale, ndim=2, aligned=False, raw=None, any_dtype=False):
+def find_sources(source, kind, scale, ndim=2, aligned=False, raw=None, any_dtype=False, two_dtypes=False):
     """Return the Scan of `source`, a folder or a file of volumes, or of two such, (HR, LR); faults name files
     and the way out.
 
     kind, scale: of the LR side that is paired with HR; ndim: 3 pairs whole volumes, 2 their slices; aligned:
     pairs will be registered, so that their sizes may differ. raw: RawOptions of voxels without a header.
-    any_dtype: values will be mapped to grey levels by a window.
+    any_dtype: values will be mapped to grey levels by a window; two_dtypes: 8 bits will be stored as 16.
     """
-    fits = partial(pair_fits, scale=scale, ndim=ndim, aligned=aligned)
+    fits = partial(pair_fits, scale=scale, ndim=ndim, aligned=aligned, two_dtypes=two_dtypes)
     scan = Scan(read=partial(read_header if any_dtype else read_info, raw=raw))
     if isinstance(source, tuple):
         _find_in_two(Sides(*map(Path, source), scale), ndim, fits, scan)

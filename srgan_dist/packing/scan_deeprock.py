@@ -6,10 +6,12 @@ DeepRockSR-3D has the same layout, with volumes.
 """
 
 import re
+from collections import defaultdict
+from dataclasses import replace
 
 from srgan_dist.data.image_files import FORMATS, split_images
 from srgan_dist.packing.scan_pairs import lr_name
-from srgan_dist.packing.source import Source, grouped, header_or_problem, only_images, some
+from srgan_dist.packing.source import Source, grouped, header_or_problem, key_of, only_images, some
 
 _HR_FOLDER = re.compile(r"(?P<set>.+)_(?P<split>train|valid|test)_HR")
 _LR_FOLDER = re.compile(r"(?P<set_and_split>.+_(train|valid|test))_LR_[a-z]+_X\d+")
@@ -31,7 +33,7 @@ def find_pairs(root, sides, files, kind, scale, fits, scan):
     by_folder = {}
     for path in files:
         by_folder.setdefault(path.parent, []).append(path)
-    problems = {}
+    found, problems = [], {}
     for folder in _without_shuffled(hr_folders, scan.notes):
         split = _HR_FOLDER.fullmatch(folder.name)["split"]
         lr_folder = folder.with_name(f"{folder.name.removesuffix('_HR')}_LR_{kind}_X{scale}")
@@ -48,8 +50,19 @@ def find_pairs(root, sides, files, kind, scale, fits, scan):
             if hr and lr and fits(hr, lr, problems):
                 rock, kernel = _rock_of_set(folder), "bicubic" if kind == "default" else None
                 file = str(hr_path.relative_to(root))
-                scan.sources.append(Source(f"{rock}_{name}", rock, split, file, hr, lr, kernel))
+                found.append(Source(name, rock, split, file, hr, lr, kernel))
     scan.faults.extend(grouped(problems))
+    scan.sources.extend(_with_keys(found))
+
+
+def _with_keys(sources):
+    """Return sources named by ids with the names of keys: with the split where another one has the id too."""
+    splits = defaultdict(set)
+    for source in sources:
+        splits[source.rock, source.name].add(source.split)
+    for source in sources:
+        split = [source.split] * (len(splits[source.rock, source.name]) > 1)
+        yield replace(source, name=key_of("_".join([source.rock, *split, source.name])))
 
 
 def _checked_sides(root, sides, faults):

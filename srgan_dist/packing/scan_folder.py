@@ -4,7 +4,6 @@ A layout that only resembles this is a fault: a misspelt split would turn test i
 """
 
 import os
-import re
 from pathlib import Path
 
 from srgan_dist.data.image_files import FORMATS
@@ -14,6 +13,7 @@ from srgan_dist.packing.source import (
     few_sources,
     grouped,
     header_or_problem,
+    key_of,
     name_of,
     only_images,
     some,
@@ -43,7 +43,8 @@ def find_images(root, files, ndim, scan, sides=()):
             groups.setdefault((rock, split), []).append((info, inside))
     scan.faults.extend(grouped(problems))
     if not groups and not scan.faults:
-        scan.faults.append(f"{root}: holds no image of a format that is read ({FORMATS})")
+        others = "".join(f"; {note}" for note in scan.notes)  # on the files that it holds
+        scan.faults.append(f"{root}: holds no image of a format that is read ({FORMATS}){others}")
     for (rock, given_split), members in sorted(groups.items(), key=lambda group: group[0][0]):
         splits = [given_split] * len(members) if given_split else split_in_order(len(members))
         if len(members) < 3 and not given_split:
@@ -55,7 +56,7 @@ def find_images(root, files, ndim, scan, sides=()):
             name = "_".join([rock, *filter(None, [given_split]), *inside, name_of(info.path, scan)])
             own = Path(os.path.abspath(root)).parent if info.path == root else root
             file = os.path.relpath(info.path, own)
-            scan.sources.append(Source(re.sub(r"[^A-Za-z0-9_-]", "_", name), rock, split, file, info))
+            scan.sources.append(Source(key_of(name), rock, split, file, info))
 
 
 def _parts(path, root, sides):

@@ -1,6 +1,9 @@
 """A source of samples, and the helpers of all scans: headers read once, faults grouped by problem."""
 
+import hashlib
 import os
+import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,7 +12,7 @@ import numpy as np
 
 from srgan_dist.data.image_files import left_out, natural, read_info, split_images
 from srgan_dist.data.manifest import SPLITS
-from srgan_dist.data.volume import ImageError, Volume
+from srgan_dist.data.volume import ALLOWED_DTYPES, ImageError, Volume
 from srgan_dist.data.window import Window, find_window, parse_window
 from srgan_dist.utils.scales import SCALES
 
@@ -59,6 +62,15 @@ def header_or_problem(path, scan, problems):
         return None
 
 
+def key_of(name):
+    """Return a name in the characters of keys; a digest tells those apart that are not ASCII."""
+    name = unicodedata.normalize("NFC", name)  # é is one character or two, as e.g. macOS writes it
+    key = re.sub(r"[^A-Za-z0-9_-]", "_", name)
+    if name.isascii():
+        return key
+    return f"{key}_{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
+
+
 def name_of(path, scan):
     """Return the name of a volume without suffix; a folder of slices has none."""
     return Path(os.path.abspath(path)).name if path in scan.series else path.stem
@@ -85,10 +97,11 @@ def apply_window(scan, window, dtype):
     return window
 
 
-def pair_fits(hr, lr, problems, scale, ndim, aligned=False):
+def pair_fits(hr, lr, problems, scale, ndim, aligned=False, two_dtypes=False):
     """Return whether two headers are those of a pair; adds to {problem: paths} where they are not.
 
-    aligned: the pair will be registered and cut to its overlap, so that sizes may differ.
+    aligned: the pair will be registered and cut to its overlap, so that sizes may differ. two_dtypes: 8-bit
+    values will be stored as 16 bits, so that both types may be there.
     """
     misfits, hr_size, lr_size = [], hr.shape[-ndim:], lr.shape[-ndim:]
     if hr_size != tuple(scale * size for size in lr_size) and not aligned:
@@ -101,9 +114,17 @@ def pair_fits(hr, lr, problems, scale, ndim, aligned=False):
             f"has {hr.slices} pages, its partner in {lr.path.parent} has {lr.slices};"
             " pairs are slices of one plane"
         )
-    if hr.dtype != lr.dtype:
+    if hr.dtype != lr.dtype and not (two_dtypes and {hr.dtype, lr.dtype} == set(ALLOWED_DTYPES)):
+        way_out = " use --dtype uint16 to store 8-bit values times 257, or save one like the other"
         misfits.append(
-            f"is {hr.dtype}, its partner in {lr.path.parent} is {lr.dtype}; both sides need one pixel type"
+            f"is {hr.dtype}, its partner in {lr.path.parent} is {lr.dtype}; both sides need one pixel type:"
+            + (way_out if {hr.dtype, lr.dtype} == set(ALLOWED_DTYPES) else " save one like the other")
+        )
+    turned = [side.tags.get("orientation", 1) for side in (hr, lr)]
+    if turned[0] != turned[1]:
+        misfits.append(
+            f"has Orientation {turned[0]}, its partner in {lr.path.parent} has {turned[1]}, so that they are"
+            " turned otherwise; turn the pixels of one and save both with Orientation 1"
         )
     for misfit in misfits:
         problems.setdefault(misfit, []).append(hr.path)

@@ -49,7 +49,7 @@ def test_a_folder_is_taken_with_its_linked_folders_and_other_files_are_named(tmp
         "b10.png",
         "linked/d.png",
     ]
-    assert notes == [f"{folder}: 1 files are of no format that is read and are left out: notes.txt"]
+    assert notes == [f"{folder}: 1 files are of no format that is read and are left out: 1 .txt (notes.txt)"]
 
 
 def test_all_faults_of_a_folder_are_listed_at_once(tmp_path):
@@ -160,5 +160,5 @@ def test_a_late_failure_says_how_many_outputs_there_are(tmp_path, weights):
     (folder / "b.png").write_bytes(data)
     failed = run(weights, folder, tmp_path / "out")
     assert failed.returncode == 1 and "Traceback" not in failed.stderr
-    assert "left out: notes.txt" in failed.stderr and "1 of 2 outputs were written" in failed.stderr
+    assert "left out: 1 .txt (notes.txt)" in failed.stderr and "1 of 2 outputs were written" in failed.stderr
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]

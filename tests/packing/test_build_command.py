@@ -89,4 +89,4 @@ def test_notes_about_names_that_are_no_text_are_printed(tmp_path):
     write_folder(tmp_path / "hr", {"coal": 4})
     (tmp_path / "hr" / "coal" / "note\udcff.txt").write_text("mine")
     built = run("shards/build.py", tmp_path / "hr", tmp_path / "out", "--tile", "80", "--crop", "32")
-    assert built.returncode == 0 and r"left out: note\udcff.txt" in built.stdout, built.stderr
+    assert built.returncode == 0 and r"left out: 1 .txt (note\udcff.txt)" in built.stdout, built.stderr

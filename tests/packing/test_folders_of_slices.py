@@ -71,7 +71,7 @@ def test_what_lies_beside_slices_is_packed_or_named(tmp_path):
     (folder / "scan_rec.log").write_text("Pixel Size (um)=2.5\n")  # is read with the slices
     result = build(tmp_path / "in", tmp_path / "out", OPTIONS)
     assert result.manifest.totals == {"coal": 6}
-    assert "1 files are of no format that is read and are left out: readme.txt" in result.notes[0]
+    assert "1 files are of no format that is read and are left out: 1 .txt (readme.txt)" in result.notes[0]
 
 
 def test_names_with_dots_are_told_apart_and_find_their_partner(tmp_path):

@@ -5,6 +5,9 @@ from conftest import texture, write_folder
 from PIL import Image
 from source_folders import only_fault, write_set
 
+from srgan_dist.data.reader import Reader
+from srgan_dist.data.split import open_split
+from srgan_dist.packing.build import BuildError, BuildOptions, build
 from srgan_dist.packing.scan import find_sources
 from srgan_dist.utils.errors import UserError
 
@@ -179,3 +182,39 @@ def test_pairs_that_all_miss_the_scale_are_one_fault_per_folder(tmp_path):
     faults = find_sources(tmp_path, "unknown", 4).faults
     assert len(faults) == 3
     assert all("is 64x48, which is not scale=4 times 32x24 of its partner in" in fault for fault in faults)
+
+
+def test_ids_that_repeat_in_another_split_are_keys_with_the_split(tmp_path):
+    write_set(tmp_path, splits=("train", "valid"))
+    for path in (tmp_path / "coal2D").glob("coal2D_valid*/0003*"):
+        path.rename(path.with_name(path.name.replace("0003", "0001")))
+    build(tmp_path, tmp_path.with_name("out"), BuildOptions(crop=32))
+    keys = {n: {open_split(tmp_path.with_name("out"), n).key(i) for i in (0, 1)} for n in ("train", "valid")}
+    assert keys == {"train": {"coal_train_0001", "coal_0002"}, "valid": {"coal_valid_0001", "coal_0004"}}
+
+
+@pytest.mark.parametrize("deep", ["HR", "LR"])
+def test_sides_of_8_and_16_bits_are_stored_as_16_where_told_so(tmp_path, deep):
+    write_set(tmp_path / "in", splits=("train",))
+    for path in (tmp_path / "in").rglob(f"*_{deep}*/*.png"):
+        grey = np.asarray(Image.open(path))[..., 0].astype(np.uint16) * 200
+        Image.fromarray(grey).save(path)
+    with pytest.raises(BuildError, match="both sides need one pixel type: use --dtype uint16"):
+        build(tmp_path / "in", tmp_path / "out", BuildOptions(crop=32))
+    build(tmp_path / "in", tmp_path / "out", BuildOptions(crop=32, dtype="uint16"))
+    split = open_split(tmp_path / "out", "train")
+    lr, hr = Reader(split).image(0)
+    image = texture(int(split.key(0)[-4:]), 64, 48).astype(np.uint16)
+    assert np.array_equal(hr, image * (200 if deep == "HR" else 257))
+    assert np.array_equal(lr, image[::4, ::4] * (200 if deep == "LR" else 257))
+
+
+def test_sides_that_are_turned_otherwise_are_a_fault(tmp_path):
+    write_set(tmp_path, splits=("train",))
+    for path in list(tmp_path.rglob("*.png")):
+        image = np.asarray(Image.open(path))[..., 0]
+        turned = 4 if path.parent.name.endswith("HR") else 1
+        tifffile.imwrite(path.with_suffix(".tif"), image, extratags=[(274, "H", 1, turned, True)])
+        path.unlink()
+    fault = only_fault(find_sources(tmp_path, "unknown", 4))
+    assert "has Orientation 4, its partner in" in fault and "save both with Orientation 1" in fault

@@ -1,9 +1,12 @@
+import unicodedata
+
 import pytest
 from conftest import texture, write_folder
 from PIL import Image
 from source_folders import only_fault
 from volume_samples import mhd, vol_info
 
+from srgan_dist.data.sample import key_problem
 from srgan_dist.packing.scan import find_sources
 from srgan_dist.packing.scan_folder import split_in_order
 
@@ -46,7 +49,10 @@ def test_other_files_are_named_and_hidden_ones_are_not(tmp_path):
     (tmp_path / "coal" / "photo.jpg").write_bytes(b"")
     (tmp_path / "coal" / ".DS_Store").write_bytes(b"")
     notes = find_sources(tmp_path, "default", 4).notes
-    assert notes == [f"{tmp_path}: 1 files are of no format that is read and are left out: photo.jpg"]
+    assert notes == [
+        f"{tmp_path}: 1 files are of no format that is read and are left out: 1 .jpg (photo.jpg):"
+        " compression has changed their grey levels: take the originals"
+    ]
 
 
 def test_empty_and_missing_sources(tmp_path):
@@ -151,7 +157,8 @@ def test_broken_links_are_faults(tmp_path):
 def test_names_with_digits_that_are_no_decimals_are_sorted(tmp_path):
     write_folder(tmp_path, {"coal": 1})
     (tmp_path / "coal" / "slice_0.png").rename(tmp_path / "coal" / "1\u00b23.png")
-    assert [s.name for s in find_sources(tmp_path, "unknown", 4).sources] == ["coal_1_3"]
+    (source,) = find_sources(tmp_path, "unknown", 4).sources
+    assert source.name.startswith("coal_1_3_")
 
 
 def test_volumes_with_their_data_beside_them_are_one_source_each(tmp_path):
@@ -168,3 +175,29 @@ def test_volumes_with_their_data_beside_them_are_one_source_each(tmp_path):
         ("rock/a.vol.info", (3, 4, 5)),
     ]
     assert found.faults == [] and not any("left out" in note for note in found.notes)
+
+
+def test_rocks_whose_names_are_not_ascii_have_keys_of_their_own(tmp_path):
+    write_folder(tmp_path, {"砂岩一": 3, "砂岩二": 3, "grès": 3})
+    found = find_sources(tmp_path, "unknown", 4)
+    assert not found.faults and {s.rock for s in found.sources} == {"砂岩一", "砂岩二", "grès"}
+    assert len({s.name for s in found.sources}) == 9 and all(
+        key_problem(s.name) is None for s in found.sources
+    )
+    decomposed = unicodedata.normalize("NFD", "grès")
+    (tmp_path / "grès").rename(tmp_path / decomposed)
+    again = find_sources(tmp_path, "unknown", 4)
+    assert {s.name for s in again.sources} == {s.name for s in found.sources}
+
+
+def test_files_that_are_not_read_are_counted_by_suffix_with_the_way_to_convert_them(tmp_path):
+    (tmp_path / "rock").mkdir()
+    for name in ("a.jpg", "b.jpg", "c.nii.gz", "d.czi", "notes.txt", "Makefile"):
+        (tmp_path / "rock" / name).write_bytes(b"")
+    fault = only_fault(find_sources(tmp_path, "unknown", 4))
+    assert "holds no image" in fault and "6 files are of no format that is read" in fault
+    assert "2 .jpg (a.jpg, b.jpg): compression has changed their grey levels: take the originals" in fault
+    assert (
+        "1 .nii.gz (c.nii.gz): save them as .nrrd" in fault and "1 .czi (d.czi): export them as TIFF" in fault
+    )
+    assert "1 .txt (notes.txt)" in fault and "1 without suffix (Makefile)" in fault
