@@ -17,11 +17,7 @@ from srgan_dist.data.noise import Noise
 from srgan_dist.evaluation import report
 from srgan_dist.evaluation.measuring_settings import measuring_of
 from srgan_dist.evaluation.super_resolve import check_noise, check_tile
-from srgan_dist.evaluation.super_resolve_jobs import (
-    list_images_and_volumes,
-    super_resolve_jobs,
-    trained_window,
-)
+from srgan_dist.evaluation.super_resolve_jobs import list_images_and_volumes, super_resolve_jobs
 from srgan_dist.evaluation.super_resolver import SuperResolver
 from srgan_dist.models import weights_file
 from srgan_dist.runtime.cpu import on_cpu, use_cpu_threads
@@ -95,30 +91,37 @@ def super_resolve(
     noise_seed=0,
     samples=None,
     self_ensemble=False,
+    window=None,
 ):
     """Super-resolve the images of a file or folder into another one; returns the paths of the outputs, those
     of volumes by a 3-D generator last.
 
         srgan_dist.super_resolve("runs/demo/weights/adversarial.safetensors", "scan.tif", "scan_x4.tif")
 
-    Writes PNG, TIFF and NPY; docs/data.md lists what is read. A 3-D generator takes volumes block by block,
-    also into MetaImage (.mhd) and OME-Zarr (.zarr); the same call continues one that was interrupted. Voxels
-    that are not uint8 are read with the window of the training data, where the weights have one. tile: side
-    in LR pixels of tiles and blocks, which bounds the memory; None: 192 in 2-D, in 3-D as many as fit
-    2 GiB per thread or 6 GiB of a GPU. device, self_ensemble: as for load_generator. noise, noise_seed:
-    strength (0: none, 1: as trained) and seed of the noise of a generator that has some. samples: number of
-    draws of it, whose mean is written to output, and their standard deviation beside it as NAME_spread.
-    Nothing is written where one of the outputs exists.
+    Writes PNG, TIFF and NPY; docs/data.md lists what is read. A 3-D generator takes volumes block by
+    block, also into MetaImage (.mhd) and OME-Zarr (.zarr); the same call continues one that was
+    interrupted. Voxels that are not uint8 are read with the window of the training data, where the
+    weights have one. window: "LOW:HIGH", the values that are black and white in the training data, for
+    all types; "auto" gives the input the range of grey levels of these. A warning is logged where that
+    range is another one, and where the mean of the result is not that of the input. tile: side in LR
+    pixels of tiles and blocks, which bounds the memory; None: 192 in 2-D, in 3-D as many as fit 2 GiB per
+    thread or 6 GiB of a GPU. device, self_ensemble: as for load_generator. noise, noise_seed: strength
+    (0: none, 1: as trained) and seed of the noise of a generator that has some. samples: number of draws
+    of it, whose mean is written to output, and their standard deviation beside it as NAME_spread. Nothing
+    is written where one of the outputs exists.
     """
     check_tile(tile)
     resolver, noise = load_generator(weights, device, self_ensemble), Noise(noise_seed, noise)
     check_noise(resolver.generator, noise, samples)
-    window = trained_window(resolver)
-    images, volumes, notes = list_images_and_volumes(resolver, input, output, samples, window)
-    for note in notes:
+    jobs = list_images_and_volumes(resolver, input, output, samples, window)
+
+    def warn(note):
         log.warning("%s", note)
-    options = {"tile": tile, "noise": noise, "samples": samples, "window": window, "tell": log.info}
-    return list(super_resolve_jobs(resolver.generator, images, volumes, weights, **options))
+
+    for note in jobs.notes:
+        warn(note)
+    options = {"tile": tile, "noise": noise, "samples": samples, "tell": log.info, "warn": warn}
+    return list(super_resolve_jobs(resolver.generator, jobs, weights, **options))
 
 
 def evaluate(

@@ -27,40 +27,41 @@ def main(argv=None, prog=None):
         generator = resolver.generator
         noise, samples = Noise(arguments.noise_seed, arguments.noise), arguments.samples
         check_noise(generator, noise, samples)
-        window, raw = reading(arguments, resolver)
-        images, volumes, notes = list_images_and_volumes(
-            resolver, arguments.input, arguments.output, samples, window, raw
+        jobs = list_images_and_volumes(
+            resolver, arguments.input, arguments.output, samples, arguments.window, raw_options(arguments)
         )
-        check_options(arguments, images, volumes, generator, ranks)
+        check_options(arguments, jobs, generator, ranks)
         tell = print if rank == 0 else lambda *text, **options: None
-        for note in notes + stack_notes(images, generator):
+
+        def warn(note):
             tell(f"note: {note}", file=sys.stderr)
-        jobs, written = images + volumes, 0
+
+        for note in jobs.notes + stack_notes(jobs.images, generator):
+            warn(note)
+        every, written = jobs.images + jobs.volumes, 0
         try:
             for _ in super_resolve_jobs(
                 generator,
-                images,
-                volumes,
+                jobs,
                 arguments.weights,
                 tile=arguments.tile,
                 halo=arguments.halo,
                 noise=noise,
                 samples=samples,
-                window=window,
-                always=bool(arguments.window),
                 rank=rank,
                 ranks=ranks,
                 tell=tell,
+                warn=warn,
                 progress=progress_bar,
             ):
                 written += 1
         except BaseException:
-            tell(f"{written} of {len(jobs)} outputs were written", file=sys.stderr)
+            tell(f"{written} of {len(every)} outputs were written", file=sys.stderr)
             raise
-        if len(jobs) > 1:
-            tell(f"{len(jobs)} images written to {arguments.output}")
+        if len(every) > 1:
+            tell(f"{len(every)} images written to {arguments.output}")
         else:
-            (info, path), scale = jobs[0], generator.config.scale
+            (info, path), scale = every[0], generator.config.scale
             pages = info.slices * depth_scale(generator)
             tell(f"{path}: {pages} x {info.height * scale} x {info.width * scale} {info.dtype}")
             if samples:
@@ -90,6 +91,13 @@ def parse_arguments(argv, prog):
         help="LR pixels of a tile along each axis; bounds the memory (default: 192, with a 3-D generator so"
         " many that a block takes at most 2 GiB per CPU thread or 6 GiB of a GPU)",
     )
+    parser.add_argument(
+        "--window",
+        metavar="LOW:HIGH|auto",
+        help="values that are black and white in the training images; auto: those that give the input the"
+        " range of grey levels of the training images, one window for all of INPUT. Other types"
+        " than uint8 and uint16 need one, unless the weights have it; the result has the type of INPUT",
+    )
     volumes = parser.add_argument_group("volumes of a 3-D generator")
     volumes.add_argument(
         "--halo",
@@ -97,12 +105,6 @@ def parse_arguments(argv, prog):
         metavar="N",
         help="LR voxels around a block that the network reads (default: so many that the result is exact);"
         " fewer are faster, and their deviation is printed",
-    )
-    volumes.add_argument(
-        "--window",
-        metavar="LOW:HIGH",
-        help="values that become black and white, needed for voxels that are not uint8 or uint16: those of"
-        " the training data, which weights know; the result has values of the input's type again",
     )
     volumes.add_argument(
         "--raw",
@@ -155,31 +157,23 @@ def joined_ranks(device):
     state.destroy_process_group()
 
 
-def reading(arguments, resolver):
-    """Return the Window of --window, else that of the training data or None, and the RawOptions of --raw."""
+def raw_options(arguments):
+    """Return the RawOptions of --raw, or None."""
     from srgan_dist.data.formats.bare_raw import parse_raw
-    from srgan_dist.data.window import Window, parse_window
-    from srgan_dist.evaluation.super_resolve_jobs import trained_window
 
-    for option in ("halo", "window", "raw"):
-        if resolver.ndim == 2 and getattr(arguments, option) is not None:
-            raise UserError(f"--{option} is for volumes of a 3-D generator; leave it out")
-    window = parse_window(arguments.window) if arguments.window else trained_window(resolver)
-    if window is not None and not isinstance(window, Window):
-        raise UserError(
-            f"--window {arguments.window}: give LOW:HIGH, the window with which the training data were built;"
-            " another one shows the network other grey levels"
-        )
-    return window, parse_raw(arguments.raw) if arguments.raw else None
+    return parse_raw(arguments.raw) if arguments.raw else None
 
 
-def check_options(arguments, images, volumes, generator, ranks):
+def check_options(arguments, jobs, generator, ranks):
     """Raise UserError for options that an image cannot follow, and for a wrong halo."""
     from srgan_dist.evaluation.super_resolve_volume import check_halo
 
-    if volumes:
+    images = jobs.images
+    if jobs.volumes:
         check_halo(generator, arguments.halo)
-    for option in ("halo", "window", "raw"):
+    for option in ("halo", "raw"):
+        if getattr(arguments, option) is not None and generator.config.ndim == 2:
+            raise UserError(f"--{option} is for volumes of a 3-D generator; leave it out")
         if images and getattr(arguments, option) is not None:
             raise UserError(f"--{option} is for volumes, and {images[0][0].path} is an image; leave it out")
     if images and ranks > 1:

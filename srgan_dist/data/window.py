@@ -64,12 +64,28 @@ def parse_window(text):
 
 
 def find_window(volumes, percent=AUTO_PERCENT):
-    """Return the Window from the percentile `percent` to `100 - percent` of all voxels of some volumes.
-
-    Of large sets evenly spaced slices are read, and of them evenly spaced voxels kept, the same in every
-    call: about 2^22 in memory beside one slice. Raises UserError for NaN, infinity, and a single value.
+    """Return the Window from the percentile `percent` to `100 - percent` of all voxels of some volumes, those
+    of `find_values`. Raises UserError for NaN, infinity, and a single value.
     """
-    step = max(1, -(-sum(math.prod(volume.shape) for volume in volumes) // _READ))
+    values = find_values(volumes)
+    if not values.size:
+        raise UserError("window=auto: there are no volumes to take it from")
+    low, high = np.percentile(values, (percent, 100 - percent))
+    if not low < high:
+        raise UserError(
+            f"window: the {percent}th and {100 - percent}th percentiles of the voxels are both {low:g}; give"
+            " --window LOW:HIGH"
+        )
+    return Window(float(low), float(high))
+
+
+def find_values(volumes, most=_READ):
+    """Return voxels of some volumes that stand for all, [N].
+
+    Of large sets evenly spaced slices are read, about `most` voxels, and of them evenly spaced voxels kept,
+    the same in every call: about 2^22 in memory beside one slice. Raises UserError for NaN and infinity.
+    """
+    step = max(1, -(-sum(math.prod(volume.shape) for volume in volumes) // most))
     chosen = [range(min(step // 2, volume.slices - 1), volume.slices, step) for volume in volumes]
     looked_at = sum(len(own) * volume.height * volume.width for own, volume in zip(chosen, volumes))
     stride = -(-looked_at // _KEPT) | 1  # odd, to visit every column also where the width is a power of two
@@ -78,15 +94,7 @@ def find_window(volumes, percent=AUTO_PERCENT):
         for own, volume in zip(chosen, volumes)
         for number in own
     ]
-    if not kept:
-        raise UserError("window=auto: there are no volumes to take it from")
-    low, high = np.percentile(np.concatenate(kept), (percent, 100 - percent))
-    if not low < high:
-        raise UserError(
-            f"window: the {percent}th and {100 - percent}th percentiles of the voxels are both {low:g}; give"
-            " --window LOW:HIGH"
-        )
-    return Window(float(low), float(high))
+    return np.concatenate(kept) if kept else np.empty(0)
 
 
 def _finite(volume, values):

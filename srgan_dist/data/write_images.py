@@ -9,17 +9,17 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from srgan_dist.data.volume import CENTIMETRE, INCH, ImageError
+from srgan_dist.data.volume import ALLOWED_DTYPES, CENTIMETRE, INCH, ImageError
 from srgan_dist.utils.files import atomic_write
 
 
 def write_pages(path, pages, count, tags=None):
-    """Write `count` pages, each [H, W] uint8 or uint16 of one shape, one in memory at a time.
+    """Write `count` pages, each [H, W] of one shape and type, one in memory at a time.
 
-    The suffix chooses the format; PNG takes one page. The file appears under its name only when it is
-    complete, and never replaces another. tags: "resolution" ((numerator, denominator) along x and y),
-    "resolutionunit", "description" and "orientation" in the terms of a TIFF, as `read_info` gives them; those
-    that the format cannot hold are left out.
+    The suffix chooses the format; PNG takes one page, of uint8 or uint16. The file appears under its name
+    only when it is complete, and never replaces another. tags: "resolution" ((numerator, denominator) along x
+    and y), "resolutionunit", "description" and "orientation" in the terms of a TIFF, as `read_info` gives
+    them; those that the format cannot hold are left out.
     """
     path, tags = Path(path), tags or {}
     check_writable(path, count, tags)
@@ -27,8 +27,8 @@ def write_pages(path, pages, count, tags=None):
         WRITERS[path.suffix.lower()](unfinished, pages, count, tags)
 
 
-def check_writable(path, count, tags):
-    """Raise ImageError where the format of `path` cannot hold `count` pages with these tags."""
+def check_writable(path, count, tags, dtype=np.uint8):
+    """Raise ImageError where the format of `path` cannot hold `count` pages of a type with these tags."""
     writer = WRITERS.get(path.suffix.lower())
     if writer is None:
         raise ImageError(
@@ -37,6 +37,8 @@ def check_writable(path, count, tags):
         )
     if writer is _write_png and count != 1:
         raise ImageError(path, f"PNG holds one page, not {count}; write .tif or .npy")
+    if writer is _write_png and dtype not in ALLOWED_DTYPES:
+        raise ImageError(path, f"PNG holds uint8 and uint16, not {np.dtype(dtype)}; write .tif or .npy")
     if writer is not _write_tiff and "orientation" in tags:
         # Without this tag a program that applies it would show the image in another orientation.
         raise ImageError(

@@ -17,12 +17,13 @@ from srgan_dist.data.image_files import (
     is_image,
     is_store,
     left_out,
+    read_header,
     read_info,
-    read_pages,
 )
 from srgan_dist.data.volume import BROKEN_LINK
 from srgan_dist.data.write_images import check_writable, write_pages
 from srgan_dist.data.write_volumes import check_format, is_format, parts_of
+from srgan_dist.evaluation.grey_range import MeanComparison, grey_volume, step_of, values_of
 from srgan_dist.evaluation.super_resolve import (
     NOISE,
     depth_scale,
@@ -119,7 +120,7 @@ def _job(path, output, pages_per_page, samples, faults, read, by_blocks):
             outputs = [part for whole in _outputs_of(output, samples) for part in parts_of(whole)]
             outputs = [output] if is_unfinished(output) else outputs  # the others may have their names
         else:
-            check_writable(output, info.slices * pages_per_page, info.tags)
+            check_writable(output, info.slices * pages_per_page, info.tags, info.dtype)
             outputs = _outputs_of(output, samples)
         if there := " and ".join(str(path) for path in outputs if os.path.lexists(path)):
             exist = "exist" if " and " in there else "exists"
@@ -141,20 +142,29 @@ def _format_faults(faults):
 
 
 def super_resolve_files(
-    generator, jobs, tile=None, progress=lambda info, pages: pages, noise=NOISE, samples=None
+    generator,
+    jobs,
+    tile=None,
+    progress=lambda info, pages: pages,
+    noise=NOISE,
+    samples=None,
+    window_of=lambda info: None,
+    warn=print,
 ):
     """Super-resolve the images of `list_jobs`, page by page or volume by volume; yields each job when its
     file is written.
 
     progress(info, pages) wraps the HR pages of a file as tqdm does. samples: see `super_resolve_pages`; then
-    `spread_path` is written first.
+    `spread_path` is written first. window_of(info): the Window by which its values become grey levels, and SR
+    values again. warn() is given a note for each file in which the mean of SR is not that of LR.
     """
-    images = _images_of(jobs, generator.config.ndim)
+    means = [MeanComparison(grey_volume(info, window_of(info)).dtype) for info, _ in jobs]
+    images = _images_of(jobs, generator.config.ndim, window_of, means)
     results = super_resolve_pages(generator, images, tile, noise, samples)
-    for info, path in jobs:
+    for (info, path), mean in zip(jobs, means, strict=True):
         path.parent.mkdir(parents=True, exist_ok=True)
         count = info.slices * depth_scale(generator)
-        pages = itertools.islice(results, count)
+        pages = _values_of(itertools.islice(results, count), info.dtype, window_of(info), samples, mean)
         tags, pages = _scale_tags(info.tags, generator), progress(info, pages)
         try:
             if samples is None:
@@ -168,7 +178,18 @@ def super_resolve_files(
                 f"{info.path}: {memory_of(device_of(generator))} is too small for"
                 f" --tile {tile_or_default(tile, generator, info.shape)}; use a smaller --tile"
             ) from None
+        for note in mean.note(info.path):
+            warn(note)
         yield info, path
+
+
+def _values_of(results, dtype, window, samples, mean):
+    """Yield pages of SR as values of the input, those of samples with their spread; adds them to `mean`."""
+    for result in results:
+        grey, *spread = result if samples else [result]
+        mean.add_sr(grey)
+        page = [values_of(grey, window, dtype), *(step_of(window, dtype) * levels for levels in spread)]
+        yield page if samples else page[0]
 
 
 def _write_mean_and_spread(path, pages, count, tags):
@@ -188,27 +209,29 @@ def _write_mean_and_spread(path, pages, count, tags):
         write_pages(path, means, count, tags)
 
 
-def _images_of(jobs, ndim):
+def _images_of(jobs, ndim, window_of, means):
     """Yield (number in its file, image) of all files, one file after the other: pages for a 2-D generator,
-    volumes for a 3-D one.
+    volumes for a 3-D one; adds them to the means.
     """
-    for info, _ in jobs:
+    for (info, _), mean in zip(jobs, means, strict=True):
+        pages = _pages_of(info, window_of(info), mean)
         if ndim == 2:
-            yield from enumerate(_pages_of(info))
+            yield from enumerate(pages)
         else:
-            yield 0, np.stack(list(_pages_of(info)))
+            yield 0, np.stack(list(pages))
 
 
-def _pages_of(info):
-    pages = 0
-    for page in read_pages(info.path):
-        yield page
-        pages += 1
-    if pages != info.slices:
+def _pages_of(info, window, mean):
+    volume = read_header(info.path)
+    if (volume.shape, volume.dtype) != (info.shape, info.dtype):
         raise UserError(
-            f"{info.path} has {pages} slices now and had {info.slices} before: it was changed while it was"
-            " read"
+            f"{info.path} has {volume.slices} slices of {volume.height}x{volume.width} {volume.dtype} now and"
+            f" had {info.slices} of {info.height}x{info.width} {info.dtype} before: it was changed while it"
+            " was read"
         )
+    for page in grey_volume(volume, window).pages():
+        mean.add_lr(page)
+        yield page
 
 
 def _scale_tags(tags, generator):

@@ -2,81 +2,119 @@
 block by block.
 """
 
+from dataclasses import dataclass
+
 from srgan_dist.data.image_files import read_header, read_info
-from srgan_dist.data.window import parse_window
+from srgan_dist.data.window import Window, parse_window
+from srgan_dist.evaluation.grey_range import auto_window, range_note, ranges_in
 from srgan_dist.evaluation.super_resolve import NOISE, depth_scale
 from srgan_dist.evaluation.super_resolve_files import list_jobs, super_resolve_files
 from srgan_dist.evaluation.super_resolve_volume import super_resolve_volume
 from srgan_dist.models.self_ensemble import SelfEnsemble
+from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.files import sha256_of
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """What is to be super-resolved: jobs of `list_jobs`, and how their values become grey levels."""
+
+    images: list  # go page by page
+    volumes: list  # go block by block
+    notes: list  # for the user
+    window: Window | None
+    always: bool  # whether the window is also that of uint8, whose values are grey levels already
+
+    def window_of(self, info):
+        """Return the Window by which the values of a Volume become grey levels, None: they are such."""
+        return self.window if self.always or info.dtype != "uint8" else None
 
 
 def list_images_and_volumes(resolver, source, target, samples=None, window=None, raw=None):
-    """Return (images, volumes, notes): jobs and notes of `list_jobs`; volumes are those that go block by
-    block.
+    """Return the Jobs of a file or folder.
 
-    resolver: SuperResolver. window: Window with which volumes may have any type. raw: as of `read_header`.
+    resolver: SuperResolver. window: LOW:HIGH, the values that become black and white; "auto" for those that
+    give all the input together the range of the training data; None for that of the training data, where
+    they had one. With one the input may have any type. raw: as of `read_header`. Raises UserError as
+    `list_jobs` does, and for another window.
     """
+    given, ranges = _given_window(window), ranges_in(resolver.header)
+    chosen = trained_window(resolver) if given is None else given
 
     def read(path):
-        if window is not None and (volume := read_header(path, raw)).slices > 1:
-            return volume
-        return read_info(path, raw)
+        return read_info(path, raw) if chosen is None else read_header(path, raw)
 
     by_blocks = resolver.ndim == 3
     jobs, notes = list_jobs(source, target, depth_scale(resolver.generator), samples, read, by_blocks)
-    images, volumes = [], []
-    for info, path in jobs:
-        (volumes if by_blocks and info.slices > 1 else images).append((info, path))
-    return images, volumes, notes
+    inputs = [info for info, _ in jobs]
+    if chosen == AUTO:
+        chosen = auto_window(inputs, ranges)
+    volumes = [(info, path) for info, path in jobs if by_blocks and info.slices > 1]
+    images = [(info, path) for info, path in jobs if not (by_blocks and info.slices > 1)]
+    found = Jobs(images, volumes, notes, chosen, given is not None)
+    notes += range_note(inputs, map(found.window_of, inputs), ranges)
+    return found
+
+
+def _given_window(text):
+    """Return a Window, AUTO, or None; raises UserError for a percentage, which only building takes."""
+    if text is None or text == AUTO:
+        return text
+    window = parse_window(text)
+    if not isinstance(window, Window):
+        raise UserError(
+            f"--window {text}: give LOW:HIGH, the values that are black and white in the training images, or"
+            " auto, which gives the input the range of grey levels of these"
+        )
+    return window
 
 
 def super_resolve_jobs(
     generator,
-    images,
-    volumes,
+    jobs,
     weights,
     tile=None,
     halo=None,
     noise=NOISE,
     samples=None,
-    window=None,
-    always=False,
     rank=0,
     ranks=1,
     tell=print,
+    warn=print,
     progress=lambda items, title, unit, total: items,
 ):
-    """Super-resolve the jobs of `list_images_and_volumes`; yields the path of each output that is written.
+    """Super-resolve Jobs; yields the path of each output that is written.
 
-    weights: the file of the generator. window: Window of volumes, always of those that are not uint8, whose
-    voxels are grey levels already; always: of those too. progress wraps pages and blocks, as `progress_bar`
-    does. The rest is as of `super_resolve_files` and `super_resolve_volume`.
+    weights: the file of the generator. progress wraps pages and blocks, as `progress_bar` does. tell, warn:
+    are given sentences about what is done, and about what the user has to look at. The rest is as of
+    `super_resolve_files` and `super_resolve_volume`.
     """
+    for info, _ in (*jobs.images, *jobs.volumes):
+        if window := jobs.window_of(info):
+            mapped = f"become black to white, the result is mapped back to {info.dtype}"
+            tell(f"{info.path}: values {window} {mapped}")
 
     def pages_of(info, pages):
         return progress(pages, info.path.name, "slice", info.slices * depth_scale(generator))
 
-    for _, path in super_resolve_files(generator, images, tile, pages_of, noise, samples):
+    options = {"tile": tile, "noise": noise, "samples": samples, "warn": warn}
+    of_pages = {"progress": pages_of, "window_of": jobs.window_of}
+    for _, path in super_resolve_files(generator, jobs.images, **options, **of_pages):
         yield path
-    digest = (
-        sha256_of(weights) + " of 8 orientations" * isinstance(generator, SelfEnsemble) if volumes else None
-    )
-    for volume, path in volumes:
-        own = window if always or volume.dtype != "uint8" else None
-        if own is not None:
-            mapped = f"become black to white, the result is mapped back to {volume.dtype}"
-            tell(f"{volume.path}: values {own} {mapped}")
+    digest = sha256_of(weights) if jobs.volumes else None
+    if isinstance(generator, SelfEnsemble):
+        digest = f"{digest} of 8 orientations"
+    for volume, path in jobs.volumes:
         super_resolve_volume(
             generator,
             volume,
             path,
             digest,
-            tile=tile,
+            **options,
             halo=halo,
-            noise=noise,
-            samples=samples,
-            window=own,
+            window=jobs.window_of(volume),
             rank=rank,
             ranks=ranks,
             tell=tell,
@@ -86,8 +124,6 @@ def super_resolve_jobs(
 
 
 def trained_window(resolver):
-    """Return the Window with which the training data of a 3-D generator were built, None where there is
-    none.
-    """
+    """Return the Window with which the training data of a generator were built, None where there is none."""
     text = resolver.header.get("window")
-    return parse_window(text) if text and resolver.ndim == 3 else None
+    return parse_window(text) if text else None

@@ -9,8 +9,8 @@ import math
 import numpy as np
 
 from srgan_dist.data.image_files import files_of
-from srgan_dist.data.volume import ALLOWED_DTYPES
 from srgan_dist.data.write_volumes import create
+from srgan_dist.evaluation.grey_range import MeanComparison, grey_volume, step_of, values_of
 from srgan_dist.evaluation.super_resolve import (
     NOISE,
     common,
@@ -21,6 +21,7 @@ from srgan_dist.evaluation.super_resolve import (
     tile_or_default,
     tiles_of,
     widened,
+    within,
 )
 from srgan_dist.evaluation.super_resolve_files import spread_path
 from srgan_dist.evaluation.unfinished_volume import unfinished_volume
@@ -42,6 +43,7 @@ def super_resolve_volume(
     rank=0,
     ranks=1,
     tell=print,
+    warn=print,
     progress=lambda blocks, total: blocks,
 ):
     """Super-resolve a Volume into the file `output`, in one of the formats of `write_volumes.FORMATS`.
@@ -54,8 +56,9 @@ def super_resolve_volume(
     deviation, float32 in the unit of the values, goes to `spread_path`. window: Window of values that the
     network sees as black to white, and to which its results are mapped back; types other than uint8 and
     uint16 need one, and are computed as 16-bit grey levels. rank, ranks: this process takes every ranks-th
-    block. progress(numbers, total) wraps the numbers of the blocks that this process has to do. Raises
-    UserError for wrong settings, for a full disk, and where an unfinished output has other settings.
+    block. warn() is given a note where the mean of SR is not that of LR. progress(numbers, total) wraps the
+    numbers of the blocks that this process has to do. Raises UserError for wrong settings, for a full disk,
+    and where an unfinished output has other settings.
     """
     check_halo(generator, halo)
     halo = generator.tile_overlap if halo is None else halo
@@ -81,11 +84,10 @@ def super_resolve_volume(
         create(path, shape, dtype, sizes, scale * tile).close()
 
     def compute(number):
-        grey, *spread = blocks.grey_levels(number, samples)
-        if window is None:
-            return number, [grey, *spread]
-        step = np.float32((window.high - window.low) / np.iinfo(grey.dtype).max)
-        return number, [window.from_grey_levels(grey, volume.dtype), *(step * levels for levels in spread)]
+        lr, grey, *spread = blocks.grey_levels(number, samples)
+        step = step_of(window, volume.dtype)
+        values = [values_of(grey, window, volume.dtype), *(step * levels for levels in spread)]
+        return number, lr, grey, values
 
     with unfinished_volume(outputs, settings, make, shape, rank) as unfinished:
         if unfinished.done and rank == 0:
@@ -94,11 +96,15 @@ def super_resolve_volume(
             tell(blocks.note())
         if blocks.halo < generator.tile_overlap and rank == 0:
             tell(blocks.deviation())
+        means = MeanComparison(blocks.volume.dtype)
         own = [n for n in range(rank, len(blocks.windows), ranks) if n not in unfinished.done]
         try:
-            for number, results in one_thread_each(compute, progress(own, len(own)), device_of(generator)):
+            results = one_thread_each(compute, progress(own, len(own)), device_of(generator))
+            for number, lr, grey, values in results:
+                means.add_lr(lr)
+                means.add_sr(grey)
                 corner = [side.start for side in scaled(blocks.windows[number], scale)]
-                unfinished.write(number, corner, results)
+                unfinished.write(number, corner, values)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -107,6 +113,9 @@ def super_resolve_volume(
                 f"{volume.path}: {memory} is too small for --tile {tile} --halo {blocks.halo}; use a smaller"
                 " --tile"
             ) from None
+    if rank == 0:  # of its own blocks, which stand for all
+        for note in means.note(volume.path):
+            warn(note)
 
 
 def check_halo(generator, halo):
@@ -116,13 +125,6 @@ def check_halo(generator, halo):
             f"halo={halo} must be 0 to {generator.tile_overlap}, with which these weights are exact; leave it"
             " out for that"
         )
-
-
-def grey_volume(volume, window):
-    """Return a volume as it is read, in uint8 or uint16."""
-    if window is None:
-        return volume
-    return volume.windowed(window, volume.dtype if volume.dtype in ALLOWED_DTYPES else np.uint16)
 
 
 def fingerprint(path):
@@ -141,9 +143,13 @@ class Blocks:
         self.windows = list(tiles_of(volume.shape, tile))
 
     def grey_levels(self, number, samples=None):
-        """Return the HR voxels of a block, [s*d, s*h, s*w] each, as `grey_levels_of` does."""
-        draws = self._draws(self.windows[number], self.halo, samples or 1)
-        return grey_levels_of(draws, self.volume.dtype, samples)
+        """Return the LR voxels of a block, [d, h, w], and its HR voxels, [s*d, s*h, s*w] each, as
+        `grey_levels_of` does.
+        """
+        window = self.windows[number]
+        pixels, wide = self._read(window, self.halo)
+        draws = draws_of_part(self.generator, pixels, wide, window, self.noise, samples=samples or 1)
+        return [pixels[within(window, wide)], *grey_levels_of(draws, self.volume.dtype, samples)]
 
     def note(self):
         """Return a sentence: the tile, and the share of the work of the trunk that is for halos."""
@@ -159,7 +165,7 @@ class Blocks:
     def deviation(self):
         """Return a sentence: how much the halo changes the middle block."""
         middle = self.windows[len(self.windows) // 2]
-        exact, chosen = (next(self._draws(middle, halo)) for halo in (self.generator.tile_overlap, self.halo))
+        exact, chosen = (self._draw(middle, halo) for halo in (self.generator.tile_overlap, self.halo))
         difference = (exact - chosen).abs().double() * np.iinfo(self.volume.dtype).max
         return (
             f"halo {self.halo} in place of {self.generator.tile_overlap}: in the middle block grey levels"
@@ -167,9 +173,13 @@ class Blocks:
             f" (of {np.iinfo(self.volume.dtype).max})"
         )
 
-    def _draws(self, window, halo, samples=1):
+    def _draw(self, window, halo):
+        pixels, wide = self._read(window, halo)
+        return next(draws_of_part(self.generator, pixels, wide, window, self.noise))
+
+    def _read(self, window, halo):
+        """Return the LR voxels of a window and its halo, and their place."""
         whole = [slice(0, length) for length in self.volume.shape]
         wide = common(widened(window, halo), whole)
         corner, shape = [side.start for side in wide], [side.stop - side.start for side in wide]
-        pixels = self.volume.read(corner, shape)
-        return draws_of_part(self.generator, pixels, wide, window, self.noise, samples=samples)
+        return self.volume.read(corner, shape), wide

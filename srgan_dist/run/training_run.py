@@ -7,6 +7,7 @@ import time
 from collections import Counter
 
 from srgan_dist.data.loader import TrainLoader
+from srgan_dist.evaluation.grey_range import trained_ranges
 from srgan_dist.evaluation.validation import Validator, format_psnr
 from srgan_dist.models import noise_channels
 from srgan_dist.models.networks import Networks
@@ -98,6 +99,7 @@ class TrainingRun:
         # Data
         windows = {split.set.manifest.options.get("window") for split, _ in checked.train}
         self.window = windows.pop() if len(windows) == 1 else None  # of the values behind the grey levels
+        rows = [[sample.row for sample in samples] for samples in corrupt]
         self.loader = TrainLoader(
             checked.train,
             config.data.lr_crop,
@@ -107,11 +109,13 @@ class TrainingRun:
             accelerator.process_index,
             self.world_size,
             self.device,
-            [[sample.row for sample in samples] for samples in corrupt],
+            rows,
             checked.blocks,
             config.gradient_accumulation_steps,
             noise_channels(config.generator),
         )
+        # Of the LR images, which exported weights keep; only rank 0 exports
+        self.grey_ranges = trained_ranges([split for split, _ in checked.train], rows) if self.is_main else []
         self._record_corrupt([sample for samples in corrupt for sample in samples])
         self.validator = Validator(
             config, checked.eval_splits, self.directory.path, self.tracker, accelerator
@@ -217,6 +221,7 @@ class TrainingRun:
             "samples_seen": self.samples_seen,
             "scores": scores,
             "window": self.window,
+            "grey_ranges": self.grey_ranges,
             "config": self.config.model_dump(mode="json"),
         }
         save_generator(path, self.networks.eval_generator, facts)

@@ -11,8 +11,6 @@ from volume_runs import network, source, whole
 
 import srgan_dist
 from srgan_dist.data.noise import Noise
-from srgan_dist.data.window import Window
-from srgan_dist.evaluation import super_resolve_jobs
 from srgan_dist.evaluation.super_resolve_files import spread_path
 from srgan_dist.evaluation.super_resolver import SuperResolver
 from srgan_dist.models.weights_file import save_generator
@@ -60,10 +58,3 @@ def test_the_api_gives_the_bytes_of_the_command(tmp_path, weights):
     for path in found + [spread_path(path) for path in found]:
         assert path.read_bytes() == (tmp_path / "command" / path.name).read_bytes()
     assert np.load(tmp_path / "api" / "float.npy").dtype == np.float32
-
-
-def test_a_window_of_the_weights_is_for_3d_generators():
-    header = {"window": "-500.0:1500.0"}
-    assert super_resolve_jobs.trained_window(SuperResolver(network(), header)) == Window(-500.0, 1500.0)
-    assert super_resolve_jobs.trained_window(SuperResolver(network(ndim=2), header)) is None
-    assert super_resolve_jobs.trained_window(SuperResolver(network())) is None

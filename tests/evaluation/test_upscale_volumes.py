@@ -152,7 +152,7 @@ def test_float_and_raw_voxels_and_a_folder_of_slices(tmp_path, weights):
     assert values.dtype == np.float32 and np.abs(values / 2 - expected).max() <= 0.51
 
 
-@pytest.mark.parametrize("option", [["--halo", 2], ["--window", "0:9"], ["--raw", "1x2x3,uint8"]], ids=str)
+@pytest.mark.parametrize("option", [["--halo", 2], ["--raw", "1x2x3,uint8"]], ids=str)
 def test_options_of_volumes_are_refused_for_images(tmp_path, weights, option):
     source(tmp_path / "in.npy", shape=(1, 12, 14))
     refused = upscale(weights, tmp_path / "in.npy", tmp_path / "out.npy", *option)
