@@ -208,6 +208,16 @@ class Split:
     def key(self, i):
         return self.rows["key"][i].decode()
 
+    @cached_property
+    def scorable(self):
+        """The rows that scores can judge: those whose HR image has more than one grey level."""
+        return np.flatnonzero(self.rows["darkest"] < self.rows["brightest"]).tolist()
+
+    @property
+    def constant(self):
+        """The rows whose HR image has one grey level, as beside a plug: scores leave them out."""
+        return np.flatnonzero(self.rows["darkest"] == self.rows["brightest"]).tolist()
+
     @property
     def smallest_lr(self):
         """The shortest side of any LR image in pixels: the largest crop that can be cut from all of them."""

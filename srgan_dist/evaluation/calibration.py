@@ -36,7 +36,8 @@ def calibration(split, generator, samples, rank, world_size, device):
         return split.rock(i), block_means(squares, BLOCK * split.scale).cpu().numpy()
 
     # Read in this thread: a Reader keeps one shard mapped
-    samples_of_rank = ((i, *reader.image(i)) for i in images_of_rank(len(split), rank, world_size))
+    chosen = (split.scorable[n] for n in images_of_rank(len(split.scorable), rank, world_size))
+    samples_of_rank = ((i, *reader.image(i)) for i in chosen)
     gathered = gather_lists(list(one_thread_each(blocks_of, samples_of_rank, device)))
     by_rock = {}
     for rock, squares in gathered:

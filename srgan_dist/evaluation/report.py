@@ -20,6 +20,7 @@ from srgan_dist.evaluation.scoring import (
     AVERAGED,
     METRICS_OF_VOLUMES,
     check_scorable,
+    constant_note,
     mean_of,
     mean_scores,
     methods_of,
@@ -54,11 +55,11 @@ def evaluate(
 ):
     """Score the generators of a run directory on a packed set and write tables and figures to `out`.
 
-    Writes scores.csv (a row per image and method), scores.json (means per split, rock and method),
-    figure2.png, figure3.png and last report.html, which shows all of it; with measuring
-    (`evaluation/measuring.py`) also measures.json, measures.csv, curves.npz and, of generators with noise,
-    calibration.json. self_ensemble: score each generator as a SelfEnsemble. progress(split name) returns a
-    function that wraps the batches as tqdm does. Returns the table as text.
+    Writes scores.csv (a row per image and method, and one per image that has no scores), scores.json (means
+    per split, rock and method), figure2.png, figure3.png and last report.html, which shows all of it; with
+    measuring (`evaluation/measuring.py`) also measures.json, measures.csv, curves.npz and, of generators with
+    noise, calibration.json. self_ensemble: score each generator as a SelfEnsemble. progress(split name)
+    returns a function that wraps the batches as tqdm does. Returns the table as text.
     """
     if is_url(out):
         raise UserError(f"--out={out} is a URL; name a folder for tables and figures")
@@ -82,7 +83,7 @@ def evaluate(
     if measuring:
         results = _measure(present, methods, generators, measuring, thresholds, share, show)
     if accelerator.is_main_process:
-        _write_scores(out, rows)
+        _write_scores(out, rows, present)
         for name in MEASURE_FILES:
             if name in results:
                 results[name](out / name)
@@ -98,7 +99,7 @@ def evaluate(
                 figure.savefig(path, format="png", dpi=120)
         write_report(out, run, examples, results.keys(), _facts_of(present, shards, self_ensemble))
     barrier()
-    return format_table(rows)
+    return "\n".join([format_table(rows), *(note for split in present for note in constant_note(split))])
 
 
 def _thresholds(splits, measuring, share):
@@ -180,13 +181,14 @@ def _open_splits(shards, names, cache):
 
 def _facts_of(splits, shards, self_ensemble):
     """Return (name, value) of the data that were scored, for the report."""
-    counts = ", ".join(f"{len(split)} of {split.name}" for split in splits)
+    counts = ", ".join(f"{len(split.scorable)} of {split.name}" for split in splits)
     packed = splits[0].set
     return [
         ("data set", str(shards)),
         ("its manifest.json, sha256", packed.sha256),
         ("images scored", counts),
         *([("SR", "mean over 8 orientations of LR (--self-ensemble)")] if self_ensemble else []),
+        *(("images not scored", note) for split in splits for note in constant_note(split)),
     ]
 
 
@@ -238,12 +240,16 @@ def add_error_reduction(rows):
         row["relative_error_reduction"] = relative_error_reduction(row["mse"], reference)
 
 
-def _write_scores(out, rows):
+def _write_scores(out, rows, splits):
     with atomic_write(out / "scores.csv") as path, open(path, "w", newline="") as file:
         columns = [*COLUMNS, *(name for name in METRICS_OF_VOLUMES if name in rows[0])]
         writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
+        for split in splits:
+            for i in split.constant:
+                facts = {"split": split.name, "rock": split.rock(i), "key": split.key(i)}
+                writer.writerow({**facts, "method": "not scored: HR has one grey level"})
     means = {
         split: mean_scores([r for r in rows if r["split"] == split])
         for split in dict.fromkeys(r["split"] for r in rows)

@@ -53,6 +53,7 @@ METRICS_OF_VOLUMES = {
     "ssim_slices": ssim_slices,
     **{f"spectrum_error_{name}": partial(axis_spectrum_error, axis=axis) for axis, name in enumerate("zyx")},
 }
+NAMED = 5  # images without grey levels in a note
 OF_HR = "phase_dependence", "lattice_excess"  # whose value of HR itself belongs beside that of SR
 PORE_SCORES = "porosity", "porosity_hr", "specific_interface", "specific_interface_hr"
 # Scores with a mean per rock, where rows have them
@@ -101,7 +102,12 @@ def methods_of(generators, scale, device, ndim=2):
 
 
 def check_scorable(split):
-    """Raise UserError if a split holds images that are too small for SSIM."""
+    """Raise UserError if a split holds images that are too small for SSIM, or none that scores can judge."""
+    if not split.scorable:
+        raise UserError(
+            f"all {len(split)} images of the {split.name} split of {split.place} have one grey level in HR,"
+            " which no score can judge; build the set with other slices in it"
+        )
     smallest = split.smallest_lr * split.scale
     for needed, what in (
         (SMALLEST_IMAGE, "the window of SSIM"),
@@ -116,7 +122,8 @@ def check_scorable(split):
 
 
 def score_split(split, methods, rank, world_size, device, progress=iter, thresholds=None):
-    """Score every image of a split exactly once over all ranks, images of one shape together.
+    """Score every image of a split exactly once over all ranks, images of one shape together; those whose HR
+    has one grey level, of which PSNR says nothing, are left out.
 
     methods: name -> function(lr [N, *shape]) -> [N, *(s*shape)] on [0, 1]. progress wraps the batches as
     tqdm does. thresholds: {rock: grey level between pores and rock, on [0, 1]}, for porosity and
@@ -125,7 +132,8 @@ def score_split(split, methods, rank, world_size, device, progress=iter, thresho
     """
     reader, metrics = Reader(split), metrics_of(split.ndim, split.scale)
     batch_size = BATCH_SIZES.get((device.type, split.ndim), 1)
-    batches = _group_by_shape(split, images_of_rank(len(split), rank, world_size), batch_size)
+    chosen = images_of_rank(len(split.scorable), rank, world_size)
+    batches = _group_by_shape(split, [split.scorable[number] for number in chosen], batch_size)
 
     def limits_of(batch):
         return np.array([thresholds.get(split.rock(i)) or np.nan for i in batch]) if thresholds else None
@@ -153,8 +161,19 @@ def score_split(split, methods, rank, world_size, device, progress=iter, thresho
             row = dict(zip([*metrics, *(PORE_SCORES if thresholds else ())], values, strict=True))
             rows.append({**image, "method": name, "psnr": psnr_of_mse(row["mse"]), **row})
     rows = sorted(gather_lists(rows), key=lambda row: row["index"])
-    assert len(rows) == len(split) * len(methods), "every image is scored once"
+    assert len(rows) == len(split.scorable) * len(methods), "every image is scored once"
     return rows
+
+
+def constant_note(split):
+    """Return a list of at most one note: the images of a split that scores leave out."""
+    if not split.constant:
+        return []
+    keys = ", ".join(split.key(i) for i in split.constant[:NAMED]) + ", ..." * (len(split.constant) > NAMED)
+    return [
+        f"{split.name}: {len(split.constant)} of {len(split)} images have one grey level in HR and are left"
+        f" out of all scores: {keys}"
+    ]
 
 
 def _group_by_shape(split, indices, batch_size):

@@ -142,7 +142,8 @@ class BicubicScoreCache:
             if digest.decode() != hashlib.sha256(text).hexdigest():
                 return None
             rows = json.loads(text)
-            fits = len(rows) == len(self.split) and all(self._fits(i, row) for i, row in enumerate(rows))
+            pairs = zip(self.split.scorable, rows, strict=True)
+            fits = all(self._fits(i, row) for i, row in pairs)
         except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return None
         return rows if fits else None
@@ -164,9 +165,11 @@ class BicubicScoreCache:
 
 
 def spread_over_rocks(split, count):
-    """Choose `count` images of a split (fewer if it has fewer), taking the rocks in turn."""
+    """Choose `count` images of a split that scores can judge (fewer if it has fewer), taking the rocks in
+    turn.
+    """
     by_rock = {}
-    for i in sorted(range(len(split)), key=split.key):
+    for i in sorted(split.scorable, key=split.key):
         by_rock.setdefault(split.rock(i), []).append(i)
     turns = [
         queue[turn]

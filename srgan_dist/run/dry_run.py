@@ -5,6 +5,7 @@ from collections import Counter
 import torch
 
 from srgan_dist.config import dump_config
+from srgan_dist.evaluation.scoring import constant_note
 from srgan_dist.models import build_discriminator, build_generator
 from srgan_dist.models.summary import format_layers
 from srgan_dist.run.update_cost import update_cost
@@ -51,8 +52,8 @@ def dry_run_report(config, checked, device_type="cpu", world_size=1):
 
 
 def data_plan(config, checked):
-    """Return lines that say in what blocks training data is shuffled, and what is read from copies in the
-    cache.
+    """Return lines that say in what blocks training data is shuffled, what is read from copies in the cache,
+    and which images have no score.
     """
     lines = [
         f"shuffled in blocks of {block} of the {len(split.shards)} shards of {split.place}"
@@ -65,7 +66,7 @@ def data_plan(config, checked):
             f"{copied / GIB:.3g} GiB are read from copies in {splits[0].set.cache.folder}, which keeps up to"
             f" {config.data.cache_gib:g} GiB"
         )
-    return lines
+    return lines + [note for split in checked.eval_splits.values() for note in constant_note(split)]
 
 
 def phase_plan(phase):

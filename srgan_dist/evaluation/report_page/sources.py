@@ -23,7 +23,7 @@ class Sources:
     """Everything that is shown; what an evaluation or a run does not have is empty."""
 
     scores: dict  # split -> rock -> method -> {psnr, ssim, ...}
-    rows: list  # of scores.csv
+    rows: list  # of scores.csv that have scores
     measures: dict  # measures.json
     calibration: dict = field(default_factory=dict)  # calibration.json
     image_measures: list = field(default_factory=list)  # rows of measures.csv
@@ -79,7 +79,7 @@ def read_sources(out, run, written=OPTIONAL):
     config, weights = _config_and_weights(run)
     return Sources(
         scores=_read(out / "scores.json", _read_json, {}),
-        rows=_read(out / "scores.csv", _read_csv, []),
+        rows=[row for row in _read(out / "scores.csv", _read_csv, []) if row.get("psnr")],
         measures=found["measures.json"] or {},
         image_measures=found["measures.csv"] or [],
         curves=found["curves.npz"] or {},
