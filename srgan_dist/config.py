@@ -19,7 +19,7 @@ from srgan_dist.models import DiscriminatorConfig, GeneratorConfig, noise_channe
 from srgan_dist.models.discriminator import DenseDiscriminatorConfig
 from srgan_dist.models.srresnet import SRResNetConfig
 from srgan_dist.phases.adversarial import AdversarialConfig
-from srgan_dist.phases.phase import PhaseConfig
+from srgan_dist.phases.phase import PhaseConfig, check_begins_first
 from srgan_dist.phases.pretrain import PretrainConfig
 from srgan_dist.storage.remote import is_url
 from srgan_dist.tracking.tracker import TrackingConfig
@@ -153,6 +153,7 @@ class Config(Settings):
     def _check_together(self):
         if not self.phases():
             raise ValueError("every phase is null: there is nothing to train")
+        check_begins_first(self.phases())
         if self.needs_discriminator():
             try:
                 self.discriminator.final_side(self.hr_crop)

@@ -13,6 +13,7 @@ from srgan_dist.phases import build_phase
 from srgan_dist.run.dry_run import data_plan, phase_plan
 from srgan_dist.run.failures import check_same_start, out_of_memory_named
 from srgan_dist.run.gan_health import HealthMonitor, shares
+from srgan_dist.run.initial_weights import begin_with_weights, say_not_loaded
 from srgan_dist.run.meter import Meter
 from srgan_dist.run.preflight import preflight
 from srgan_dist.run.run_directory import RunDirectory
@@ -133,7 +134,11 @@ def run_phase(run, name, phase_config):
     config, state = run.config, run.state
     run.log_main(f"{name}: {phase_plan(phase_config)}")
 
-    # Build the phase; one that was interrupted continues with its optimisers and statistics
+    # Build the phase; one that was interrupted continues with its weights, optimisers and statistics
+    if state.phase == name:
+        say_not_loaded(run, name, phase_config)
+    else:
+        begin_with_weights(run, name, phase_config)
     with out_of_memory_named(config, run.world_size, run.device):
         phase = build_phase(phase_config, run.networks, run.accelerator)
     run.health = HealthMonitor()

@@ -80,6 +80,8 @@ class RRDBNet(nn.Module):
     adds texture where it is also given noise [B, config.noise, *(scale * shape)].
     """
 
+    TRUNK = "head", "blocks", "trunk"  # what works on the LR grid, of any scale
+
     def __init__(self, config):
         super().__init__()
         conv, channels = CONV[config.ndim], config.num_filters

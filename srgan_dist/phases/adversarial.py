@@ -22,6 +22,11 @@ class AdversarialConfig(PhaseConfig):
 
     steps: int = Field(150_000, ge=1, description="updates")
     discriminator_learning_rate: float | None = Field(None, gt=0, description="null: the generator's")
+    discriminator_init_weights: str | None = Field(
+        None,
+        description="discriminator.safetensors of a checkpoint with which this phase begins (fine-tuning),"
+        " e.g. runs/NAME/checkpoints/step-00250000/discriminator.safetensors; null: random weights",
+    )
     trains: Literal["all", "texture"] = Field(
         "all",
         description="texture: of the generator only what makes texture of noise (generator.noise); what phase"

@@ -58,6 +58,12 @@ class PhaseConfig(Settings):
     weights: str | None = Field(
         None, description="generator weights (.safetensors) to take instead of training this phase"
     )
+    init_weights: str | None = Field(
+        None,
+        description="generator weights (.safetensors) with which this phase, the first, begins (fine-tuning);"
+        " of another scale the trunk is taken and the upsampling begins new; null: random weights, or those"
+        " of the phase before",
+    )
 
     @field_validator("losses", mode="before", check_fields=False)
     @classmethod
@@ -72,6 +78,34 @@ class PhaseConfig(Settings):
     def loss_weights(self):
         """Return the weight of every term of the generator's objective: {name: weight}."""
         return {name: loss.weight for name, loss in self.losses.items()}
+
+    def initial_weights(self):
+        """Return {setting: network} of the files with whose weights the phase begins."""
+        settings = {"init_weights": "generator", "discriminator_init_weights": "discriminator"}
+        return {name: network for name, network in settings.items() if getattr(self, name, None) is not None}
+
+
+def check_begins_first(phases):
+    """Raise ValueError where a phase would begin with weights from a file in place of what one before it has
+    learnt, or never use them. phases: [(name, settings)] in their order.
+    """
+    for number, (name, phase) in enumerate(phases):
+        for setting, network in phase.initial_weights().items():
+            if phase.weights is not None:
+                raise ValueError(
+                    f"{name}.{setting} needs {name} to be trained, which {name}.weights skips; use one of"
+                    " them"
+                )
+            before = [
+                other
+                for other, settings in phases[:number]
+                if network == "generator" or settings.needs_discriminator and settings.weights is None
+            ]
+            if before:
+                raise ValueError(
+                    f"{name}.{setting} would replace the {network} of {before[0]}, which comes before; leave"
+                    f" that phase out ({before[0]}: null), or give the file to it"
+                )
 
 
 class Phase:

@@ -74,7 +74,9 @@ def phase_plan(phase):
     if phase.weights:
         return f"skipped, weights from {phase.weights}"
     length = f"{phase.steps:,} updates" + (f" or {phase.max_seconds:g} s" if phase.max_seconds else "")
-    return f"{length}, {' + '.join(f'{weight:g} {name}' for name, weight in phase.loss_weights().items())}"
+    plan = f"{length}, {' + '.join(f'{weight:g} {name}' for name, weight in phase.loss_weights().items())}"
+    files = [f"the {network} of {getattr(phase, name)}" for name, network in phase.initial_weights().items()]
+    return plan + (f"; begins with {' and '.join(files)}" if files else "")
 
 
 def cost_plan(config, phase, precision, crops):

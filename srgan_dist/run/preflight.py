@@ -8,6 +8,7 @@ from srgan_dist.losses.perceptual import VGGLossConfig, checked_weights_file
 from srgan_dist.models.weights_file import load_generator
 from srgan_dist.run.checkpoint import list_checkpoints, newest_checkpoint, read_state
 from srgan_dist.run.data_checks import block_shards_of, open_splits
+from srgan_dist.run.initial_weights import check_initial_weights
 from srgan_dist.run.run_state import RunState, fingerprint_of, parse_state
 from srgan_dist.tracking.tracker import check_trackers
 from srgan_dist.utils.errors import UserError
@@ -67,8 +68,9 @@ def preflight(config, resume="auto", world_size=1):
             _check_weights(config, name, phase.weights)
     run_directory = Path(config.output) / config.name
     blocks = block_shards_of(config, [split for split, _ in train], eval_splits.values(), world_size)
-    start = _find_start(config, fingerprint_of(config, train, blocks), run_directory, resume)
-    return Preflight(train, eval_splits, blocks, run_directory, *start)
+    checkpoint, state = _find_start(config, fingerprint_of(config, train, blocks), run_directory, resume)
+    check_initial_weights(config, state)
+    return Preflight(train, eval_splits, blocks, run_directory, checkpoint, state)
 
 
 def _check_batch(config, world_size):

@@ -43,6 +43,7 @@ class RunState(BaseModel):
     phase_ends: dict[str, int] = {}  # finished phase -> global step at its end, in the order of the phases
     best: dict[str, BestValidation] = {}  # by phase
     wandb_id: str | None = None
+    initial_weights: dict[str, str] = {}  # setting, e.g. pretrain.init_weights -> sha256 of the file it named
     cpu_threads: int | None = Field(None, ge=1)  # of a rank, where it has trained on CPU
     cpu_ranks: int | None = Field(None, ge=1)
     fingerprint: dict = {}  # see `fingerprint_of`
@@ -124,6 +125,14 @@ def parse_state(content, path, config, fingerprint):
             f" {', '.join(phases)}"
         )
     return state
+
+
+def fingerprint_and_step(content):
+    """Return the fingerprint and the global step in the JSON of a checkpoint's state, of any version that is
+    read; raises LookupError or TypeError where it is of none.
+    """
+    state = {1: _from_version_1, VERSION: dict}[content["version"]](content)
+    return _with_newer_settings(state["fingerprint"]), state["global_step"]
 
 
 def _with_newer_settings(fingerprint):

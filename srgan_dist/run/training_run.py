@@ -220,6 +220,7 @@ class TrainingRun:
             "phase_number": [name for name, _ in self.config.phases()].index(phase),
             "samples_seen": self.samples_seen,
             "scores": scores,
+            "initial_weights": self.state.initial_weights,
             "window": self.window,
             "grey_ranges": self.grey_ranges,
             "config": self.config.model_dump(mode="json"),
