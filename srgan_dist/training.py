@@ -63,6 +63,8 @@ def train(config, resume="auto"):
             ranks.busy = run.writer.is_writing
             for line in data_plan(config, checked):
                 run.log_main(f"data: {line}")
+            for line in checked.notes:
+                run.log_main(line)
 
             # Phases
             exit_code = 1

@@ -138,6 +138,8 @@ def _rules(node):
             yield text.format(node[keyword])
     if any(keyword in node for keyword in NOT_EMPTY):
         yield "not empty"
+    if isinstance(node.get("items"), dict):
+        yield from (f"each {rule}" for rule in _rules(node["items"]))
     for option in _options(node):
         yield from _rules(option)
 

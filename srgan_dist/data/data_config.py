@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from srgan_dist.data.degrade import DegradationConfig
 from srgan_dist.storage.cache import DEFAULT_GIB
 from srgan_dist.utils.settings import Path, Settings
 
@@ -50,6 +51,11 @@ class DataConfig(Settings):
         description="orientations that are drawn per crop: flips along every axis, or all with rotations: 8"
         " of an image,"
         " 48 of a volume (the paper's code: none)",
+    )
+    degradation: DegradationConfig | None = Field(
+        None,
+        description="blur, gain and noise that each LR crop of the training gets on top of what its set has,"
+        " for networks that meet worse scans; null: none",
     )
     verify: Literal["full", "size", "none"] = Field(
         "size",

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from srgan_dist.data.augment import orient
+from srgan_dist.data.degrade import degrade_crops
 from srgan_dist.data.noise import noise_at, seeds_of
 from srgan_dist.data.prefetch import BatchPrefetcher, ShardPrefetcher
 from srgan_dist.data.reader import Reader
@@ -35,7 +36,9 @@ class TrainLoader:
     together, who take equal shares of it. augment: "none", "flips" or "all", see `num_orientations`. bad: for
     each split the samples that others are substituted for; None: all are good. blocks: for each split the
     number of shards that are shuffled together; None: all. gradient_accumulation_steps: micro-batches of
-    equal size in which a rank takes its share of an update.
+    equal size in which a rank takes its share of an update. slot_offset: slots before those of update 0,
+    where earlier updates had another batch_size; update u begins with slot slot_offset + u * batch_size.
+    degradation: DegradationConfig of the LR crops; None: they are as they were packed.
     """
 
     def __init__(
@@ -52,6 +55,8 @@ class TrainLoader:
         blocks=None,
         gradient_accumulation_steps=1,
         noise=0,
+        slot_offset=0,
+        degradation=None,
     ):
         self.readers = [Reader(split) for split, _ in splits]
         bad, blocks = bad or [()] * len(splits), blocks or [None] * len(splits)
@@ -69,8 +74,8 @@ class TrainLoader:
             for number, (split, _) in enumerate(splits)
         ]
         self.mixture = DatasetMixture([weight for _, weight in splits], seed)
-        self.augment, self.seed, self.noise = augment, seed, noise
-        self.lr_crop, self.batch_size = lr_crop, batch_size
+        self.augment, self.seed, self.noise, self.degradation = augment, seed, noise, degradation
+        self.lr_crop, self.batch_size, self.slot_offset = lr_crop, batch_size, slot_offset
         self.rank, self.world_size, self.device = rank, world_size, device
         self.gradient_accumulation_steps = gradient_accumulation_steps
 
@@ -82,7 +87,7 @@ class TrainLoader:
         Close the generator when done: its threads stop then.
         """
         buffers = [self._buffer() for _ in range(PREFETCHED + 1)]
-        reached = self.mixture.reached(first_update * self.batch_size).tolist()
+        reached = self.mixture.reached(self.slot_offset + first_update * self.batch_size).tolist()
         lag = self.gradient_accumulation_steps + PREFETCHED + 2
         stop = threading.Event()
         with contextlib.ExitStack() as stack:
@@ -103,6 +108,8 @@ class TrainLoader:
                     buffer.copied.record()
                 if self.augment != "none":
                     lr, hr = orient(lr, orientations), orient(hr, orientations)
+                if self.degradation:
+                    lr = degrade_crops(lr, self.seed, slots, self.degradation)
                 batch = to_network_range(lr), to_network_range(hr)
                 if self.noise:
                     sides = hr.shape[2:]
@@ -127,6 +134,7 @@ class TrainLoader:
         slots = slots_of(
             update, self.rank, self.world_size, self.batch_size, self.gradient_accumulation_steps, micro_batch
         )
+        slots += self.slot_offset
         orientations = buffer.orientations.numpy()
         buffer.slots.numpy()[:] = slots
         sets = zip(

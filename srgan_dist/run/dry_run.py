@@ -47,7 +47,7 @@ def dry_run_report(config, checked, device_type="cpu", world_size=1):
         " results that are used at once and the workspace of convolutions come on top"
     )
     start = f"continues from {checked.checkpoint}" if checked.checkpoint else "a new run"
-    plan.append(f"run directory {checked.run_directory} ({start})")
+    plan += [f"run directory {checked.run_directory} ({start})", *checked.notes]
     return "\n\n".join([*parts, "\n".join(plan)])
 
 

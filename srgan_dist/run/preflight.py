@@ -9,7 +9,7 @@ from srgan_dist.models.weights_file import load_generator
 from srgan_dist.run.checkpoint import list_checkpoints, newest_checkpoint, read_state
 from srgan_dist.run.data_checks import block_shards_of, open_splits
 from srgan_dist.run.initial_weights import check_initial_weights
-from srgan_dist.run.run_state import RunState, fingerprint_of, parse_state
+from srgan_dist.run.run_state import BATCH, RunState, fingerprint_and_step, fingerprint_of, parse_state
 from srgan_dist.tracking.tracker import check_trackers
 from srgan_dist.utils.errors import UserError
 
@@ -48,6 +48,7 @@ class Preflight:
     run_directory: Path
     checkpoint: Path | None
     state: RunState
+    notes: tuple = ()  # in words what is unusual about the start
 
 
 def preflight(config, resume="auto", world_size=1):
@@ -68,9 +69,9 @@ def preflight(config, resume="auto", world_size=1):
             _check_weights(config, name, phase.weights)
     run_directory = Path(config.output) / config.name
     blocks = block_shards_of(config, [split for split, _ in train], eval_splits.values(), world_size)
-    checkpoint, state = _find_start(config, fingerprint_of(config, train, blocks), run_directory, resume)
-    check_initial_weights(config, state)
-    return Preflight(train, eval_splits, blocks, run_directory, checkpoint, state)
+    start = _find_start(config, fingerprint_of(config, train, blocks), run_directory, resume)
+    check_initial_weights(config, start[1])
+    return Preflight(train, eval_splits, blocks, run_directory, *start)
 
 
 def _check_batch(config, world_size):
@@ -123,7 +124,7 @@ def _naming(field, check, value):
 
 
 def _find_start(config, fingerprint, run_directory, resume):
-    """Return (checkpoint or None, state) to start from."""
+    """Return (checkpoint or None, state, notes for people) to start from."""
     # A run that is continued
     own = run_directory / "checkpoints"
     if list_checkpoints(own):
@@ -134,23 +135,37 @@ def _find_start(config, fingerprint, run_directory, resume):
             )
         _check_recorded(config, run_directory)
         path, content = newest_checkpoint(own)
-        return path, parse_state(content, path, config, fingerprint)
+        return path, parse_state(content, path, config, fingerprint), ()
     if any((run_directory / "weights").glob("*.safetensors")):
         # It ended between the weights of a phase and its checkpoint
         _check_recorded(config, run_directory)
 
     # A new run, from nothing or from a checkpoint of another one
     if resume in ("auto", "never"):
-        return None, RunState(fingerprint=fingerprint)
+        return None, RunState(fingerprint=fingerprint), ()
     path = Path(resume).resolve()
     if not (path / "manifest.json").is_file():
         raise ConfigError(
             f"--resume {resume} is none of auto, never and a checkpoint, e.g."
             " runs/NAME/checkpoints/step-00001000"
         )
-    state = parse_state(read_state(path), path, config, fingerprint)
+    content = read_state(path)
+    state = parse_state(content, path, config, fingerprint, new_run=True)
     best = {phase: best for phase, best in state.best.items() if phase in state.phase_ends}
-    return path, state.model_copy(update={"wandb_id": None, "best": best})
+    state = state.model_copy(update={"wandb_id": None, "best": best})
+    return path, state, _notes_of_batch(config, fingerprint_and_step(content)[0][BATCH], state)
+
+
+def _notes_of_batch(config, before, state):
+    """Say what becomes of the position of a checkpoint whose batch was `before`."""
+    batch = config.data.batch_size
+    if before == batch:
+        return ()
+    return (
+        f"data.batch_size: {before} -> {batch}; goes on behind the {state.samples_seen(batch):,} crops that"
+        f" were seen in {state.global_step:,} updates. Steps and learning rates are those of the settings,"
+        " which count updates of either size",
+    )
 
 
 def _check_recorded(config, run_directory):

@@ -9,6 +9,7 @@ from srgan_dist.models import DiscriminatorConfig, GeneratorConfig
 from srgan_dist.utils.errors import UserError
 
 VERSION = 2
+BATCH = "data.batch_size"  # its name in a fingerprint
 VERSION_1 = {  # names that fields had in version 1
     "updates": "global_step",
     "step": "phase_step",
@@ -35,7 +36,8 @@ class RunState(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     version: int = VERSION
-    global_step: int = Field(0, ge=0, lt=2**48)  # updates of the whole run, so also the position in the data
+    global_step: int = Field(0, ge=0, lt=2**48)  # updates of the whole run
+    sample_offset: int = 0  # samples seen beyond global_step times the batch: of updates with another batch
     phase: str | None = None  # running; None between phases
     phase_step: int = Field(0, ge=0)  # updates of that phase
     consecutive_skips: int = Field(0, ge=0)  # updates of that phase that were skipped, up to the last
@@ -57,6 +59,24 @@ class RunState(BaseModel):
         """The finished phases, in their order."""
         return list(self.phase_ends)
 
+    def samples_seen(self, batch_size):
+        """Return the position in the data: crops up to the last update."""
+        return self.sample_offset + self.global_step * batch_size
+
+    def with_batch(self, fingerprint):
+        """Return the state with which a new run goes on from it with the batch of its own fingerprint: at the
+        same position in the data, on ranks and threads of its own choice.
+        """
+        old, new = self.fingerprint[BATCH], fingerprint[BATCH]
+        return self.model_copy(
+            update={
+                "sample_offset": self.samples_seen(old) - self.global_step * new,
+                "cpu_ranks": None,
+                "cpu_threads": None,
+                "fingerprint": fingerprint,
+            }
+        )
+
     def pinned_steps(self):
         """Return the global steps whose checkpoints stay: the end of each phase, and its best validation."""
         return {*self.phase_ends.values(), *(best.global_step for best in self.best.values())}
@@ -70,7 +90,7 @@ def fingerprint_of(config, train, blocks):
     """
     return {
         "seed": config.seed,
-        "data.batch_size": config.data.batch_size,
+        BATCH: config.data.batch_size,
         "data.lr_crop": config.data.lr_crop,
         "data.augment": config.data.augment,
         "data.max_bad_samples": config.data.max_bad_samples,
@@ -82,9 +102,9 @@ def fingerprint_of(config, train, blocks):
     }
 
 
-def parse_state(content, path, config, fingerprint):
+def parse_state(content, path, config, fingerprint, new_run=False):
     """Turn the JSON of a checkpoint into RunState; raises UserError where it does not belong to this
-    experiment.
+    experiment. new_run: whether another run starts from it, whose batch may be another.
     """
     version = content.get("version") if isinstance(content, dict) else None
     if version not in (1, VERSION):
@@ -110,6 +130,9 @@ def parse_state(content, path, config, fingerprint):
         for name in dict.fromkeys([*saved, *asked])
         if saved.get(name) != asked.get(name)
     ]
+    batch = saved.get(BATCH)
+    if new_run and isinstance(batch, int) and batch >= 1:  # it goes on at the same crop
+        changed = [line for line in changed if not line.startswith(f"{BATCH}:")]
     if changed:
         raise UserError(
             f"{path} was saved with other settings ({'; '.join(changed)}). Restore them, or start a run from"
@@ -124,7 +147,12 @@ def parse_state(content, path, config, fingerprint):
             f"{path} was saved after {', '.join(began)}, but the phases of this config are"
             f" {', '.join(phases)}"
         )
-    return state
+    if not 0 <= state.samples_seen(batch) < 2**62:
+        raise UserError(
+            f"{path} holds no state that this program reads: sample_offset={state.sample_offset} at"
+            f" global_step={state.global_step} is no position in the data"
+        )
+    return state if batch == fingerprint[BATCH] else state.with_batch(fingerprint)
 
 
 def fingerprint_and_step(content):

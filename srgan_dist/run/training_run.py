@@ -113,6 +113,8 @@ class TrainingRun:
             checked.blocks,
             config.gradient_accumulation_steps,
             noise_channels(config.generator),
+            self.state.sample_offset,
+            config.data.degradation,
         )
         # Of the LR images, which exported weights keep; only rank 0 exports
         self.grey_ranges = trained_ranges([split for split, _ in checked.train], rows) if self.is_main else []
@@ -144,7 +146,7 @@ class TrainingRun:
 
     @property
     def samples_seen(self):
-        return self.state.global_step * self.config.data.batch_size
+        return self.state.samples_seen(self.config.data.batch_size)
 
     def log_main(self, text):
         """Print a line on rank 0."""

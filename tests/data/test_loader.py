@@ -57,6 +57,20 @@ def test_a_loader_started_at_any_update_continues_exactly(train_split):
         assert all(torch.equal(a, b) for pair, other in zip(rest, whole[first:]) for a, b in zip(pair, other))
 
 
+@pytest.mark.parametrize("batch_size, first_update", [(3, 4), (12, 1)])
+def test_a_loader_with_another_batch_goes_on_at_the_same_crop(train_split, batch_size, first_update):
+    offset = 12 - first_update * batch_size  # two updates of six crops were seen
+    sets = [(train_split, 2.0), (train_split, 1.0)]
+    before = TrainLoader(sets, 8, 6, 0, "all", 0, 1, CPU)
+    shares = [
+        TrainLoader(sets, 8, batch_size, 0, "all", rank, 3, CPU, slot_offset=offset) for rank in range(3)
+    ]
+    expected = torch.cat([hr for _, hr in take(before, 2, 2)])
+    taken = [take(share, first_update, 12 // batch_size) for share in shares]
+    found = torch.cat([hr for update in zip(*taken, strict=True) for _, hr in update])
+    assert torch.equal(found, expected)
+
+
 def coded_split(folder, scale, lr_size=12):
     """Pack pairs whose pixels code their row or column: HR pixels below one LR pixel share its value."""
     rows, columns = np.mgrid[: lr_size * scale, : lr_size * scale]

@@ -1,17 +1,20 @@
 """Runs that are continued, moved or started from the checkpoint of another."""
 
+import contextlib
 import math
 import shutil
 
 import pytest
 import torch
 from conftest import tiny_config, write_folder
+from distributed_worker import digest_of
 from run_files import records, with_steps
 from safetensors.torch import load_file
 from whole_runs import edit_state
 
 from srgan_dist.config import ConfigError
-from srgan_dist.models.weights_file import load_generator
+from srgan_dist.data.loader import TrainLoader
+from srgan_dist.models.weights_file import load_generator, read_facts
 from srgan_dist.packing.build import BuildOptions, build
 from srgan_dist.phases.schedule import Cosine
 from srgan_dist.run.preflight import preflight
@@ -211,6 +214,70 @@ def test_resuming_by_path_continues_the_own_run_once_there_is_one(shards, tmp_pa
     assert preflight(other, resume=start).checkpoint == tmp_path / "other" / "checkpoints" / "step-00000006"
     with pytest.raises(UserError, match="step-00000004 was saved with other settings \\(seed: 0 -> 1\\)"):
         preflight(config.model_copy(update={"name": "third", "seed": 1}), resume=start)
+
+
+def noted_crops(monkeypatch):
+    """Return a list that fills with digests of the crops of every update that is trained on."""
+    seen = []
+
+    class Noting(TrainLoader):
+        def batches(self, first_update):
+            with contextlib.closing(super().batches(first_update)) as batches:
+                for lr, hr in batches:
+                    seen.append(list(map(digest_of, lr, hr)))
+                    yield lr, hr
+
+    monkeypatch.setattr("srgan_dist.run.training_run.TrainLoader", Noting)
+    return seen
+
+
+@pytest.mark.parametrize("batch_size", [2, 8])
+def test_a_new_run_may_go_on_with_another_batch_at_the_same_crop(
+    shards, tmp_path, monkeypatch, capsys, batch_size
+):
+    config = tiny_config(shards, tmp_path, adversarial=None, checkpoint_every=2, keep_checkpoints=9)
+    config = with_steps(config, pretrain={"steps": 12})
+    seen = noted_crops(monkeypatch)
+    train(config)
+    order = [crop for update in seen for crop in update]
+    start = str(tmp_path / "tiny" / "checkpoints" / "step-00000004")
+    data = config.data.model_copy(update={"batch_size": batch_size})
+    other = with_steps(config.model_copy(update={"name": "other", "data": data}), pretrain={"steps": 8})
+
+    seen.clear()
+    capsys.readouterr()
+    whole = train(other, resume=start)
+    assert [len(update) for update in seen] == [batch_size] * 4
+    assert [crop for update in seen for crop in update] == order[16 : 16 + 4 * batch_size]
+    assert f"data.batch_size: 4 -> {batch_size}; goes on behind the 16 crops that were seen in 4" in (
+        capsys.readouterr().out
+    )
+    logged = [r["samples_seen"] for r in records(tmp_path / "other") if "loss/generator" in r]
+    assert logged == [16 + 2 * batch_size, 16 + 4 * batch_size] and whole.state.phase_step == 0
+    assert read_facts(tmp_path / "other" / "weights" / "pretrain.safetensors")["samples_seen"] == logged[-1]
+
+    # From then on it resumes itself, bit for bit, and refuses another batch
+    shutil.rmtree(tmp_path / "other" / "checkpoints" / "step-00000008")
+    seen.clear()
+    resumed = train(other)
+    assert [crop for update in seen for crop in update] == order[16 + 2 * batch_size : 16 + 4 * batch_size]
+    for name, value in resumed.generator.state_dict().items():
+        assert torch.equal(value, whole.generator.state_dict()[name])
+    with pytest.raises(ConfigError, match=f"another config \\(data.batch_size: {batch_size} -> 4\\)"):
+        train(other.model_copy(update={"data": config.data}))
+
+    # And back again
+    third = with_steps(config.model_copy(update={"name": "third"}), pretrain={"steps": 9})
+    state = preflight(third, resume=str(tmp_path / "other" / "checkpoints" / "step-00000008")).state
+    assert state.samples_seen(4) == 16 + 4 * batch_size
+
+
+def test_a_position_before_the_first_crop_is_refused(shards, tmp_path):
+    config = tiny_config(shards, tmp_path, adversarial=None)
+    train(config)
+    edit_state(tmp_path / "tiny" / "checkpoints" / "step-00000006", {"sample_offset": -25})
+    with pytest.raises(UserError, match="sample_offset=-25 at global_step=6 is no position in the data"):
+        train(config)
 
 
 def test_a_resumed_phase_keeps_to_its_time_and_its_annealed_rate(shards, tmp_path):
