@@ -1,8 +1,9 @@
 """Reading rock images: one grey channel, 8 or 16 bit, with the grey levels of the file.
 
 A file holds one page (a slice) or many (a volume), in one of the formats of `READERS`; a folder of numbered
-slices is a volume too. RGB is read as grey when its three channels are equal. Everything that would need a
-decision about grey levels (float data without a window, alpha, unequal channels, inverted scales) or slices
+slices is a volume too. RGB is read as grey when its three channels are equal, alpha where it is opaque, a
+palette of grey levels and an inverted scale (MINISWHITE) as they say. Everything that would need a decision
+about grey levels (float data without a window, transparent pixels, unequal channels) or slices
 (channels, time points, thumbnails, a description of other slices than the file holds) is an error that names
 it.
 """

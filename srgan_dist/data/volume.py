@@ -38,7 +38,9 @@ class Volume:
     path: Path
     shape: tuple  # (slices, height, width)
     dtype: np.dtype  # in the byte order of this machine
-    opened: Callable  # opened(volume): context of what slices like an array [slices, height, width(, 3)]
+    opened: (
+        Callable  # opened(volume): context of what slices like an array [slices, height, width(, channels)]
+    )
     voxel_sizes_um: tuple | None = None  # (z, y, x); None, or None for an axis, where the file does not say
     tags: dict = field(default_factory=dict)  # resolution and description to be carried over, see write_pages
     layout: Any = None  # what else `opened` has to know
@@ -127,7 +129,7 @@ class _Windowed:
 class Slices:
     """Voxels of a format that is decoded slice by slice: they slice like an array [slices, height, width].
 
-    decode(number) returns one slice, [H, W] or [H, W, 3].
+    decode(number) returns one slice, [H, W] or [H, W, channels].
     """
 
     def __init__(self, volume, decode):
@@ -153,17 +155,29 @@ def _by(shape):
 
 
 def one_channel(path, voxels):
-    """Return voxels [d, h, w], of colours [d, h, w, 3] one channel; raises ImageError where they differ."""
+    """Return voxels [d, h, w], of colours [d, h, w, 3] one channel; raises ImageError where they differ.
+
+    The second of two channels, and the fourth of four, is alpha (of integers), which has to be opaque.
+    """
     if voxels.ndim == 3:
         return np.ascontiguousarray(voxels)
-    red, green, blue = np.moveaxis(voxels, -1, 0)
-    if not (np.array_equal(red, green) and np.array_equal(red, blue)):
+    if voxels.shape[-1] in (2, 4):
+        least, opaque = voxels[..., -1].min(), np.iinfo(voxels.dtype).max
+        if least < opaque:
+            raise ImageError(
+                path,
+                f"is transparent in places (alpha of {least}, opaque is {opaque}); save it as grey without"
+                " alpha",
+            )
+        voxels = voxels[..., :-1]
+    first, *others = np.moveaxis(voxels, -1, 0)
+    if not all(np.array_equal(first, other) for other in others):
         raise ImageError(
             path,
             "its three colour channels differ; rock images are grey. Save the channel that holds the scan"
             " as a grey image",
         )
-    return np.ascontiguousarray(red)
+    return np.ascontiguousarray(first)
 
 
 @contextlib.contextmanager

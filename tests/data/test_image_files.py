@@ -115,8 +115,6 @@ def test_one_flipped_bit_in_a_png_is_noticed(tmp_path):
 REFUSED = {
     "float.tif": (GREY8.astype(np.float32), "pixels are float32; only uint8 and uint16"),
     "signed.npy": (GREY8.astype(np.int16), "pixels are int16"),
-    "alpha.png": (np.stack([GREY8] * 4, -1), "RGB with alpha"),
-    "grey_alpha.png": (np.stack([GREY8] * 2, -1), "grey with alpha"),
     "four.npy": (np.zeros((2, 2, 2, 2), np.uint8), r"has shape \(2, 2, 2, 2\)"),
     "none.npy": (np.zeros((0, 8, 8), np.uint8), "is empty"),
 }
@@ -129,16 +127,52 @@ def test_pixels_that_are_not_grey_8_or_16_bit_are_refused_by_name(tmp_path, name
         read_info(save(tmp_path / name, pixels))
 
 
-def test_palette_one_bit_transparent_and_inverted_images_are_refused(tmp_path):
-    Image.fromarray(GREY8).convert("P").save(tmp_path / "palette.png")
+def opaque(pixels, channels):
+    """RGB or grey with alpha that is opaque."""
+    return np.stack([pixels] * (channels - 1) + [np.full_like(pixels, np.iinfo(pixels.dtype).max)], -1)
+
+
+@pytest.mark.parametrize("pixels", [GREY8, GREY16], ids=str)
+@pytest.mark.parametrize("channels", [2, 4])
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_alpha_is_read_where_it_is_opaque_and_refused_where_not(tmp_path, suffix, channels, pixels):
+    options = {"extrasamples": ["unassalpha"], "photometric": "rgb" if channels == 4 else "minisblack"}
+    options = options if suffix == ".tif" else {}
+    path = save(tmp_path / f"a{suffix}", opaque(pixels, channels), **options)
+    assert np.array_equal(read_image(path), pixels)
+    transparent = opaque(pixels, channels)
+    transparent[3, 4, -1] = 7
+    with pytest.raises(ImageError, match="is transparent in places .alpha of 7"):
+        read_image(save(path, transparent, **options))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_palettes_are_read_where_they_are_grey(tmp_path, suffix):
+    image = Image.fromarray(GREY8).convert("P")
+    image.save(tmp_path / f"identity{suffix}")
+    assert np.array_equal(read_image(tmp_path / f"identity{suffix}"), GREY8)
+    image.putpalette([level for level in range(255, -1, -1) for _ in range(3)])
+    image.save(tmp_path / f"inverted{suffix}")
+    assert np.array_equal(read_image(tmp_path / f"inverted{suffix}"), 255 - GREY8)
+    image.putpalette([(level, level, 255 - level)[i] for level in range(256) for i in range(3)])
+    image.save(tmp_path / f"colours{suffix}")
+    with pytest.raises(ImageError, match="has a palette of colours"):
+        read_info(tmp_path / f"colours{suffix}")
+
+
+@pytest.mark.parametrize("pixels", [GREY8, GREY16], ids=str)
+def test_an_inverted_tiff_is_read_with_black_at_0(tmp_path, pixels):
+    save(tmp_path / "a.tif", np.stack([pixels, pixels[::-1]]), photometric="miniswhite")
+    white = np.iinfo(pixels.dtype).max
+    assert np.array_equal(list(read_pages(tmp_path / "a.tif")), white - np.stack([pixels, pixels[::-1]]))
+
+
+def test_one_bit_and_transparent_images_are_refused(tmp_path):
     Image.fromarray(GREY8 > 100).save(tmp_path / "one_bit.png")
     Image.fromarray(GREY8).save(tmp_path / "transparent.png", transparency=5)
-    tifffile.imwrite(tmp_path / "inverted.tif", GREY8, photometric="miniswhite")
     for name, words in (
-        ("palette.png", "palette"),
         ("one_bit.png", "1 bit per pixel"),
         ("transparent.png", "transparent colour"),
-        ("inverted.tif", "MINISWHITE"),
     ):
         with pytest.raises(ImageError, match=words):
             read_info(tmp_path / name)

@@ -167,6 +167,25 @@ def test_pages_that_differ_are_refused(tmp_path):
         read_info(tmp_path / "mixed.tif")
 
 
+def test_a_tiff_that_does_not_say_what_is_black_is_refused_with_the_tag(tmp_path):
+    path = save(tmp_path / "a.tif", GREY16, photometric="minisblack")
+    with tifffile.TiffFile(path) as tiff:
+        offset = tiff.pages[0].tags["PhotometricInterpretation"].offset
+    data = bytearray(path.read_bytes())
+    data[offset : offset + 2] = b"\xff\xfe"  # another tag
+    path.write_bytes(data)
+    with pytest.raises(
+        ImageError, match=r"no PhotometricInterpretation \(tag 262\).*photometric='minisblack'"
+    ):
+        read_info(path)
+
+
+def test_a_stack_that_was_saved_as_planes_of_rgb_is_named(tmp_path):
+    path = save(tmp_path / "a.tif", VOLUME[:3], photometric="rgb", planarconfig="separate")
+    with pytest.raises(ImageError, match="If they are slices of a volume, save them as pages of their own"):
+        list(read_pages(path))
+
+
 def test_tifffile_logging_is_left_as_it_was(tmp_path):
     before = list(logging.getLogger("tifffile").handlers)
     read_info(save(tmp_path / "a.tif", GREY8))

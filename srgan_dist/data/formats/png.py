@@ -10,28 +10,30 @@ import numpy as np
 from srgan_dist.data.formats.raw import MOST_DEFLATED
 from srgan_dist.data.volume import CENTIMETRE, ImageError, Slices, Volume
 
-_COLOURS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB with alpha"}
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of grey, RGB, palette, grey with alpha, RGB with alpha
 
 
 def open_png(path):
-    """Read the header of a PNG file; raises ImageError for all but grey or RGB of 8 or 16 bit."""
+    """Read the header of a PNG file; raises ImageError for all but 8 or 16 bit, and palettes of grey levels.
+
+    RGB has to have equal channels, and alpha to be opaque, which shows when the pixels are read.
+    """
     chunks = _chunks(path)
     if len(chunks.get(b"IHDR", b"")) != 13 or b"IDAT" not in chunks:
         raise ImageError(path, "is damaged or cut short before its pixels; copy or export it again")
     width, height, depth, colour = struct.unpack(">IIBB", chunks[b"IHDR"][:10])
-    if colour not in (0, 2):
-        raise ImageError(
-            path,
-            f"is a PNG of type {_COLOURS.get(colour, colour)}; save it as grey (or RGB with equal channels),"
-            " without palette or alpha",
-        )
+    if colour not in _CHANNELS:
+        raise ImageError(path, f"is a PNG of type {colour}, which does not exist; copy or export it again")
+    palette = np.frombuffer(chunks.get(b"PLTE", b""), np.uint8)
+    if colour == 3 and (palette.size % 3 or len(np.unique(palette.reshape(-1, 3).T, axis=0)) != 1):
+        raise ImageError(path, "has a palette of colours; rock images are grey. Save it as 8-bit grey")
     if depth not in (8, 16):
         raise ImageError(path, f"has {depth} bit per pixel; save it as 8 or 16 bit grey")
     if b"tRNS" in chunks:
         raise ImageError(path, "has a transparent colour; save it without transparency")
     if b"acTL" in chunks:
         raise ImageError(path, "is an animated PNG of several frames; save each frame as a PNG of its own")
-    samples, size = height * width * (3 if colour == 2 else 1), path.stat().st_size
+    samples, size = height * width * _CHANNELS[colour], path.stat().st_size
     if samples * depth // 8 > MOST_DEFLATED * size:
         raise ImageError(
             path, f"is cut short: its {size} bytes cannot hold {height}x{width} pixels; copy it again"

@@ -10,9 +10,10 @@ import numpy as np
 import tifffile
 
 from srgan_dist.data.formats.tiff_tags import carried_tags, orientation, voxel_sizes_um
-from srgan_dist.data.volume import ImageError, Slices, Volume
+from srgan_dist.data.volume import ALLOWED_DTYPES, ImageError, Slices, Volume
 
-_GREY_PHOTOMETRICS = ("MINISBLACK", "RGB")
+_CHANNELS = {"MINISBLACK": 1, "RGB": 3, "MINISWHITE": 1, "PALETTE": 1}  # without alpha
+_ALPHA = (1, 2)  # associated and not, of ExtraSamples; 0 is a channel of another kind
 
 
 class _Errors(logging.Handler):
@@ -70,17 +71,39 @@ def open_tiff(path):
 
 def _pixel_problem(page):
     """Return why the values of a page cannot be taken as grey levels, or None."""
+    if "PhotometricInterpretation" not in page.tags:
+        return (
+            "has no PhotometricInterpretation (tag 262), so it is not known whether 0 is black or white; save"
+            " it with the tag, e.g. by tifffile.imwrite(..., photometric='minisblack'), or set it: tiffset -s"
+            " 262 1 FILE"
+        )
     photometric = getattr(page.photometric, "name", str(page.photometric))
-    if photometric not in _GREY_PHOTOMETRICS:
+    if photometric not in _CHANNELS:
         return f"is stored as {photometric}; save it as grey with black at 0 (MINISBLACK)"
-    if page.extrasamples or page.samplesperpixel not in (1, 3):
+    alpha = len(page.extrasamples) == 1 and page.extrasamples[0] in _ALPHA
+    channels = page.samplesperpixel - alpha
+    if len(page.extrasamples) != alpha or channels not in (1, _CHANNELS[photometric]):
         return f"has {page.samplesperpixel} channels; save it as grey without alpha"
+    if (alpha or photometric in ("MINISWHITE", "PALETTE")) and page.dtype not in ALLOWED_DTYPES:
+        return (
+            f"is {photometric} of {page.dtype}; save it as grey with black at 0 (MINISBLACK), without alpha"
+        )
+    if photometric == "PALETTE" and _grey_palette(page) is None:
+        return "has a palette of colours, or of 16 bits; rock images are grey. Save it as 8-bit grey"
     if page.dtype is None or page.bitspersample != 8 * page.dtype.itemsize:
         return (
             f"has {page.bitspersample} bit per pixel; save it as 8 or 16 bit grey, with one factor for all"
             " images if the grey levels are scaled"
         )
     return None
+
+
+def _grey_palette(page):
+    """Return the grey level of each value of a pixel, uint8 [256], or None where it has colours."""
+    colours = np.asarray(page.colormap)
+    if colours.shape != (3, 256) or (colours != colours[0]).any():
+        return None
+    return (colours[0] >> (8 if colours.max() > 255 else 0)).astype(np.uint8)
 
 
 def _storage_problem(page):
@@ -156,7 +179,8 @@ def _slices_of(path, series):
 
 def _check_headerless(path, series, first, pages, slices):
     """Refuse all but stacks of one header and raw slices behind it, as ImageJ writes them above 4 GB."""
-    offset = series[0].dataoffset if len(series) == pages == first.samplesperpixel == 1 else None
+    plain = len(series) == pages == first.samplesperpixel == 1 and first.photometric.name == "MINISBLACK"
+    offset = series[0].dataoffset if plain else None
     if offset is None:
         raise ImageError(
             path,
@@ -178,15 +202,28 @@ def _voxels(volume):
         if volume.slices > len(volume.layout):
             yield _raw_slices(volume, tiff)
         else:
-            yield Slices(volume, lambda number: _decoded(tiff, number, volume.layout[number]))
+            yield Slices(volume, lambda number: _decoded(volume, tiff, number))
 
 
-def _decoded(tiff, number, offset):
-    """Decode the page at an offset: `tiff.pages` would walk all pages before it."""
-    tiff.filehandle.seek(offset)
+def _decoded(volume, tiff, number):
+    """Decode a page at its offset, black at 0: `tiff.pages` would walk all pages before it."""
+    tiff.filehandle.seek(volume.layout[number])
     page = tifffile.TiffPage(tiff, number)
     pixels = page.asarray()
-    return np.moveaxis(pixels, 0, -1) if page.axes == "SYX" else pixels
+    if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
+        return np.iinfo(pixels.dtype).max - pixels
+    if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
+        return _grey_palette(page)[pixels]
+    if page.axes != "SYX":
+        return pixels
+    if len(pixels) == 3 and (pixels != pixels[0]).any():
+        raise ImageError(
+            volume.path,
+            f"page {number} is RGB in three planes that differ. If they are slices of a volume, save them as"
+            " pages of their own, e.g. by tifffile.imwrite(..., photometric='minisblack'); if they are"
+            " colours, save the channel that holds the scan as a grey image",
+        )
+    return np.moveaxis(pixels, 0, -1)
 
 
 def _raw_slices(volume, tiff):
