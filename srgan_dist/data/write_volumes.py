@@ -7,7 +7,6 @@ several processes can write different blocks, and an interrupted one can continu
 import itertools
 import math
 import os
-import uuid
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ import tifffile
 from srgan_dist.data.formats.libraries import library
 from srgan_dist.data.formats.metaimage import MILLIMETRE_UM, TYPES
 from srgan_dist.data.volume import CENTIMETRE, ImageError
+from srgan_dist.data.write_images import ome_metadata
 from srgan_dist.utils.files import sync
 
 CHUNK = 64  # voxels of a Zarr chunk along each axis, at most
@@ -163,9 +163,6 @@ def _open_npy(path, shape, dtype):
 
 def _make_tiff(path, shape, dtype, sizes, block):
     """OME-XML gives the sizes along all axes; resolution tags give those of the pixels to other programs."""
-    # By default random; so that the same volume has the same bytes
-    identity = uuid.uuid5(uuid.NAMESPACE_OID, f"{path.name} {shape} {dtype} {sizes}")
-    known = {f"PhysicalSize{axis}": size for axis, size in zip("ZYX", sizes, strict=True) if size}
     _, along_y, along_x = sizes
     resolution = {}
     if along_x and along_y:
@@ -177,7 +174,7 @@ def _make_tiff(path, shape, dtype, sizes, block):
         ome=True,
         bigtiff=math.prod(shape) * dtype.itemsize > _CLASSIC_BYTES,
         photometric="minisblack",
-        metadata={"axes": "ZYX", "UUID": f"urn:uuid:{identity}", **known},
+        metadata=ome_metadata(path.name, shape, dtype, sizes),
         **resolution,
     )
 

@@ -165,12 +165,13 @@ def super_resolve_files(
         path.parent.mkdir(parents=True, exist_ok=True)
         count = info.slices * depth_scale(generator)
         pages = _values_of(itertools.islice(results, count), info.dtype, window_of(info), samples, mean)
-        tags, pages = _scale_tags(info.tags, generator), progress(info, pages)
+        facts = count, _scale_tags(info.tags, generator), _scale_sizes(info.voxel_sizes_um, generator)
+        pages = progress(info, pages)
         try:
             if samples is None:
-                write_pages(path, pages, count, tags)
+                write_pages(path, pages, *facts)
             else:
-                _write_mean_and_spread(path, pages, count, tags)
+                _write_mean_and_spread(path, pages, *facts)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -192,7 +193,7 @@ def _values_of(results, dtype, window, samples, mean):
         yield page if samples else page[0]
 
 
-def _write_mean_and_spread(path, pages, count, tags):
+def _write_mean_and_spread(path, pages, count, tags, sizes):
     """Write the spread of (mean, spread) pages, and then their mean, which waits in a file beside it."""
     with tempfile.TemporaryFile(dir=path.parent) as file:
 
@@ -203,10 +204,10 @@ def _write_mean_and_spread(path, pages, count, tags):
                 yield spread
 
         shape = []
-        write_pages(spread_path(path), spreads(), count, tags)
+        write_pages(spread_path(path), spreads(), count, tags, sizes)
         dtype, (height, width) = shape[0]
         means = np.memmap(file, dtype, "r", shape=(count, height, width))
-        write_pages(path, means, count, tags)
+        write_pages(path, means, count, tags, sizes)
 
 
 def _images_of(jobs, ndim, window_of, means):
@@ -232,6 +233,13 @@ def _pages_of(info, window, mean):
     for page in grey_volume(volume, window).pages():
         mean.add_lr(page)
         yield page
+
+
+def _scale_sizes(sizes, generator):
+    """Return voxel sizes (z, y, x) of SR: smaller along the axes that were super-resolved."""
+    scale = generator.config.scale
+    z, y, x = sizes or (None,) * 3
+    return z and z / depth_scale(generator), y and y / scale, x and x / scale
 
 
 def _scale_tags(tags, generator):

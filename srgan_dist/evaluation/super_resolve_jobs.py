@@ -54,8 +54,20 @@ def list_images_and_volumes(resolver, source, target, samples=None, window=None,
     volumes = [(info, path) for info, path in jobs if by_blocks and info.slices > 1]
     images = [(info, path) for info, path in jobs if not (by_blocks and info.slices > 1)]
     found = Jobs(images, volumes, notes, chosen, given is not None)
+    notes += _sizes_note(jobs)
     notes += range_note(inputs, map(found.window_of, inputs), ranges)
     return found
+
+
+def _sizes_note(jobs):
+    """Return a list of at most one note: the outputs that lose a voxel size that their input has."""
+    lost = [(info, path) for info, path in jobs if info.voxel_sizes_um and path.suffix.lower() == ".npy"]
+    if not lost:
+        return []
+    others = f", and {len(lost) - 1} more" if len(lost) > 1 else ""
+    return [
+        f"{lost[0][1]}{others}: NPY holds no voxel size, so that of {lost[0][0].path} is lost; .tif keeps it"
+    ]
 
 
 def _given_window(text):
