@@ -93,8 +93,8 @@ def super_resolve(
     self_ensemble=False,
     window=None,
 ):
-    """Super-resolve the images of a file or folder into another one; returns the paths of the outputs, those
-    of volumes by a 3-D generator last.
+    """Super-resolve the images of a file or folder into another one; returns the paths of the outputs, first
+    those that are there already, last those of volumes by a 3-D generator.
 
         srgan_dist.super_resolve("runs/demo/weights/adversarial.safetensors", "scan.tif", "scan_x4.tif")
 
@@ -108,12 +108,13 @@ def super_resolve(
     thread or 6 GiB of a GPU. device, self_ensemble: as for load_generator. noise, noise_seed: strength
     (0: none, 1: as trained) and seed of the noise of a generator that has some. samples: number of draws
     of it, whose mean is written to output, and their standard deviation beside it as NAME_spread. Nothing
-    is written where one of the outputs exists.
+    is written where one of the outputs exists, but those of a folder that the same call has made are
+    kept.
     """
     check_tile(tile)
     resolver, noise = load_generator(weights, device, self_ensemble), Noise(noise_seed, noise)
     check_noise(resolver.generator, noise, samples)
-    jobs = list_images_and_volumes(resolver, input, output, samples, window)
+    jobs = list_images_and_volumes(resolver, input, output, weights, noise, samples, window)
 
     def warn(note):
         log.warning("%s", note)
@@ -121,7 +122,7 @@ def super_resolve(
     for note in jobs.notes:
         warn(note)
     options = {"tile": tile, "noise": noise, "samples": samples, "tell": log.info, "warn": warn}
-    return list(super_resolve_jobs(resolver.generator, jobs, weights, **options))
+    return jobs.kept + list(super_resolve_jobs(resolver.generator, jobs, **options))
 
 
 def evaluate(

@@ -28,7 +28,15 @@ def main(argv=None, prog=None):
         noise, samples = Noise(arguments.noise_seed, arguments.noise), arguments.samples
         check_noise(generator, noise, samples)
         jobs = list_images_and_volumes(
-            resolver, arguments.input, arguments.output, samples, arguments.window, raw_options(arguments)
+            resolver,
+            arguments.input,
+            arguments.output,
+            arguments.weights,
+            noise,
+            samples,
+            arguments.window,
+            raw_options(arguments),
+            arguments.halo,
         )
         check_options(arguments, jobs, generator, ranks)
         tell = print if rank == 0 else lambda *text, **options: None
@@ -43,7 +51,6 @@ def main(argv=None, prog=None):
             for _ in super_resolve_jobs(
                 generator,
                 jobs,
-                arguments.weights,
                 tile=arguments.tile,
                 halo=arguments.halo,
                 noise=noise,
@@ -58,7 +65,7 @@ def main(argv=None, prog=None):
         except BaseException:
             tell(f"{written} of {len(every)} outputs were written", file=sys.stderr)
             raise
-        if len(every) > 1:
+        if len(every) + len(jobs.kept) > 1 or not every:
             tell(f"{len(every)} images written to {arguments.output}")
         else:
             (info, path), scale = every[0], generator.config.scale
@@ -82,7 +89,8 @@ def parse_arguments(argv, prog):
     parser.add_argument(
         "output",
         metavar="OUTPUT",
-        help="a .png, .tif or .npy file, or a folder; of a volume by a 3-D generator also .mhd or .zarr",
+        help="a .png, .tif or .npy file, or a folder, in which the same command continues; of a volume by a"
+        " 3-D generator also .mhd or .zarr",
     )
     parser.add_argument(
         "--tile",

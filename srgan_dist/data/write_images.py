@@ -14,7 +14,7 @@ from srgan_dist.data.volume import ALLOWED_DTYPES, CENTIMETRE, INCH, ImageError
 from srgan_dist.utils.files import atomic_write
 
 
-def write_pages(path, pages, count, tags=None, voxel_sizes_um=None):
+def write_pages(path, pages, count, tags=None, voxel_sizes_um=None, before_naming=lambda file: None):
     """Write `count` pages, each [H, W] of one shape and type, one in memory at a time.
 
     The suffix chooses the format; PNG takes one page, of uint8 or uint16. The file appears under its name
@@ -22,12 +22,14 @@ def write_pages(path, pages, count, tags=None, voxel_sizes_um=None):
     and y), "resolutionunit", "description" and "orientation" in the terms of a TIFF, as `read_info` gives
     them; those that the format cannot hold are left out. voxel_sizes_um: (z, y, x), None, or None for an
     axis, where unknown; a TIFF holds them as OME-XML unless its description, ImageJ's, says them already.
+    before_naming(file) is called with the complete file before it has its name.
     """
     path, tags = Path(path), tags or {}
     check_writable(path, count, tags)
     with atomic_write(path, replace=False) as unfinished:
         write = WRITERS[path.suffix.lower()]
         write(unfinished, pages, count, tags, voxel_sizes_um or (None,) * 3, path.name)
+        before_naming(unfinished)
 
 
 def check_writable(path, count, tags, dtype=np.uint8):

@@ -6,7 +6,8 @@ import itertools
 import os
 import re
 import tempfile
-from collections import Counter
+from collections import Counter, deque
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from srgan_dist.evaluation.super_resolve import (
     super_resolve_pages,
     tile_or_default,
 )
-from srgan_dist.evaluation.unfinished_volume import is_unfinished
+from srgan_dist.evaluation.unfinished_volume import is_all_but_removed, is_unfinished
 from srgan_dist.runtime.device import is_out_of_memory, memory_of
 from srgan_dist.storage.remote import is_url
 from srgan_dist.utils.errors import UserError
@@ -46,7 +47,15 @@ def spread_path(path):
     return path.with_name(f"{path.stem}_spread{path.suffix if is_format(path) else '.tif'}")
 
 
-def list_jobs(source, target, pages_per_page=1, samples=None, read=read_info, by_blocks=False):
+def list_jobs(
+    source,
+    target,
+    pages_per_page=1,
+    samples=None,
+    read=read_info,
+    by_blocks=False,
+    begin=lambda infos, folder: None,
+):
     """Pair every image of `source` (a file or a folder) with the file to write at or below `target`: (jobs,
     notes).
 
@@ -55,7 +64,9 @@ def list_jobs(source, target, pages_per_page=1, samples=None, read=read_info, by
     read(path) returns its Volume. by_blocks: whether volumes go to `super_resolve_volume` and the formats of
     `write_volumes`; then a folder whose output is one such file is one volume, of slices. Raises UserError
     that lists all faults before anything is computed: images that cannot be read, outputs that exist, and
-    formats that cannot hold the result.
+    formats that cannot hold the result. begin(infos, folder) is called with the Volumes of all inputs, and
+    the folder of the outputs, None for one file; it returns None or the FinishedOutputs of the folder: those
+    that are there already are no jobs and no faults, but among its `kept`.
     """
     for name, path in (("INPUT", source), ("OUTPUT", target)):
         if is_url(path) or str(path) == "":
@@ -66,14 +77,24 @@ def list_jobs(source, target, pages_per_page=1, samples=None, read=read_info, by
     if not source.exists():
         raise UserError(f"INPUT={source} does not exist")
     one_volume = by_blocks and is_format(target) and (is_store(target) or not target.is_dir())
-    if source.is_dir() and not is_store(source) and not one_volume:
+    of_folder = source.is_dir() and not is_store(source) and not one_volume
+    if of_folder:
         pairs, faults, notes = _pairs_of_folder(source, target)
     else:
         if one_volume and source.is_dir():
             _check_outside(source, target)
         into = target.is_dir() and not is_store(target)
         pairs, faults, notes = [(source, target / source.name if into else target)], [], []
-    jobs = [_job(path, output, pages_per_page, samples, faults, read, by_blocks) for path, output in pairs]
+    infos = [_read_or_fault(read, path, faults) for path, _ in pairs]
+    known = [(info, output) for info, (_, output) in zip(infos, pairs, strict=True) if info]
+    finished = begin([info for info, _ in known], target if of_folder else None)
+    jobs = []
+    for info, output in known:
+        try:
+            if _has_to_be_made(info, output, pages_per_page, samples, by_blocks, finished):
+                jobs.append((info, output))
+        except UserError as error:
+            faults.append(str(error))
     written = Counter(path for _, output in pairs for path in _outputs_of(output, samples))
     faults += [
         f"OUTPUT={path} would be written {count} times; rename one of the inputs"
@@ -111,27 +132,37 @@ def _outputs_of(output, samples):
     return [output, *([spread_path(output)] if samples else [])]
 
 
-def _job(path, output, pages_per_page, samples, faults, read, by_blocks):
-    """Return (info, output); append the problem of either to `faults`."""
+def _read_or_fault(read, path, faults):
     try:
-        info = read(path)
-        if by_blocks and info.slices > 1:
-            check_format(output, info.tags)
-            outputs = [part for whole in _outputs_of(output, samples) for part in parts_of(whole)]
-            outputs = [output] if is_unfinished(output) else outputs  # the others may have their names
-        else:
-            check_writable(output, info.slices * pages_per_page, info.tags, info.dtype)
-            outputs = _outputs_of(output, samples)
-        if there := " and ".join(str(path) for path in outputs if os.path.lexists(path)):
-            exist = "exist" if " and " in there else "exists"
-            raise UserError(f"OUTPUT={there} {exist}; give another name or delete it")
-        above = next(folder for folder in output.absolute().parents if os.path.lexists(folder))
-        if not above.is_dir():
-            raise UserError(f"OUTPUT={output} lies below {above}, which is no folder; give another name")
-        return info, output
+        return read(path)
     except UserError as error:
         faults.append(str(error))
         return None
+
+
+def _has_to_be_made(info, output, pages_per_page, samples, by_blocks, finished):
+    """Return whether an output has to be made, which it has not where a FinishedOutputs keeps it; raises
+    UserError where it cannot be made.
+    """
+    if by_blocks and info.slices > 1:
+        check_format(output, info.tags)
+        outputs = [part for whole in _outputs_of(output, samples) for part in parts_of(whole)]
+        outputs = [output] if is_unfinished(output) else outputs  # the others may have their names
+    else:
+        check_writable(output, info.slices * pages_per_page, info.tags, info.dtype)
+        outputs = _outputs_of(output, samples)
+    there = [path for path in outputs if os.path.lexists(path)]
+    if there and not is_all_but_removed(output):
+        exist = "exist" if len(there) > 1 else "exists"
+        problem = f"OUTPUT={' and '.join(map(str, there))} {exist}; give another name or delete it"
+        if problem := finished.problem(info, outputs) if finished else problem:
+            raise UserError(problem)
+        finished.kept.append(output)
+        return False
+    above = next(folder for folder in output.absolute().parents if os.path.lexists(folder))
+    if not above.is_dir():
+        raise UserError(f"OUTPUT={output} lies below {above}, which is no folder; give another name")
+    return True
 
 
 def _format_faults(faults):
@@ -150,28 +181,30 @@ def super_resolve_files(
     samples=None,
     window_of=lambda info: None,
     warn=print,
+    finished=None,
 ):
     """Super-resolve the images of `list_jobs`, page by page or volume by volume; yields each job when its
     file is written.
 
     progress(info, pages) wraps the HR pages of a file as tqdm does. samples: see `super_resolve_pages`; then
     `spread_path` is written first. window_of(info): the Window by which its values become grey levels, and SR
-    values again. warn() is given a note for each file in which the mean of SR is not that of LR.
+    values again. warn() is given a note for each file in which the mean of SR is not that of LR. finished:
+    FinishedOutputs that note each file.
     """
-    means = [MeanComparison(grey_volume(info, window_of(info)).dtype) for info, _ in jobs]
+    means = deque()  # of the file that is written, and of those whose pages are computed meanwhile
     images = _images_of(jobs, generator.config.ndim, window_of, means)
     results = super_resolve_pages(generator, images, tile, noise, samples)
-    for (info, path), mean in zip(jobs, means, strict=True):
+    for info, path in jobs:
         path.parent.mkdir(parents=True, exist_ok=True)
         count = info.slices * depth_scale(generator)
-        pages = _values_of(itertools.islice(results, count), info.dtype, window_of(info), samples, mean)
+        pages = _values_of(itertools.islice(results, count), info.dtype, window_of(info), samples, means)
         facts = count, _scale_tags(info.tags, generator), _scale_sizes(info.voxel_sizes_um, generator)
-        pages = progress(info, pages)
+        write = partial(_write_and_note, info, facts, finished)
         try:
             if samples is None:
-                write_pages(path, pages, *facts)
+                write(path, progress(info, pages))
             else:
-                _write_mean_and_spread(path, pages, *facts)
+                _write_mean_and_spread(path, progress(info, pages), count, write)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -179,21 +212,33 @@ def super_resolve_files(
                 f"{info.path}: {memory_of(device_of(generator))} is too small for"
                 f" --tile {tile_or_default(tile, generator, info.shape)}; use a smaller --tile"
             ) from None
-        for note in mean.note(info.path):
+        for note in means.popleft().note(info.path):
             warn(note)
         yield info, path
 
 
-def _values_of(results, dtype, window, samples, mean):
-    """Yield pages of SR as values of the input, those of samples with their spread; adds them to `mean`."""
+def _values_of(results, dtype, window, samples, means):
+    """Yield pages of SR as values of the input, those of samples with their spread; adds them to the first of
+    `means`.
+    """
     for result in results:
         grey, *spread = result if samples else [result]
-        mean.add_sr(grey)
+        means[0].add_sr(grey)
         page = [values_of(grey, window, dtype), *(step_of(window, dtype) * levels for levels in spread)]
         yield page if samples else page[0]
 
 
-def _write_mean_and_spread(path, pages, count, tags, sizes):
+def _write_and_note(info, facts, finished, path, pages):
+    """Write the pages of a file; facts: their number, tags and voxel sizes. FinishedOutputs note it."""
+
+    def note(file):
+        if finished:
+            finished.add(info, path, file)
+
+    write_pages(path, pages, *facts, before_naming=note)
+
+
+def _write_mean_and_spread(path, pages, count, write):
     """Write the spread of (mean, spread) pages, and then their mean, which waits in a file beside it."""
     with tempfile.TemporaryFile(dir=path.parent) as file:
 
@@ -204,18 +249,18 @@ def _write_mean_and_spread(path, pages, count, tags, sizes):
                 yield spread
 
         shape = []
-        write_pages(spread_path(path), spreads(), count, tags, sizes)
+        write(spread_path(path), spreads())
         dtype, (height, width) = shape[0]
-        means = np.memmap(file, dtype, "r", shape=(count, height, width))
-        write_pages(path, means, count, tags, sizes)
+        write(path, np.memmap(file, dtype, "r", shape=(count, height, width)))
 
 
 def _images_of(jobs, ndim, window_of, means):
     """Yield (number in its file, image) of all files, one file after the other: pages for a 2-D generator,
-    volumes for a 3-D one; adds them to the means.
+    volumes for a 3-D one; appends a MeanComparison of each file to `means`.
     """
-    for (info, _), mean in zip(jobs, means, strict=True):
-        pages = _pages_of(info, window_of(info), mean)
+    for info, _ in jobs:
+        means.append(MeanComparison(grey_volume(info, window_of(info)).dtype))
+        pages = _pages_of(info, window_of(info), means[-1])
         if ndim == 2:
             yield from enumerate(pages)
         else:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from srgan_dist.data.image_files import read_header, read_info
 from srgan_dist.data.window import Window, parse_window
+from srgan_dist.evaluation.finished_outputs import FinishedOutputs
 from srgan_dist.evaluation.grey_range import auto_window, range_note, ranges_in
 from srgan_dist.evaluation.super_resolve import NOISE, depth_scale
 from srgan_dist.evaluation.super_resolve_files import list_jobs, super_resolve_files
@@ -26,34 +27,64 @@ class Jobs:
     notes: list  # for the user
     window: Window | None
     always: bool  # whether the window is also that of uint8, whose values are grey levels already
+    finished: FinishedOutputs | None  # of a folder; the outputs that it keeps are no jobs
+    weights: str  # the sha256 of their file
+
+    @property
+    def kept(self):
+        """The outputs that are there already."""
+        return self.finished.kept if self.finished else []
 
     def window_of(self, info):
         """Return the Window by which the values of a Volume become grey levels, None: they are such."""
         return self.window if self.always or info.dtype != "uint8" else None
 
 
-def list_images_and_volumes(resolver, source, target, samples=None, window=None, raw=None):
-    """Return the Jobs of a file or folder.
+def list_images_and_volumes(
+    resolver, source, target, weights, noise=NOISE, samples=None, window=None, raw=None, halo=None
+):
+    """Return the Jobs of a file or folder; of a folder without the outputs that the same command has made.
 
-    resolver: SuperResolver. window: LOW:HIGH, the values that become black and white; "auto" for those that
-    give all the input together the range of the training data; None for that of the training data, where
-    they had one. With one the input may have any type. raw: as of `read_header`. Raises UserError as
-    `list_jobs` does, and for another window.
+    resolver: SuperResolver. weights: the file of its generator. window: LOW:HIGH, the values that become
+    black and white; "auto" for those that give all the input together the range of the training data; None
+    for that of the training data, where they had one. With one the input may have any type. raw: as of
+    `read_header`. Raises UserError as `list_jobs` does, and for another window.
     """
     given, ranges = _given_window(window), ranges_in(resolver.header)
     chosen = trained_window(resolver) if given is None else given
+    generator, digest, finished = resolver.generator, sha256_of(weights), None
+    if isinstance(generator, SelfEnsemble):
+        digest += " of 8 orientations"
 
     def read(path):
         return read_info(path, raw) if chosen is None else read_header(path, raw)
 
+    def begin(infos, folder):
+        nonlocal chosen, finished
+        if chosen == AUTO and infos:
+            chosen = auto_window(infos, ranges)
+        if folder:
+            settings = {
+                "weights": digest,
+                "noise": f"{noise.strength} {noise.seed}",
+                "samples": samples,
+                "window": chosen and str(chosen),
+                "halo": halo,
+            }
+            finished = FinishedOutputs(folder, settings)
+        return finished
+
     by_blocks = resolver.ndim == 3
-    jobs, notes = list_jobs(source, target, depth_scale(resolver.generator), samples, read, by_blocks)
-    inputs = [info for info, _ in jobs]
-    if chosen == AUTO:
-        chosen = auto_window(inputs, ranges)
+    jobs, notes = list_jobs(source, target, depth_scale(generator), samples, read, by_blocks, begin)
     volumes = [(info, path) for info, path in jobs if by_blocks and info.slices > 1]
     images = [(info, path) for info, path in jobs if not (by_blocks and info.slices > 1)]
-    found = Jobs(images, volumes, notes, chosen, given is not None)
+    found = Jobs(images, volumes, notes, chosen, given is not None, finished, digest)
+    if found.kept:
+        notes.append(
+            f"{len(found.kept)} of {len(found.kept) + len(jobs)} outputs are there already, of the same"
+            " weights, settings and inputs, and are kept"
+        )
+    inputs = [info for info, _ in jobs]
     notes += _sizes_note(jobs)
     notes += range_note(inputs, map(found.window_of, inputs), ranges)
     return found
@@ -86,7 +117,6 @@ def _given_window(text):
 def super_resolve_jobs(
     generator,
     jobs,
-    weights,
     tile=None,
     halo=None,
     noise=NOISE,
@@ -99,8 +129,8 @@ def super_resolve_jobs(
 ):
     """Super-resolve Jobs; yields the path of each output that is written.
 
-    weights: the file of the generator. progress wraps pages and blocks, as `progress_bar` does. tell, warn:
-    are given sentences about what is done, and about what the user has to look at. The rest is as of
+    noise, samples, halo: those of the Jobs. progress wraps pages and blocks, as `progress_bar` does. tell,
+    warn: are given sentences about what is done, and about what the user has to look at. The rest is as of
     `super_resolve_files` and `super_resolve_volume`.
     """
     for info, _ in (*jobs.images, *jobs.volumes):
@@ -111,19 +141,16 @@ def super_resolve_jobs(
     def pages_of(info, pages):
         return progress(pages, info.path.name, "slice", info.slices * depth_scale(generator))
 
-    options = {"tile": tile, "noise": noise, "samples": samples, "warn": warn}
+    options = {"tile": tile, "noise": noise, "samples": samples, "warn": warn, "finished": jobs.finished}
     of_pages = {"progress": pages_of, "window_of": jobs.window_of}
     for _, path in super_resolve_files(generator, jobs.images, **options, **of_pages):
         yield path
-    digest = sha256_of(weights) if jobs.volumes else None
-    if isinstance(generator, SelfEnsemble):
-        digest = f"{digest} of 8 orientations"
     for volume, path in jobs.volumes:
         super_resolve_volume(
             generator,
             volume,
             path,
-            digest,
+            jobs.weights,
             **options,
             halo=halo,
             window=jobs.window_of(volume),

@@ -2,14 +2,12 @@
 an interrupted run continues, and ranks share the work.
 """
 
-import hashlib
-import json
 import math
 
 import numpy as np
 
-from srgan_dist.data.image_files import files_of
-from srgan_dist.data.write_volumes import create
+from srgan_dist.data.write_volumes import create, parts_of
+from srgan_dist.evaluation.finished_outputs import fingerprint
 from srgan_dist.evaluation.grey_range import MeanComparison, grey_volume, step_of, values_of
 from srgan_dist.evaluation.super_resolve import (
     NOISE,
@@ -45,6 +43,7 @@ def super_resolve_volume(
     tell=print,
     warn=print,
     progress=lambda blocks, total: blocks,
+    finished=None,
 ):
     """Super-resolve a Volume into the file `output`, in one of the formats of `write_volumes.FORMATS`.
 
@@ -57,8 +56,8 @@ def super_resolve_volume(
     network sees as black to white, and to which its results are mapped back; types other than uint8 and
     uint16 need one, and are computed as 16-bit grey levels. rank, ranks: this process takes every ranks-th
     block. warn() is given a note where the mean of SR is not that of LR. progress(numbers, total) wraps the
-    numbers of the blocks that this process has to do. Raises UserError for wrong settings, for a full disk,
-    and where an unfinished output has other settings.
+    numbers of the blocks that this process has to do. finished: FinishedOutputs that note the files. Raises
+    UserError for wrong settings, for a full disk, and where an unfinished output has other settings.
     """
     check_halo(generator, halo)
     halo = generator.tile_overlap if halo is None else halo
@@ -71,6 +70,7 @@ def super_resolve_volume(
         "its files (size or time of change)": fingerprint(volume.path),
         "its shape and type": f"{volume.shape} {volume.dtype}",
         "weights": weights,
+        "network": type(generator).__name__,
         "tile": tile,
         "halo": blocks.halo,
         "noise": f"{noise.strength} {noise.seed}",
@@ -89,7 +89,11 @@ def super_resolve_volume(
         values = [values_of(grey, window, volume.dtype), *(step * levels for levels in spread)]
         return number, lr, grey, values
 
-    with unfinished_volume(outputs, settings, make, shape, rank) as unfinished:
+    def named():
+        for part in [part for path in outputs for part in parts_of(path)] if finished else ():
+            finished.add(volume, part, part)
+
+    with unfinished_volume(outputs, settings, make, shape, rank, named) as unfinished:
         if unfinished.done and rank == 0:
             tell(f"{output}: continues, {len(unfinished.done)} of {len(blocks.windows)} blocks are done")
         if given is None and len(blocks.windows) > 1 and rank == 0:
@@ -125,13 +129,6 @@ def check_halo(generator, halo):
             f"halo={halo} must be 0 to {generator.tile_overlap}, with which these weights are exact; leave it"
             " out for that"
         )
-
-
-def fingerprint(path):
-    """Return text that changes with the names, sizes and times of change of the files of a volume."""
-    files = sorted(path.rglob("*")) if path.is_dir() else files_of(path)
-    facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 class Blocks:

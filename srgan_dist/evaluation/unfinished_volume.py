@@ -33,15 +33,21 @@ def is_unfinished(output):
     return (folder_of(output) / SETTINGS).exists()
 
 
+def is_all_but_removed(output):
+    """Return whether an output has got its name from a run that was killed before its folder was removed."""
+    part = folder_of(output) / output.name
+    return is_unfinished(output) and output.exists() and (not part.exists() or output.samefile(part))
+
+
 @contextlib.contextmanager
-def unfinished_volume(outputs, settings, make, shape, rank=0):
+def unfinished_volume(outputs, settings, make, shape, rank=0, named=lambda: None):
     """Yield the UnfinishedVolume of outputs {path: dtype}, of which the first names the folder; when the
     block ends without an error, all have their names, the first one last.
 
     settings: plain JSON, of what determines the voxels: an unfinished volume of others is a UserError.
     make(path, dtype) makes the file of a volume. Every rank of a group calls this; rank 0 makes and names
-    the files. An error leaves the folder for the same command, which continues; one before the first block
-    removes it.
+    the files, and calls named() then. An error leaves the folder for the same command, which continues; one
+    before the first block removes it.
     """
     output, folder = (first := next(iter(outputs))), folder_of(first)
     with contextlib.ExitStack() as stack:
@@ -62,9 +68,10 @@ def unfinished_volume(outputs, settings, make, shape, rank=0):
                 remove_partial_chunks(_place(folder, path))
             for part in [part for path in reversed(outputs) for part in parts_of(folder / path.name)]:
                 target = output.with_name(part.name)
-                named = target.exists() and (not part.exists() or target.samefile(part))  # by a killed run
-                if not named:
+                has_name = target.exists() and (not part.exists() or target.samefile(part))  # by a killed run
+                if not has_name:
                     take_name(part, target)
+            named()
             shutil.rmtree(folder)
         barrier()
 
