@@ -17,6 +17,7 @@ VERBS = {
     "summarize": "show counts, sizes, rocks and grey levels of a packed set; verify it",
     "train": "train an experiment",
     "evaluate": "score the generators of a run against bicubic interpolation",
+    "robustness": "score the generators of runs against blur and noise of LR",
     "upscale": "super-resolve images",
     "benchmark": "measure how fast this machine trains and reads",
     "settings": "list the settings of a config",

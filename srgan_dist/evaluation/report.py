@@ -66,9 +66,9 @@ def evaluate(
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out={out} is a file; name a folder for tables and figures")
-    generators = _load_generators(Path(run), accelerator.device, self_ensemble)
-    present = _open_splits(shards, splits, cache)
-    ndim, scale = _check_fit(present, generators, f"SHARDS={shards}", f"RUN={run}")
+    generators = load_generators(Path(run), accelerator.device, self_ensemble)
+    present = open_splits(shards, splits, cache)
+    ndim, scale = check_fit(present, generators, f"SHARDS={shards}", f"RUN={run}")
     share = accelerator.process_index, accelerator.num_processes, accelerator.device
     thresholds = _thresholds(present, measuring, share) if measuring else None
     if accelerator.is_main_process:
@@ -141,7 +141,7 @@ def _measure(splits, methods, generators, measuring, thresholds, share, show):
     return files
 
 
-def _load_generators(run, device, self_ensemble):
+def load_generators(run, device, self_ensemble=False):
     """Return {name: generator} of every phase that a run has finished, in the order of the phases; or of
     every file in a folder of weights, e.g. RUN/weights/best.
     """
@@ -161,7 +161,7 @@ def _load_generators(run, device, self_ensemble):
     return {name: loaded[name][0] for name in sorted(loaded, key=lambda name: _phase_number(loaded[name][1]))}
 
 
-def _open_splits(shards, names, cache):
+def open_splits(shards, names, cache):
     """Open the splits that a packed set has of `names`, each once."""
     if wrong := [name for name in names if name not in SPLITS]:
         raise UserError(
@@ -192,7 +192,7 @@ def _facts_of(splits, shards, self_ensemble):
     ]
 
 
-def _check_fit(splits, generators, shards, run):
+def check_fit(splits, generators, shards, run):
     """Return the (ndim, scale) of a set whose scale all generators have; raise UserError if it has not, or if
     a generator of volumes meets images. A generator of images takes volumes slice by slice.
     """
