@@ -9,13 +9,17 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from PIL import Image, ImageDraw, ImageFont
 
+from srgan_dist.evaluation.metrics import EXACT_COPY_MSE
+
 # Of methods; others have their names as titles
 TITLES = {"pretrain": "phase 1 (SRCNN)", "adversarial": "phase 2 (SRGAN)"}
 COLOURS = ("#8c8c8c", "#4878a8", "#c8553d", "#5b9e62", "#8568a8")  # bicubic, phase 1, phase 2, ...
 CROP = 240  # HR pixels, as in figure 2 of the paper
 GAP = 4
 MAX_EXAMPLES = 24  # in figure 2
-MANY = 20  # values, of which a box shows enough
+MANY = 20  # values, from which on their points are spread beside one another
+MAX_POINTS = 300  # of a box, spread evenly over its values
+GOLDEN = 0.6180339887498949  # its multiples spread points evenly
 BELOW = {"ha": "center", "va": "top", "fontsize": 8}
 UNITS = (("mm", 1000.0), ("\u00b5m", 1.0), ("nm", 0.001))
 PLANES = ("xy", "xz", "yz")  # of the slices of a volume across z, y and x
@@ -64,23 +68,43 @@ def centre(image, side):
     return image[top : top + height, left : left + width]
 
 
-def panel(lr, bicubic, sr, hr, plane="", side=CROP):
+def panel(lr, bicubic, sr, hr, plane="", side=CROP, voxel_size_um=None):
     """Draw LR | bicubic | SR | HR | error of one image, or of one slice of a volume, as an RGB picture with
-    captions.
+    captions: PSNR of the crops that are shown, and a scale bar on the error, where it hides none of them.
 
     lr: [H, W], the others [s*H, s*W], numpy on [0, 1]; grey is stretched to the range of hr for display. The
     error |SR - HR| has a scale from 0 to a quarter of that range. plane: `name_plane` of the slice, for the
-    first caption.
+    first caption. voxel_size_um: of HR, None where it is unknown.
     """
     scale = hr.shape[0] // lr.shape[0]
     side = side // scale * scale
     black, white = float(hr.min()), float(hr.max())
     span = max(white - black, 1e-6)
     lr = np.kron(centre(lr, side // scale), np.ones((scale, scale)))
-    columns = {label("LR", plane): lr, "bicubic": bicubic, "SR": sr, "HR": hr}
-    tiles = {name: _grey((centre(image, side) - black) / span) for name, image in columns.items()}
-    tiles["error"] = _hot(np.abs(centre(sr, side) - centre(hr, side)) / (span / 4))
-    return _row(tiles)
+    crops = {"LR": lr, **{n: centre(x, side) for n, x in (("bicubic", bicubic), ("SR", sr), ("HR", hr))}}
+    tiles = {name: _grey((crop - black) / span) for name, crop in crops.items()}
+    tiles["error"] = _hot(np.abs(crops["SR"] - crops["HR"]) / (span / 4))
+    captions = {name: name for name in tiles} | {
+        "LR": label("LR", plane),
+        **{name: f"{name} {_psnr_of_crop(crops[name], crops['HR']):.2f} dB" for name in ("bicubic", "SR")},
+        "error": f"error 0 to {span / 4:.3f}",
+    }
+    picture = _row({captions[name]: tile for name, tile in tiles.items()})
+    _draw_bar_of_panel(picture, tiles["error"].shape[1], voxel_size_um)
+    return picture
+
+
+def _psnr_of_crop(sr, hr):
+    return -10 * math.log10(max(float(np.mean((sr - hr) ** 2)), EXACT_COPY_MSE))
+
+
+def _draw_bar_of_panel(picture, width, voxel_size_um):
+    """Draw a scale bar at the lower left of the last tile of a panel, `width` pixels wide."""
+    length, text = scale_bar(width, voxel_size_um)
+    draw, left, bottom = ImageDraw.Draw(picture), picture.width - width + 4, picture.height - 4
+    draw.rectangle((left, bottom - 3, left + round(length), bottom), "white", "black")
+    font, text = ImageFont.load_default(10), text.replace("\u00b5", "u")  # which the font has not
+    draw.text((left, bottom - 16), text, "white", font, stroke_width=1, stroke_fill="black")
 
 
 def _grey(unit):
@@ -127,7 +151,7 @@ def figure_2(examples):
     axes = figure.subplots(2 * len(examples), len(columns), squeeze=False)
     for row, example in enumerate(examples):
         _draw_crops(axes[2 * row], columns, example)
-        _draw_errors(axes[2 * row + 1], methods, columns, example.images)
+        _draw_errors(axes[2 * row + 1], methods, columns, example)
     if left_out > 0:
         figure.supxlabel(f"{left_out} further examples are left out", fontsize=9)
     return figure
@@ -146,7 +170,10 @@ def _draw_crops(axes, columns, example):
             height, width = centre(hr, side).shape
             corner = (hr.shape[1] - width) / 2, (hr.shape[0] - height) / 2
             axis.add_patch(Rectangle(corner, width, height, fill=False, edgecolor="red"))
-            axis.set_title(f"{label(example.rock, example.plane)}\n{example.split}", parse_math=False)
+            name = f"{label(example.rock, example.plane)}\n{example.split}"
+            if is_length(example.voxel_size_um):
+                name += f", {example.voxel_size_um:.3g} \u00b5m per HR pixel"
+            axis.set_title(name, parse_math=False, **({"fontsize": 9} if "\u00b5m" in name else {}))
             _draw_scale_bar(axis, hr.shape, 1, example.voxel_size_um)
         else:
             pixel = scale if column == "lr" else 1  # in HR pixels
@@ -169,11 +196,16 @@ def format_scores(scores):
     return f"{scores['psnr']:.2f} dB, SSIM {scores['ssim']:.3f}"
 
 
+def is_length(voxel_size_um):
+    """Return whether a voxel size is known, and one that can be."""
+    return voxel_size_um is not None and 1e-6 < voxel_size_um < 1e6
+
+
 def scale_bar(width, voxel_size_um=None):
     """Return the length in pixels of a scale bar for an image of `width` pixels, and its label: the largest
     of 1, 2 and 5 times a power of ten that is at most 0.4 of the width, in pixels without a voxel size.
     """
-    known = voxel_size_um is not None and 1e-6 < voxel_size_um < 1e6
+    known = is_length(voxel_size_um)
     limit = 0.4 * width * (voxel_size_um if known else 1)
     power = 10.0 ** math.floor(math.log10(limit))
     length = max(step * power for step in (1, 2, 5) if step * power <= limit * (1 + 1e-9))
@@ -195,7 +227,8 @@ def _draw_scale_bar(axis, shape, pixel, voxel_size_um):
     )
 
 
-def _draw_errors(axes, methods, columns, images):
+def _draw_errors(axes, methods, columns, example):
+    images = example.images
     limit = error_limit(images)
     for axis, column in zip(axes, columns, strict=True):
         axis.set_axis_off()
@@ -203,6 +236,7 @@ def _draw_errors(axes, methods, columns, images):
             error = np.abs(centre(images[column], CROP) - centre(images["hr"], CROP))
             shown = axis.imshow(error, cmap="magma", vmin=0, vmax=limit, interpolation="nearest")
             axis.set_title(f"|{title(column).split(' (')[0]} - HR|", fontsize=9, parse_math=False)
+            _draw_scale_bar(axis, error.shape, 1, example.voxel_size_um)
     scale = axes[-1].inset_axes([0.05, 0.02, 0.08, 0.96])
     axes[-1].figure.colorbar(shown, cax=scale, label="error, share of full scale")
 
@@ -215,7 +249,7 @@ def error_limit(images):
 def figure_3(values):
     """Draw figure 3 of the paper: box plots of per-image PSNR, a row per split and a column per rock.
 
-    values: split -> rock -> method -> list of dB. Of few images each one is a point, too.
+    values: split -> rock -> method -> list of dB. Images are points, too.
     """
     rocks = sorted({rock for of_split in values.values() for rock in of_split})
     figure = Figure((2.9 * len(rocks) + 0.6, 3.6 * len(values)), layout="constrained")
@@ -234,13 +268,17 @@ def figure_3(values):
 
 
 def draw_boxes(axis, methods, colours=COLOURS, ink="black"):
-    """Draw a box per method (name -> list of values); fewer than MANY values are points, too."""
+    """Draw a box per method (name -> list of values), and up to MAX_POINTS of its values as points."""
     style = {f"{part}props": {"color": ink} for part in ("whisker", "cap", "median")}
     style["boxprops"] = {"edgecolor": ink}
+    style["showfliers"] = False  # they are points
     boxes = axis.boxplot(list(methods.values()), widths=0.6, patch_artist=True, **style)
     for number, (box, values) in enumerate(zip(boxes["boxes"], methods.values(), strict=True)):
         box.set_facecolor(colours[number % len(colours)])
-        if len(values) < MANY:
-            axis.plot([number + 1] * len(values), values, ".", color=ink, markersize=3)
+        chosen = np.linspace(0, len(values) - 1, min(len(values), MAX_POINTS)).round().astype(int)
+        points = np.sort(values)[chosen]
+        aside = (np.arange(len(points)) * GOLDEN % 1 - 0.5) * 0.5 if len(values) >= MANY else 0 * points
+        few = {"markersize": 3} if len(values) < MANY else {"markersize": 1.5, "alpha": 0.5}
+        axis.plot(number + 1 + aside, points, ".", color=ink, **few)
     names = [shorten(title(name)).replace(" (", "\n(") for name in methods]
     axis.set_xticks(range(1, len(names) + 1), names, fontsize=8, parse_math=False)

@@ -73,7 +73,8 @@ class Validator:
         reader = Reader(split)
         pictures, bands, bottom = [], [], 0
         for i in spread_over_rocks(split, self.num_sample_images):
-            pictures += self._panels_of(*reader.image(i), reader.peak)
+            voxel_size_um = reader.record(i).get("voxel_size_um")
+            pictures += self._panels_of(*reader.image(i), reader.peak, voxel_size_um)
             top, bottom = bottom, sum(picture.height for picture in pictures)
             psnr, bicubic_psnr = (self.psnr["valid", i, method] for method in ("SR", "bicubic"))
             gain = f"{psnr:.2f} dB ({psnr - bicubic_psnr:+.2f} over bicubic)"
@@ -84,7 +85,7 @@ class Validator:
             stack(pictures).save(unfinished, format="png")
         self.tracker.panels("samples", path, bands, samples_seen)
 
-    def _panels_of(self, lr, hr, peak):
+    def _panels_of(self, lr, hr, peak, voxel_size_um):
         """Yield the panel of an image, or those of the three middle slices of a volume."""
         scale = self.generator.config.scale
         interpolated = bicubic(lr, scale, lr.ndim).numpy()
@@ -94,7 +95,8 @@ class Validator:
             images = (lr[window] / peak, interpolated[of_hr], sr, hr[of_hr] / peak)
             corner = [side.start for side in of_hr]
             name = name_plane(plane, corner, images[-1].shape)
-            yield panel(*(middle_slices(image)[plane] for image in images), name)
+            slices = (middle_slices(image)[plane] for image in images)
+            yield panel(*slices, name, voxel_size_um=voxel_size_um)
 
     def _score(self, split, methods, thresholds=None):
         a = self.accelerator

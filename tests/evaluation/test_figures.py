@@ -5,6 +5,7 @@ import pytest
 from conftest import texture
 
 from srgan_dist.data.degradation import downsample, upsample
+from srgan_dist.evaluation import figures
 from srgan_dist.evaluation.examples import Example
 from srgan_dist.evaluation.figures import (
     GAP,
@@ -33,7 +34,7 @@ def test_panel_shows_five_columns_and_no_error_where_there_is_none():
     picture = panel(i["lr"], i["bicubic"], i["hr"], i["hr"], side=40)
     assert picture.size == (5 * 40 + 4 * GAP, 40 + 16)
     pixels = np.asarray(picture)[16:]
-    sr, hr, error = (pixels[:, k * (40 + GAP) : k * (40 + GAP) + 40] for k in (2, 3, 4))
+    sr, hr, error = (pixels[:20, k * (40 + GAP) : k * (40 + GAP) + 40] for k in (2, 3, 4))
     assert np.array_equal(sr, hr) and len(np.unique(error.reshape(-1, 3), axis=0)) == 1
     assert hr.min() < 30 and hr.max() > 225  # stretched for display
     assert stack([picture, picture]).size == (picture.width, 2 * picture.height)
@@ -70,6 +71,26 @@ def test_the_plane_of_a_slice_is_in_the_caption_of_its_panel():
     assert np.array_equal(plain[16:], named[16:]) and not np.array_equal(plain[:16], named[:16])
 
 
+def test_a_panel_has_a_scale_bar_of_the_right_length_and_the_psnr_of_its_crops(monkeypatch):
+    i, captions = images(0), []
+    draw = figures.ImageDraw.ImageDraw.text
+    monkeypatch.setattr(
+        figures.ImageDraw.ImageDraw,
+        "text",
+        lambda self, place, text, *rest, **options: (
+            captions.append(text),
+            draw(self, place, text, *rest, **options),
+        ),
+    )
+    picture = np.asarray(panel(i["lr"], i["bicubic"], i["hr"], i["hr"], side=40, voxel_size_um=2.5))
+    error = np.mean((centre(i["bicubic"], 40) - centre(i["hr"], 40)) ** 2)
+    psnr = -10 * np.log10(error)
+    assert captions[:4] == ["LR", f"bicubic {psnr:.2f} dB", "SR 100.00 dB", "HR"]
+    assert captions[-1] == "20 um"
+    row = picture[-5, -40:]  # through the bar: 8 pixels of 2.5 um, within a frame
+    assert (row[5:12] == 255).all() and (row[[4, 12]] == 0).all()
+
+
 def test_panel_of_a_blank_image():
     blank = np.zeros((40, 40))
     assert panel(blank[:10, :10], blank, blank, blank).size[1] == 56
@@ -91,7 +112,7 @@ def test_figure_2_shows_every_method_and_its_error_on_one_scale(methods):
     names = [TITLES.get(name, name) for name in methods]
     rows = np.array(figure.axes[: 4 * (len(methods) + 3)]).reshape(4, -1)
     assert [axis.get_title() for axis in rows[0]] == ["coal\nvalid", "LR", *names, "HR"]
-    assert rows[2][0].get_title() == "sandstone\ntest"
+    assert rows[2][0].get_title() == "sandstone\ntest, 2.5 \u00b5m per HR pixel"
     assert [axis.get_title() for axis in rows[3]] == [
         "",
         "",
@@ -140,6 +161,21 @@ def test_crops_of_figure_2_have_scale_bars_and_the_scores_of_the_whole_image():
 def test_a_scale_bar_is_a_round_length_below_four_tenths_of_the_width(width, voxel, expected):
     length, text = scale_bar(width, voxel)
     assert (length, text) == (pytest.approx(expected[0]), expected[1])
+
+
+def test_error_maps_of_figure_2_have_the_scale_bars_of_their_crops():
+    axes = figure_2([example(voxel_size_um=2.5)]).axes
+    assert [texts_of(axis) for axis in axes[5:10]] == [[], [], ["50 \u00b5m"], ["50 \u00b5m"], []]
+
+
+def test_boxes_show_their_images_as_points_few_in_a_column_and_many_spread():
+    values = {"bicubic": list(range(10)), "wide": list(range(100)), "all": list(range(10**4))}
+    axis = figure_3({"valid": {"coal": values}}).axes[0]
+    points = [line for line in axis.lines if line.get_marker() == "."]
+    few, many, most = (line.get_xdata() for line in points)
+    assert [len(line.get_ydata()) for line in points] == [10, 100, 300]
+    assert set(few) == {1} and len(set(many)) == 100 and 1.7 < min(many) < max(many) < 2.3
+    assert {min(points[2].get_ydata()), max(points[2].get_ydata())} == {0, 9999} and len(most) == 300
 
 
 def test_names_that_look_like_formulas_are_drawn_as_they_are():
