@@ -14,9 +14,10 @@ from scipy import fft
 
 from srgan_dist.packing.align import faded
 
-SIDE = {2: 64, 3: 20}  # LR pixels along an axis of the part that is compared
+SIDE = {2: 48, 3: 20}  # LR pixels along an axis of the part that is compared
 REACH = 8  # LR pixels: the largest shift that is looked for
 SMALLEST = 8  # LR pixels along an axis
+FITS = 0.98  # a correlation that no shift or turn improves upon by much
 PAIRED = 0.5  # the least correlation of two images that show one place
 
 
@@ -29,7 +30,7 @@ class Match(NamedTuple):
     shifted: float  # the correlation there
     turn: str  # the flip or rotation of LR, in words, after which it fits best; "" for none
     turned: float
-    hr_outline: tuple  # some 64 averages of each side, by which exchanged images are found
+    hr_outline: tuple  # some averages of each side, by which exchanged images are found
     lr_outline: tuple
 
 
@@ -48,7 +49,9 @@ def match(hr, lr, scale):
     contrast = float(coarse.std())
     if contrast == 0 or lr.min() == lr.max():
         return None
-    as_it_is = _correlation(coarse, lr)
+    as_it_is, outlines = _correlation(coarse, lr), (_outline(coarse), _outline(lr))
+    if as_it_is > FITS:
+        return Match(contrast, as_it_is, (0,) * hr.ndim, as_it_is, "", 0.0, *outlines)
     shift, shifted = _best_shift(coarse, lr)
     fine, low = coarse - coarse.mean(), lr - lr.mean()
     candidates = [(float(np.vdot(fine, turned)), words, turned) for words, turned in _turns(low)]
@@ -56,7 +59,6 @@ def match(hr, lr, scale):
     turned = _correlation(coarse, image)
     if turned > shifted - 0.2:  # the middle of an image with an odd side is not the middle of its mirror
         turned = max(turned, _best_shift(coarse, image)[1])
-    outlines = _outline(coarse), _outline(lr)
     return Match(contrast, as_it_is, shift, shifted, words, turned, *outlines)
 
 
@@ -67,8 +69,8 @@ def fit(found, other):
 
 
 def _outline(image):
-    """Average an image over some 8x8 or 4x4x4 parts: their grey levels, rounded."""
-    cells = 8 if image.ndim == 2 else 4
+    """Average an image over 6x6 or 4x4x4 parts: their grey levels, rounded."""
+    cells = 6 if image.ndim == 2 else 4
     sizes = [n // cells for n in image.shape]
     cropped = image[tuple(slice(cells * n) for n in sizes)]
     shape = [n for size in sizes for n in (cells, size)]
