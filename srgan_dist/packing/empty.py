@@ -9,10 +9,11 @@ from srgan_dist.packing.blocks import cut, read_region
 
 
 def contrasts(job):
-    """Return (fault or None, standard deviation of the grey levels of each block of a job)."""
+    """Return (fault or None, standard deviation of each block of a job, in grey levels of the job's dtype)."""
     try:
         corner, region = read_region(job.source.hr, job.samples)
-        return None, [_contrast(cut(region, corner, sample)) for sample in job.samples]
+        step = np.iinfo(job.dtype).max // np.iinfo(region.dtype).max  # 257 where 8 bits are stored as 16
+        return None, [step * _contrast(cut(region, corner, sample)) for sample in job.samples]
     except ImageError as error:
         return str(error), []
 

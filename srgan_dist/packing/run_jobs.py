@@ -11,6 +11,7 @@ from srgan_dist.packing.empty import contrasts, without_empty
 from srgan_dist.packing.layout import place, write_skeleton
 from srgan_dist.packing.pack import Facts, Job, Packed, pack
 from srgan_dist.packing.pictures import Look, Picture, judge
+from srgan_dist.packing.tiles import stored_dtype
 from srgan_dist.utils.errors import UserError
 
 
@@ -52,7 +53,7 @@ def leave_out_empty(sources, samples, options, run, progress):
     the places of the others on which are: to read once, every block would have to be written twice. This
     reading takes 15 % of a build (CPU time, 300^3 voxels in NPY), 27 % where it decompresses (TIFF, zlib).
     """
-    jobs = _jobs(sources, samples, options)
+    jobs = _jobs(sources, samples, options, dtype=stored_dtype(sources, options.dtype))
     results = list(progress(run(contrasts, jobs), len(jobs), "look for empty blocks in regions"))
     if faults := list(dict.fromkeys(fault for fault, _ in results if fault)):
         raise BuildError(faults)

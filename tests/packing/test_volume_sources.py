@@ -105,6 +105,15 @@ def test_empty_blocks_are_left_out_and_counted(tmp_path):
     assert kept.manifest.totals == {"coal": 1152}
 
 
+def test_8_bit_volumes_have_the_contrast_of_the_16_bits_they_are_stored_as(tmp_path):
+    for i in range(3):
+        array = volume(i) if i == 0 else volume(i).astype(np.uint16) * 257
+        save(tmp_path / "hr" / "coal" / f"{i}.npy", array)
+    result = build(tmp_path / "hr", tmp_path / "out", replace(OPTIONS, dtype="uint16"))
+    assert not [note for note in result.notes if "empty" in note]
+    assert [len(records(tmp_path / "out", name)) for name in ("train", "valid", "test")] == [8, 8, 8]
+
+
 def test_volumes_without_any_contrast_are_a_fault(tmp_path):
     save(tmp_path / "hr" / "coal" / "0.npy", np.full((24, 24, 24), 7, np.uint8))
     with pytest.raises(
