@@ -9,7 +9,7 @@ from srgan_dist.packing.blocks import cut, read_region
 
 
 def contrasts(job):
-    """Return (fault or None, standard deviation of each block of a job, in grey levels of the job's dtype)."""
+    """Return (fault or None, standard deviation of each block of a job, in grey levels of its dtype)."""
     try:
         corner, region = read_region(job.source.hr, job.samples)
         step = np.iinfo(job.dtype).max // np.iinfo(region.dtype).max  # 257 where 8 bits are stored as 16
