@@ -16,6 +16,7 @@ from srgan_dist.run.gan_health import HealthMonitor, shares
 from srgan_dist.run.initial_weights import begin_with_weights, say_not_loaded
 from srgan_dist.run.meter import Meter
 from srgan_dist.run.preflight import preflight
+from srgan_dist.run.profiling import UpdateProfiler
 from srgan_dist.run.run_directory import RunDirectory
 from srgan_dist.run.run_state import RunState
 from srgan_dist.run.step_timer import speed_line
@@ -45,8 +46,11 @@ class Trained:
     state: RunState
 
 
-def train(config, resume="auto"):
+def train(config, resume="auto", profile=None):
     """Run the phases of an experiment under whatever launcher started this process, and return Trained.
+
+    profile: number of updates of each phase of which rank 0 writes a trace, to profile/PHASE.json.gz of the
+    run.
 
     Raises UserError for wrong settings, files or launch, before anything is written, and when the training
     diverges; TrainingStopped when a signal ended it after it had saved.
@@ -75,7 +79,7 @@ def train(config, resume="auto"):
                     elif phase_config.weights is not None:
                         take_weights(run, name, phase_config.weights)
                     else:
-                        run_phase(run, name, phase_config)
+                        run_phase(run, name, phase_config, profile)
                 exit_code = 0
             except TrainingStopped:
                 exit_code = STOPPED
@@ -131,7 +135,7 @@ def take_weights(run, name, path):
     finish_phase(run, name, {})
 
 
-def run_phase(run, name, phase_config):
+def run_phase(run, name, phase_config, profile=None):
     """Train one phase from where the state says to its end."""
     config, state = run.config, run.state
     run.log_main(f"{name}: {phase_plan(phase_config)}")
@@ -156,6 +160,8 @@ def run_phase(run, name, phase_config):
     meter = Meter(run.accelerator, state.consecutive_skips)
     batches = run.loader.batches(state.global_step)
     time_share = time_share_of(phase_config, state)
+    trace = run.directory.path / "profile" / f"{name}.json.gz"
+    profiler = UpdateProfiler(profile if run.is_main else None, trace, run.device, progress.print_line)
     stop = False
     while phase.step < phase.steps and time_share < 1 and not stop:
         phase.progress = max(phase.step / phase.steps, time_share)
@@ -163,6 +169,7 @@ def run_phase(run, name, phase_config):
             with meter.waiting():
                 micro_batches = [next(batches) for _ in range(config.gradient_accumulation_steps)]
             meter.add(phase.update(micro_batches), samples=config.data.batch_size)
+        profiler.step()
         state.global_step, state.phase_step = state.global_step + 1, phase.step
 
         # What is due after this update
@@ -192,6 +199,7 @@ def run_phase(run, name, phase_config):
             with meter.paused("checkpoints"):
                 run.save(saved, last=stop)
     batches.close()
+    profiler.close()
     progress.close()
     log_speed(run, name, meter)
     if stop:

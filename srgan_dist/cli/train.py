@@ -1,4 +1,5 @@
-"""Train an experiment: srgan-dist train [CONFIG] [--dry-run] [--resume auto|never|PATH] [--any.field=value]
+"""Train an experiment:
+srgan-dist train [CONFIG] [--dry-run] [--resume auto|never|PATH] [--profile N] [--any.field=value]
 
 On a CPU, without a launcher, it starts one rank per core by itself (setting cpu_ranks).
 
@@ -43,7 +44,7 @@ def main(argv=None, prog=None):
         if ranks > world_size:
             preflight(config, arguments.resume, ranks)  # reports errors once, not on every rank
             become_launcher(ranks, argv)
-        train(config, arguments.resume)
+        train(config, arguments.resume, arguments.profile)
 
 
 def parse_arguments(argv, prog):
@@ -72,11 +73,23 @@ def parse_arguments(argv, prog):
     parser.add_argument(
         "--dry-run", action="store_true", help="check everything, print what would happen, and stop"
     )
+    parser.add_argument(
+        "--profile",
+        type=_count,
+        metavar="N",
+        help="write a trace of N updates of each phase, on rank 0, to profile/PHASE.json.gz of the run",
+    )
     arguments, overrides = parser.parse_known_args(argv)
     stray = [text for text in overrides if not text.startswith("--")]
     if stray:
         parser.error(f"unexpected {' '.join(stray)}; settings are given as --field=value")
     return arguments, [text.removeprefix("--") for text in overrides]
+
+
+def _count(text):
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of updates, e.g. 10")
+    return int(text)
 
 
 def become_launcher(ranks, argv):

@@ -52,14 +52,19 @@ def dry_run_report(config, checked, device_type="cpu", world_size=1):
 
 
 def data_plan(config, checked):
-    """Return lines that say in what blocks training data is shuffled, what is read from copies in the cache,
-    and which images have no score.
+    """Return lines that say in what blocks training data is shuffled, whether nothing is validated, what is
+    read from copies in the cache, and which images have no score.
     """
     lines = [
         f"shuffled in blocks of {block} of the {len(split.shards)} shards of {split.place}"
         for (split, _), block in zip(checked.train, checked.blocks, strict=True)
         if block
     ]
+    if "valid" not in checked.eval_splits:
+        lines.append(
+            f"{config.data.path} has no valid split: nothing is validated, so there are no val/ metrics, no"
+            " panels and no weights/best"
+        )
     splits = [*(split for split, _ in checked.train), *checked.eval_splits.values()]
     if copied := sum(sum(split.cached_bytes) for split in splits):
         lines.append(

@@ -4,9 +4,14 @@ apart.
 
 import contextlib
 import math
+import os
+
+import torch
 
 from srgan_dist.run.checkpoint import list_checkpoints
-from srgan_dist.runtime.device import is_out_of_memory, memory_of
+from srgan_dist.run.update_cost import update_cost
+from srgan_dist.runtime.cpu import free_memory
+from srgan_dist.runtime.device import is_out_of_memory, memory_of, precision_on
 from srgan_dist.runtime.process_group import gather_lists
 from srgan_dist.utils.errors import UserError
 
@@ -41,9 +46,47 @@ def out_of_memory_named(config, world_size, device):
             f" {share // micro_batches} crops of {config.hr_crop} HR pixels at a time on each of"
             f" {world_size} rank(s) (gradient_accumulation_steps={micro_batches}). Use {advice}, which"
             " trains the same but for batch normalisation and the objective relativistic, a smaller"
-            " data.batch_size, or more GPUs"
+            f" data.batch_size, or more GPUs. {_estimate(config, world_size, device, share // micro_batches)}"
             f" ({str(error).splitlines()[0]:.200})"
         ) from None
+
+
+def _estimate(config, world_size, device, crops):
+    """Say how many crops at a time fit by the estimate of --dry-run: fewer than the `crops` that do not."""
+    if device.type == "cuda":
+        size, unused = torch.cuda.get_device_properties(device).total_memory, 0
+    else:  # what has been allocated already is not free any more
+        size, unused = None, free_memory() / int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    try:
+        costs = phase_costs(config, precision_on(device.type, config.mixed_precision))
+    except (RuntimeError, ValueError):  # e.g. of a loss of one's own that asks for a value
+        return "Its memory cannot be estimated"
+    fits = fitting_crops(costs, crops, size=size, unused=unused)
+    if fits is None:
+        return "By the estimate of --dry-run not even one crop at a time fits"
+    batch = f"data.batch_size={fits * world_size} with gradient_accumulation_steps=1"
+    return f"By the estimate of --dry-run the largest power of two below is {fits} crops at a time: {batch}"
+
+
+def phase_costs(config, precision):
+    """Return the UpdateCost of every phase that is trained."""
+    phases = [phase for _, phase in config.phases() if phase.weights is None]
+    return [update_cost(config, phase, precision, 2) for phase in phases]
+
+
+def fitting_crops(costs, below, size=None, unused=0):
+    """Return the largest power of two below a number of crops of which an update of all `costs` fits, None
+    where one crop does not.
+
+    size: bytes of the memory, which holds weights too; None: `unused` are what crops alone may take.
+    """
+    crops = 1 << max(below - 1, 1).bit_length() - 1
+    while crops and not all(
+        cost.bytes_of(crops) <= size if size is not None else crops * cost.crop_bytes <= unused
+        for cost in costs
+    ):
+        crops //= 2
+    return crops if 1 <= crops < below else None
 
 
 class DivergenceCheck:

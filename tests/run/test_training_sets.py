@@ -158,10 +158,11 @@ def test_a_limit_of_bad_samples_without_verification_is_refused(shards, tmp_path
         tiny_config(shards, tmp_path, data=data_of(shards, max_bad_samples=2))
 
 
-def test_a_set_without_valid_and_test_trains(shards, tmp_path):
+def test_a_set_without_valid_and_test_trains_and_says_so_once(shards, tmp_path, capsys):
     copy = shutil.copytree(shards, tmp_path / "copy")
     manifest = json.loads((copy / "manifest.json").read_text())
     manifest["splits"] = {"train": manifest["splits"]["train"]}
     (copy / "manifest.json").write_text(json.dumps(manifest))
     trained = train(tiny_config(copy, tmp_path, adversarial=None))
     assert list(trained.state.phase_ends) == ["pretrain"]
+    assert capsys.readouterr().out.count(f"{copy} has no valid split: nothing is validated") == 1
