@@ -13,7 +13,7 @@ VERBS = {
     "synthesize": "write synthetic rocks in the layout of DeepRock-SR",
     "download": "fetch DeepRock-SR-2D and unpack it",
     "build": "pack images into WebDataset tar shards",
-    "index": "write lost or damaged index tables of a packed set again, from its shards",
+    "index": "make any WebDataset of pairs trainable in place; write lost index tables again",
     "summarize": "show counts, sizes, rocks and grey levels of a packed set; verify it",
     "train": "train an experiment",
     "evaluate": "score the generators of a run against bicubic interpolation",

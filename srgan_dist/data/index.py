@@ -1,11 +1,13 @@
 """The index of a split: a table with one row per sample, which says where in the shards its pixels are."""
 
 from collections import Counter
+from itertools import combinations
 
 import numpy as np
 
+from srgan_dist.data.manifest import IndexedManifest
 from srgan_dist.data.sample import BLOCK, PARTS, key_problem, next_content
-from srgan_dist.storage.encoding import LARGEST_RATIO
+from srgan_dist.storage.encoding import LARGEST_IMAGE, LARGEST_RATIO
 from srgan_dist.utils.errors import UserError
 
 _VERSION_2 = np.dtype(
@@ -104,7 +106,11 @@ def to_version_2(rows, scale):
 
 
 def _check_rows(table, rows, manifest, entry):
-    """Check that shards and rocks exist, that samples are placed as in a tar, and that bytes fit shapes."""
+    """Check that shards and rocks exist, that samples are placed as in a tar, and that bytes fit shapes.
+
+    In a WebDataset of other people members come in any order, with others between them or without a record.
+    """
+    in_place = isinstance(manifest, IndexedManifest)
     shard_bytes = np.array([shard.bytes for shard in entry.shards], np.uint64)
     fits = (rows["shard"] < len(shard_bytes)) & (rows["rock"] < len(manifest.rocks))
     shard_bytes = shard_bytes[np.where(fits, rows["shard"], 0)]
@@ -113,22 +119,27 @@ def _check_rows(table, rows, manifest, entry):
     fits &= (rows["lr_shape"] > 0).all(axis=1)
     lr_bytes = rows["lr_shape"].prod(axis=1, dtype=np.float64) * np.dtype(manifest.dtype).itemsize
     image_bytes = {"hr": lr_bytes * manifest.scale**manifest.ndim, "lr": lr_bytes}
-    ends = {}
+    starts, ends = {}, {}
     for part in PARTS:
         offset, size = rows[f"{part}_offset"], rows[f"{part}_bytes"].astype(np.uint64)
-        fits &= (0 < size) & (size <= shard_bytes) & (offset <= shard_bytes - np.minimum(size, shard_bytes))
+        fits &= (size > 0) | (in_place and part == "record")
+        fits &= (size <= shard_bytes) & (offset <= shard_bytes - np.minimum(size, shard_bytes))
         if part in image_bytes:
             fits &= _can_hold(size, image_bytes[part], manifest.encoding)
-        ends[part] = offset + size
+        starts[part], ends[part] = offset, offset + size
 
-    # Members follow one another; both images have NPY headers of one size
-    fits &= rows["record_offset"] == next_content(ends["hr"])
-    head = rows["lr_offset"] - next_content(ends["record"])
-    fits &= (head < (BLOCK if manifest.encoding == "npy" else 1)) & (rows["hr_offset"] % BLOCK == head)
+    if not in_place:  # members follow one another; both images have NPY headers of one size
+        fits &= rows["record_offset"] == next_content(ends["hr"])
+        head = rows["lr_offset"] - next_content(ends["record"])
+        fits &= (head < (BLOCK if manifest.encoding == "npy" else 1)) & (rows["hr_offset"] % BLOCK == head)
 
     fits &= (rows["darkest"] <= rows["brightest"]) & (rows["brightest"] <= np.iinfo(manifest.dtype).max)
     _refuse(table, fits)
-    _check_overlap(table, rows, ends["lr"])
+    if in_place:
+        for one, other in combinations(PARTS, 2):
+            _refuse(table, (ends[one] <= starts[other]) | (ends[other] <= starts[one]))
+    else:
+        _check_overlap(table, rows, ends["lr"])
 
 
 def _refuse(table, fits):
@@ -140,6 +151,8 @@ def _refuse(table, fits):
 
 def _can_hold(size, image_bytes, encoding):
     """Return whether `size` bytes in a tar can be an image of `image_bytes` bytes of pixels."""
+    if encoding == "files":
+        return image_bytes <= LARGEST_IMAGE
     return size == image_bytes if encoding == "npy" else image_bytes <= size * float(LARGEST_RATIO)
 
 

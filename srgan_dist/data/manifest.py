@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -14,6 +14,7 @@ from srgan_dist.utils.errors import UserError
 SPLITS = ("train", "valid", "test")
 
 FORMAT = "srgan_dist shards"
+INDEXED = "srgan_dist index of a WebDataset"  # of other people, whose shards stay as and where they are
 VERSION = 3  # version 2, which had 2-D images only and called the encoding payload, is read too
 
 
@@ -97,15 +98,59 @@ class Manifest(_Entry):
         return self
 
 
+class Fields(_Entry):
+    """What the members of a sample are, in a WebDataset of other people."""
+
+    hr: str = Field(min_length=1, max_length=200)  # what follows the key in the name of the HR image: hr.png
+    lr: str = Field(min_length=1, max_length=200)
+    record: str = Field("json", min_length=1, max_length=200)  # of the JSON member
+    rock: str | None = None  # of all samples; None: named by rock_field
+    rock_field: str | None = None  # entry of the JSON member
+    source_field: str | None = None  # the same, that names the slice or volume an image was cut from
+
+    @property
+    def reads_record(self):
+        return self.rock_field is not None or self.source_field is not None
+
+
+def _shard_place(name):
+    """Check where a shard is: below the folder of the manifest, or at an absolute path."""
+    path = PurePosixPath(name)
+    if not name or len(name) > 4096 or "\0" in name or ".." in path.parts or str(path) != name:
+        raise ValueError(f"is not the path of a shard: {name!r}")
+    if not path.is_absolute() and re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", name):
+        raise ValueError(f"names a shard by a URL or pipe: {name!r}")
+    return name
+
+
+class IndexedShard(ShardEntry):
+    file: Annotated[str, AfterValidator(_shard_place)]
+
+
+class IndexedSplit(SplitEntry):
+    shards: list[IndexedShard] = Field(min_length=1)
+
+
+class IndexedManifest(Manifest):
+    """The content of OUT/manifest.json of a WebDataset of other people that is read in place."""
+
+    format: Literal[INDEXED] = INDEXED
+    encoding: Literal["npy", "files"]  # pixels that are mapped, or image files that are decoded once
+    splits: dict[Literal[SPLITS], IndexedSplit]
+    fields: Fields
+
+
 def parse_manifest(content, path):
     """Return the Manifest of the bytes of manifest.json; raises UserError that names `path`."""
     try:
         content = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    kinds = {FORMAT: Manifest, INDEXED: IndexedManifest}
+    kind = kinds.get(content.get("format")) if isinstance(content, dict) else None
+    if kind is None:
         raise UserError(f"{path} is not a manifest of {FORMAT}")
-    if content.get("version") == 2:
+    if kind is Manifest and content.get("version") == 2:
         content = _from_version_2(content)
     if content.get("version") != VERSION:
         raise UserError(
@@ -113,7 +158,7 @@ def parse_manifest(content, path):
             " build the set again"
         )
     try:
-        return Manifest.model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
         fault = error.errors()[0]
         where = ".".join(map(str, fault["loc"])) or "its top level"

@@ -1,6 +1,5 @@
 """Pixels out of shards: whole images, or only the crops of a batch, through the index and memory maps."""
 
-import json
 import mmap
 import os
 import weakref
@@ -50,7 +49,8 @@ class Reader:
         """Return the record of sample i: rock, source file, position in it, scale, kernel, voxel size."""
         row = self._turn_to(i)
         start = int(row["record_offset"])
-        return json.loads(self._map(int(row["shard"]))[start : start + int(row["record_bytes"])])
+        content = self._map(int(row["shard"]))[start : start + int(row["record_bytes"])]
+        return self.split.record(i, content)
 
     def corruption(self, i):
         """Compare the pixels of sample i with the index; returns CorruptSample, or None."""

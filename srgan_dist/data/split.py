@@ -3,9 +3,12 @@
 OUT/manifest.json          format of the set; size and sha256 of every other file
 OUT/train.index.npy        one row of the index per sample, in the order of the shards
 OUT/train-000000.tar ...   samples; the same for valid and test
+
+Of a WebDataset of other people the folder has manifest and index; its tars keep their own names and places.
 """
 
 import hashlib
+import json
 import stat
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,9 +18,11 @@ from typing import Any
 import numpy as np
 
 from srgan_dist.data.index import load_index
-from srgan_dist.data.manifest import Manifest, parse_manifest
+from srgan_dist.data.manifest import IndexedManifest, Manifest, parse_manifest
+from srgan_dist.data.member_image import decode_member
 from srgan_dist.storage.cache import Cache
 from srgan_dist.storage.decoded import DecodedShard, decoded_rows
+from srgan_dist.storage.encoding import decode
 from srgan_dist.storage.remote import Remote, is_url
 from srgan_dist.utils.errors import UserError
 
@@ -42,7 +47,20 @@ def open_set(address, cache=None):
     except OSError as error:
         raise UserError(f"{place}/manifest.json cannot be read: {error}") from None
     manifest = parse_manifest(content, f"{place}/manifest.json")
+    if is_url(address):
+        _check_below(place, manifest)
     return PackedSet(place, manifest, hashlib.sha256(content).hexdigest(), cache)
+
+
+def _check_below(place, manifest):
+    """Raise UserError if a shard of a set at a URL is not below it."""
+    for split in manifest.splits.values():
+        for shard in split.shards:
+            if shard.file.startswith("/"):
+                raise UserError(
+                    f"{place} indexes {shard.file} of another machine; keep shards and index in one folder,"
+                    " index them there, and copy that folder"
+                )
 
 
 def open_split(address, name, check_sizes=True, cache=None):
@@ -106,7 +124,7 @@ class PackedSet:
     def split(self, name, check_sizes=True, blank_corrupt_images=False):
         """Open one split for reading, or return None if the set has no such split.
 
-        blank_corrupt_images: a PNG image that cannot be decoded is blank, which its crc32 shows, instead of
+        blank_corrupt_images: an image file that cannot be decoded is blank, which its crc32 shows, instead of
         an error. Raises UserError when a shard is missing or has another size (unless check_sizes is False),
         or the index is not the one the manifest names.
         """
@@ -121,18 +139,28 @@ class PackedSet:
                 DecodedShard(
                     shard,
                     entry.sha256,
+                    isinstance(self.manifest, IndexedManifest),
                     split.rows[inside],
                     rows[inside],
                     split.dtype,
                     split.scale,
+                    self.decode,
                     self.cache,
                     blank_corrupt_images,
                 )
             )
         return Split(self, name, rows, split.rows, shards)
 
+    def decode(self, side, data, shape):
+        """Turn the bytes of an "hr" or "lr" image at its offset in a tar into an array of this shape; raises
+        EncodingError.
+        """
+        if self.manifest.encoding == "files":
+            return decode_member(getattr(self.manifest.fields, side), data, shape, self.manifest.dtype)
+        return decode(self.manifest.encoding, data, shape, self.manifest.dtype)
+
     def stored_split(self, name, check_sizes=True):
-        """Open one split as it is stored in its tars; only `split` decodes PNG files."""
+        """Open one split as it is stored in its tars; only `split` decodes image files."""
         entry = self.manifest.splits.get(name)
         if entry is None:
             return None
@@ -201,6 +229,16 @@ class Split:
         """The largest number of bytes in the cache of tars that are fetched only to be decoded."""
         fetched = [shard.transient_cache_bytes for shard in self.shards if isinstance(shard, DecodedShard)]
         return sum(sorted(fetched)[-FETCHERS:])
+
+    def record(self, i, content):
+        """Return the record of sample i, given the bytes of its JSON member.
+
+        Of a WebDataset of other people it has rock and source only, the latter None where no field names it.
+        """
+        if not isinstance(self.set.manifest, IndexedManifest):
+            return json.loads(content)
+        field = self.set.manifest.fields.source_field
+        return {"rock": self.rock(i), "source": str(json.loads(content)[field]) if field else None}
 
     def rock(self, i):
         return self.rocks[self.rows["rock"][i]]

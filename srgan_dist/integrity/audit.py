@@ -9,18 +9,20 @@ from itertools import islice, zip_longest
 import numpy as np
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
+from srgan_dist.data.manifest import IndexedManifest
+from srgan_dist.data.member_image import decode_member
 from srgan_dist.data.sample import members
 from srgan_dist.data.split import Folder
 from srgan_dist.integrity.tar_structure import structure_problems
-from srgan_dist.storage.encoding import EncodingError, decode, image_shape
+from srgan_dist.storage.encoding import EncodingError, image_shape
 
 
 def verify(packed, progress=iter):
     """Check every byte of a PackedSet and return the faults.
 
     Shards are compared with their sha256 in the manifest, must be plain tars of exactly the members of the
-    index, and are read twice: streamed with WebDataset, and at the offsets of the index, as the training
-    does. Keys, order, pixels and their crc32 have to be those of the index.
+    index (unless they are other people's), and are read twice: streamed with WebDataset, and at the offsets
+    of the index, as the training does. Keys, order, pixels and their crc32 have to be those of the index.
     """
     manifest = packed.manifest
     splits = {name: packed.stored_split(name) for name in manifest.splits}
@@ -32,7 +34,8 @@ def verify(packed, progress=iter):
     ]
     for split, number, sha256 in progress(shards):
         path = split.shards[number]
-        problems = [text for _, text in islice(structure_problems(split, number), 1)]
+        in_place = isinstance(manifest, IndexedManifest)  # tars of other people, with members of their own
+        problems = [] if in_place else [text for _, text in islice(structure_problems(split, number), 1)]
         problems = problems or list(_stream_problems(split, number)) or list(_offset_problems(split, number))
         if _sha256_of(path) != sha256:
             where = f" ({problems[0]})" if problems else ""
@@ -54,7 +57,8 @@ def _set_problems(packed, splits):
     manifest, place = packed.manifest, packed.place
     listed = {entry.file for split in manifest.splits.values() for entry in split.shards}
     # not every protocol of a URL can list
-    files = sorted(place.path.glob("*.tar")) if isinstance(place, Folder) else []
+    ours = isinstance(place, Folder) and not isinstance(manifest, IndexedManifest)
+    files = sorted(place.path.glob("*.tar")) if ours else []
     problems = [
         f"{path}: the manifest does not list it, but readers of *.tar would read it; move or delete it"
         for path in files
@@ -111,11 +115,13 @@ def _image_at(file, row, side, split):
 
 
 def _decode(data, row, side, split):
-    return decode(split.set.manifest.encoding, data, image_shape(row, side, split.scale), split.dtype)
+    return split.set.decode(side, data, image_shape(row, side, split.scale))
 
 
 def _sample_problem(row, sample, split):
     """Return how a sample that WebDataset read differs from its row of the index, or None."""
+    if isinstance(split.set.manifest, IndexedManifest):
+        return _member_problem(row, sample, split)
     if row is None or sample is None or sample["__key__"] != row["key"].decode():
         key = row and row["key"].decode()
         return f"WebDataset reads {sample and sample['__key__']} where the index has {key}"
@@ -125,6 +131,21 @@ def _sample_problem(row, sample, split):
             return f"{sample['__key__']} has {problem}"
     if json.loads(sample["json"])["rock"] != split.rocks[row["rock"]]:
         return f"{sample['__key__']} is of another rock than the index says"
+    return None
+
+
+def _member_problem(row, sample, split):
+    """Return how a sample of other people differs from its row, whose key may have been made unique."""
+    if row is None or sample is None:
+        return "WebDataset reads more or fewer samples than the index has"
+    for side in ("hr", "lr"):
+        name = getattr(split.set.manifest.fields, side)
+        try:
+            image = decode_member(name, sample[name], image_shape(row, side, split.scale), split.dtype)
+        except EncodingError as error:
+            return f"{sample['__key__']} has a {name} that cannot be used: {error}"
+        if zlib.crc32(image) != row[f"{side}_crc32"]:
+            return f"{sample['__key__']} has other {side.upper()} pixels than were indexed (crc32 differs)"
     return None
 
 

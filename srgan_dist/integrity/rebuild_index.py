@@ -10,6 +10,8 @@ import numpy as np
 from PIL import PngImagePlugin
 
 from srgan_dist.data.index import index_dtype, to_version_2
+from srgan_dist.data.manifest import IndexedManifest
+from srgan_dist.packing.index_webdataset import read_webdataset
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.files import sha256_of
 
@@ -26,25 +28,51 @@ def rebuild_index(packed, name, progress=iter):
     the sha256 of the manifest.
     """
     manifest, split = packed.manifest, packed.manifest.splits[name]
+    if isinstance(manifest, IndexedManifest):
+        return _of_webdataset(packed, name, progress)
     rows = []
     for number, entry in progress(list(enumerate(split.shards))):
-        path = packed.place.file(entry)
-        if not is_intact(path, entry):
-            raise UserError(
-                f"{path} is missing or damaged (sha256 differs from the manifest), so the index cannot be"
-                " read off it; copy the file again or build the set again"
-            )
-        rows += _rows_of_shard(path, number, manifest)
+        rows += _rows_of_shard(_intact(packed, entry), number, manifest)
     table = np.array(rows, index_dtype(manifest.ndim))
     for version in (table, to_version_2(table, manifest.scale)) if manifest.ndim == 2 else (table,):
         content = io.BytesIO()
         np.save(content, version)
         if hashlib.sha256(content.getvalue()).hexdigest() == split.index.sha256:
             return content.getvalue()
-    raise UserError(
+    raise _other_index(packed, name)
+
+
+def _intact(packed, entry):
+    """Return the path of a shard; raises UserError where it has not the sha256 of the manifest."""
+    path = packed.place.file(entry)
+    if not is_intact(path, entry):
+        raise UserError(
+            f"{path} is missing or damaged (sha256 differs from the manifest), so the index cannot be read"
+            " off it; copy the file again or build the set again"
+        )
+    return path
+
+
+def _other_index(packed, name):
+    return UserError(
         f"{packed.place}: the index of the shards of split {name} is not the one that manifest.json names"
         " (sha256 differs); build the set again"
     )
+
+
+def _of_webdataset(packed, name, progress):
+    """Return the table of a split of other people's WebDataset; keys depend on all splits, which are read."""
+    splits = packed.manifest.splits
+    paths = {split: [_intact(packed, shard) for shard in entry.shards] for split, entry in splits.items()}
+    table = read_webdataset(
+        packed.place.path,
+        paths,
+        packed.manifest.fields,
+        lambda results, count, _: progress(list(results)),
+    ).tables[name]
+    if hashlib.sha256(table).hexdigest() != splits[name].index.sha256:
+        raise _other_index(packed, name)
+    return table
 
 
 def _rows_of_shard(path, number, manifest):

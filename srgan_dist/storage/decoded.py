@@ -1,11 +1,13 @@
-"""Shards whose images are PNG files: decoded once into the cache, and read from that copy like any other.
+"""Shards whose images are files: decoded once into the cache, and read from that copy like any other.
 
 A decoded shard is the pixels of all its images back to back in the order of the index, HR before LR, followed
 by the JSON members.
 """
 
+import hashlib
 import os
 import zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from srgan_dist.storage.cache import Cache, Cancelled, opened
-from srgan_dist.storage.encoding import EncodingError, decode, image_shape
+from srgan_dist.storage.encoding import EncodingError, image_shape
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.executors import usable_cores
 from srgan_dist.utils.files import sha256_of
@@ -41,14 +43,16 @@ def decoded_rows(rows, dtype, scale):
 
 @dataclass(frozen=True, eq=False)
 class DecodedShard:
-    """A shard of PNG files, opened as its decoded copy in the cache."""
+    """A shard of image files, opened as its decoded copy in the cache."""
 
     shard: object  # the tar: its path, or a remote.RemoteFile
     sha256: str  # of the tar that was packed
+    chosen: bool  # whether the index holds some of the images of the tar: others may hold others of it
     stored: np.ndarray  # rows of the index, with the offsets in the tar
     rows: np.ndarray  # the same with the offsets in the copy
     dtype: np.dtype
     scale: int
+    decode: Callable  # decode(side, bytes, shape) -> pixels; raises EncodingError
     cache: Cache
     blank_corrupt_images: (
         bool  # an image that cannot be decoded is blank, which its crc32 shows, not an error
@@ -60,7 +64,7 @@ class DecodedShard:
     @property
     def copy(self):
         """The path of the decoded copy, if it is one of an intact tar of a remote set; else None."""
-        return None if isinstance(self.shard, Path) else self.cache.folder / f"{self.sha256}pixels"
+        return None if isinstance(self.shard, Path) else self.cache.folder / self._copy_name(self.sha256)
 
     @property
     def cached_bytes(self):
@@ -81,7 +85,7 @@ class DecodedShard:
         name = self.sha256
         if (
             isinstance(self.shard, Path)
-            and not self.cache.holds(f"{name}pixels")
+            and not self.cache.holds(self._copy_name(name))
             and (found := sha256_of(self.shard)) != name
         ):
             if not self.blank_corrupt_images:
@@ -90,7 +94,13 @@ class DecodedShard:
                     f" differs{self._first_damage()}); copy it again or build the set again"
                 )
             name = found  # never taken for the intact one
-        return self.cache.open(f"{name}pixels", self.cached_bytes, self._make, stop)
+        return self.cache.open(self._copy_name(name), self.cached_bytes, self._make, stop)
+
+    def _copy_name(self, sha256):
+        """Return the name of the decoded copy of a tar of this sha256."""
+        if self.chosen:
+            sha256 = hashlib.sha256(sha256.encode() + self.stored.tobytes()).hexdigest()
+        return f"{sha256}pixels"
 
     def _make(self, part, stop):
         with opened(self.shard, stop) as tar, open(part, "wb") as copy:
@@ -119,7 +129,7 @@ class DecodedShard:
 
     def _decode(self, tar, row, side):
         data = os.pread(tar, int(row[f"{side}_bytes"]), int(row[f"{side}_offset"]))
-        return decode("png", data, image_shape(row, side, self.scale), self.dtype)
+        return self.decode(side, data, image_shape(row, side, self.scale))
 
     def _first_damage(self):
         """Describe the first image of a damaged tar that cannot be decoded or has other pixels."""

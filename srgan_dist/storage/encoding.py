@@ -13,6 +13,7 @@ from srgan_dist.utils.errors import UserError
 
 ENCODINGS = ("npy", "png")
 LARGEST_RATIO = 1032  # of zlib: a PNG of n bytes never holds more than 1032 n bytes of pixels
+LARGEST_IMAGE = 2**31  # bytes of pixels of an image file in other people's tars: above any slice or block
 
 _LEVEL = 4  # of zlib: the same size of rock slices as with 6, the default, in two thirds of the time
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
