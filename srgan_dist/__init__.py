@@ -16,8 +16,10 @@ __version__ = "0.2.0"
 _MODULES = {
     "train": "api",
     "load_generator": "api",
+    "from_pretrained": "api",
     "super_resolve": "api",
     "evaluate": "api",
+    "export": "api",
     "open_set": "data.split",
     "UserError": "utils.errors",
 }

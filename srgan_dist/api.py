@@ -1,4 +1,4 @@
-"""The public functions of srgan_dist: train, load_generator, super_resolve and evaluate.
+"""The public functions: train, load_generator, from_pretrained, export, super_resolve, evaluate.
 
 Errors of input, settings and files are UserErrors, whose message names the way out.
 """
@@ -19,11 +19,14 @@ from srgan_dist.evaluation.measuring_settings import measuring_of
 from srgan_dist.evaluation.super_resolve import check_noise, check_tile
 from srgan_dist.evaluation.super_resolve_jobs import list_images_and_volumes, super_resolve_jobs
 from srgan_dist.evaluation.super_resolver import SuperResolver
-from srgan_dist.models import weights_file
+from srgan_dist.models import noise_channels, weights_file
+from srgan_dist.models.hub_folder import find_folder, save_folder, travelling
+from srgan_dist.models.onnx_file import check_onnx_libraries, export_onnx
 from srgan_dist.runtime.cpu import on_cpu, use_cpu_threads
 from srgan_dist.runtime.device import check_group, cpu_wanted, launched, use_exact_float32
 from srgan_dist.runtime.process_group import end_all_ranks_on_error, join
 from srgan_dist.storage.cache import DEFAULT_GIB, cache_at
+from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -73,12 +76,58 @@ def load_generator(path, device=None, self_ensemble=False):
         sr = generator(lr)  # numpy uint8 or uint16 [H, W] -> [s*H, s*W] of the same dtype
         generator.scale, generator.ndim, generator.header  # s, 2 or 3, facts of the weights file
 
-    device: "cpu", "cuda", ...; None: a GPU where there is one. self_ensemble: the mean over 8 orientations of
+    path: a weights file, or a folder that `export` wrote. device: "cpu", "cuda", ...; None: a GPU where there
+    is one. self_ensemble: the mean over 8 orientations of
     the input, more accurate, for 8 times the work.
     """
     use_exact_float32()
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return SuperResolver(*weights_file.load_generator(path, device, self_ensemble))
+
+
+def from_pretrained(name, device=None, self_ensemble=False, revision=None):
+    """Load a generator from a folder that `export` wrote, or from a repository of the Hugging Face hub with
+    the files of one.
+
+        generator = srgan_dist.from_pretrained("OWNER/NAME")
+
+    name: a path that exists, else an id of the hub, which is downloaded into its cache. revision: of a
+    repository: branch, tag or commit. The rest is as of `load_generator`; the result too.
+    """
+    return load_generator(find_folder(name, revision), device, self_ensemble)
+
+
+def export(weights, output, without_noise=False):
+    """Write a trained generator for other programs: as an ONNX file, where output ends in .onnx, else as a
+    folder in the layout of the Hugging Face hub (config.json, model.safetensors, README.md).
+
+        srgan_dist.export("runs/demo/weights/adversarial.safetensors", "rocks_x4.onnx")
+
+    The ONNX file takes images of any size; it is run by onnxruntime on random ones, and the largest deviation
+    from PyTorch, of outputs in [-1, 1], is returned (1e-4 at most, else UserError). A folder returns None.
+    without_noise: leave the noise of a generator that has some out of the ONNX file, whose result is then
+    that of noise 0. Nothing that exists is replaced.
+    """
+    output = Path(output)
+    if output.suffix == ".onnx":
+        check_onnx_libraries()
+    elif output.suffix[1:].isalpha():
+        raise UserError(
+            f"OUTPUT={output}: {output.suffix} files are not written; give a name that ends in .onnx or, for"
+            " a folder in the layout of the Hugging Face hub, one without a suffix"
+        )
+    if output.exists() or output.is_symlink():
+        raise UserError(f"OUTPUT={output} exists and is left as it is; give another name or delete it")
+    generator, facts = weights_file.load_generator(weights)
+    if without_noise and not (output.suffix == ".onnx" and noise_channels(generator.config)):
+        what = (
+            "an ONNX file" if output.suffix != ".onnx" else "a generator with noise, which this one has not"
+        )
+        raise UserError(f"--without-noise is for {what}; leave it out")
+    if output.suffix == ".onnx":
+        return export_onnx(output, generator, travelling(facts), without_noise)
+    save_folder(output, generator, facts)
+    return None
 
 
 def super_resolve(

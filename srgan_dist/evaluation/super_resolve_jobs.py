@@ -12,6 +12,7 @@ from srgan_dist.evaluation.super_resolve import NOISE, depth_scale
 from srgan_dist.evaluation.super_resolve_files import list_jobs, super_resolve_files
 from srgan_dist.evaluation.super_resolve_volume import super_resolve_volume
 from srgan_dist.models.self_ensemble import SelfEnsemble
+from srgan_dist.models.weights_file import generator_file
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.files import sha256_of
 
@@ -45,14 +46,14 @@ def list_images_and_volumes(
 ):
     """Return the Jobs of a file or folder; of a folder without the outputs that the same command has made.
 
-    resolver: SuperResolver. weights: the file of its generator. window: LOW:HIGH, the values that become
+    resolver: SuperResolver. weights: the file or folder of its generator. window: LOW:HIGH, the values that become
     black and white; "auto" for those that give all the input together the range of the training data; None
     for that of the training data, where they had one. With one the input may have any type. raw: as of
     `read_header`. Raises UserError as `list_jobs` does, and for another window.
     """
     given, ranges = _given_window(window), ranges_in(resolver.header)
     chosen = trained_window(resolver) if given is None else given
-    generator, digest, finished = resolver.generator, sha256_of(weights), None
+    generator, digest, finished = resolver.generator, sha256_of(generator_file(weights)), None
     if isinstance(generator, SelfEnsemble):
         digest += " of 8 orientations"
 

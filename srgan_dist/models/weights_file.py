@@ -15,6 +15,8 @@ from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.files import atomic_write
 from srgan_dist.utils.tensor_files import CheckpointError, save_tensors, tensors_of, write_failures_named
 
+MODEL = "model.safetensors"  # in a folder that was exported
+
 
 def save_generator(path, generator, facts):
     """Write generator weights with their settings in the header; facts: further JSON, e.g. phase, steps,
@@ -35,9 +37,10 @@ def save_generator(path, generator, facts):
 
 
 def load_generator(path, device="cpu", self_ensemble=False):
-    """Rebuild a generator from its weight file alone: (generator in eval mode, facts). self_ensemble: as a
-    SelfEnsemble.
+    """Rebuild a generator from its weight file alone, or that of an exported folder: (generator in eval mode,
+    facts). self_ensemble: as a SelfEnsemble.
     """
+    path = generator_file(path)
     metadata = _generator_header(path)
     facts = _facts_of(path, metadata)
     try:
@@ -63,6 +66,11 @@ def load_generator(path, device="cpu", self_ensemble=False):
 def read_facts(path):
     """Return the facts in the header of a weights file, without its weights."""
     return _facts_of(path, _generator_header(path))
+
+
+def generator_file(path):
+    """Return the weights file that a path means: itself, or that of a folder that `save_folder` wrote."""
+    return Path(path) / MODEL if (Path(path) / MODEL).is_file() else Path(path)
 
 
 def find_weights(run):
@@ -92,7 +100,7 @@ def _generator_header(path):
     if not Path(path).is_file():
         raise CheckpointError(
             f"{path} is not a file; give the .safetensors of a generator, e.g."
-            " runs/NAME/weights/adversarial.safetensors"
+            f" runs/NAME/weights/adversarial.safetensors, or an exported folder with {MODEL}"
         )
     try:
         with safe_open(path, "pt") as file:

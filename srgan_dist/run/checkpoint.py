@@ -25,9 +25,9 @@ log = logging.getLogger(__name__)
 VERSION = 1
 
 
-def save_checkpoint(directory, name, objects, state, keep, pinned_steps=()):
+def save_checkpoint(directory, name, objects, state, keep, pinned_steps=(), provenance=None):
     """Write directory/name from `objects` (name -> module, optimiser or their named tensors) and `state`
-    (JSON), whole or not at all.
+    (JSON), whole or not at all; provenance: JSON for its manifest, which no program needs.
 
     Afterwards it and the newest before it are left, `keep` in all, and those of the global steps in
     `pinned_steps`. Later ones get a name that ends in .damaged. Raises CheckpointError where it cannot be
@@ -43,7 +43,7 @@ def save_checkpoint(directory, name, objects, state, keep, pinned_steps=()):
         directory.mkdir(parents=True, exist_ok=True)
         _tidy(directory)
         try:
-            _write(unfinished, objects, state)
+            _write(unfinished, objects, state, provenance)
             if os.path.lexists(final):  # saved twice at one update
                 os.replace(final, replaced)
             os.replace(unfinished, final)
@@ -76,7 +76,7 @@ def _tidy(directory):
                 os.replace(replaced, final)
 
 
-def _write(folder, objects, state):
+def _write(folder, objects, state, provenance):
     """Write all files of a checkpoint to the disk, the manifest last."""
     folder.mkdir()
     for label, item in objects.items():
@@ -88,7 +88,8 @@ def _write(folder, objects, state):
     }
     for name in files:
         sync(folder / name)
-    (folder / "manifest.json").write_text(json.dumps({"version": VERSION, "files": files}, indent=1))
+    manifest = {"version": VERSION, "provenance": provenance, "files": files}
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
     sync(folder / "manifest.json")
     sync(folder)
 

@@ -19,7 +19,7 @@ class CheckpointWriter:
         self.device, self.pinned = device, {}
         self.thread, self.error = None, None
 
-    def start(self, directory, name, objects, state, keep, pinned_steps, first):
+    def start(self, directory, name, objects, state, keep, pinned_steps, provenance, first):
         """Begin to `save_checkpoint`, after `wait`ing for the one before.
 
         first: function that the thread calls before it writes.
@@ -33,7 +33,7 @@ class CheckpointWriter:
                 if copied:
                     copied.synchronize()
                 first()
-                save_checkpoint(directory, name, tensors, state, keep, pinned_steps)
+                save_checkpoint(directory, name, tensors, state, keep, pinned_steps, provenance)
             except Exception as error:
                 self.error = error
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from srgan_dist.config import dump_config
 from srgan_dist.tracking.tracker import X_AXIS
 from srgan_dist.utils.errors import UserError
-from srgan_dist.utils.files import atomic_write
+from srgan_dist.utils.files import atomic_write, write_json
 from srgan_dist.utils.locks import file_lock
 
 
@@ -22,6 +22,7 @@ class RunDirectory:
     def __init__(self, path):
         self.path = Path(path)
         self.checkpoints, self.metrics = self.path / "checkpoints", self.path / "metrics.jsonl"
+        self.starts = self.path / "run.json"
 
     def weights(self, phase):
         """Return the file of the generator that a phase ends with."""
@@ -65,6 +66,17 @@ class RunDirectory:
                 path.write_text(dump_config(config))
             self._copy_finished_weights(state, checkpoint)
             return truncate_records(self.metrics, samples_seen)
+
+    def note_start(self, global_step, provenance):
+        """Note in run.json by what the updates from `global_step` on are made; starts at that update or
+        later, whose updates are repeated, are dropped.
+        """
+        starts = []
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # none yet, or damaged
+            noted = json.loads(self.starts.read_text())["starts"]
+            starts = [start for start in noted if start["global_step"] < global_step]
+        with self.write_failures_named():
+            write_json(self.starts, {"starts": [*starts, {"global_step": global_step} | provenance]})
 
     def _copy_finished_weights(self, state, checkpoint):
         """Copy the generators of finished phases from the run whose checkpoint this one starts from."""

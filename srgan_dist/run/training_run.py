@@ -16,6 +16,7 @@ from srgan_dist.run.checkpoint import holds, load_checkpoint
 from srgan_dist.run.checkpoint_writer import CheckpointWriter
 from srgan_dist.run.failures import DivergenceCheck
 from srgan_dist.run.gan_health import HealthMonitor
+from srgan_dist.run.provenance import provenance_of, training_data_of
 from srgan_dist.run.run_directory import RunDirectory
 from srgan_dist.run.run_state import BestValidation
 from srgan_dist.runtime.cpu import choose_threads
@@ -83,6 +84,9 @@ class TrainingRun:
         seen = None
         if self.is_main:
             seen = self.directory.open(config, self.state, self.checkpoint, self.samples_seen)
+            self.provenance = provenance_of(self.device, checked.train)
+            self.directory.note_start(self.state.global_step, self.provenance | {"ranks": self.world_size})
+            self.training_data = training_data_of(checked.train)
         barrier()
         settings = config.model_dump(mode="json")
         self.tracker = Tracker(
@@ -225,6 +229,8 @@ class TrainingRun:
             "initial_weights": self.state.initial_weights,
             "window": self.window,
             "grey_ranges": self.grey_ranges,
+            "data": self.training_data,
+            "provenance": self.provenance,
             "config": self.config.model_dump(mode="json"),
         }
         save_generator(path, self.networks.eval_generator, facts)
@@ -248,6 +254,7 @@ class TrainingRun:
                     self.state.model_dump(),
                     self.config.keep_checkpoints,
                     self.state.pinned_steps(),
+                    self.provenance,
                     first=self.tracker.sync,  # so that a checkpoint on the disk has all its records there
                 )
             if required:
