@@ -46,10 +46,10 @@ def list_images_and_volumes(
 ):
     """Return the Jobs of a file or folder; of a folder without the outputs that the same command has made.
 
-    resolver: SuperResolver. weights: the file or folder of its generator. window: LOW:HIGH, the values that become
-    black and white; "auto" for those that give all the input together the range of the training data; None
-    for that of the training data, where they had one. With one the input may have any type. raw: as of
-    `read_header`. Raises UserError as `list_jobs` does, and for another window.
+    resolver: SuperResolver. weights: the file or folder of its generator. window: LOW:HIGH, the values
+    that become black and white; "auto" for those that give all the input together the range of the
+    training data; None for that of the training data, where they had one. With one the input may have any
+    type. raw: as of `read_header`. Raises UserError as `list_jobs` does, and for another window.
     """
     given, ranges = _given_window(window), ranges_in(resolver.header)
     chosen = trained_window(resolver) if given is None else given
