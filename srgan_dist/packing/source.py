@@ -112,7 +112,7 @@ def pair_fits(hr, lr, problems, scale, ndim, aligned=False, two_dtypes=False):
     if ndim == 2 and hr.slices != lr.slices:
         misfits.append(
             f"has {hr.slices} pages, its partner in {lr.path.parent} has {lr.slices};"
-            " pairs are slices of one plane"
+            " pairs are slices of one plane; volumes are packed with --dims 3"
         )
     if hr.dtype != lr.dtype and not (two_dtypes and {hr.dtype, lr.dtype} == set(ALLOWED_DTYPES)):
         way_out = " use --dtype uint16 to store 8-bit values times 257, or save one like the other"
