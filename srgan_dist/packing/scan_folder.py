@@ -4,6 +4,7 @@ A layout that only resembles this is a fault: a misspelt split would turn test i
 """
 
 import os
+import re
 from pathlib import Path
 
 from srgan_dist.data.image_files import FORMATS
@@ -19,7 +20,10 @@ from srgan_dist.packing.source import (
     some,
     split_in_order,
 )
+from srgan_dist.utils.scales import SCALES
 
+_HR = re.compile(r"(?i)[ _.-]hr$")
+_LR = re.compile(rf"(?i)([ _.-]?x({'|'.join(map(str, SCALES))})|[ _.-]lr)$")
 _SPLIT_NAMES = {"train", "training", "valid", "validation", "val", "dev", "test", "testing"}
 
 
@@ -42,6 +46,7 @@ def find_images(root, files, ndim, scan, sides=()):
         if info := header_or_problem(path, scan, problems):
             groups.setdefault((rock, split), []).append((info, inside))
     scan.faults.extend(grouped(problems))
+    scan.faults.extend(_lr_beside_hr([info for own in groups.values() for info, _ in own], ndim))
     if not groups and not scan.faults:
         others = "".join(f"; {note}" for note in scan.notes)  # on the files that it holds
         scan.faults.append(f"{root}: holds no image of a format that is read ({FORMATS}){others}")
@@ -57,6 +62,24 @@ def find_images(root, files, ndim, scan, sides=()):
             own = Path(os.path.abspath(root)).parent if info.path == root else root
             file = os.path.relpath(info.path, own)
             scan.sources.append(Source(key_of(name), rock, split, file, info))
+
+
+def _lr_beside_hr(volumes, ndim):
+    """Return a list of at most one fault: LR images in the folder of their HR images, by names and sizes."""
+    fine = {(v.path.parent, _HR.sub("", v.path.stem)): v for v in volumes if not _LR.search(v.path.stem)}
+    pairs = []
+    for lr in volumes:
+        hr = fine.get((lr.path.parent, _LR.sub("", lr.path.stem)))
+        if hr and any(
+            hr.shape[-ndim:] == tuple(scale * size for size in lr.shape[-ndim:]) for scale in SCALES
+        ):
+            pairs.append(lr.path)
+    if not pairs:
+        return []
+    return [
+        f"{some(pairs)}: {'is' if len(pairs) == 1 else 'are'} LR of other images in the same folder, by names"
+        " and sizes; move HR and LR into two folders beside each other, SOURCE/HR and SOURCE/LR"
+    ]
 
 
 def _parts(path, root, sides):

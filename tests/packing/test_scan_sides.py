@@ -150,3 +150,15 @@ def test_a_build_of_faulty_pairs_writes_nothing(tmp_path):
     with pytest.raises(BuildError, match="use --scale 3"):
         build(tmp_path / "in", tmp_path / "out", BuildOptions(crop=32))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("hr, lr", [("{}", "{}x4"), ("{}", "{}_X4"), ("{}_HR", "{}_LR")])
+def test_lr_in_the_folder_of_hr_is_a_fault(tmp_path, hr, lr):
+    (tmp_path / "rock").mkdir()
+    for i in range(4):
+        image = texture(i, 96, 96)
+        tifffile.imwrite(tmp_path / "rock" / f"{hr.format(i)}.tif", image)
+        tifffile.imwrite(tmp_path / "rock" / f"{lr.format(i)}.tif", downsample(image, 4))
+    fault = only_fault(find_sources(tmp_path, "unknown", 4))
+    assert fault.startswith(f"{tmp_path / 'rock' / lr.format(0)}.tif, ") and "and 1 more: are LR of" in fault
+    assert "SOURCE/HR and SOURCE/LR" in fault
