@@ -134,10 +134,8 @@ def super_resolve_jobs(
     warn: are given sentences about what is done, and about what the user has to look at. The rest is as of
     `super_resolve_files` and `super_resolve_volume`.
     """
-    for info, _ in (*jobs.images, *jobs.volumes):
-        if window := jobs.window_of(info):
-            mapped = f"become black to white, the result is mapped back to {info.dtype}"
-            tell(f"{info.path}: values {window} {mapped}")
+    for line in _window_lines(jobs):
+        tell(line)
 
     def pages_of(info, pages):
         return progress(pages, info.path.name, "slice", info.slices * depth_scale(generator))
@@ -161,6 +159,19 @@ def super_resolve_jobs(
             progress=lambda own, total, name=volume.path.name: progress(own, name, "block", total),
         )
         yield path
+
+
+def _window_lines(jobs):
+    """Return a sentence per type of the values that a window maps."""
+    of_type = {}
+    for info, _ in (*jobs.images, *jobs.volumes):
+        if jobs.window_of(info):
+            of_type.setdefault(info.dtype, []).append(info.path)
+    return [
+        f"{paths[0]}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''}: values {jobs.window} become"
+        f" black to white, the result is mapped back to {dtype}"
+        for dtype, paths in of_type.items()
+    ]
 
 
 def trained_window(resolver):

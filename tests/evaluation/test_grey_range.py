@@ -113,6 +113,23 @@ def test_float_and_signed_images_are_mapped_in_and_back(weights, caplog, dtype):
         srgan_dist.super_resolve(weights, weights.parent / "in.tif", "x.png", window="auto", device="cpu")
 
 
+def test_auto_is_one_window_for_a_folder_and_is_said_once(weights, caplog):
+    folder = weights.parent / "in"
+    folder.mkdir()
+    for name, part in (("a", SCENE[:20]), ("b", SCENE[20:])):
+        tifffile.imwrite(folder / f"{name}.tif", part * np.uint16(16), photometric="minisblack")
+    with caplog.at_level(logging.INFO):
+        made = srgan_dist.super_resolve(weights, folder, weights.parent / "out", window="auto", device="cpu")
+    said = [record.getMessage() for record in caplog.records if ": values " in record.getMessage()]
+    assert said == [
+        f"{folder / 'a.tif'} and 1 more: values 0.0:4080.0 become black to white, the result is mapped back"
+        " to uint16"
+    ]
+    for path, part in zip(made, (SCENE[:20], SCENE[20:]), strict=True):
+        expected = 16.0 * super_resolve_grey(network(), part)
+        assert np.abs(tifffile.imread(path) - expected).max() <= 16
+
+
 def test_weights_of_a_window_map_float_images_by_themselves(tmp_path, caplog):
     save_generator(tmp_path / "g.safetensors", network(), {"window": "-500.0:520.0"})
     found, _ = upscale(tmp_path / "g.safetensors", SCENE.astype(np.float32) * 4 - 500, caplog)
