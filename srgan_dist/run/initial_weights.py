@@ -25,11 +25,18 @@ EXAMPLE = "runs/NAME/checkpoints/step-00250000/discriminator.safetensors"
 
 
 def check_initial_weights(config, state):
-    """Raise ConfigError unless every phase that has not begun finds the weights it begins with."""
+    """Raise ConfigError unless every phase that has not begun finds the weights it begins with, and every
+    other one has begun with some.
+    """
     for name, phase in config.phases():
-        if name not in (*state.finished, state.phase):
-            for setting, network in phase.initial_weights().items():
+        for setting, network in phase.initial_weights().items():
+            if name not in (*state.finished, state.phase):
                 _read(config, name, setting, network)
+            elif f"{name}.{setting}" not in state.initial_weights:
+                raise ConfigError(
+                    f"{name}.{setting}={getattr(phase, setting)} would not be used: the checkpoint to start"
+                    f" from is past the beginning of {name}, which had none; leave out this setting, or --resume"
+                )
 
 
 def begin_with_weights(run, name, phase_config):

@@ -92,6 +92,17 @@ def test_a_run_that_is_resumed_does_not_load_them_again(shards, tmp_path, first,
         preflight(with_steps(config, pretrain={"init_weights": "other.safetensors"}))
 
 
+def test_weights_that_a_checkpoint_leaves_no_use_for_are_named(shards, tmp_path, first):
+    config = fine_tuning(shards, tmp_path, first)
+    plain = with_steps(
+        config, adversarial={"init_weights": None, "discriminator_init_weights": None, "steps": 4}
+    ).model_copy(update={"checkpoint_every": 2, "name": "plain"})
+    train(plain)
+    start = str(tmp_path / "plain" / "checkpoints" / "step-00000002")
+    with pytest.raises(ConfigError, match="adversarial.init_weights=.* would not be used: the checkpoint to"):
+        preflight(config, resume=start)
+
+
 def test_of_another_scale_the_trunk_is_taken(shards, tmp_path, first, capsys):
     data = tmp_path / "x2"
     build(write_folder(tmp_path / "hr", {"coal": 3}), data, BuildOptions(scale=2, tile=80, crop=32))
