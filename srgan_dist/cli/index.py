@@ -4,6 +4,7 @@ srgan-dist index OUT --train SHARDS [options], srgan-dist index SHARDS
 
 import argparse
 
+from srgan_dist.cli.options import add_cache_options
 from srgan_dist.utils.errors import UserError, cli_errors
 from srgan_dist.utils.files import atomic_write
 from srgan_dist.utils.progress import progress_bar
@@ -15,9 +16,9 @@ Make any WebDataset of image pairs trainable where it is, without copying or cha
 
 reads all shards, checks every pair, and writes manifest.json and one index table per split into OUT, which
 may be the folder of the shards. OUT is then a set like those of `build`: train, evaluate and summarize take
-it. Shards are uncompressed tars, by path, glob or brace expression; a split has whole shards. Images are PNG,
-TIFF, NPY, BMP or MAT of one grey channel of 8 or 16 bits, HR 2, 3, 4, 6 or 8 times LR. NPY is mapped, other
-formats are decoded once into the cache.
+it. Shards are uncompressed tars, by path, glob, brace expression or URL; a split has whole shards. Images are
+PNG, TIFF, NPY, BMP or MAT of one grey channel of 8 or 16 bits, HR 2, 3, 4, 6 or 8 times LR. NPY is mapped,
+other formats are decoded once into the cache.
 
     {command} SHARDS
 
@@ -56,7 +57,9 @@ def main(argv=None, prog=None):
     parser.add_argument(
         "--jobs", type=int, metavar="N", help="processes that read shards (default: as for build)"
     )
+    add_cache_options(parser)
     options = vars(parser.parse_args(argv))
+    cache, cache_gib = options.pop("cache"), options.pop("cache_gib")
     out, jobs, record = options.pop("shards"), options.pop("jobs"), options.pop("record")
     if jobs is not None and jobs < 1:
         parser.error(f"--jobs {jobs} must be 1 or more")
@@ -68,7 +71,7 @@ def main(argv=None, prog=None):
             raise UserError(f"SHARDS={out} is a URL; give a folder, on the machine that has the set")
         addresses = {split: options.pop(split) for split in ("train", "valid", "test")}
         if any(addresses.values()):
-            _index(out, addresses, jobs, {**options, "record": record})
+            _index(out, addresses, jobs, (cache, cache_gib), {**options, "record": record})
         elif given := [name for name, value in options.items() if value is not None]:
             raise UserError(
                 f"--{given[0].replace('_', '-')} goes with --train, --valid or --test; give the shards"
@@ -77,9 +80,10 @@ def main(argv=None, prog=None):
             _rebuild(out)
 
 
-def _index(out, addresses, jobs, options):
+def _index(out, addresses, jobs, cache, options):
     from srgan_dist.packing.index_webdataset import index_webdataset
     from srgan_dist.packing.summary import format_counts
+    from srgan_dist.storage.cache import cache_at
     from srgan_dist.utils.executors import workers
 
     with workers("processes", jobs) as run:
@@ -88,6 +92,7 @@ def _index(out, addresses, jobs, options):
             addresses,
             progress=lambda results, count, act: progress_bar(results, act, "shard", count),
             run=run,
+            cache=cache_at(*cache),
             **options,
         )
     for note in indexed.notes:

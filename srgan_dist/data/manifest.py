@@ -114,12 +114,14 @@ class Fields(_Entry):
 
 
 def _shard_place(name):
-    """Check where a shard is: below the folder of the manifest, or at an absolute path."""
+    """Check where a shard is: below the folder of the manifest, at an absolute path, or at a URL."""
+    if re.fullmatch(r"(?!pipe|file)[a-z][a-z0-9+.-]+://[^\s?#]{1,4000}", name):
+        return name
     path = PurePosixPath(name)
     if not name or len(name) > 4096 or "\0" in name or ".." in path.parts or str(path) != name:
         raise ValueError(f"is not the path of a shard: {name!r}")
     if not path.is_absolute() and re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", name):
-        raise ValueError(f"names a shard by a URL or pipe: {name!r}")
+        raise ValueError(f"names a shard by neither a path nor a URL: {name!r}")
     return name
 
 

@@ -4,7 +4,8 @@ OUT/manifest.json          format of the set; size and sha256 of every other fil
 OUT/train.index.npy        one row of the index per sample, in the order of the shards
 OUT/train-000000.tar ...   samples; the same for valid and test
 
-Of a WebDataset of other people the folder has manifest and index; its tars keep their own names and places.
+Of a WebDataset of other people the folder has manifest and index; its tars keep their own names and
+places, also at URLs.
 """
 
 import hashlib
@@ -19,11 +20,10 @@ import numpy as np
 
 from srgan_dist.data.index import load_index
 from srgan_dist.data.manifest import IndexedManifest, Manifest, parse_manifest
-from srgan_dist.data.member_image import decode_member
 from srgan_dist.storage.cache import Cache
 from srgan_dist.storage.decoded import DecodedShard, decoded_rows
 from srgan_dist.storage.encoding import decode
-from srgan_dist.storage.remote import Remote, is_url
+from srgan_dist.storage.remote import Remote, RemoteFile, is_url
 from srgan_dist.utils.errors import UserError
 
 FETCHERS = 4  # shards that are fetched, or decoded, at a time
@@ -36,7 +36,7 @@ def open_set(address, cache=None):
     folder.
     """
     cache = cache or Cache()
-    place = Remote(address, cache) if is_url(address) else Folder(address)
+    place = Remote(address, cache) if is_url(address) else Folder(address, cache)
     try:
         content = place.manifest()
     except FileNotFoundError:
@@ -56,10 +56,10 @@ def _check_below(place, manifest):
     """Raise UserError if a shard of a set at a URL is not below it."""
     for split in manifest.splits.values():
         for shard in split.shards:
-            if shard.file.startswith("/"):
+            if shard.file.startswith("/") or is_url(shard.file):
                 raise UserError(
-                    f"{place} indexes {shard.file} of another machine; keep shards and index in one folder,"
-                    " index them there, and copy that folder"
+                    f"{place} indexes {shard.file}, which is not below it; keep shards and index in one"
+                    " folder, index them there, and copy that folder"
                 )
 
 
@@ -76,8 +76,8 @@ def read_manifest(address, cache=None):
 class Folder:
     """The files of a set in a folder of this machine; `remote.Remote` does the same for a URL."""
 
-    def __init__(self, path):
-        self.path = Path(path)
+    def __init__(self, path, cache):
+        self.path, self.cache = Path(path), cache
 
     def __str__(self):
         return str(self.path)
@@ -87,13 +87,20 @@ class Folder:
         return (self.path / "manifest.json").read_bytes()
 
     def file(self, entry):
-        """Return the path of a file of the set, given its FileEntry."""
+        """Return the path of a file of the set, given its FileEntry; a RemoteFile where it is at a URL."""
+        if is_url(entry.file):
+            folder, _, name = entry.file.rpartition("/")
+            return RemoteFile(Remote(folder, self.cache), entry.model_copy(update={"file": name}))
         return self.path / entry.file
 
     def check_files(self, entries):
         """Raise UserError if one of the files is missing or has another size than the manifest says."""
         for entry in entries:
-            _check_size(self.file(entry), entry.bytes)
+            file = self.file(entry)
+            if isinstance(file, Path):
+                _check_size(file, entry.bytes)
+            else:
+                file.check_size()
 
 
 def _check_size(path, size):
@@ -156,6 +163,8 @@ class PackedSet:
         EncodingError.
         """
         if self.manifest.encoding == "files":
+            from srgan_dist.data.member_image import decode_member  # slow, and few sets need it
+
             return decode_member(getattr(self.manifest.fields, side), data, shape, self.manifest.dtype)
         return decode(self.manifest.encoding, data, shape, self.manifest.dtype)
 

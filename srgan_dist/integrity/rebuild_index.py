@@ -5,6 +5,7 @@ import io
 import json
 import tarfile
 import zlib
+from pathlib import Path
 
 import numpy as np
 from PIL import PngImagePlugin
@@ -45,6 +46,8 @@ def rebuild_index(packed, name, progress=iter):
 def _intact(packed, entry):
     """Return the path of a shard; raises UserError where it has not the sha256 of the manifest."""
     path = packed.place.file(entry)
+    if not isinstance(path, Path):
+        raise UserError(f"{path} is at a URL; delete {packed.place}/manifest.json and index its shards again")
     if not is_intact(path, entry):
         raise UserError(
             f"{path} is missing or damaged (sha256 differs from the manifest), so the index cannot be read"

@@ -30,6 +30,7 @@ from srgan_dist.data.manifest import (
 from srgan_dist.data.member_image import SUFFIXES, suffix_of
 from srgan_dist.data.sample import key_problem
 from srgan_dist.packing.scan_webdataset import detect_fields, index_rows, scan_shard
+from srgan_dist.storage.remote import is_url
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.files import atomic_write
 
@@ -48,13 +49,13 @@ class Indexed:
     notes: list
 
 
-def index_webdataset(out, addresses, hr=None, lr=None, progress=None, run=map, **fields):
+def index_webdataset(out, addresses, hr=None, lr=None, progress=None, run=map, cache=None, **fields):
     """Write index and manifest of a WebDataset of image pairs into the folder `out`.
 
-    addresses: {split: [path, glob or brace expression of shards]}; hr, lr: names of the fields, None: the
-    only hr.* and lr.*; fields: the others of Fields. progress(results, count, act) passes the results on;
-    run as of `executors.workers`. Returns (Indexed, whether it was there already). Raises UserError for
-    shards that cannot be trained on, and before it replaces anything.
+    addresses: {split: [path, glob, brace expression or URL of shards]}; hr, lr: names of the fields, None:
+    the only hr.* and lr.*; fields: the others of Fields. progress(results, count, act) passes the results on;
+    run as of `executors.workers`; cache: for shards at URLs. Returns (Indexed, whether it was there already).
+    Raises UserError for shards that cannot be trained on, and before it replaces anything.
     """
     out = Path(out)
     paths = {split: expand_shards(split, addresses[split]) for split in SPLITS if addresses.get(split)}
@@ -62,11 +63,11 @@ def index_webdataset(out, addresses, hr=None, lr=None, progress=None, run=map, *
         raise UserError("no shards are given; name them by split: --train 'shards-{000000..000003}.tar'")
     _check_repeated(paths)
     if hr is None or lr is None:
-        found = detect_fields(next(chain(*paths.values())))
+        found = detect_fields(next(chain(*paths.values())), cache)
         hr, lr = hr or found[0], lr or found[1]
     fields = _checked_fields(Fields(hr=hr.lower(), lr=lr.lower(), **fields))
     before = _manifest_there(out)
-    indexed = read_webdataset(out, paths, fields, progress, run)
+    indexed = read_webdataset(out, paths, fields, progress, run, cache)
     content = (json.dumps(indexed.manifest.model_dump(), indent=1, sort_keys=True) + "\n").encode()
     if before not in (None, content):
         raise UserError(
@@ -89,12 +90,21 @@ def expand_shards(split, addresses):
     """
     found = []
     for address in addresses:
-        if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", address) and not os.path.exists(address):
+        scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):(//)?", address)
+        if (
+            scheme
+            and not os.path.exists(address)
+            and (not scheme[2] or scheme[1].lower() in ("pipe", "file"))
+        ):
             raise UserError(
-                f"--{split} {address}: shards are read in place from this machine's file systems, not from"
-                " URLs or pipes; fetch them, or index them where they are and serve the whole folder"
+                f"--{split} {address}: shards are named by paths, or URLs such as https://HOST/FOLDER/0.tar;"
+                " no command is run to read them"
             )
         found += [address] if os.path.exists(address) else _expanded(split, address)
+    if 0 < sum(map(is_url, found)) < len(found):
+        raise UserError(
+            f"--{split}: its shards are at paths and at URLs; give all of them at one or the other"
+        )
     return found
 
 
@@ -110,7 +120,7 @@ def _expanded(split, address):
         raise UserError(f"--{split} {address}: {error}") from None
     paths = []
     for name in names:
-        matches = sorted(glob(name)) if set(name) & set("*?[") and not os.path.exists(name) else [name]
+        matches = sorted(glob(name)) if set(name) & set("*?[") and not is_url(name) else [name]
         if not matches:
             raise UserError(f"--{split} {name} matches no file; give the shards of that split")
         paths += matches
@@ -122,7 +132,7 @@ def _check_repeated(paths):
     first = {}
     for split, files in paths.items():
         for file in files:
-            real = os.path.realpath(file)
+            real = file if is_url(file) else os.path.realpath(file)
             if real in first:
                 raise UserError(
                     f"{file} of --{split} is {first[real][1]} of --{first[real][0]}; give it once"
@@ -161,9 +171,12 @@ def _manifest_there(out):
 # Reading
 
 
-def read_webdataset(out, paths, fields, progress=None, run=map):
-    """Read all shards: Indexed. paths: {split: [path]}. Raises UserError with the faults of all of them."""
-    jobs = [(path, fields) for path in chain(*paths.values())]
+def read_webdataset(out, paths, fields, progress=None, run=map, cache=None):
+    """Read all shards: Indexed. paths: {split: [path or URL]}; cache: for shards at URLs.
+
+    Raises UserError with the faults of all of them.
+    """
+    jobs = [(path, fields, cache) for path in chain(*paths.values())]
     results = run(scan_shard, jobs)
     found = iter(list(progress(results, len(jobs), "index") if progress else results))
     shards = {split: [next(found) for _ in files] for split, files in paths.items()}
@@ -310,5 +323,7 @@ def _manifest(out, paths, shards, rows, rocks, encoding, fields, first):
 
 def _place(path, out):
     """Return the path of a shard as the manifest has it: from OUT, or absolute where it is not below OUT."""
+    if is_url(path):
+        return path
     path, out = Path(os.path.abspath(path)), Path(os.path.abspath(out))
     return path.relative_to(out).as_posix() if path.is_relative_to(out) else str(path)

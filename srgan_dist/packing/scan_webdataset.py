@@ -3,12 +3,15 @@
 Members are grouped into samples as webdataset does. A fault of a shard or a sample is a line that names both.
 """
 
+import contextlib
 import hashlib
 import json
 import mmap
 import os
 import re
+import shutil
 import tarfile
+import tempfile
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +23,7 @@ from srgan_dist.data.index import index_dtype
 from srgan_dist.data.member_image import SUFFIXES, pixels_offset, read_member, suffix_of
 from srgan_dist.integrity.tar_structure import COMPRESSIONS, KINDS
 from srgan_dist.storage.encoding import EncodingError
+from srgan_dist.storage.remote import Remote, is_url
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.files import sha256_of
 from srgan_dist.utils.scales import SCALES
@@ -77,8 +81,41 @@ class _Fault(Exception):
 
 
 def scan_shard(job):
-    """Read a shard, job: (path, Fields): a Shard. Raises UserError for a file that is none."""
-    path, fields = job
+    """Read a shard, job: (path or URL, Fields, Cache): a Shard. Raises UserError for a file that is none."""
+    address, fields, cache = job
+    with _local(address, cache) as path:
+        shard = _scan(path, fields)
+    if is_url(address):
+        shard.faults = [fault.replace(str(path), address) for fault in shard.faults]
+    return shard
+
+
+@contextlib.contextmanager
+def _local(address, cache):
+    """Yield the path of a shard, of a remote one that of its copy in the cache, which is kept.
+
+    A copy is named by its content, so a shard whose sha256 is not known yet is fetched once more for each
+    index.
+    """
+    if not is_url(address):
+        yield address
+        return
+    folder, _, name = address.rpartition("/")
+    remote = Remote(folder, cache)
+    cache.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".index_", dir=cache.folder) as place:
+        fetched = Path(place) / "shard.tar"
+        remote.download(name, fetched)
+        try:
+            yield fetched
+        except UserError as error:
+            raise UserError(str(error).replace(str(fetched), address)) from None
+        size, sha256 = fetched.stat().st_size, sha256_of(fetched)
+        cache.open(sha256, size, lambda part, _: shutil.copyfile(fetched, part)).close()
+
+
+def _scan(path, fields):
+    """Read a shard on this machine: a Shard."""
     check_is_tar(path)
     status = os.stat(path)
     shard = Shard(status.st_size, sha256_of(path))
@@ -261,20 +298,21 @@ def _entry(record, name):
     return text
 
 
-def detect_fields(path):
+def detect_fields(address, cache):
     """Return the names of the HR and the LR field of a shard's first sample: the only images hr.* and lr.*.
 
     Raises UserError where they are not so clear.
     """
-    check_is_tar(path)
-    _, members = next(samples(path), (None, {}))
+    with _local(address, cache) as path:
+        check_is_tar(path)
+        _, members = next(samples(path), (None, {}))
     names = []
     for side in ("hr", "lr"):
         found = [name for name in members if name.startswith(f"{side}.") and suffix_of(name) in SUFFIXES]
         if len(found) != 1:
             listed = ", ".join(members) or "none"
             raise UserError(
-                f"{path}: its samples have the fields {listed}; say which are the pair: --hr F --lr F"
+                f"{address}: its samples have the fields {listed}; say which are the pair: --hr F --lr F"
             )
         names += found
     return tuple(names)

@@ -14,6 +14,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import NamedTuple
 
 from srgan_dist.storage.cache import Cache, Cancelled
 from srgan_dist.utils.errors import UserError
@@ -116,10 +117,7 @@ class Remote:
     def fetch(self, entry, part, stop):
         """Complete the file `part`, which may hold a beginning, to the content that a FileEntry names."""
         for last_try in (False, True):
-            with open(part, "ab") as file:
-                while (start := file.tell()) < entry.bytes:
-                    file.write(self._retried(entry.file, partial(self._piece, entry, start, stop), stop))
-                    file.flush()
+            self._complete(entry, part, stop)
             if os.path.getsize(part) == entry.bytes and sha256_of(part) == entry.sha256:
                 return
             os.truncate(part, 0)  # the file was replaced while it was fetched, or the part is corrupt
@@ -128,6 +126,19 @@ class Remote:
                     f"{self.url}/{entry.file} has not the content that the manifest names (sha256 differs"
                     f" from {entry.sha256}); copy the set there again"
                 )
+
+    def download(self, name, path):
+        """Write a file of which no manifest tells size and content to a new path; returns nothing."""
+        size = self.size(name)
+        if size is None:
+            raise UserError(f"{self.url}/{name}: the server does not tell its size; fetch it by other means")
+        self._complete(FileOfSize(name, size), path, None)
+
+    def _complete(self, entry, part, stop):
+        with open(part, "ab") as file:
+            while (start := file.tell()) < entry.bytes:
+                file.write(self._retried(entry.file, partial(self._piece, entry, start, stop), stop))
+                file.flush()
 
     def _piece(self, entry, start, stop):
         """Return the bytes of a file from `start` on: one piece, or all where the server has no ranges."""
@@ -176,6 +187,13 @@ class Remote:
                 print(line, file=sys.stderr, flush=True)
                 if (stop or threading.Event()).wait(pause):
                     raise Cancelled from None
+
+
+class FileOfSize(NamedTuple):
+    """A remote file before it is known."""
+
+    file: str
+    bytes: int
 
 
 class MissingFile(UserError, FileNotFoundError):
