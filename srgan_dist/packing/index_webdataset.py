@@ -29,7 +29,7 @@ from srgan_dist.data.manifest import (
 )
 from srgan_dist.data.member_image import SUFFIXES, suffix_of
 from srgan_dist.data.sample import key_problem
-from srgan_dist.packing.scan_webdataset import detect_fields, index_rows, scan_shard
+from srgan_dist.packing.scan_webdataset import ROCK_RULE, detect_fields, index_rows, is_rock_name, scan_shard
 from srgan_dist.storage.remote import is_url
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.files import atomic_write
@@ -150,8 +150,8 @@ def _checked_fields(fields):
         raise UserError(
             "give either --rock NAME, of all samples, or --rock-field NAME, an entry of their JSON"
         )
-    if fields.rock is not None and not (fields.rock.strip() and fields.rock.isprintable()):
-        raise UserError(f"--rock {fields.rock!r} must have printable characters")
+    if fields.rock is not None and not is_rock_name(fields.rock):
+        raise UserError(f"--rock {fields.rock!r} is no name; {ROCK_RULE}")
     return fields
 
 

@@ -32,6 +32,8 @@ MOST_FAULTS = 20  # of one shard, after which it is not read on
 LARGEST_MEMBER = 2**32  # bytes of an image file
 LARGEST_RECORD = 2**24  # bytes of a JSON member
 
+ROCK_RULE = "a rock is called by 1 to 100 printable characters without / and \\"
+
 _NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")  # key and field, as webdataset splits them
 _META = re.compile(r"__[^/]*__($|/)")  # members that webdataset leaves out
 _BLOCK = 512
@@ -137,6 +139,11 @@ def _scan(path, fields):
     return shard
 
 
+def is_rock_name(name):
+    """Return whether a rock can have this name, by which files and panels are called."""
+    return bool(name.strip(". ")) and name.isprintable() and len(name) <= 100 and not set(name) & set("/\\")
+
+
 def check_is_tar(path):
     """Raise UserError for what is no uncompressed tar in a regular file."""
     path = Path(path)
@@ -220,9 +227,12 @@ def _pair(key, members, data, fields):
         record, size = _parsed(fields.record, content), len(content)
     if fields.source_field is not None:
         _entry(record, fields.source_field)
+    rock = _entry(record, fields.rock_field) if fields.rock is None else fields.rock
+    if not is_rock_name(rock):
+        raise _Fault(f"has the rock {rock!r} in its JSON; {ROCK_RULE}")
     return Pair(
         key,
-        _entry(record, fields.rock_field) if fields.rock is None else fields.rock,
+        rock,
         hr_place,
         lr_place,
         offset,

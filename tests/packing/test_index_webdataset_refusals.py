@@ -31,6 +31,7 @@ FAULTS = {
     "other format": ({"hr.png": encoded(pair(9)[0], "tif")}, "holds TIFF data; rename it to image.tif"),
     "forged size": ({"hr.png": FORGED}, "is cut short: its .* bytes cannot hold 16384x16384 pixels"),
     "no rock": (bad_json(rocks="a"), "has no text or whole number 'rock' in its JSON; it has 'rocks'"),
+    "rock of a path": (bad_json(rock="../a"), "has the rock '../a' in its JSON; a rock is called by"),
     "rock of lists": (bad_json(rock=["a"]), "has no text or whole number 'rock'"),
     "no json": ({"json": b"{"}, "has a json that is no JSON"),
 }  # fmt: skip
@@ -137,12 +138,13 @@ def test_links_are_no_images(tmp_path, capsys):
             "has no sharp.png; it has hr.png, json, lr.png, note.txt",
         ),
         (["--train", "{}/0.tar", "--rock-field", "rock"], "give either --rock NAME"),
+        (["--train", "{}/0.tar", "--rock", "a/b"], "--rock 'a/b' is no name"),
         (["--hr", "hr.png"], "--hr goes with --train, --valid or --test"),
     ],
 )
 def test_wrong_arguments_are_named(tmp_path, capsys, arguments, words):
     write(tmp_path / "0.tar", [sample(0)])
-    rock = ["--rock", "a"] if "--train" in arguments else []
+    rock = ["--rock", "a"] if "--train" in arguments and "--rock" not in arguments else []
     with pytest.raises(SystemExit, match="1"):
         main([str(tmp_path / "out"), *(word.format(tmp_path) for word in arguments), *rock])
     assert words in capsys.readouterr().err
