@@ -104,8 +104,8 @@ def parse_arguments(argv, prog):
         metavar="LOW:HIGH|auto",
         help="values that are black and white in the training images (--window=-9:9 with a negative one);"
         " auto: those that give the input the range of grey levels of the training images, one window for all"
-        " of INPUT. Other types than uint8 and uint16 need one, unless the weights have it; the result has the"
-        " type of INPUT",
+        " of INPUT. Other types than uint8 and uint16 need one, unless the weights have it; the result has"
+        " the type of INPUT",
     )
     volumes = parser.add_argument_group("volumes of a 3-D generator")
     volumes.add_argument(

@@ -34,8 +34,9 @@ def check_initial_weights(config, state):
                 _read(config, name, setting, network)
             elif f"{name}.{setting}" not in state.initial_weights:
                 raise ConfigError(
-                    f"{name}.{setting}={getattr(phase, setting)} would not be used: the checkpoint to start"
-                    f" from is past the beginning of {name}, which had none; leave out this setting, or --resume"
+                    f"{name}.{setting}={getattr(phase, setting)} would not be used: the checkpoint to"
+                    f" start from is past the beginning of {name}, which had none; leave out this setting, or"
+                    " --resume"
                 )
 
 
