@@ -11,9 +11,7 @@ from srgan_dist.data.window import Window, find_values
 from srgan_dist.utils.errors import UserError
 
 PERCENT = 1  # of the pixels are darker than a range, and as many brighter
-REPEATED = (
-    0.01  # share of the pixels with the very lowest or highest value, from which on it is no grey level
-)
+REPEATED = 0.01  # share of the pixels with the very lowest or highest value that makes it no grey level
 IMAGES = 16  # of a rock: its first training images
 LOOKED_AT = 2**26  # voxels of an input that are read to know its range
 
