@@ -30,8 +30,8 @@ class Match(NamedTuple):
     shifted: float  # the correlation there
     turn: str  # the flip or rotation of LR, in words, after which it fits best; "" for none
     turned: float
-    hr_outline: tuple  # some averages of each side, by which exchanged images are found
-    lr_outline: tuple
+    hr_outline: str  # some averages of each side, by which exchanged images are found, see `fit`
+    lr_outline: str
 
 
 def match(hr, lr, scale):
@@ -64,19 +64,20 @@ def match(hr, lr, scale):
 
 def fit(found, other):
     """Return how well HR of one Match fits LR of another, by their outlines: a correlation."""
-    one, other = (np.asarray(outline, np.float32) for outline in (found.hr_outline, other.lr_outline))
+    outlines = (bytes.fromhex(outline) for outline in (found.hr_outline, other.lr_outline))
+    one, other = (np.frombuffer(outline, np.uint8).astype(np.float32) for outline in outlines)
     return _correlation(one, other) if one.shape == other.shape else 0.0
 
 
 def _outline(image):
-    """Average an image over 6x6 or 4x4x4 parts: their grey levels, rounded."""
+    """Average an image over 6x6 or 4x4x4 parts: their grey levels in standard deviations, 32 steps each."""
     cells = 6 if image.ndim == 2 else 4
     sizes = [n // cells for n in image.shape]
     cropped = image[tuple(slice(cells * n) for n in sizes)]
     shape = [n for size in sizes for n in (cells, size)]
-    return tuple(
-        cropped.reshape(shape).mean(axis=tuple(range(1, 2 * image.ndim, 2))).round().ravel().tolist()
-    )
+    parts = cropped.reshape(shape).mean(axis=tuple(range(1, 2 * image.ndim, 2)))
+    steps = 128 + 32 * (parts - parts.mean()) / max(parts.std(), 1e-6)
+    return steps.round().clip(0, 255).astype(np.uint8).tobytes().hex()
 
 
 def _averaged(hr, scale, corner, size):
