@@ -17,7 +17,8 @@ Pack images into WebDataset tar shards. SOURCE is one of
     SOURCE/coal2D/coal2D_train_LR_unknown_X4/0001x4.png
 
   any folder of HR images, whose LR side is then made; each rock is split 8:1:1 in order of file names:
-    SOURCE/sandstone/slice_0001.tif                    one sub-folder per rock
+    SOURCE/sandstone/slice_0001.tif                    one sub-folder per rock; its only stack is split by
+                                                       blocks of slices, with gaps
 
   the same with splits of your own; train, and if you like valid and test, these names exactly, at least one
   image in each, and neither images nor other folders beside them:

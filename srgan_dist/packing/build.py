@@ -78,8 +78,7 @@ def build(source, out, options, progress=None, run=map):
     stamps = _stamps(whole)
     if options.align is not None:
         align_sources(scan, options, run, counted)
-    if options.ndim == 3:
-        cut_into_slabs(scan, options)
+    cut_into_slabs(scan, options)
     samples = list_samples(scan.sources, options)
     faults = scan.faults + check_samples(scan.sources, samples, options)
     if faults:  # decode the pixels too, so that a user can correct everything at once

@@ -49,7 +49,8 @@ class Job:
         """Name the page, or in 3-D the block, whose content is number `number` of the result."""
         if self.ndim == 3:
             return f"{self.source.hr.path} block {self.samples[number].corner}"
-        return f"{self.source.hr.path}" + (f" page {number}" if self.source.hr.slices > 1 else "")
+        page, hr = self.source.corner[0] + number, self.source.hr
+        return f"{hr.path}" + (f" page {page}" if page or hr.slices > 1 else "")
 
 
 class Facts(NamedTuple):

@@ -1,4 +1,7 @@
-"""Splits of a rock with one or two volumes: slabs along the longest axis, with gaps between them."""
+"""Splits of a rock with one or two volumes: slabs along the longest axis, with gaps between them.
+
+Of its only stack, whose slices are packed as images, they are blocks of slices.
+"""
 
 from dataclasses import replace
 from itertools import groupby
@@ -6,6 +9,8 @@ from itertools import groupby
 from srgan_dist.data.manifest import SPLITS
 from srgan_dist.data.part import part_of
 from srgan_dist.packing.source import few_sources, split_in_order
+
+FEWEST_SLICES = 10  # of a stack that is split
 
 
 def slabs(size, crop, scale):
@@ -22,11 +27,24 @@ def slabs(size, crop, scale):
     return [(0, train), (train + crop, tenth), (train + tenth + 2 * crop, tenth)]
 
 
+def blocks_of_slices(count):
+    """Cut `count` slices 8:1:1 into train, valid and test: [(first slice, slices)] of each.
+
+    Between them a twentieth, at least one, belongs to no split; None for fewer than FEWEST_SLICES.
+    """
+    if count < FEWEST_SLICES:
+        return None
+    tenth, gap = count // 10, max(1, count // 20)
+    train = count - 2 * (tenth + gap)
+    return [(0, train), (train + gap, tenth), (train + tenth + 2 * gap, tenth)]
+
+
 def cut_into_slabs(scan, options):
     """Give a split to those sources of a Scan that have none, which are the few volumes of a rock.
 
-    Each is cut into slabs along its longest axis (of equal ones the first); the volumes of a rock of which
-    one is too small for that are dealt out whole.
+    Slices that are packed as images are cut into blocks along z. In 3-D each volume is cut into slabs along
+    its longest axis (of equal ones the first); the volumes of a rock of which one is too small for that are
+    dealt out whole.
     """
     sources = []
     for (rock, undecided), members in groupby(scan.sources, lambda s: (s.rock, s.split is None)):
@@ -50,6 +68,9 @@ def cut_into_slabs(scan, options):
 
 def _slabs_of(source, options):
     """Return a source's slabs, one for each split, or None."""
+    if options.ndim == 2:
+        cuts = blocks_of_slices(source.hr.slices)
+        return [_part(source, 0, *cut, split, 1) for cut, split in zip(cuts, SPLITS, strict=True)]
     if min(source.hr.shape) < options.crop:
         return None  # a fault of the whole file, which `check_samples` names
     axis = source.hr.shape.index(max(source.hr.shape))

@@ -58,7 +58,9 @@ def _pair_samples(position, source, options):
         return _cut(position, source, [_pair_starts(size, options) for size in source.hr.shape], options)
     name, shape = source.name, (1, height, width)
     return [
-        Sample(name + _page_suffix(page, pages), position, (page, 0, 0), shape, source.kernel)
+        Sample(
+            name + _page_suffix(source.corner[0] + page, pages), position, (page, 0, 0), shape, source.kernel
+        )
         for page in range(pages)
     ]
 

@@ -4,7 +4,9 @@ import tifffile
 from conftest import texture, write_folder
 from PIL import Image
 
-from srgan_dist.packing.build import BuildOptions
+from srgan_dist.data.reader import Reader
+from srgan_dist.data.split import open_split
+from srgan_dist.packing.build import BuildOptions, build
 from srgan_dist.packing.scan import find_sources
 from srgan_dist.packing.tiles import check_samples, list_samples, tile_starts
 
@@ -123,3 +125,38 @@ def test_a_volume_of_one_block_has_the_key_of_its_file_and_thin_ones_are_faults(
     faults = "\n".join(check_samples(sources, samples, options))
     assert "thin.npy: 7x16x16 voxels are less than crop=8, the HR cube that training cuts" in faults
     assert "slice.npy: 1x16x16 voxels are less than crop=8" in faults
+
+
+@pytest.mark.parametrize("with_lr", [False, True])
+@pytest.mark.parametrize("count, expected", [(64, "0-45 49-54 58-63"), (10, "0-5 7-7 9-9")])
+def test_the_only_stack_of_a_rock_is_split_into_blocks_of_slices_with_a_gap(
+    tmp_path, with_lr, count, expected
+):
+    stack = np.random.default_rng(0).integers(0, 255, (count, 16, 20), np.uint8)
+    for side, array in (("hr", stack), ("lr", stack[:, ::2, ::2])):
+        (tmp_path / side).mkdir()
+        tifffile.imwrite(tmp_path / side / "core.tif", array, photometric="minisblack")
+    source = (tmp_path / "hr", tmp_path / "lr") if with_lr else tmp_path / "hr"
+    result = build(source, tmp_path / "out", BuildOptions(scale=2, tile=20, crop=8))
+    blocks = []
+    for name in ("train", "valid", "test"):
+        reader = Reader(open_split(tmp_path / "out", name))
+        pages = {}
+        for i in range(len(reader.split)):
+            (lr, hr), page = reader.image(i), reader.record(i)["page"]
+            assert np.array_equal(hr, stack[page]) and (not with_lr or np.array_equal(lr, hr[::2, ::2]))
+            pages[page] = reader.split.key(i)
+        blocks.append(f"{min(pages)}-{max(pages)}")
+        assert len(pages) == 1 + max(pages) - min(pages)
+        assert all(
+            key == f"hr_core_{name}" + f"_p{page:04d}" * (len(pages) > 1) for page, key in pages.items()
+        )
+    assert " ".join(blocks) == expected
+    assert any("core.tif: its splits are slabs along z: train 0 to" in note for note in result.notes)
+
+
+def test_a_short_stack_is_not_split(tmp_path):
+    stack = np.random.default_rng(0).integers(0, 255, (9, 16, 20), np.uint8)
+    tifffile.imwrite(tmp_path / "core.tif", stack, photometric="minisblack")
+    (source,) = find_sources(tmp_path, "unknown", 4).sources
+    assert source.split == "train"
