@@ -55,7 +55,7 @@ def test_a_folder_is_taken_with_its_linked_folders_and_other_files_are_named(tmp
 def test_all_faults_of_a_folder_are_listed_at_once(tmp_path):
     folder = make_folder(tmp_path / "in", "good.png", "there.png")
     make_folder(tmp_path / "out", "there.png")
-    Image.fromarray(texture(0, 20, 24)).convert("RGBA").save(folder / "alpha.png")
+    Image.fromarray(texture(0, 20, 24) > 100).save(folder / "one_bit.png")
     np.save(folder / "float.npy", np.zeros((4, 5), np.float32))
     (folder / "gone.tif").symlink_to(tmp_path / "nowhere.tif")
     (folder / "scans").symlink_to(tmp_path / "not mounted")
@@ -63,7 +63,7 @@ def test_all_faults_of_a_folder_are_listed_at_once(tmp_path):
         list_jobs(folder, tmp_path / "out")
     for words in (
         "5 faults found, nothing was written",
-        "alpha.png: is a PNG of type RGB with alpha",
+        "one_bit.png: has 1 bit per pixel",
         "float.npy: pixels are float32",
         "gone.tif: is a broken link",
         "scans: is a broken link",
