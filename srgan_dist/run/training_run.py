@@ -80,6 +80,10 @@ class TrainingRun:
             self.log_main(f"continues from {self.checkpoint}")
             self._restore_networks()
 
+        # The grey range of LR, which exported weights keep; before any record, as images may be unreadable
+        rows = [[sample.row for sample in samples] for samples in corrupt]
+        self.grey_ranges = trained_ranges([split for split, _ in checked.train], rows) if self.is_main else []
+
         # Records
         seen = None
         if self.is_main:
@@ -103,7 +107,6 @@ class TrainingRun:
         # Data
         windows = {split.set.manifest.options.get("window") for split, _ in checked.train}
         self.window = windows.pop() if len(windows) == 1 else None  # of the values behind the grey levels
-        rows = [[sample.row for sample in samples] for samples in corrupt]
         self.loader = TrainLoader(
             checked.train,
             config.data.lr_crop,
@@ -120,8 +123,6 @@ class TrainingRun:
             self.state.sample_offset,
             config.data.degradation,
         )
-        # Of the LR images, which exported weights keep; only rank 0 exports
-        self.grey_ranges = trained_ranges([split for split, _ in checked.train], rows) if self.is_main else []
         self._record_corrupt([sample for samples in corrupt for sample in samples])
         self.validator = Validator(
             config, checked.eval_splits, self.directory.path, self.tracker, accelerator
