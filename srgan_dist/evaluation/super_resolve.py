@@ -22,9 +22,9 @@ NOISE = Noise()  # of a generator with noise, where nothing else is said
 # ndim -> LR pixels of a tile along each axis; in 2-D a 16-block network at x4 needs about 1.5 GB for it.
 # In 3-D of generators without `floats_per_pixel`; of others it is one of BLOCKS, by its activations
 TILES = {2: 192, 3: 32}
-BLOCKS = range(16, 128 + 1, 8)  # multiples of 8, which chunks of Zarr can share
+BLOCKS = range(32, 128 + 1, 8)  # multiples of 8, which chunks of Zarr can share
 DRAWS_AT_ONCE = 4  # of the noise, for which all else is computed once
-ACTIVATION_BYTES = {"cpu": 2 * 2**30, "gpu": 6 * 2**30}  # on a CPU per thread, since each has a block
+ACTIVATION_BYTES = {"cpu": 2**29, "gpu": 6 * 2**30}  # on a CPU per thread, since each has a block
 
 
 def super_resolve(generator, lr, tile=None, noise=NOISE, number=0):

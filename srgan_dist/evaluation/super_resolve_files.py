@@ -14,6 +14,7 @@ import numpy as np
 
 from srgan_dist.data.image_files import (
     FORMATS,
+    SLICE_SUFFIXES,
     find_images,
     is_image,
     is_store,
@@ -23,6 +24,7 @@ from srgan_dist.data.image_files import (
 )
 from srgan_dist.data.volume import BROKEN_LINK
 from srgan_dist.data.write_images import check_writable, write_pages
+from srgan_dist.data.write_volumes import FORMATS as VOLUME_FORMATS
 from srgan_dist.data.write_volumes import check_format, is_format, parts_of
 from srgan_dist.evaluation.grey_range import MeanComparison, grey_volume, step_of, values_of
 from srgan_dist.evaluation.super_resolve import (
@@ -86,6 +88,8 @@ def list_jobs(
         into = target.is_dir() and not is_store(target)
         pairs, faults, notes = [(source, target / source.name if into else target)], [], []
     infos = [_read_or_fault(read, path, faults) for path, _ in pairs]
+    if by_blocks:
+        faults += _scattered_slices(infos)
     known = [(info, output) for info, (_, output) in zip(infos, pairs, strict=True) if info]
     finished = begin([info for info, _ in known], target if of_folder else None)
     jobs = []
@@ -117,6 +121,19 @@ def _pairs_of_folder(source, target):
         raise UserError(f"INPUT={source} holds no image in a format that is read ({FORMATS})")
     notes = left_out(source, [str(path.relative_to(source)) for path in others])
     return [(path, target / path.relative_to(source)) for path in images], faults, notes
+
+
+def _scattered_slices(infos):
+    """Return the faults of folders whose slices a 3-D generator would take for volumes, one by one."""
+    single = [info.path for info in infos if info and info.slices == 1]
+    folders = Counter(path.parent for path in single if path.suffix.lower() in SLICE_SUFFIXES)
+    return [
+        f"{folder}: holds {count} slices, which a 3-D generator would take for {count} volumes of one voxel"
+        f" along z; to read them as one volume give INPUT={folder} and an OUTPUT that ends in one of"
+        f" {', '.join(VOLUME_FORMATS)}"
+        for folder, count in folders.items()
+        if count > 1
+    ]
 
 
 def _check_outside(source, target):

@@ -70,7 +70,6 @@ def super_resolve_volume(
         "its files (size or time of change)": fingerprint(volume.path),
         "its shape and type": f"{volume.shape} {volume.dtype}",
         "weights": weights,
-        "network": type(generator).__name__,
         "tile": tile,
         "halo": blocks.halo,
         "noise": f"{noise.strength} {noise.seed}",

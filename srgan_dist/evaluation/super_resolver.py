@@ -25,7 +25,7 @@ class SuperResolver:
 
         A 2-D generator maps [H, W] -> [s*H, s*W], and [pages, H, W] -> [pages, s*H, s*W] page by page; a
         3-D one maps [D, H, W] -> [s*D, s*H, s*W]. tile: LR pixels of a tile along each axis, which bounds
-        the memory; None takes 192 in 2-D, and in 3-D as many as fit 2 GiB per thread or 6 GiB of a GPU.
+        the memory; None takes 192 in 2-D, and in 3-D as many as fit 0.5 GiB per thread or 6 GiB of a GPU.
         noise, noise_seed: strength (0: none, 1: as trained) and seed of the noise of a generator that has
         some. Raises UserError for other dtypes, numbers of dimensions, and empty arrays.
         """

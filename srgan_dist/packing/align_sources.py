@@ -13,7 +13,7 @@ from typing import NamedTuple
 from srgan_dist.data.part import part_of
 from srgan_dist.data.volume import ImageError
 from srgan_dist.packing.align import find_shift, overlap
-from srgan_dist.packing.match import PAIRED
+from srgan_dist.packing.match import MARGIN, PAIRED, match
 
 SIDE = {2: 512, 3: 64}  # LR pixels along an axis of the middle part that is registered
 
@@ -39,12 +39,19 @@ def align_sources(scan, options, run, progress):
 def _align(source, scale, ndim, limit):
     hr, lr = source.hr, source.lr
     try:
-        alignment = find_shift(*middle(hr, lr, scale, ndim), scale)
+        images = middle(hr, lr, scale, ndim)
+        alignment, found = find_shift(*images, scale), match(*images, scale)
     except ImageError as error:
         return Aligned(source, str(error))
     except ValueError as error:
         return Aligned(source, f"{hr.path}: cannot be registered with {lr.path}: {error}")
     facts = _facts(alignment)
+    if found and found.turned >= PAIRED and found.turned > max(found.correlation, found.shifted) + MARGIN:
+        return Aligned(
+            source,
+            f"{hr.path}: {lr.path} fits better when it is turned ({found.turn}: correlation"
+            f" {found.turned:.2f} for {max(found.correlation, found.shifted):.2f}); turn one side",
+        )
     for failed, problem in (
         (alignment.correlation < PAIRED, f"a correlation below {PAIRED}"),
         (max(map(abs, alignment.shift)) > limit, f"a shift of more than align={limit:g} HR pixels"),

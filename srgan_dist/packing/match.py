@@ -18,6 +18,7 @@ SIDE = {2: 48, 3: 20}  # LR pixels along an axis of the part that is compared
 REACH = 8  # LR pixels: the largest shift that is looked for
 SMALLEST = 8  # LR pixels along an axis
 FITS = 0.98  # a correlation that no shift or turn improves upon by much
+MARGIN = 0.1  # of the correlation by which a turn is better than none
 PAIRED = 0.5  # the least correlation of two images that show one place
 
 

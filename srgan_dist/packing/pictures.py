@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from srgan_dist.packing.match import PAIRED, Match, fit, match
+from srgan_dist.packing.match import MARGIN, PAIRED, Match, fit, match
 
 FEW_LEVELS = 8  # of segmented images; a scan has more, as it has noise
 NARROW = {"uint8": 1 / 8, "uint16": 1 / 4}  # share of the range of a pixel type below which a note says so
@@ -104,7 +104,7 @@ def _pairs(rock, pictures):
     turned, inverted, other, shifted, worse = {}, {}, {}, {}, {}
     for name, found in ((picture.name, picture.look.match) for picture in pictures):
         best = _best(found)
-        if found.turned >= PAIRED and found.turned > best + 0.1:
+        if found.turned >= PAIRED and found.turned > best + MARGIN:
             turned[name] = f"{found.turn}: correlation {found.turned:.2f} for {best:.2f}"
         elif found.correlation <= -PAIRED:
             inverted[name] = f"correlation {found.correlation:.2f}"

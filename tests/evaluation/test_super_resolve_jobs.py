@@ -58,3 +58,16 @@ def test_the_api_gives_the_bytes_of_the_command(tmp_path, weights):
     for path in found + [spread_path(path) for path in found]:
         assert path.read_bytes() == (tmp_path / "command" / path.name).read_bytes()
     assert np.load(tmp_path / "api" / "float.npy").dtype == np.float32
+
+
+def test_slices_in_a_folder_are_no_volumes_of_one_voxel(tmp_path):
+    folder = tmp_path / "slices"
+    folder.mkdir()
+    for number in range(3):
+        tifffile.imwrite(folder / f"{number}.tif", texture(number, 12, 14))
+    weights = tmp_path / "w.safetensors"
+    save_generator(weights, network(), {})
+    with pytest.raises(srgan_dist.UserError, match=r"slices: holds 3 slices, .* an OUTPUT that ends in"):
+        srgan_dist.super_resolve(weights, folder, tmp_path / "out", device="cpu")
+    (output,) = srgan_dist.super_resolve(weights, folder, tmp_path / "o.tif", device="cpu")
+    assert tifffile.imread(output).shape == (6, 24, 28)

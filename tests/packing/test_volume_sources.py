@@ -236,6 +236,23 @@ def test_pairs_too_far_apart_are_refused_with_numbers(tmp_path):
     assert "it has a correlation below 0.5" in other and "correct the pair, leave it out" in other
 
 
+TURNS = {
+    "flipped along z": lambda lr: lr[::-1],
+    "flipped along y and x": lambda lr: lr[:, ::-1, ::-1],
+    "axes xyz": lambda lr: lr.transpose(2, 1, 0),
+}
+
+
+@pytest.mark.parametrize("words", TURNS)
+def test_a_pair_of_which_one_is_turned_is_not_registered(tmp_path, words):
+    _, lr = write_shifted(tmp_path, (0.3, -0.4, 0.4))
+    save(tmp_path / "lr" / "plug.npy", TURNS[words](lr[:56, :56, :56]))
+    options = BuildOptions(scale=2, crop=32, ndim=3, align=8.0)
+    expected = rf"fits better when it is turned \({words}: correlation 0\.\d\d for"
+    with pytest.raises(BuildError, match=expected):
+        build((tmp_path / "hr", tmp_path / "lr"), tmp_path / "out", options)
+
+
 def test_options_about_pairs_need_pairs_and_the_other_way_round(tmp_path):
     save(tmp_path / "hr" / "plug.npy", volume(0))
     save(tmp_path / "lr" / "plug.npy", volume(0, 12))
