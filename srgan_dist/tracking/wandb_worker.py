@@ -101,9 +101,8 @@ def _end_service():
 
 
 def _show(run, panels, name, step, x_axis):
-    from PIL import Image
-
     import wandb
+    from PIL import Image
 
     with Image.open(panels["path"]) as picture:
         images = [

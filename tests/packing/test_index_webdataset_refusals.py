@@ -27,7 +27,7 @@ FAULTS = {
     "missing": ({"lr.png": None}, "has no lr.png; it has hr.png, json, note.txt. Name its fields"),
     "cut": ({"hr.png": encoded(pair(9)[0], "png")[:900]}, "has a hr.png that cannot be used: "),
     "empty": ({"hr.png": b""}, "has a hr.png of 0 bytes"),
-    "alpha": ({"hr.png": RGBA}, "is a PNG of type RGB with alpha"),
+    "alpha": ({"hr.png": RGBA}, r"is transparent in places \(alpha of 0, opaque is 255\)"),
     "other format": ({"hr.png": encoded(pair(9)[0], "tif")}, "holds TIFF data; rename it to image.tif"),
     "forged size": ({"hr.png": FORGED}, "is cut short: its .* bytes cannot hold 16384x16384 pixels"),
     "no rock": (bad_json(rocks="a"), "has no text or whole number 'rock' in its JSON; it has 'rocks'"),

@@ -72,6 +72,7 @@ def test_a_checkpoint_goes_from_the_cpu_to_the_device_and_back(tmp_path, device)
             {"name": name},
             9,
             (),
+            {},
             first=lambda: None,
         )
         phase.generator.network.tail.bias.data.add_(1)  # while it is written
