@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 
 from srgan_dist import training
 from srgan_dist.config import Config, ConfigError, load_config, parse_config
@@ -22,9 +21,9 @@ from srgan_dist.evaluation.super_resolver import SuperResolver
 from srgan_dist.models import noise_channels, weights_file
 from srgan_dist.models.hub_folder import find_folder, save_folder, travelling
 from srgan_dist.models.onnx_file import check_onnx_libraries, export_onnx
-from srgan_dist.runtime.cpu import on_cpu, use_cpu_threads
-from srgan_dist.runtime.device import check_group, cpu_wanted, launched, use_exact_float32
-from srgan_dist.runtime.process_group import end_all_ranks_on_error, join
+from srgan_dist.runtime.cpu import on_cpu
+from srgan_dist.runtime.device import launched, use_exact_float32
+from srgan_dist.runtime.process_group import end_all_ranks_on_error
 from srgan_dist.storage.cache import DEFAULT_GIB, cache_at
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.settings import Settings
@@ -170,8 +169,8 @@ def super_resolve(
 
     for note in jobs.notes:
         warn(note)
-    options = {"tile": tile, "noise": noise, "samples": samples, "tell": log.info, "warn": warn}
-    return jobs.kept + list(super_resolve_jobs(resolver.generator, jobs, **options))
+    written = super_resolve_jobs(resolver.generator, jobs, tile, tell=log.info, warn=warn)
+    return jobs.kept + list(written)
 
 
 def evaluate(
@@ -204,10 +203,7 @@ def evaluate(
     limit of the copies of remote shards. progress(split) returns a function that wraps an iterator over the
     images, as tqdm does. Under a launcher all ranks share the work.
     """
-    check_group(join(cpu_wanted(), timeout_minutes=30))
-    accelerator = Accelerator()
-    use_cpu_threads(accelerator)
-    use_exact_float32()
+    accelerator = report.joined_accelerator()
     out = out or Path(run) / "eval"
     measuring = measuring_of(measures, threshold, phase, permeability, samples, plugs)
     with end_all_ranks_on_error():

@@ -144,9 +144,8 @@ def read_exactly(config, out):
     return report, None
 
 
-def note_what_is_seen(config, out):
-    """Train, and note the crops of every update of this rank."""
-    seen = []
+def noting_loader(seen):
+    """Return a TrainLoader that adds digests of the crops of every update of its rank to a list."""
 
     class Noting(TrainLoader):
         def batches(self, first_update):
@@ -155,7 +154,13 @@ def note_what_is_seen(config, out):
                     seen.append(list(map(digest_of, lr, hr)))
                     yield lr, hr
 
-    with mock.patch("srgan_dist.run.training_run.TrainLoader", Noting):
+    return Noting
+
+
+def note_what_is_seen(config, out):
+    """Train, and note the crops of every update of this rank."""
+    seen = []
+    with mock.patch("srgan_dist.run.training_run.TrainLoader", noting_loader(seen)):
         train(config)
     return {"seen": seen}, None
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from srgan_dist.cli.options import add_cache_options, add_self_ensemble
+from srgan_dist.cli.options import add_cache_options, add_self_ensemble, add_splits
 from srgan_dist.runtime.parent_death import use_one_blas_thread
 from srgan_dist.utils.errors import cli_errors
 from srgan_dist.utils.progress import progress_bar
@@ -51,13 +51,7 @@ def parse_arguments(argv, prog):
     parser.add_argument("run", metavar="RUN", help="run directory, e.g. runs/demo")
     parser.add_argument("shards", metavar="SHARDS", help="packed data set, a folder or a URL")
     parser.add_argument("--out", metavar="DIR", help="where tables and figures go (default: RUN/eval)")
-    parser.add_argument(
-        "--splits",
-        nargs="+",
-        default=["valid", "test"],
-        choices=["train", "valid", "test"],
-        help="which splits to score, of those that SHARDS has (default: valid test)",
-    )
+    add_splits(parser)
     parser.add_argument(
         "--measures",
         default="basic",

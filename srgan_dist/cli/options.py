@@ -20,6 +20,16 @@ def add_cache_options(parser):
     )
 
 
+def add_splits(parser):
+    parser.add_argument(
+        "--splits",
+        nargs="+",
+        default=["valid", "test"],
+        choices=["train", "valid", "test"],
+        help="which splits to score, of those that SHARDS has (default: valid test)",
+    )
+
+
 def add_self_ensemble(parser):
     parser.add_argument(
         "--self-ensemble",

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from srgan_dist.cli.options import add_cache_options
+from srgan_dist.cli.options import add_cache_options, add_splits
 from srgan_dist.runtime.parent_death import use_one_blas_thread
 from srgan_dist.utils.errors import cli_errors
 from srgan_dist.utils.progress import progress_bar
@@ -14,12 +14,9 @@ def main(argv=None, prog=None):
     arguments = parse_arguments(argv, prog)
     out = arguments.out or Path(arguments.runs[0]) / "eval" / "robustness.json"
 
-    from accelerate import Accelerator
-
+    from srgan_dist.evaluation.report import joined_accelerator
     from srgan_dist.evaluation.robustness import format_robustness, measure_robustness
-    from srgan_dist.runtime.cpu import use_cpu_threads
-    from srgan_dist.runtime.device import check_group, cpu_wanted, use_exact_float32
-    from srgan_dist.runtime.process_group import end_all_ranks_on_error, join
+    from srgan_dist.runtime.process_group import end_all_ranks_on_error
     from srgan_dist.storage.cache import cache_at
     from srgan_dist.storage.remote import is_url
     from srgan_dist.utils.errors import UserError
@@ -28,10 +25,7 @@ def main(argv=None, prog=None):
     with cli_errors():
         if is_url(out) or Path(out).is_dir():
             raise UserError(f"--out={out} is a URL or a folder; name a JSON file for the table")
-        check_group(join(cpu_wanted(), timeout_minutes=30))
-        accelerator = Accelerator()
-        use_cpu_threads(accelerator)
-        use_exact_float32()
+        accelerator = joined_accelerator()
         with end_all_ranks_on_error():
             result = measure_robustness(
                 arguments.runs,
@@ -75,13 +69,7 @@ def parse_arguments(argv, prog):
         metavar="SHARE",
         help="standard deviations of white noise, as shares of the range (default: 0 0.01 0.02 0.05 0.1)",
     )
-    parser.add_argument(
-        "--splits",
-        nargs="+",
-        default=["valid", "test"],
-        choices=["train", "valid", "test"],
-        help="which splits to score, of those that SHARDS has (default: valid test)",
-    )
+    add_splits(parser)
     parser.add_argument(
         "--out",
         metavar="FILE",

@@ -12,6 +12,7 @@ import torch
 from pydantic import AfterValidator, Field
 
 from srgan_dist.data.noise import noise_at, seeds_of
+from srgan_dist.data.value_range import to_float
 from srgan_dist.utils.settings import Settings
 
 STREAM = 0x5DEECE66D1CE4E5B  # apart from the noise that a generator is given
@@ -74,8 +75,7 @@ def degrade(lr, seeds, sigma, gain, noise, reach):
     """
     peak, axes = torch.iinfo(lr.dtype).max, lr.dim() - 2
     of_crop = (-1, 1, *[1] * axes)
-    x = lr.view(torch.int16).to(torch.int32).bitwise_and_(0xFFFF) if lr.dtype == torch.uint16 else lr
-    x = blur_mirrored(x.float(), sigma, reach)
+    x = blur_mirrored(to_float(lr), sigma, reach)
     x = x * gain.view(of_crop)
     if noise is not None:
         x = x + noise_at(seeds, [0] * axes, lr.shape[2:], 1) * (noise * peak).view(of_crop)

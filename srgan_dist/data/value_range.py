@@ -9,10 +9,14 @@ import torch
 
 def to_network_range(image):
     """Map grey levels to the networks' range: integers [...] uint8 or uint16 -> float32 in [-1, 1]."""
-    peak = torch.iinfo(image.dtype).max
+    return to_float(image).mul_(2 / torch.iinfo(image.dtype).max).sub_(1)
+
+
+def to_float(image):
+    """Return grey levels, integers [...] uint8 or uint16, as float32."""
     if image.dtype == torch.uint16:  # a type with few kernels outside the CPU
         image = image.view(torch.int16).to(torch.int32).bitwise_and_(0xFFFF)
-    return image.float().mul_(2 / peak).sub_(1)
+    return image.float()
 
 
 def to_metric_range(signed):

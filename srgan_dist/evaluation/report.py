@@ -7,6 +7,8 @@ import math
 from collections import defaultdict
 from pathlib import Path
 
+from accelerate import Accelerator
+
 from srgan_dist.data.manifest import SPLITS
 from srgan_dist.data.split import open_set
 from srgan_dist.evaluation.calibration import calibration
@@ -28,7 +30,9 @@ from srgan_dist.evaluation.scoring import (
 )
 from srgan_dist.models import noise_channels
 from srgan_dist.models.weights_file import find_weights, load_generator
-from srgan_dist.runtime.process_group import barrier
+from srgan_dist.runtime.cpu import use_cpu_threads
+from srgan_dist.runtime.device import check_group, cpu_wanted, use_exact_float32
+from srgan_dist.runtime.process_group import barrier, join
 from srgan_dist.storage.remote import is_url
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.files import atomic_write, write_json
@@ -100,6 +104,15 @@ def evaluate(
         write_report(out, run, examples, results.keys(), _facts_of(present, shards, self_ensemble))
     barrier()
     return "\n".join([format_table(rows), *(note for split in present for note in constant_note(split))])
+
+
+def joined_accelerator():
+    """Join the ranks of a launcher, if there is one, and return the Accelerator of an evaluation."""
+    check_group(join(cpu_wanted(), timeout_minutes=30))
+    accelerator = Accelerator()
+    use_cpu_threads(accelerator)
+    use_exact_float32()
+    return accelerator
 
 
 def _thresholds(splits, measuring, share):

@@ -5,6 +5,7 @@ block by block.
 from dataclasses import dataclass
 
 from srgan_dist.data.image_files import read_header, read_info
+from srgan_dist.data.noise import Noise
 from srgan_dist.data.window import Window, parse_window
 from srgan_dist.evaluation.finished_outputs import FinishedOutputs
 from srgan_dist.evaluation.grey_range import auto_window, range_note, ranges_in
@@ -30,6 +31,9 @@ class Jobs:
     always: bool  # whether the window is also that of uint8, whose values are grey levels already
     finished: FinishedOutputs | None  # of a folder; the outputs that it keeps are no jobs
     weights: str  # the sha256 of their file
+    noise: Noise
+    samples: int | None
+    halo: int | None
 
     @property
     def kept(self):
@@ -79,7 +83,7 @@ def list_images_and_volumes(
     jobs, notes = list_jobs(source, target, depth_scale(generator), samples, read, by_blocks, begin)
     volumes = [(info, path) for info, path in jobs if by_blocks and info.slices > 1]
     images = [(info, path) for info, path in jobs if not (by_blocks and info.slices > 1)]
-    found = Jobs(images, volumes, notes, chosen, given is not None, finished, digest)
+    found = Jobs(images, volumes, notes, chosen, given is not None, finished, digest, noise, samples, halo)
     if found.kept:
         notes.append(
             f"{len(found.kept)} of {len(found.kept) + len(jobs)} outputs are there already, of the same"
@@ -119,9 +123,6 @@ def super_resolve_jobs(
     generator,
     jobs,
     tile=None,
-    halo=None,
-    noise=NOISE,
-    samples=None,
     rank=0,
     ranks=1,
     tell=print,
@@ -130,9 +131,9 @@ def super_resolve_jobs(
 ):
     """Super-resolve Jobs; yields the path of each output that is written.
 
-    noise, samples, halo: those of the Jobs. progress wraps pages and blocks, as `progress_bar` does. tell,
-    warn: are given sentences about what is done, and about what the user has to look at. The rest is as of
-    `super_resolve_files` and `super_resolve_volume`.
+    progress wraps pages and blocks, as `progress_bar` does. tell, warn: are given sentences about what is
+    done, and about what the user has to look at. The rest is as of `super_resolve_files` and
+    `super_resolve_volume`.
     """
     for line in _window_lines(jobs):
         tell(line)
@@ -140,7 +141,8 @@ def super_resolve_jobs(
     def pages_of(info, pages):
         return progress(pages, info.path.name, "slice", info.slices * depth_scale(generator))
 
-    options = {"tile": tile, "noise": noise, "samples": samples, "warn": warn, "finished": jobs.finished}
+    options = {"tile": tile, "noise": jobs.noise, "samples": jobs.samples}
+    options |= {"warn": warn, "finished": jobs.finished}
     of_pages = {"progress": pages_of, "window_of": jobs.window_of}
     for _, path in super_resolve_files(generator, jobs.images, **options, **of_pages):
         yield path
@@ -151,7 +153,7 @@ def super_resolve_jobs(
             path,
             jobs.weights,
             **options,
-            halo=halo,
+            halo=jobs.halo,
             window=jobs.window_of(volume),
             rank=rank,
             ranks=ranks,

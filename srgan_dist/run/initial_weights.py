@@ -55,7 +55,7 @@ def begin_with_weights(run, name, phase_config):
             if window != run.window:
                 run.log_main(
                     f"{name}.{setting}: its training data had window={window}, these have {run.window}; equal"
-                    " grey levels mean other values, which this training has to learn anew"
+                    " grey levels mean other values, which this training has to learn again"
                 )
 
 

@@ -1,19 +1,17 @@
 """Runs that are continued, moved or started from the checkpoint of another."""
 
-import contextlib
 import math
 import shutil
 
 import pytest
 import torch
 from conftest import tiny_config, write_folder
-from distributed_worker import digest_of
+from distributed_worker import noting_loader
 from run_files import records, with_steps
 from safetensors.torch import load_file
 from whole_runs import edit_state
 
 from srgan_dist.config import ConfigError
-from srgan_dist.data.loader import TrainLoader
 from srgan_dist.models.weights_file import load_generator, read_facts
 from srgan_dist.packing.build import BuildOptions, build
 from srgan_dist.phases.schedule import Cosine
@@ -219,15 +217,7 @@ def test_resuming_by_path_continues_the_own_run_once_there_is_one(shards, tmp_pa
 def noted_crops(monkeypatch):
     """Return a list that fills with digests of the crops of every update that is trained on."""
     seen = []
-
-    class Noting(TrainLoader):
-        def batches(self, first_update):
-            with contextlib.closing(super().batches(first_update)) as batches:
-                for lr, hr in batches:
-                    seen.append(list(map(digest_of, lr, hr)))
-                    yield lr, hr
-
-    monkeypatch.setattr("srgan_dist.run.training_run.TrainLoader", Noting)
+    monkeypatch.setattr("srgan_dist.run.training_run.TrainLoader", noting_loader(seen))
     return seen
 
 
