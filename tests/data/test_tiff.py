@@ -1,4 +1,5 @@
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -186,10 +187,24 @@ def test_a_stack_that_was_saved_as_planes_of_rgb_is_named(tmp_path):
         list(read_pages(path))
 
 
-def test_tifffile_logging_is_left_as_it_was(tmp_path):
-    before = list(logging.getLogger("tifffile").handlers)
-    read_info(save(tmp_path / "a.tif", GREY8))
-    assert logging.getLogger("tifffile").handlers == before and logging.getLogger("tifffile").propagate
+def test_threads_collect_the_errors_of_their_own_files(tmp_path, caplog):
+    save(tmp_path / "whole.tif", VOLUME)
+    cut = tmp_path / "cut.tif"
+    cut.write_bytes((tmp_path / "whole.tif").read_bytes()[:-150])
+
+    def read(path):
+        try:
+            return len(list(read_pages(path)))
+        except ImageError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(read, [tmp_path / "whole.tif", cut] * 100))
+    assert set(results[::2]) == {len(VOLUME)}
+    assert all("is damaged or cut short" in result for result in results[1::2])
+    assert not caplog.records
+    logging.getLogger("tifffile").error("of somebody else")
+    assert [record.message for record in caplog.records] == ["of somebody else"]
 
 
 def test_a_resolution_stored_as_float_is_read(tmp_path):

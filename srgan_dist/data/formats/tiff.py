@@ -4,6 +4,7 @@ import contextlib
 import logging
 import math
 import re
+import threading
 from array import array
 
 import numpy as np
@@ -16,26 +17,33 @@ _CHANNELS = {"MINISBLACK": 1, "RGB": 3, "MINISWHITE": 1, "PALETTE": 1}  # withou
 _ALPHA = (1, 2)  # associated and not, of ExtraSamples; 0 is a channel of another kind
 
 
-class _Errors(logging.Handler):
-    def __init__(self):
-        super().__init__(logging.ERROR)
-        self.messages = []
+class _ErrorsOfThread(logging.Filter):
+    """Take the errors of a thread that collects them out of the log; threads read files at the same time."""
 
-    def emit(self, record):
-        self.messages.append(record.getMessage())
+    def __init__(self):
+        super().__init__()
+        self.of = threading.local()
+
+    def filter(self, record):
+        messages = getattr(self.of, "messages", None)
+        if messages is None or record.levelno < logging.ERROR:
+            return True
+        messages.append(record.getMessage())
+        return False
+
+
+_ERRORS = _ErrorsOfThread()
+logging.getLogger("tifffile").addFilter(_ERRORS)
 
 
 @contextlib.contextmanager
 def _logged_errors():
     """Collect the errors that tifffile only logs."""
-    logger, errors = logging.getLogger("tifffile"), _Errors()
-    logger.addHandler(errors)
-    propagate, logger.propagate = logger.propagate, False
+    before, _ERRORS.of.messages = getattr(_ERRORS.of, "messages", None), []
     try:
-        yield errors.messages
+        yield _ERRORS.of.messages
     finally:
-        logger.removeHandler(errors)
-        logger.propagate = propagate
+        _ERRORS.of.messages = before
 
 
 @contextlib.contextmanager
