@@ -75,9 +75,9 @@ def load_generator(path, device=None, self_ensemble=False):
         sr = generator(lr)  # numpy uint8 or uint16 [H, W] -> [s*H, s*W] of the same dtype
         generator.scale, generator.ndim, generator.header  # s, 2 or 3, facts of the weights file
 
-    path: a weights file, or a folder that `export` wrote. device: "cpu", "cuda", ...; None: a GPU where there
-    is one. self_ensemble: the mean over 8 orientations of
-    the input, more accurate, for 8 times the work.
+    path: a weights file, a folder that `export` wrote, or "rocks_x4", the weights that come with srgan_dist
+    (docs/weights.md). device: "cpu", "cuda", ...; None: a GPU where there is one. self_ensemble: the mean
+    over 8 orientations of the input, more accurate, for 8 times the work.
     """
     use_exact_float32()
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -193,8 +193,8 @@ def evaluate(
 
         print(srgan_dist.evaluate("runs/demo", "data/deeprock_x4", splits=["test"]))
 
-    Writes report.html, which shows all of it, scores.json, scores.csv, figure2.png and figure3.png to `out`,
-    by default RUN/eval, and rock measures: measures.json, measures.csv, curves.npz. measures: "basic", "full"
+    run: run directory, folder of weights, or weights as of `load_generator`. Writes report.html, which shows
+    all of it, scores.json, scores.csv, figure2.png and figure3.png to `out`, by default RUN/eval, and rock measures: measures.json, measures.csv, curves.npz. measures: "basic", "full"
     (of volumes also pore sizes and connected porosity) or "off". threshold: between pores and rock, "otsu"
     (from HR of the training split, per rock), a number from 0 to 1, or {rock: either}. phase: "dark" or
     "bright", that of the pores. permeability: of volumes, by Stokes flow, with "full". samples: draws of a
@@ -204,7 +204,7 @@ def evaluate(
     images, as tqdm does. Under a launcher all ranks share the work.
     """
     accelerator = report.joined_accelerator()
-    out = out or Path(run) / "eval"
+    out = out or report.default_out(run)
     measuring = measuring_of(measures, threshold, phase, permeability, samples, plugs)
     with end_all_ranks_on_error():
         return report.evaluate(

@@ -9,7 +9,7 @@ import pytest
 from conftest import REPOSITORY
 
 LAYERS = [  # from low to high: folders and files of srgan_dist
-    {"utils"},
+    {"utils", "weights"},
     {"runtime"},
     {"storage"},
     {"data", "measures"},

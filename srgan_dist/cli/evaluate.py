@@ -12,13 +12,14 @@ from srgan_dist.utils.progress import progress_bar
 def main(argv=None, prog=None):
     use_one_blas_thread()  # before NumPy is imported
     arguments = parse_arguments(argv, prog)
-    out = arguments.out or Path(arguments.run) / "eval"
 
     from accelerate import PartialState
 
     from srgan_dist.api import evaluate
+    from srgan_dist.evaluation.report import default_out
 
     with cli_errors():
+        out = arguments.out or default_out(arguments.run)
         table = evaluate(
             arguments.run,
             arguments.shards,
@@ -48,7 +49,7 @@ def parse_arguments(argv, prog):
     parser = argparse.ArgumentParser(
         prog=prog, description="Score the generators of a run against bicubic interpolation."
     )
-    parser.add_argument("run", metavar="RUN", help="run directory, e.g. runs/demo")
+    parser.add_argument("run", metavar="RUN", help="run directory, e.g. runs/demo; or weights, as of upscale")
     parser.add_argument("shards", metavar="SHARDS", help="packed data set, a folder or a URL")
     parser.add_argument("--out", metavar="DIR", help="where tables and figures go (default: RUN/eval)")
     add_splits(parser)

@@ -1,4 +1,4 @@
-"""Super-resolve images and volumes: srgan-dist upscale WEIGHTS INPUT OUTPUT"""
+"""Super-resolve images and volumes: srgan-dist upscale [WEIGHTS] INPUT OUTPUT"""
 
 import argparse
 import contextlib
@@ -9,6 +9,7 @@ from srgan_dist.cli.options import add_self_ensemble
 from srgan_dist.runtime.parent_death import use_one_blas_thread
 from srgan_dist.utils.errors import UserError, cli_errors
 from srgan_dist.utils.progress import progress_bar
+from srgan_dist.weights import ROCKS_X4
 
 
 def main(argv=None, prog=None):
@@ -78,7 +79,12 @@ def parse_arguments(argv, prog):
         description="Super-resolve images, and volumes slice by slice or with a 3-D generator.",
     )
     parser.add_argument(
-        "weights", metavar="WEIGHTS", help="generator, e.g. runs/demo/weights/adversarial.safetensors"
+        "weights",
+        metavar="WEIGHTS",
+        nargs="?",
+        default=ROCKS_X4,
+        help=f"generator, e.g. runs/demo/weights/adversarial.safetensors (default: {ROCKS_X4}, which comes with"
+        " srgan_dist: x4, 2-D; docs/weights.md)",
     )
     parser.add_argument(
         "input", metavar="INPUT", help="an image or volume in a format of docs/data.md, or a folder of them"
@@ -136,7 +142,7 @@ def parse_arguments(argv, prog):
     )
     add_self_ensemble(parser)
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is a GPU)")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)  # WEIGHTS may be absent, options anywhere
     if arguments.tile is not None and arguments.tile < 1:
         parser.error(f"--tile {arguments.tile} must be 1 or more")
     return arguments

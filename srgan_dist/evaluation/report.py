@@ -29,7 +29,7 @@ from srgan_dist.evaluation.scoring import (
     score_split,
 )
 from srgan_dist.models import noise_channels
-from srgan_dist.models.weights_file import find_weights, load_generator
+from srgan_dist.models.weights_file import MODEL, find_weights, load_generator
 from srgan_dist.runtime.cpu import use_cpu_threads
 from srgan_dist.runtime.device import check_group, cpu_wanted, use_exact_float32
 from srgan_dist.runtime.process_group import barrier, join
@@ -106,6 +106,13 @@ def evaluate(
     return "\n".join([format_table(rows), *(note for split in present for note in constant_note(split))])
 
 
+def default_out(run):
+    """Return the folder for the files of an evaluation that names none."""
+    if not Path(run).is_dir():
+        raise UserError(f"RUN={run} is no run directory, which would take tables and figures; name a folder with --out")
+    return Path(run) / "eval"
+
+
 def joined_accelerator():
     """Join the ranks of a launcher, if there is one, and return the Accelerator of an evaluation."""
     check_group(join(cpu_wanted(), timeout_minutes=30))
@@ -156,16 +163,16 @@ def _measure(splits, methods, generators, measuring, thresholds, share, show):
 
 def load_generators(run, device, self_ensemble=False):
     """Return {name: generator} of every phase that a run has finished, in the order of the phases; or of
-    every file in a folder of weights, e.g. RUN/weights/best.
+    every file in a folder of weights, e.g. RUN/weights/best; or of the weights that a path means.
     """
-    paths = find_weights(run)
-    for path in paths:
-        if path.stem in RESERVED_NAMES:
+    paths = {path.parent.name if path.name == MODEL else path.stem: path for path in find_weights(run)}
+    for name, path in paths.items():
+        if name in RESERVED_NAMES:
             raise UserError(
-                f"{path}: a generator cannot be called {path.stem}, which has another meaning in tables and"
+                f"{path}: a generator cannot be called {name}, which has another meaning in tables and"
                 " figures; rename the file"
             )
-    loaded = {path.stem: load_generator(path, device, self_ensemble) for path in paths}
+    loaded = {name: load_generator(path, device, self_ensemble) for name, path in paths.items()}
     if not loaded:
         raise UserError(
             f"RUN={run} holds no weights/*.safetensors; give the directory of a run that finished a phase,"

@@ -14,6 +14,7 @@ from srgan_dist.models.self_ensemble import SelfEnsemble
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.files import atomic_write
 from srgan_dist.utils.tensor_files import CheckpointError, save_tensors, tensors_of, write_failures_named
+from srgan_dist.weights import FOLDER as INCLUDED
 
 MODEL = "model.safetensors"  # in a folder that was exported
 
@@ -37,7 +38,7 @@ def save_generator(path, generator, facts):
 
 
 def load_generator(path, device="cpu", self_ensemble=False):
-    """Rebuild a generator from its weight file alone, or that of an exported folder: (generator in eval mode,
+    """Rebuild a generator from the weights file that a path means (`generator_file`): (generator in eval mode,
     facts). self_ensemble: as a SelfEnsemble.
     """
     path = generator_file(path)
@@ -64,19 +65,27 @@ def load_generator(path, device="cpu", self_ensemble=False):
 
 
 def read_facts(path):
-    """Return the facts in the header of a weights file, without its weights."""
+    """Return the facts in the header of the weights file that a path means, without its weights."""
+    path = generator_file(path)
     return _facts_of(path, _generator_header(path))
 
 
 def generator_file(path):
-    """Return the weights file that a path means: itself, or that of a folder that `save_folder` wrote."""
-    return Path(path) / MODEL if (Path(path) / MODEL).is_file() else Path(path)
+    """Return the weights file that a path means: itself, that of a folder that `save_folder` wrote, or, where
+    nothing has this path, that of the weights of this name that come with the package.
+    """
+    path = Path(path)
+    if not path.exists() and path.name == str(path) and (INCLUDED / path / MODEL).is_file():
+        return INCLUDED / path / MODEL
+    return path / MODEL if (path / MODEL).is_file() else path
 
 
 def find_weights(run):
-    """Return the weights files of the phases that a run has finished, or those of a folder of weights, e.g.
-    RUN/weights/best.
+    """Return the weights files of the phases that a run has finished, those of a folder of weights, e.g.
+    RUN/weights/best, or the one that a path means (`generator_file`).
     """
+    if (file := generator_file(run)).is_file():
+        return [file]
     run = Path(run)
     return sorted((run / "weights").glob("*.safetensors")) or sorted(run.glob("*.safetensors"))
 

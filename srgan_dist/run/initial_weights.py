@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from srgan_dist.config import ConfigError, differences
 from srgan_dist.models import build_discriminator, build_generator
-from srgan_dist.models.weights_file import load_generator, read_facts
+from srgan_dist.models.weights_file import generator_file, load_generator, read_facts
 from srgan_dist.run.checkpoint import read_state
 from srgan_dist.run.run_state import fingerprint_and_step
 from srgan_dist.utils.errors import UserError
@@ -48,7 +48,7 @@ def begin_with_weights(run, name, phase_config):
         tensors, words = _read(run.config, name, setting, network)
         path = getattr(phase_config, setting)
         getattr(run.networks, network).load_state_dict(tensors, strict=False)  # all their names are known
-        run.state.initial_weights[f"{name}.{setting}"] = sha256_of(Path(path))
+        run.state.initial_weights[f"{name}.{setting}"] = sha256_of(generator_file(path))
         run.log_main(f"{name} begins with the {network} of {path}: {words}")
         if network == "generator":
             window = read_facts(path).get("window")
