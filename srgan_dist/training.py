@@ -1,18 +1,21 @@
 """The training, top to bottom: ranks and checks, the phases one after the other, the updates of each."""
 
-import math
+import logging
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from accelerate import Accelerator
 
 from srgan_dist.evaluation.scoring import score_table
+from srgan_dist.evaluation.validation import format_psnr, format_scores
 from srgan_dist.integrity.find_corruption import check_corruption_limit
 from srgan_dist.models.weights_file import load_generator
 from srgan_dist.phases import build_phase
-from srgan_dist.run.dry_run import data_plan, phase_plan
+from srgan_dist.run.dry_run import data_plan
 from srgan_dist.run.failures import check_same_start, out_of_memory_named
 from srgan_dist.run.gan_health import HealthMonitor, shares
+from srgan_dist.run.header import header
 from srgan_dist.run.initial_weights import begin_with_weights, say_not_loaded
 from srgan_dist.run.meter import Meter
 from srgan_dist.run.preflight import preflight
@@ -20,7 +23,9 @@ from srgan_dist.run.profiling import UpdateProfiler
 from srgan_dist.run.run_directory import RunDirectory
 from srgan_dist.run.run_state import RunState
 from srgan_dist.run.step_timer import speed_line
+from srgan_dist.run.time_left import TimeLeft
 from srgan_dist.run.training_run import TrainingRun
+from srgan_dist.runtime.accelerate_options import ignored_options
 from srgan_dist.runtime.conv3d_check import check_conv3d
 from srgan_dist.runtime.cpu import keep_freed_memory, use_cpu_threads
 from srgan_dist.runtime.device import (
@@ -35,6 +40,8 @@ from srgan_dist.runtime.process_group import end_all_ranks_on_error, from_rank_z
 from srgan_dist.runtime.stop_signals import StopSignals
 from srgan_dist.utils.errors import STOPPED, TrainingStopped
 from srgan_dist.utils.progress import Progress
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,8 @@ def train(config, resume="auto", profile=None):
         with lock, StopSignals(accelerator) as signals:
             run = TrainingRun(config, checked, accelerator, corrupt, signals)
             ranks.busy = run.writer.is_writing
+            if run.is_main:
+                run.log_main(header(config, checked, accelerator.mixed_precision, *run.ranks))
             for line in data_plan(config, checked):
                 run.log_main(f"data: {line}")
             for line in checked.notes:
@@ -99,6 +108,9 @@ def start(config):
     check_group(group)
     precision = precision_on(group.device.type, config.mixed_precision)
     accelerator = Accelerator(cpu=cpu_wanted(config.device), mixed_precision=precision)
+    if accelerator.is_main_process:
+        for line in ignored_options(precision, config.gradient_accumulation_steps):
+            log.warning("%s", line)
     use_cpu_threads(accelerator, config.cpu_threads)
     keep_freed_memory(accelerator.device.type)
     use_exact_float32()
@@ -138,7 +150,6 @@ def take_weights(run, name, path):
 def run_phase(run, name, phase_config, profile=None):
     """Train one phase from where the state says to its end."""
     config, state = run.config, run.state
-    run.log_main(f"{name}: {phase_plan(phase_config)}")
 
     # Build the phase; one that was interrupted continues with its weights, optimisers and statistics
     if state.phase == name:
@@ -156,7 +167,10 @@ def run_phase(run, name, phase_config, profile=None):
     run.networks.share_weights()
 
     # Take updates until the steps, or the seconds, are over or a signal asks to stop
-    progress = Progress(name, phase.steps, phase.step, visible=run.is_main)
+    steps = None if phase_config.max_seconds else phase.steps
+    progress = Progress(name, steps, phase.step, visible=run.is_main, estimated=False)
+    time_left = TimeLeft(config, name, run.validator, run.accelerator.mixed_precision)
+    first = phase.step + 1
     meter = Meter(run.accelerator, state.consecutive_skips)
     batches = run.loader.batches(state.global_step)
     time_share = time_share_of(phase_config, state)
@@ -178,22 +192,25 @@ def run_phase(run, name, phase_config, profile=None):
         validate_due = phase.step % config.validate_every == 0
         checkpoint_due |= bool(config.checkpoint_every) and phase.step % config.checkpoint_every == 0
 
-        # Log, in any case before validating or saving
-        text = total = None
+        # Log, in any case before validating or saving; show the first losses at once
+        text = None
         if phase.step % config.log_every == 0 or validate_due or checkpoint_due or last or stop:
             metrics = log_metrics(run, phase, phase_config, meter, progress)
-            if phase_config.max_seconds:
-                time_share = time_share_of(phase_config, state)
-                total = min(phase.steps, math.ceil(phase.step / time_share))
+            time_share = time_share_of(phase_config, state)
             text = format_progress(metrics, run.psnr_gain)
-        progress.update(text, total)
+        elif phase.step == first:
+            text = format_progress(meter.last(), run.psnr_gain)
+        left, total = "", None
+        if text and run.is_main:
+            left, total = time_left.estimate(phase.step, state.phase_seconds, meter)
+        continuing = not last and time_share < 1
+        progress.update(text, total if continuing else phase.step, left, at_once=phase.step == first)
 
         # Validate and save; the end of a phase does both in its own way
-        continuing = not last and time_share < 1
         saved = phase.stateful() if continuing and (validate_due or checkpoint_due) or stop else {}
         if continuing and validate_due:
             with meter.paused("validation"):
-                run.validate(("valid",), f"update {state.global_step}", progress.print_line)
+                run.validate(("valid",), partial(format_psnr, state.global_step), progress.print_line)
                 stop = stop or run.any_rank()[0]
         if continuing and checkpoint_due or stop:
             with meter.paused("checkpoints"):
@@ -214,7 +231,9 @@ def run_phase(run, name, phase_config, profile=None):
 
 def finish_phase(run, name, saved):
     """Validate, test, export the generator and save the state between two phases."""
-    scores = run.validate(("valid", "test"), f"end of {name}", run.log_main)
+    scores = run.validate(
+        ("valid", "test"), lambda split, scores: format_scores(f"{name}, {split}", scores), run.log_main
+    )
     if scores:
         run.tracker.table(f"scores/{name}", *score_table(scores, name), run.samples_seen)
     run.state.phase_ends[name] = run.state.global_step
@@ -263,7 +282,8 @@ def format_progress(metrics, psnr_gain):
     parts = [f"psnr {metrics['train/psnr']:.2f}"]
     if psnr_gain is not None:
         parts.append(f"gain {psnr_gain:+.2f} dB")
-    parts.append(f"{metrics['speed/samples_per_second']:.0f} samples/s")
+    if "speed/samples_per_second" in metrics:
+        parts.append(f"{metrics['speed/samples_per_second']:.0f} samples/s")
     losses = {
         name.removeprefix("loss/"): value for name, value in metrics.items() if name.startswith("loss/")
     }

@@ -96,6 +96,5 @@ def become_launcher(ranks, argv):
     """Replace this process by runtime/ranks.py, which runs the same command on several ranks."""
     print(f"on CPU: {ranks} ranks of one core each (cpu_ranks)", flush=True)
     os.environ["ACCELERATE_USE_CPU"] = "1"
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun sets it, with a warning in five lines
     launcher = ["-m", "srgan_dist.runtime.ranks", "--standalone", "--nproc_per_node", str(ranks)]
     os.execv(sys.executable, [sys.executable, *launcher, "-m", "srgan_dist", "train", *argv])

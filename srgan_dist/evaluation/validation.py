@@ -4,7 +4,9 @@ import contextlib
 import hashlib
 import json
 import math
+import time
 
+import numpy as np
 import torch
 
 from srgan_dist.data.reader import Reader
@@ -45,6 +47,7 @@ class Validator:
         self.generator = generator.to(accelerator.device, memory_format=layout).eval()
         self.thresholds, self.psnr = {}, {}  # by set; of the last validation, by split, image and method
         self.bicubic_rows, self.cache_folder = {}, cache_at(config.data.cache).folder
+        self.seconds_per_pixel = None  # of the last validation, over all ranks
 
     def validate(self, generator, names):
         """Score `generator` on those of the splits `names` that exist.
@@ -58,12 +61,21 @@ class Validator:
                 continue
             split = self.splits[name]
             methods = {"SR": lambda lr: super_resolve(self.generator, lr)}
-            rows = self._bicubic(split) + self._score(split, methods, self._thresholds(split))
+            rows, thresholds, began = self._bicubic(split), self._thresholds(split), time.monotonic()
+            rows = rows + self._score(split, methods, thresholds)
+            self.seconds_per_pixel = (time.monotonic() - began) / lr_pixels(split)
             scores = mean_scores(rows)
             self.psnr |= {(name, row["index"], row["method"]): row["psnr"] for row in rows}
             metrics = to_logged_metrics(PREFIXES.get(name, name), rows, scores)
             results[name] = metrics, scores
         return results
+
+    def seconds_of(self, *names):
+        """Return how long those of the splits that exist will take by the last validation; None before it."""
+        pixels = sum(lr_pixels(self.splits[name]) for name in names if name in self.splits)
+        if self.seconds_per_pixel is None:
+            return None if pixels else 0.0
+        return pixels * self.seconds_per_pixel
 
     def draw_panels(self, updates, samples_seen):
         """Draw and record panels of the generator that was validated last, on images of the valid split."""
@@ -166,6 +178,11 @@ class BicubicScoreCache:
                 unfinished.write_text(f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
 
 
+def lr_pixels(split):
+    """Return the LR pixels of all images of a split that scores can judge."""
+    return max(1, int(split.rows["lr_shape"][split.scorable].prod(axis=1, dtype=np.int64).sum()))
+
+
 def spread_over_rocks(split, count):
     """Choose `count` images of a split that scores can judge (fewer if it has fewer), taking the rocks in
     turn.
@@ -260,9 +277,31 @@ def texture_score(metrics, prefix):
     return value("psnr_gain") - spectrum / 2 - lattice / 10 - 10 * phase
 
 
-def format_psnr(scores):
-    """Return the PSNR per rock and its gain over bicubic as text."""
+def format_psnr(global_step, split, scores):
+    """Return the PSNR per rock after an update, and its gain over bicubic, as one line of text."""
     gains = {rock: (m["SR"]["psnr"], m["SR"]["psnr"] - m["bicubic"]["psnr"]) for rock, m in scores.items()}
-    return "; ".join(
-        f"{rock} {psnr:.2f} dB ({gain:+.2f} over bicubic)" for rock, (psnr, gain) in gains.items()
+    return f"update {global_step}, {split}, dB (over bicubic): " + ", ".join(
+        f"{rock} {psnr:.2f} ({gain:+.2f})" for rock, (psnr, gain) in gains.items()
     )
+
+
+def format_scores(title, scores):
+    """Return the scores of a split as a table in text: {rock: {method: means}} -> a row per rock, of several
+    rocks also their mean over images.
+    """
+    names = {"images": 8, "bicubic dB": 12, "SR dB": 9, "gain": 8, "SSIM": 9, "spectrum error": 16}
+    rows = [(rock, [(of["bicubic"], of["SR"])]) for rock, of in scores.items()]
+    if len(rows) > 1:
+        rows.append(("all images", [pair for _, pairs in rows for pair in pairs]))
+    first = max(len(text) for text in (title, *(name for name, _ in rows)))
+    lines = [title.ljust(first) + "".join(name.rjust(width) for name, width in names.items())]
+    for name, pairs in rows:
+        count = sum(sr["count"] for _, sr in pairs)
+        before, after, ssim, spectrum = (
+            sum(pair[method][key] * pair[method]["count"] for pair in pairs) / count
+            for method, key in ((0, "psnr"), (1, "psnr"), (1, "ssim"), (1, "spectrum_error"))
+        )
+        cells = f"{count}", f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}"
+        cells += f"{ssim:.4f}", f"{spectrum:.2f}"
+        lines.append(name.ljust(first) + "".join(map(str.rjust, cells, names.values())))
+    return "\n".join(lines)

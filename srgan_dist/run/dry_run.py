@@ -1,13 +1,12 @@
 """The plan of a training in words."""
 
-from collections import Counter
-
 import torch
 
 from srgan_dist.config import dump_config
 from srgan_dist.evaluation.scoring import constant_note
 from srgan_dist.models import build_discriminator, build_generator
 from srgan_dist.models.summary import format_layers
+from srgan_dist.run.header import crops_line, image_lines, phase_plan
 from srgan_dist.run.update_cost import update_cost
 from srgan_dist.runtime.device import precision_on
 from srgan_dist.storage.cache import GIB
@@ -25,12 +24,8 @@ def dry_run_report(config, checked, device_type="cpu", world_size=1):
         if config.needs_discriminator():
             discriminator = build_discriminator(config.discriminator, config.hr_crop, ndim)
             parts.append(format_layers("discriminator", discriminator, hr_shape))
-    plan = ["data"]
-    for split, weight in checked.train:
-        plan.append(f"  train {_counts(split)} of {split.place}")
-        plan[-1] += f", weight {weight:g}" if len(checked.train) > 1 else ""
-    for name in ("valid", "test"):
-        plan.append(f"  {name:<6}{_counts(checked.eval_splits.get(name))} of {config.data.path}")
+    plan = [f"data {crops_line(config, checked)}"]
+    plan += [f"  {name:<6}{line}" for name, lines in image_lines(config, checked).items() for line in lines]
     plan += [f"  {line}" for line in data_plan(config, checked)]
     precision = precision_on(device_type, config.mixed_precision)
     plan.append(f"device {device_type}, mixed precision {precision}")
@@ -74,16 +69,6 @@ def data_plan(config, checked):
     return lines + [note for split in checked.eval_splits.values() for note in constant_note(split)]
 
 
-def phase_plan(phase):
-    """Return in words what a phase would do."""
-    if phase.weights:
-        return f"skipped, weights from {phase.weights}"
-    length = f"{phase.steps:,} updates" + (f" or {phase.max_seconds:g} s" if phase.max_seconds else "")
-    plan = f"{length}, {' + '.join(f'{weight:g} {name}' for name, weight in phase.loss_weights().items())}"
-    files = [f"the {network} of {getattr(phase, name)}" for name, network in phase.initial_weights().items()]
-    return plan + (f"; begins with {' and '.join(files)}" if files else "")
-
-
 def cost_plan(config, phase, precision, crops):
     """Return in words what an update of a phase costs, with a number of crops at a time on a rank."""
     try:
@@ -98,10 +83,3 @@ def cost_plan(config, phase, precision, crops):
         f"{cost.flop / 1e9:,.1f} GFLOP a crop; memory of a rank {fixed:.2f} GiB + {crops} crops x"
         f" {crop:,.1f} MiB = {all_of_it:.2f} GiB"
     )
-
-
-def _counts(split):
-    if split is None:
-        return "absent"
-    counts = Counter(split.rocks[number] for number in split.rows["rock"])
-    return ", ".join(f"{count} {rock}" for rock, count in sorted(counts.items()))

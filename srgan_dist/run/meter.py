@@ -33,13 +33,14 @@ class Meter:
         self.waited += time.monotonic() - began
 
     @contextlib.contextmanager
-    def paused(self, kind):
-        """Count the time inside as a pause for "validation" or for "checkpoints", and not as training."""
+    def paused(self, kind=None):
+        """Count the time inside as a pause, as of "validation" or "checkpoints", and not as training."""
         began = time.monotonic()
         yield
         seconds = time.monotonic() - began
         self.since += seconds
-        self.pauses[kind] += seconds
+        if kind:
+            self.pauses[kind] += seconds
         self.speed.begin()
 
     def add(self, metrics, samples):
@@ -48,6 +49,12 @@ class Meter:
         self.rows.append(torch.stack(list(metrics.values())))
         self.samples += samples
         self.speed.step()
+
+    def last(self):
+        """Return the metrics of the last update as `read` would, which still has them to read."""
+        values = self.accelerator.reduce(self.rows[-1].float(), "mean").tolist()
+        metrics = dict(zip(self.names, values, strict=True))
+        return {"health/skipped": 1} if metrics["health/skipped"] else metrics
 
     def read(self):
         """Return the means since the last reading, with speed/* (see `StepTimer`; data_wait is a share of the

@@ -8,7 +8,7 @@ from collections import Counter
 
 from srgan_dist.data.loader import TrainLoader
 from srgan_dist.evaluation.grey_range import trained_ranges
-from srgan_dist.evaluation.validation import Validator, format_psnr
+from srgan_dist.evaluation.validation import Validator
 from srgan_dist.models import noise_channels
 from srgan_dist.models.networks import Networks
 from srgan_dist.models.weights_file import save_generator
@@ -16,11 +16,11 @@ from srgan_dist.run.checkpoint import holds, load_checkpoint
 from srgan_dist.run.checkpoint_writer import CheckpointWriter
 from srgan_dist.run.failures import DivergenceCheck
 from srgan_dist.run.gan_health import HealthMonitor
+from srgan_dist.run.header import describe_ranks
 from srgan_dist.run.provenance import provenance_of, training_data_of
 from srgan_dist.run.run_directory import RunDirectory
 from srgan_dist.run.run_state import BestValidation
 from srgan_dist.runtime.cpu import choose_threads
-from srgan_dist.runtime.device import memory_of
 from srgan_dist.runtime.process_group import barrier, max_over_ranks
 from srgan_dist.runtime.stop_signals import INTERRUPTED
 from srgan_dist.tracking.tracker import Tracker
@@ -74,8 +74,8 @@ class TrainingRun:
 
         # Networks, all that the checkpoint holds
         self.networks = build_networks(config, accelerator)
-        hardware = self._choose_threads() if self.device.type == "cpu" else memory_of(self.device)
-        self.log_main(f"device: {hardware}, {self.world_size} rank(s)")
+        threads = self._choose_threads() if self.device.type == "cpu" else None
+        self.ranks = describe_ranks(self.device, threads)
         if self.checkpoint:
             self.log_main(f"continues from {self.checkpoint}")
             self._restore_networks()
@@ -137,7 +137,7 @@ class TrainingRun:
         noise = noise_channels(self.config.generator)
         threads, tried = choose_threads(self.accelerator, given, self.networks.generator, *crop_shapes, noise)
         self.state.cpu_threads, self.state.cpu_ranks = threads, self.world_size
-        return f"cpu, {threads} thread(s) a rank{tried}"
+        return f"{threads} thread{'s' * (threads > 1)} a rank{tried}"
 
     def _record_corrupt(self, samples):
         """List the corrupt samples that others replace, and count them in the record, also by cause."""
@@ -185,14 +185,16 @@ class TrainingRun:
 
     # Validating and saving
 
-    def validate(self, splits, title, print_line):
-        """Score the generator on whole splits; returns {split: means per rock and method}."""
+    def validate(self, splits, describe, print_line):
+        """Score the generator on whole splits and print describe(split, scores); returns {split: scores}, the
+        means per rock and method.
+        """
         self.networks.share_buffers()
         results = self.validator.validate(self.networks.eval_generator, splits)
         for split, (metrics, scores) in results.items():
             self.divergence.check_finite(metrics)
             self.tracker.log(metrics, self.samples_seen)
-            print_line(f"{title}, {split}: {format_psnr(scores)}")
+            print_line(describe(split, scores))
             self.warn_of_health(metrics, print_line)
             if split == "valid":
                 self.psnr_gain = metrics["val/psnr_gain"]

@@ -10,6 +10,7 @@ import warnings
 import torch
 from accelerate.utils import parse_flag_from_env
 
+from srgan_dist.runtime.accelerate_options import check_launch_options
 from srgan_dist.utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -46,14 +47,11 @@ def launched_ranks():
 
 
 def check_group(accelerator):
-    """Raise UserError unless all launched processes formed one group, without a dynamo backend."""
+    """Raise UserError unless all launched processes formed one group, without options that this
+    program cannot follow.
+    """
     launched = int(os.environ.get("WORLD_SIZE", 1))
-    backend = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no")
-    if backend.lower() != "no":
-        raise UserError(
-            f"ACCELERATE_DYNAMO_BACKEND={backend} (--dynamo_backend) is not used here; set compile: true in"
-            " the config instead"
-        )
+    check_launch_options()
     if launched != accelerator.num_processes:
         raise UserError(
             f"{launched} processes were launched but each formed a group of {accelerator.num_processes};"
@@ -63,6 +61,7 @@ def check_group(accelerator):
 
 def check_device(wanted):
     """Raise UserError unless this process can use the device of a config: "auto", "cpu" or "cuda"."""
+    check_launch_options()
     if wanted == "cuda" and parse_cpu_flag():
         raise UserError(
             "device=cuda, but the launcher or the environment asks for the CPU (ACCELERATE_USE_CPU=1); use"

@@ -1,6 +1,7 @@
 """torchrun's launcher, with an agent that lets a training stop and resume (see ranks.py)."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -60,7 +61,8 @@ def run_ranks(argv):
         codes = {failure.exitcode for failure in error.failures.values()}
         if codes == {STOPPED}:
             return STOPPED, None
-        return 1, None if codes == {1} else error  # a rank that exits with 1 has printed its error
+        # A rank that exits with 1 has printed its error; the agent then ends the others
+        return 1, None if 1 in codes and codes <= {1, -signal.SIGTERM} else error
     except SignalException as ended:
         return 0 if ended_with(0) else 128 + ended.sigval, None
     except (RendezvousError, torch.distributed.DistError) as error:

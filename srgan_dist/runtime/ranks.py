@@ -29,6 +29,7 @@ def main():
 
     with tempfile.TemporaryDirectory(prefix="srgan_dist_ranks_") as folder:
         os.environ |= {ENDED: folder, LAUNCHER_PID: str(os.getpid())}
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun sets it, with a warning in five lines
         os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
         code, message = run_ranks(sys.argv[1:])
         if ended_with(STOPPED):

@@ -1,8 +1,10 @@
 """Errors that a user can fix, and how commands report them."""
 
 import contextlib
+import json
 import os
 import sys
+import time
 import traceback
 from pathlib import Path
 
@@ -65,7 +67,16 @@ def report(error):
     else:
         words = f"{rank}{''.join(traceback.format_exception(error))}"
     print(words, file=sys.stderr, flush=True)
+    _tell_torch(words)
     return code
+
+
+def _tell_torch(words):
+    """Leave the words of an error for torch's launcher, which prints them behind a traceback of its own."""
+    if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        facts = {"py_callstack": words, "timestamp": str(int(time.time()))}
+        with contextlib.suppress(OSError):
+            Path(file).write_text(json.dumps({"message": {"message": words, "extraInfo": facts}}))
 
 
 def _tell_launcher(code):

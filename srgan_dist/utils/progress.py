@@ -14,27 +14,35 @@ SECONDS_BETWEEN_LINES = 10
 
 
 class Progress:
-    """Counts steps of `total`, with a short text after the count; silent unless `visible`."""
+    """Counts steps of `total` (None: not known), with a short text after the count; silent unless `visible`.
 
-    def __init__(self, title, total, done=0, unit="step", visible=True):
+    estimated: whether the time left follows from the steps so far; else `update` is told it.
+    """
+
+    def __init__(self, title, total, done=0, unit="step", visible=True, estimated=True):
         self.title, self.total, self.done, self.visible = title, total, done, visible
         self.start, self.start_done, self.last_line = time.monotonic(), done, time.monotonic()
-        terminal = visible and sys.stderr.isatty()
-        self.bar = (
-            tqdm(desc=title, total=total, initial=done, unit=unit, dynamic_ncols=True) if terminal else None
-        )
+        self.estimated, self.bar = estimated, None
+        if visible and sys.stderr.isatty():
+            form = None if estimated else "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
+            options = {"initial": done, "unit": unit, "dynamic_ncols": True, "bar_format": form}
+            self.bar = tqdm(desc=title, total=total, **options)
 
-    def update(self, text=None, total=None):
-        """Count one step; text: shown from now on; total: a new estimate of all steps."""
+    def update(self, text=None, total=None, left="", at_once=False):
+        """Count one step; text: shown from now on; total: a new estimate of all steps; left: the time left as
+        text; at_once: whether the line is due now.
+        """
         self.done += 1
         self.total = total or self.total
         if self.bar is not None:
             self.bar.total = self.total
             if text is not None:
-                self.bar.set_postfix_str(text, refresh=False)
+                self.bar.set_postfix_str(", ".join(filter(None, [left, text])), refresh=False)
             self.bar.update()
+            if at_once:
+                self.bar.refresh()
         elif text is not None:
-            self._line(text)
+            self._line(text, left, at_once)
 
     def print_line(self, text):
         """Print a line without disturbing the bar."""
@@ -45,13 +53,15 @@ class Progress:
         if self.bar is not None:
             self.bar.close()
 
-    def _line(self, text):
+    def _line(self, text, left, at_once):
         now = time.monotonic()
-        if now - self.last_line >= SECONDS_BETWEEN_LINES or self.done == self.total:
+        if at_once or now - self.last_line >= SECONDS_BETWEEN_LINES or self.done == self.total:
             self.last_line = now
-            each = (now - self.start) / max(1, self.done - self.start_done)
-            left = tqdm.format_interval(each * max(0, self.total - self.done))
-            self.print_line(f"{self.title} {self.done}/{self.total} [{left} left] {text}")
+            if self.estimated:
+                each = (now - self.start) / max(1, self.done - self.start_done)
+                left = f"{tqdm.format_interval(each * max(0, self.total - self.done))} left"
+            count = f"{self.done}/{self.total}" if self.total else self.done
+            self.print_line(" ".join(filter(None, [f"{self.title} {count}", left and f"[{left}]", text])))
 
 
 def print_line(text):

@@ -64,6 +64,20 @@ def test_steps_without_a_text_are_counted_silently(clock, capsys):
     assert capsys.readouterr().out.startswith("phase 3/3 ")
 
 
+def test_a_line_is_told_the_time_left_and_comes_at_once_when_asked(clock, capsys):
+    progress = Progress("phase", None, estimated=False)
+    clock.now += 1
+    progress.update("first", at_once=True)
+    clock.now += 9
+    progress.update("second", total=7, left="01:00 left")
+    clock.now += 2
+    progress.update("third", total=3)
+    assert capsys.readouterr().out.splitlines() == [
+        "phase 1 first",
+        "phase 3/3 third",
+    ]
+
+
 def test_print_line_prints_the_text_as_it_is(capsys):
     Progress("phase", 2).print_line("a line")
     assert capsys.readouterr().out == "a line\n"
@@ -91,6 +105,18 @@ def test_a_terminal_gets_a_bar_with_the_text_and_no_lines(clock, capsys, monkeyp
     last = sys.stderr.getvalue().split("\r")[-1]
     assert last.startswith("phase: 100%") and "5/5" in last and "psnr 21.00" in last
     assert capsys.readouterr().out == ""
+
+
+def test_a_bar_is_told_the_time_left_and_shows_no_other(clock, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    progress = Progress("phase", None, estimated=False)
+    progress.update("psnr 20.00", at_once=True)
+    clock.now += 60
+    progress.update("psnr 21.00", total=8, left="over 03:00 left")
+    progress.close()
+    first, last = sys.stderr.getvalue().split("\r")[-2:]
+    assert "1/?" in first and "psnr 20.00" in first
+    assert "2/8" in last and ", over 03:00 left, psnr 21.00]" in last and "<" not in last
 
 
 def test_progress_bar_hands_on_every_item_and_shows_a_bar_on_a_terminal_only(capsys, monkeypatch):
