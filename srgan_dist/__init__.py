@@ -20,6 +20,11 @@ _MODULES = {
     "super_resolve": "api",
     "evaluate": "api",
     "export": "api",
+    "build": "api",
+    "read_pairs": "images",
+    "bicubic": "images",
+    "otsu_threshold": "images",
+    "rock_measures": "images",
     "open_set": "data.split",
     "UserError": "utils.errors",
 }

@@ -1,8 +1,11 @@
-"""The public functions: train, load_generator, from_pretrained, export, super_resolve, evaluate.
+"""The public functions: build, train, load_generator, from_pretrained, export, super_resolve, evaluate.
+
+Those for images as arrays are in `images.py`.
 
 Errors of input, settings and files are UserErrors, whose message names the way out.
 """
 
+import dataclasses
 import json
 import logging
 from pathlib import Path
@@ -21,6 +24,9 @@ from srgan_dist.evaluation.super_resolver import SuperResolver
 from srgan_dist.models import noise_channels, weights_file
 from srgan_dist.models.hub_folder import find_folder, save_folder, travelling
 from srgan_dist.models.onnx_file import check_onnx_libraries, export_onnx
+from srgan_dist.packing import build as packing
+from srgan_dist.packing.options import BuildOptions
+from srgan_dist.packing.summary import format_counts
 from srgan_dist.runtime.cpu import on_cpu
 from srgan_dist.runtime.device import launched, use_exact_float32
 from srgan_dist.runtime.process_group import end_all_ranks_on_error
@@ -29,6 +35,25 @@ from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.settings import Settings
 
 log = logging.getLogger(__name__)
+
+
+def build(source, out, **options):
+    """Pack a folder of images, one sub-folder per rock, into shards to train on; returns the images and bytes
+    of each split as a table of text.
+
+        print(srgan_dist.build("scans", "data/scans", scale=4, tile=256, crop=128))
+
+    source: a folder, or a pair of them, (HR, LR). out: a new folder, or one that holds this set already.
+    options: those of `srgan-dist build`, by the names of `packing.options.BuildOptions`. Raises UserError
+    with every fault of the images.
+    """
+    known = [field.name for field in dataclasses.fields(BuildOptions)]
+    if unknown := sorted(options.keys() - known):
+        raise UserError(f"{unknown[0]} is not an option of build; those are {', '.join(known)}")
+    result = packing.build(source, out, BuildOptions(**options))
+    for note in result.notes:
+        log.info("%s", note)
+    return format_counts(result.manifest)
 
 
 def train(config, resume="auto", **overrides):

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY, texture, tiny_config
+from conftest import REPOSITORY, texture, tiny_config, write_folder
 from PIL import Image
 
 import srgan_dist
+from srgan_dist import UserError
 from srgan_dist.config import differences, load_config
 
 
@@ -102,3 +103,26 @@ def test_a_tile_without_pixels_is_refused_before_files_are_read(tile):
 
 def test_a_set_is_opened_by_its_address(shards):
     assert srgan_dist.open_set(shards).manifest.rocks == ["coal", "sandstone"]
+
+
+def test_a_folder_is_built_and_read_as_pairs(tmp_path):
+    write_folder(tmp_path / "hr", {"coal": 5})
+    table = srgan_dist.build(tmp_path / "hr", tmp_path / "set", kind="default", tile=80, crop=32)
+    assert "images" in table and "coal" in table
+    pairs = [
+        pair
+        for split in ("train", "valid", "test")
+        for pair in srgan_dist.read_pairs(tmp_path / "set", split)
+    ]
+    found = {pair.key.split("_slice_")[-1]: pair for pair in pairs}
+    for key, pair in found.items():
+        hr = np.asarray(Image.open(tmp_path / "hr" / "coal" / f"slice_{key}.png"))
+        assert np.array_equal(pair.hr, hr) and pair.rock == "coal" and pair.voxel_size_um is None
+        assert (
+            pair.lr.shape == (18, 20) and np.abs(srgan_dist.bicubic(pair.lr, 4).astype(int) - hr).mean() < 30
+        )
+    assert len(found) == 5
+    with pytest.raises(UserError, match="tiles is not an option of build; those are scale, kind, tile"):
+        srgan_dist.build(tmp_path / "hr", tmp_path / "other", tiles=80)
+    with pytest.raises(UserError, match="set has no best split; it has train, valid, test"):
+        next(srgan_dist.read_pairs(tmp_path / "set", "best"))

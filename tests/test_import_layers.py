@@ -19,7 +19,7 @@ LAYERS = [  # from low to high: folders and files of srgan_dist
     {"config", "config_errors"},
     {"run"},
     {"training", "benchmarks"},
-    {"api", "cli", "__main__"},
+    {"api", "images", "cli", "__main__"},
 ]
 MAX_LINES, MAX_COLUMNS = 350, 110
 
