@@ -17,7 +17,7 @@ from functools import cached_property, partial
 from typing import NamedTuple
 
 from srgan_dist.storage.cache import Cache, Cancelled
-from srgan_dist.utils.errors import UserError
+from srgan_dist.utils.errors import UserError, masked
 from srgan_dist.utils.files import sha256_of
 
 MANIFEST_BYTES = 2**26  # the largest manifest that is read: about a million shards
@@ -240,12 +240,11 @@ class RemoteFile:
 def _checked_url(url):
     url = str(url).rstrip("/")
     scheme, _, rest = url.partition("://")
-    authority, slash, path = rest.partition("/")
-    user, at, host = authority.rpartition("@")
+    user, at, _ = rest.partition("/")[0].rpartition("@")
     if at and (":" in user or scheme.lower() in ("http", "https")):  # a user without password may be a token
         raise UserError(
-            f"the URL {scheme}://***@{host}{slash}{path} holds a password, which would be stored with the"
-            " run; remove it and put it where the protocol looks for it, e.g. ~/.netrc or ~/.aws/credentials"
+            f"the URL {url} holds a password, which would be stored with the run; remove it and put it where"
+            " the protocol looks for it, e.g. ~/.netrc or ~/.aws/credentials"
         )
     if not rest or "::" in re.sub(r"//\[[0-9A-Fa-f:.]*\]", "", url) or set(url) & set("?#"):
         raise UserError(
@@ -272,7 +271,7 @@ def _is_final(error):
 
 
 def _cause(error):
-    text = " ".join(str(error).split())
+    text = masked(" ".join(str(error).split()))
     return text if len(text) > 3 and " " in text else f"{type(error).__name__} {text}".strip()
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import sys
 import time
 import traceback
@@ -12,8 +13,21 @@ STOPPED = 85  # exit code, as HTCondor's examples have it; else 0 done, 1 error
 ENDED = "SRGAN_DIST_ENDED"  # variable of launch/ranks.py: the folder where ranks leave files named 0 or 85
 
 
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:/+)([^\s'\"]+)")
+# A user and a password, which may hold a slash; not the port of a host
+_USER = re.compile(r"^(?:[^/?#@]*:(?!\d*(?:/|$))\S*|[^/?#]*)@")
+
+
+def masked(text):
+    """Return text without the secrets that URLs in it may hold: user information, queries and fragments."""
+    return _URL.sub(lambda url: url[1] + re.sub(r"([?#]).+", r"\1***", _USER.sub("***@", url[2])), text)
+
+
 class UserError(ValueError):
     """A fault of input, settings or files; the message names it and the way out. Others are bugs."""
+
+    def __init__(self, *words):
+        super().__init__(*[masked(word) if isinstance(word, str) else word for word in words])
 
 
 class TrainingStopped(Exception):
@@ -63,7 +77,7 @@ def report(error):
     if isinstance(error, KeyboardInterrupt):
         words, code = f"{rank}interrupted", 130
     elif isinstance(error, (UserError, OSError)):
-        words = f"error: {rank}{str(error) or type(error).__name__}"
+        words = f"error: {rank}{masked(str(error)) or type(error).__name__}"
     else:
         words = f"{rank}{''.join(traceback.format_exception(error))}"
     print(words, file=sys.stderr, flush=True)

@@ -4,7 +4,7 @@ import sys
 import pytest
 from conftest import REPOSITORY
 
-from srgan_dist.utils.errors import UserError, cli_errors
+from srgan_dist.utils.errors import UserError, cli_errors, masked
 
 
 @pytest.fixture(autouse=True)
@@ -111,3 +111,20 @@ def test_names_that_are_no_text_are_printed():
 
 def test_a_process_without_stdout_can_end():
     assert ended("sys.stdout = None") == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    "text, shown",
+    [
+        ("INPUT=https://u:pw@h/x is a URL", "INPUT=https://***@h/x is a URL"),
+        ("'https:/u:p/w@h/x'", "'https:/***@h/x'"),
+        ("https://a@b:pw@h:80/x?sig=1", "https://***@h:80/x?***"),
+        ("s3://bucket/a.tar?versionId=1 and s3://k@b/x", "s3://bucket/a.tar?*** and s3://***@b/x"),
+        ("https://h:8080/set@2/x#part", "https://h:8080/set@2/x#***"),
+        ("https://host/folder, without ?, # and ::", "https://host/folder, without ?, # and ::"),
+        ("scans/a@b:c?d#e.png", "scans/a@b:c?d#e.png"),
+    ],
+)
+def test_no_message_shows_the_secrets_of_a_url(capsys, text, shown):
+    assert masked(text) == str(UserError(text)) == shown
+    assert report(OSError(text), capsys) == (1, f"error: {shown}\n")
