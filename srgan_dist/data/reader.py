@@ -41,7 +41,17 @@ class Reader:
         self.views = lru_cache(2**16)(lambda i: views()(i))  # some 500 bytes each
 
     def image(self, i):
-        """Return sample i whole, numpy of the set's dtype: lr [H, W] or [D, H, W], hr s times that size."""
+        """Return sample i whole, numpy of the set's dtype: lr [H, W] or [D, H, W], hr s times that size.
+
+        Raises UserError where its pixels are not those that were packed.
+        """
+        images = self.unchecked_image(i)
+        if found := self._corruption(i, images):
+            raise UserError(f"{found.text}; copy the shard again or build the set again")
+        return images
+
+    def unchecked_image(self, i):
+        """Return sample i as `image` does, whatever its pixels are."""
         self._turn_to(i)
         return tuple(view.copy() for view in self.views(i))
 
@@ -54,17 +64,19 @@ class Reader:
 
     def corruption(self, i):
         """Compare the pixels of sample i with the index; returns CorruptSample, or None."""
-        row = self._turn_to(i)
-        shard = self.split.shards[row["shard"]]
-        way_out = f"; delete its copy {shard.copy}" if self.split.is_cached and shard.copy else ""
-        for side, pixels in zip(("lr", "hr"), self.views(i), strict=True):
+        self._turn_to(i)
+        return self._corruption(i, self.views(i))
+
+    def _corruption(self, i, images):
+        row = self.split.rows[i]
+        for side, pixels in zip(("lr", "hr"), images, strict=True):
             if zlib.crc32(pixels) != row[f"{side}_crc32"]:
                 offset = self.split.stored[i][f"{side}_offset"]
                 return CorruptSample(
                     i,
                     f"{side}_crc32",
-                    f"{shard}: {self.split.key(i)} has other {side.upper()} pixels at offset {offset}"
-                    f" than were packed (crc32 differs){way_out}",
+                    f"{self.split.shards[row['shard']]}: {self.split.key(i)} has other {side.upper()} pixels"
+                    f" at offset {offset} than were packed (crc32 differs)",
                 )
         return None
 
@@ -139,6 +151,7 @@ class Reader:
         if shard not in self.maps:
             path = self.split.shards[shard]
             with opened(path, self.stop) as file:
+                self.split.check_unchanged(shard, file)
                 if os.fstat(file.fileno()).st_size == 0:  # cannot be mapped
                     raise UserError(f"{path} is empty; copy it again or build the set again")
                 self.maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -9,9 +9,10 @@ places, also at URLs.
 """
 
 import hashlib
+import io
 import json
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,12 @@ import numpy as np
 
 from srgan_dist.data.index import load_index
 from srgan_dist.data.manifest import IndexedManifest, Manifest, parse_manifest
-from srgan_dist.storage.cache import Cache
+from srgan_dist.storage.cache import Cache, opened
 from srgan_dist.storage.decoded import DecodedShard, decoded_rows
 from srgan_dist.storage.encoding import decode
-from srgan_dist.storage.remote import Remote, RemoteFile, is_url
+from srgan_dist.storage.remote import MANIFEST_BYTES, Remote, RemoteFile, is_url
 from srgan_dist.utils.errors import UserError
+from srgan_dist.utils.files import read_regular, sha256_of_open, version_of
 
 FETCHERS = 4  # shards that are fetched, or decoded, at a time
 
@@ -84,7 +86,7 @@ class Folder:
 
     def manifest(self):
         """Return the bytes of manifest.json; raises FileNotFoundError where there is none."""
-        return (self.path / "manifest.json").read_bytes()
+        return read_regular(self.path / "manifest.json", MANIFEST_BYTES)
 
     def file(self, entry):
         """Return the path of a file of the set, given its FileEntry; a RemoteFile where it is at a URL."""
@@ -110,6 +112,8 @@ def _check_size(path, size):
         raise UserError(
             f"{path} is missing although the manifest lists it; copy it again or build the set again"
         ) from None
+    except OSError as error:  # e.g. links in a circle
+        raise UserError(f"{path} cannot be read ({error.strerror}); copy it again") from None
     if not stat.S_ISREG(status.st_mode):
         raise UserError(f"{path} is no regular file; copy it again or build the set again")
     if status.st_size != size:
@@ -175,18 +179,13 @@ class PackedSet:
             return None
         self.place.check_files([entry.index, *(entry.shards if check_sizes else ())])
         table = self.place.file(entry.index)
-        with table.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != entry.index.sha256:
-                way_out = (
-                    "build the set again"
-                    if isinstance(table, Path)
-                    else f"delete its copy {table.copy}, which has been damaged"
-                )
-                raise UserError(
-                    f"{table} is not the index that the manifest names (sha256 differs); {way_out}"
-                )
-            file.seek(0)
-            rows = load_index(table, file, self.manifest, entry)
+        with opened(table) as file:
+            content = file.read(entry.index.bytes)
+        if hashlib.sha256(content).hexdigest() != entry.index.sha256:
+            raise UserError(
+                f"{table} is not the index that the manifest names (sha256 differs); build the set again"
+            )
+        rows = load_index(table, io.BytesIO(content), self.manifest, entry)
         return Split(self, name, rows, rows, [self.place.file(shard) for shard in entry.shards])
 
 
@@ -199,6 +198,7 @@ class Split:
     rows: np.ndarray  # of index_dtype(ndim), with the offsets in the files that `shards` open
     stored: np.ndarray  # the same with the offsets in the tars
     shards: list  # paths, or RemoteFiles or DecodedShards, which have `open`; in the order of rows["shard"]
+    versions: dict = field(default_factory=dict)  # of the shards that were opened, by their numbers
 
     def __len__(self):
         return len(self.rows)
@@ -238,6 +238,20 @@ class Split:
         """The largest number of bytes in the cache of tars that are fetched only to be decoded."""
         fetched = [shard.transient_cache_bytes for shard in self.shards if isinstance(shard, DecodedShard)]
         return sum(sorted(fetched)[-FETCHERS:])
+
+    def check_unchanged(self, number, file):
+        """Raise UserError where an open shard is another file than when it was first opened, and checked, or
+        was rewritten, and is not the one that was packed. Copies in a cache are compared there.
+        """
+        version = version_of(file)
+        if not self.is_cached and self.versions.setdefault(number, version) != version:
+            entry = self.set.manifest.splits[self.name].shards[number]
+            if sha256_of_open(file) != entry.sha256:
+                raise UserError(
+                    f"{self.shards[number]} was changed while it was in use, and is not the shard that the"
+                    " manifest names any more; copy it again or build the set again, then start again"
+                )
+            self.versions[number] = version
 
     def record(self, i, content):
         """Return the record of sample i, given the bytes of its JSON member.

@@ -72,7 +72,7 @@ def trained_ranges(splits, corrupt):
             if len(images) < IMAGES:
                 images.append(i)
         for rock, images in sorted(chosen.items()):
-            limits = robust_range(np.concatenate([reader.image(i)[0].ravel() for i in images]))
+            limits = robust_range(np.concatenate([reader.unchecked_image(i)[0].ravel() for i in images]))
             if limits:
                 low, high = (limit / reader.peak for limit in limits)
                 found.append({"rock": rock, "low": low, "high": high})

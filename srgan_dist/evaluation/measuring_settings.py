@@ -155,7 +155,7 @@ def _train_histograms(packed, rocks, air, rank, world_size, most):
     reader, found = Reader(split), []
     for rock, images in chosen.items():
         for i in images[rank::world_size]:
-            hr = reader.image(i)[1] / reader.peak
+            hr = reader.unchecked_image(i)[1] / reader.peak
             found.append((rock, histogram(hr[inside(hr, air.get(rock))])))
     totals = {}
     for rock, counts in gather_lists(found):

@@ -25,7 +25,8 @@ from srgan_dist.models import build_generator
 from srgan_dist.models.layers import CHANNELS_LAST
 from srgan_dist.runtime.process_group import gather_lists
 from srgan_dist.storage.cache import cache_at
-from srgan_dist.utils.files import atomic_write
+from srgan_dist.utils.errors import UserError
+from srgan_dist.utils.files import atomic_write, read_regular
 
 PROTOCOL = 2  # version of the metrics and of bicubic; a change of either makes cached scores invalid
 DB_PER_NAT = 10 / math.log(10)
@@ -46,7 +47,7 @@ class Validator:
         layout = CHANNELS_LAST[config.generator.ndim]
         self.generator = generator.to(accelerator.device, memory_format=layout).eval()
         self.thresholds, self.psnr = {}, {}  # by set; of the last validation, by split, image and method
-        self.bicubic_rows, self.cache_folder = {}, cache_at(config.data.cache).folder
+        self.bicubic_rows, self.cache = {}, cache_at(config.data.cache)
         self.seconds_per_pixel = None  # of the last validation, over all ranks
 
     def validate(self, generator, names):
@@ -129,7 +130,7 @@ class Validator:
         later runs.
         """
         if split.name not in self.bicubic_rows:
-            cache = BicubicScoreCache(split, self.cache_folder, self.accelerator.device)
+            cache = BicubicScoreCache(split, self.cache, self.accelerator.device)
             (rows,) = gather_lists([cache.read()] if self.accelerator.is_main_process else [])
             if rows is None:
                 rows = self._score(split, methods_of({}, split.scale, self.accelerator.device, split.ndim))
@@ -141,18 +142,22 @@ class Validator:
 
 class BicubicScoreCache:
     """The scores of bicubic on a split, in a file whose name is a hash of everything that determines them. A
-    file that cannot be read, or that does not fit the split, counts as missing.
+    file that cannot be read, of somebody else, or that does not fit the split, counts as missing.
     """
 
-    def __init__(self, split, folder, device):
-        self.split = split
+    def __init__(self, split, cache, device):
+        self.split, self.cache = split, cache
         key = [PROTOCOL, split.set.sha256, split.name, device.type, torch.__version__]
-        self.path = folder / "bicubic" / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()}.json"
+        self.name = f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()}.json"
+
+    @property
+    def path(self):
+        return self.cache.folder / "bicubic" / self.name
 
     def read(self):
         """Return the rows as `score_split` does, or None."""
         try:
-            digest, _, text = self.path.read_bytes().partition(b"\n")
+            digest, _, text = read_regular(self.path, 2**30, own=True).partition(b"\n")
             if digest.decode() != hashlib.sha256(text).hexdigest():
                 return None
             rows = json.loads(text)
@@ -171,7 +176,7 @@ class BicubicScoreCache:
         )
 
     def write(self, rows):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, UserError):  # also without a home folder
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_write(self.path) as unfinished:
                 text = json.dumps(rows)

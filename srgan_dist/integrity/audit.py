@@ -1,6 +1,5 @@
 """Whether every byte of a packed set is still as it was written."""
 
-import hashlib
 import json
 import zlib
 from collections import Counter
@@ -14,7 +13,9 @@ from srgan_dist.data.member_image import decode_member
 from srgan_dist.data.sample import members
 from srgan_dist.data.split import Folder
 from srgan_dist.integrity.tar_structure import structure_problems
+from srgan_dist.storage.cache import opened
 from srgan_dist.storage.encoding import EncodingError, image_shape
+from srgan_dist.utils.files import sha256_of_open
 
 
 def verify(packed, progress=iter):
@@ -48,8 +49,8 @@ def verify(packed, progress=iter):
 
 
 def _sha256_of(shard):
-    with shard.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with opened(shard) as file:
+        return sha256_of_open(file)
 
 
 def _set_problems(packed, splits):
@@ -81,7 +82,7 @@ def _set_problems(packed, splits):
 
 def _stream_problems(split, number):
     rows, path = split.rows[split.rows["shard"] == number], split.shards[number]
-    with path.open("rb") as stream:  # not by WebDataset, for which a path with # or ? is a URL
+    with opened(path) as stream:  # not by WebDataset, for which a path with # or ? is a URL
         samples = group_by_keys(tar_file_expander([{"url": str(path), "stream": stream}]))
         try:
             yield from filter(
@@ -93,7 +94,7 @@ def _stream_problems(split, number):
 
 def _offset_problems(split, number):
     """Yield the problems of the pixels of a shard at the offsets of the index."""
-    with split.shards[number].open("rb") as file:
+    with opened(split.shards[number]) as file:
         for i in np.flatnonzero(split.rows["shard"] == number):
             row = split.rows[i]
             hr, lr = (_image_at(file, row, side, split) for side in ("hr", "lr"))

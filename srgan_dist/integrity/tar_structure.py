@@ -6,6 +6,7 @@ import tarfile
 import numpy as np
 
 from srgan_dist.data.sample import BLOCK, members, padded
+from srgan_dist.storage.cache import opened
 
 KINDS = {  # of tar members, by their type; a shard has files only
     tarfile.REGTYPE: "the file",
@@ -26,7 +27,7 @@ def structure_problems(split, number):
     """
     rows, position = np.flatnonzero(split.rows["shard"] == number), 0
     with (
-        split.shards[number].open("rb") as file,
+        opened(split.shards[number]) as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
     ):
         for i, member in _members(split, rows.tolist()):

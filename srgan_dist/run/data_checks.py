@@ -81,7 +81,9 @@ def _check_leaks(train, eval_splits):
             equal = [
                 (i, j)
                 for i, j in candidates
-                if np.array_equal(Reader(held_out).image(i)[1], Reader(trained).image(j)[1])
+                if np.array_equal(
+                    Reader(held_out).unchecked_image(i)[1], Reader(trained).unchecked_image(j)[1]
+                )
             ]
             if equal:
                 raise ConfigError(

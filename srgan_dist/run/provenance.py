@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 import srgan_dist
+from srgan_dist.storage.cache import opened
 
 
 def provenance_of(device, train):
@@ -86,7 +87,7 @@ def _record(split, i):
     if not isinstance(shard, Path):
         return {}
     try:
-        with shard.open("rb") as file:
+        with opened(shard) as file:
             file.seek(int(row["record_offset"]))
             record = json.loads(file.read(int(row["record_bytes"])))
     except (OSError, ValueError):

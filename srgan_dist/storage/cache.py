@@ -8,24 +8,33 @@ recently used copies are evicted.
 
 An open copy is never evicted: every process that opens one holds a shared lock on it for as long as the file,
 or a memory map of it, is open.
+
+Others may write to the folder: no link in it is followed, nothing is written to a file of somebody else, and
+each process compares the content of a copy when it first opens it, and again where the file has changed.
 """
 
 import contextlib
+import logging
 import os
 import random
 import re
 import shutil
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from srgan_dist.utils import locks
 from srgan_dist.utils.errors import UserError
+from srgan_dist.utils.files import open_regular, read_regular, sha256_of_open, version_of
+
+log = logging.getLogger(__name__)
 
 GIB = 2**30
 DEFAULT_GIB = 50
 _FILE_NAME = re.compile(r"(?P<name>[0-9a-f]{64}[a-z]*)(?P<part>\.part)?")
+_verified = {}  # path of a copy -> version of the file whose content this process has compared
+_warned = set()  # folders that others may write to
 
 
 class Cancelled(Exception):
@@ -33,40 +42,57 @@ class Cancelled(Exception):
 
 
 def default_folder():
-    """Return the folder for copies in the user's own cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "srgan_dist"
+    """Return the folder for copies in the user's own cache folder; raises UserError where there is none."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "srgan_dist"
+    except RuntimeError:
+        raise UserError(
+            "there is no folder for copies, for this user has no home folder; give one by data.cache or"
+            " --cache, or set XDG_CACHE_HOME"
+        ) from None
 
 
 def opened(shard, stop=None):
     """Open a shard for reading: a local file, or the cached copy of a remote one, which `stop` cancels."""
-    return shard.open("rb") if isinstance(shard, Path) else shard.open(stop=stop)
+    return open_regular(shard) if isinstance(shard, Path) else shard.open(stop=stop)
 
 
 def cache_at(folder=None, gib=DEFAULT_GIB):
     """Return a Cache of at most `gib` GiB in a folder, by default in the user's cache folder."""
-    return Cache(Path(os.path.expanduser(folder)) if folder else default_folder(), int(gib * GIB))
+    return Cache(Path(os.path.expanduser(folder)) if folder else None, int(gib * GIB))
 
 
 @dataclass(frozen=True)
 class Cache:
-    """Copies in `folder` that together take at most `limit` bytes."""
+    """Copies in a folder that together take at most `limit` bytes."""
 
-    folder: Path = field(default_factory=default_folder)
+    chosen: Path | None = None  # None: the user's own, which is looked for when a copy is
     limit: int = DEFAULT_GIB * GIB
     room_seconds: float = 600  # to wait until others close copies that they use
 
-    def open(self, name, size, make, stop=None):
+    @property
+    def folder(self):
+        return self.chosen or default_folder()
+
+    def open(self, name, size, make, stop=None, is_intact=None):
         """Return the copy `name` of `size` bytes as an open binary file; while it is open it is not evicted.
 
         make(part, stop): called where there is no copy, in one process at a time; completes the file `part`,
         which may hold a beginning, to `size` verified bytes. stop: an Event that ends waiting and making with
-        Cancelled.
+        Cancelled. is_intact(file): compares the content of an open copy; None: its sha256 is `name`.
         Raises UserError when the folder cannot be written to or has no room.
         """
         stop, path = stop or threading.Event(), self.folder / name
+        is_intact = is_intact or (lambda file: sha256_of_open(file) == name)
+        _warn_if_shared(self.folder)
         while True:
             if (file := self._opened(path, size)) is not None:
-                return file
+                if self._is_verified(path, file, is_intact):
+                    return file
+                file.close()
+                log.warning("%s was changed after it was made, and is made again (data.cache)", path)
+                with self._name_write_errors(size):
+                    path.unlink(missing_ok=True)
             with self._name_write_errors(size):
                 self.folder.mkdir(parents=True, exist_ok=True)
                 with locks.blocking_lock(path.with_name(f"{name}.lock"), stop) as lock:
@@ -80,10 +106,20 @@ class Cache:
         # Unlike Path.exists also False in a folder that may not be searched
         return os.path.exists(self.folder / name)
 
+    def _is_verified(self, path, file, is_intact):
+        """Return whether an open copy has its content: compared once, and again where it has changed."""
+        version = version_of(file)
+        if _verified.get(path) != version:
+            if not is_intact(file) or version_of(file) != version:
+                return False
+            file.seek(0)
+            _verified[path] = version
+        return True
+
     def _opened(self, path, size):
         """Return a copy open and in use, or None; one of another size is removed."""
         try:
-            file = open(path, "rb")
+            file = open_regular(path, follow=False)  # another user's copy is as good, once compared
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -98,16 +134,17 @@ class Cache:
             file.close()
             return None
         with contextlib.suppress(OSError):  # a read-only cache evicts nothing either
-            os.utime(path)
+            os.utime(path, ns=(time.time_ns(), os.fstat(file.fileno()).st_mtime_ns))  # of access alone
         return file
 
     def _make(self, path, size, make, lock, stop):
         part = path.with_name(f"{path.name}.part")
         self._wait_for_room(part, size, lock, stop)
         make(part, stop)
-        with open(part, "rb") as file:
+        with open_regular(part, own=True) as file:
             os.fsync(file.fileno())
             assert os.fstat(file.fileno()).st_size == size, "make() verifies the copy"
+            _verified[path] = version_of(file)
         with locks.blocking_lock(self.folder / "room.lock"):  # or a listing might find neither name
             os.replace(part, path)
 
@@ -166,7 +203,7 @@ class Cache:
                 )
             os.truncate(lock.fileno(), 0)
             os.pwrite(lock.fileno(), str(size).encode(), 0)
-            part.touch()
+            open_regular(part, "ab", own=True).close()
             return True
 
     def _list_files(self, own_part):
@@ -177,15 +214,31 @@ class Cache:
             if not match or entry.name == own_part.name:
                 continue
             with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-                status = entry.stat()
+                status = entry.stat(follow_symlinks=False)
                 reserved = _reserved_bytes(self.folder / f"{match['name']}.lock") if match["part"] else 0
-                found.append((Path(entry.path), status.st_mtime, max(status.st_size, reserved)))
+                used = max(status.st_atime, status.st_mtime)
+                found.append((Path(entry.path), used, max(status.st_size, reserved)))
         return sorted(found, key=lambda file: file[1])
+
+
+def _warn_if_shared(folder):
+    """Warn, once, of a folder that other users may write to."""
+    if not (hasattr(os, "getegid") and os.path.exists(folder)):
+        return
+    status = folder.stat()
+    by_others = status.st_mode & 0o002 or status.st_mode & 0o020 and status.st_gid != os.getegid()
+    if by_others and folder not in _warned:
+        _warned.add(folder)
+        log.warning(
+            "data.cache=%s: other users may write to this folder. Copies are compared when they are opened,"
+            " but whoever changes them later decides what is trained on; chmod go-w, or give another folder",
+            folder,
+        )
 
 
 def _reserved_bytes(lock):
     try:
-        return int(lock.read_bytes() or 0)
+        return int(read_regular(lock, 100) or 0)
     except (OSError, ValueError):
         return 0
 
@@ -197,7 +250,8 @@ def _evict(path):
             if lock:
                 path.unlink(missing_ok=True)
             return lock is not None
-    with contextlib.suppress(OSError), open(path, "rb") as file:  # read-only, or open under Windows
+    # Suppressed are a read-only folder, and a file that is open under Windows
+    with contextlib.suppress(OSError), open_regular(path, follow=False) as file:
         if locks.exclusive_lock(file):
             path.unlink()
             return True

@@ -18,7 +18,7 @@ from srgan_dist.storage.cache import Cache, Cancelled, opened
 from srgan_dist.storage.encoding import EncodingError, image_shape
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.executors import usable_cores
-from srgan_dist.utils.files import sha256_of
+from srgan_dist.utils.files import open_regular, sha256_of
 
 SIDES = ("hr", "lr")
 
@@ -62,11 +62,6 @@ class DecodedShard:
         return str(self.shard)
 
     @property
-    def copy(self):
-        """The path of the decoded copy, if it is one of an intact tar of a remote set; else None."""
-        return None if isinstance(self.shard, Path) else self.cache.folder / self._copy_name(self.sha256)
-
-    @property
     def cached_bytes(self):
         """The number of bytes that the copy takes in the cache."""
         return int(sum(self.rows[part].sum() for part in ("hr_bytes", "lr_bytes", "record_bytes")))
@@ -94,7 +89,7 @@ class DecodedShard:
                     f" differs{self._first_damage()}); copy it again or build the set again"
                 )
             name = found  # never taken for the intact one
-        return self.cache.open(self._copy_name(name), self.cached_bytes, self._make, stop)
+        return self.cache.open(self._copy_name(name), self.cached_bytes, self._make, stop, self._is_intact)
 
     def _copy_name(self, sha256):
         """Return the name of the decoded copy of a tar of this sha256."""
@@ -102,8 +97,17 @@ class DecodedShard:
             sha256 = hashlib.sha256(sha256.encode() + self.stored.tobytes()).hexdigest()
         return f"{sha256}pixels"
 
+    def _is_intact(self, copy):
+        """Return whether the pixels of a copy are those that were packed, or blank ones may be among them."""
+        return self.blank_corrupt_images or all(
+            zlib.crc32(copy.read(int(row[f"{side}_bytes"]))) == row[f"{side}_crc32"]
+            for row in self.rows
+            for side in SIDES
+        )
+
     def _make(self, part, stop):
-        with opened(self.shard, stop) as tar, open(part, "wb") as copy:
+        with opened(self.shard, stop) as tar, open_regular(part, "r+b", own=True) as copy:
+            copy.truncate()  # what a process that was killed has left
             with ThreadPoolExecutor(usable_cores()) as pool:  # Pillow decodes without the lock of Python
                 for pixels in pool.map(
                     lambda image: self._pixels(tar.fileno(), *image, stop), self._images()
@@ -133,7 +137,7 @@ class DecodedShard:
 
     def _first_damage(self):
         """Describe the first image of a damaged tar that cannot be decoded or has other pixels."""
-        with open(self.shard, "rb") as tar:
+        with opened(self.shard) as tar:
             for row, side in self._images():
                 try:
                     if zlib.crc32(self._decode(tar.fileno(), row, side)) != row[f"{side}_crc32"]:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from srgan_dist.storage.cache import Cache, Cancelled
 from srgan_dist.utils.errors import UserError, masked
-from srgan_dist.utils.files import sha256_of
+from srgan_dist.utils.files import open_regular, sha256_of
 
 MANIFEST_BYTES = 2**26  # the largest manifest that is read: about a million shards
 CONNECTIONS = 8  # that ask for the sizes of files
@@ -135,7 +135,7 @@ class Remote:
         self._complete(FileOfSize(name, size), path, None)
 
     def _complete(self, entry, part, stop):
-        with open(part, "ab") as file:
+        with open_regular(part, "ab", own=True) as file:
             while (start := file.tell()) < entry.bytes:
                 file.write(self._retried(entry.file, partial(self._piece, entry, start, stop), stop))
                 file.flush()
@@ -211,11 +211,6 @@ class RemoteFile:
     def cached_bytes(self):
         """Bytes that the copy takes in the cache."""
         return self.entry.bytes
-
-    @property
-    def copy(self):
-        """Path of the copy in the cache, which need not exist yet."""
-        return self.remote.cache.folder / self.entry.sha256
 
     def open(self, mode="rb", stop=None):
         """Return the verified copy as an open file, fetched if need be; `stop` cancels that."""

@@ -1,13 +1,70 @@
-"""Files that appear under their name complete or not at all, and their fingerprints."""
+"""Files that appear under their name complete or not at all, that are opened only if they are regular, and
+their fingerprints.
+"""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import secrets
+import stat
 from pathlib import Path
 
 from srgan_dist.utils.errors import UserError
+
+TEXT_BYTES = 2**24  # the largest config, record or settings that is read
+
+
+class UnusableFile(UserError, OSError):
+    """A file that is no regular one, too large, or of somebody else; the message names it."""
+
+
+def open_regular(path, mode="rb", follow=True, own=False):
+    """Open a file that others may have put there; raises UnusableFile for a device, pipe or socket, of which
+    reading might never end.
+
+    follow: whether it may be a link. own: it is written to, or trusted, in a folder that others may write to:
+    it must be no link, have no other name, and belong to the user.
+    """
+    no_link = 0 if follow and not own else getattr(os, "O_NOFOLLOW", 0)
+    flags = getattr(os, "O_NONBLOCK", 0) | no_link
+    try:
+        file = open(path, mode, opener=lambda name, given: os.open(name, given | flags, 0o666))
+    except OSError as error:
+        if error.errno not in _PROBLEMS:
+            raise
+        raise UnusableFile(f"{path} {_PROBLEMS[error.errno]}; {_WAY_OUT}") from None
+    status, problem = os.fstat(file.fileno()), None
+    if not stat.S_ISREG(status.st_mode):
+        problem = "is no regular file"
+    elif own and status.st_nlink > 1:
+        problem = "has another name (a hard link)"
+    elif own and hasattr(os, "geteuid") and status.st_uid != os.geteuid():
+        problem = f"belongs to another user (uid {status.st_uid})"
+    if problem:
+        file.close()
+        raise UnusableFile(f"{path} {problem}; {_WAY_OUT}")
+    return file
+
+
+_PROBLEMS = {errno.ELOOP: "is a link that is not followed", errno.ENXIO: "is no regular file"}
+_WAY_OUT = "delete it, or put a plain file of your own there"
+
+
+def read_regular(path, most=TEXT_BYTES, own=False):
+    """Return the bytes of a file of at most `most` bytes, opened by `open_regular`; UnusableFile for more."""
+    with open_regular(path, own=own) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise UnusableFile(f"{path} has more than {most:,} bytes, the most that is read of such a file")
+    return content
+
+
+def version_of(file):
+    """Return what changes where an open file is replaced or rewritten: its inode, size, time of change."""
+    status = os.fstat(file.fileno())
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 @contextlib.contextmanager
@@ -63,13 +120,19 @@ def sync(path):
 
 def sha256_of(path):
     """Return the sha256 of a file in hex; of a folder that of the names and sha256 of the files below it."""
-    digest, piece = hashlib.sha256(), bytearray(2**23)
+    digest = hashlib.sha256()
     if Path(path).is_dir():
         for file in sorted(file for file in Path(path).rglob("*") if file.is_file()):
             digest.update(f"{file.relative_to(path)}\0{sha256_of(file)}\0".encode())
         return digest.hexdigest()
-    with open(path, "rb", buffering=0) as file:
-        # In large pieces: beside a busy thread each costs a wait for Python's lock
-        while size := file.readinto(piece):
-            digest.update(memoryview(piece)[:size])
+    with open_regular(path) as file:
+        return sha256_of_open(file)
+
+
+def sha256_of_open(file):
+    """Return the sha256 of an open binary file in hex, from where it is to its end."""
+    digest, piece = hashlib.sha256(), bytearray(2**23)
+    # In large pieces: beside a busy thread each costs a wait for Python's lock
+    while size := file.readinto(piece):
+        digest.update(memoryview(piece)[:size])
     return digest.hexdigest()

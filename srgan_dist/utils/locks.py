@@ -9,6 +9,7 @@ import os
 import time
 
 from srgan_dist.utils.errors import UserError
+from srgan_dist.utils.files import open_regular
 
 try:
     import fcntl
@@ -24,16 +25,15 @@ def file_lock(path, message, file_is_lock=False):
     system has no locks (Windows, some network file systems), a file that exists counts as held, even if its
     process was killed; otherwise nothing is held there.
     """
+    is_new = not os.path.lexists(path)
     try:
-        descriptor, is_new = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), True
-    except FileExistsError:
-        descriptor, is_new = os.open(path, os.O_RDWR), False
-    try:
-        if not _flock(descriptor, without_locks=is_new or not file_is_lock) or not has_path(descriptor, path):
+        lock = open_regular(path, "x+b" if is_new else "r+b", follow=False)
+    except FileExistsError:  # made meanwhile
+        raise UserError(message) from None
+    with lock:
+        if not _flock(lock.fileno(), is_new or not file_is_lock) or not has_path(lock.fileno(), path):
             raise UserError(message)
         yield
-    finally:
-        os.close(descriptor)
 
 
 def output_lock(path, out):
@@ -46,9 +46,10 @@ def output_lock(path, out):
 def try_lock(path):
     """Hold the lock file `path` while the block runs; yields the open file, or None if it is held already.
 
-    The file is removed with the lock. Where the system has no locks, every process gets it.
+    The file is removed with the lock. Where the system has no locks, every process gets it. Raises
+    UnusableFile for a link and for a file of somebody else, to which nothing is written.
     """
-    with open(path, "a+b") as lock:
+    with open_regular(path, "a+b", own=True) as lock:
         if not _flock(lock.fileno(), without_locks=True) or not has_path(lock.fileno(), path):
             yield None
             return

@@ -1,7 +1,12 @@
+import os
+import shutil
+import socket
+
 import numpy as np
 import pytest
 from packed_sets import edit_manifest
 
+from srgan_dist.data.reader import Reader
 from srgan_dist.data.split import open_split
 from srgan_dist.utils.errors import UserError
 
@@ -46,4 +51,50 @@ def test_an_index_that_is_not_the_manifests(copy):
     rows["hr_offset"][0] += 512
     np.save(copy / "train.index.npy", rows)
     with pytest.raises(UserError, match="train.index.npy is not the index that the manifest names"):
+        open_split(copy, "train")
+
+
+def test_a_shard_that_is_replaced_while_it_is_in_use_is_named(copy):
+    split = open_split(copy, "train")
+    image = Reader(split).image(0)[1]
+    shard = split.shards[split.rows[0]["shard"]]
+    shutil.copy(shard, copy / "same")
+    os.replace(copy / "same", shard)  # by the same content
+    assert np.array_equal(Reader(split).image(0)[1], image)
+    shard.write_bytes(bytes(shard.stat().st_size))
+    with pytest.raises(UserError, match=f"{shard} was changed while it was in use"):
+        Reader(split).image(0)
+
+
+def test_pixels_that_are_scored_are_those_that_were_packed(copy):
+    split = open_split(copy, "valid")
+    shard = split.shards[0]
+    shard.write_bytes(bytes(shard.stat().st_size))
+    with pytest.raises(
+        UserError, match=r"valid-000000.tar: \w+ has other LR pixels at offset \d+ .*crc32 differs"
+    ):
+        Reader(split).image(0)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "train.index.npy", "train-000000.tar"])
+@pytest.mark.parametrize("kind", ["zero", "pipe", "socket", "loop"])
+def test_what_is_no_file_is_refused_before_it_is_read(copy, name, kind, monkeypatch):
+    (copy / name).unlink()
+    monkeypatch.chdir(copy)  # the address of a socket is short
+    if kind == "zero":
+        os.symlink("/dev/zero", name)
+    elif kind == "pipe":
+        os.mkfifo(name)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(name)
+    else:
+        os.symlink(name, name)
+    with pytest.raises(UserError, match=f"{name} .*(no regular file|Too many levels|is a link)"):
+        open_split(copy, "train")
+
+
+def test_a_manifest_of_any_size_takes_bounded_memory(copy):
+    os.truncate(copy / "manifest.json", 2**40)
+    with pytest.raises(UserError, match="manifest.json has more than 67,108,864 bytes"):
         open_split(copy, "train")

@@ -166,5 +166,5 @@ def test_a_shard_that_is_cut_between_two_validations_is_named(copy):
     split = open_split(copy, "valid")
     score_split(split, methods_of({}, 4, CPU), 0, 1, CPU)
     os.truncate(split.shards[0], 2000)
-    with pytest.raises(UserError, match="valid-000000.tar ends at 2000 bytes, before the pixels of "):
+    with pytest.raises(UserError, match="valid-000000.tar was changed while it was in use"):
         score_split(split, methods_of({}, 4, CPU), 0, 1, CPU)

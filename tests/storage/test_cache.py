@@ -261,5 +261,5 @@ def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
 
 def test_the_folder_is_the_users_own_unless_given(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_at() == Cache(tmp_path / "srgan_dist", 50 * 2**30)
+    assert (cache_at().folder, cache_at().limit) == (tmp_path / "srgan_dist", 50 * 2**30)
     assert cache_at("~/copies", 0.5).folder == Path.home() / "copies" and cache_at("x", 0.5).limit == 2**29
