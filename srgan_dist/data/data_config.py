@@ -24,6 +24,43 @@ class TrainSet(Settings):
     )
 
 
+def _listed(shards):
+    return [shards] if isinstance(shards, str) else shards
+
+
+Shards = Annotated[list[Path], BeforeValidator(_listed), Field(min_length=1)]
+
+
+class StreamConfig(Settings):
+    """Shards of other people's WebDatasets that are streamed, and what is in them."""
+
+    train: Shards = Field(
+        description="shards, or one: paths below data.path or anywhere, globs, brace expressions, URLs"
+    )
+    valid: Shards | None = Field(None, description="the same; streamed once, into a local copy")
+    test: Shards | None = Field(None, description="the same")
+    hr: str | None = Field(None, min_length=1, max_length=200, description="field of HR; null: the only hr.*")
+    lr: str | None = Field(None, min_length=1, max_length=200, description="field of LR; null: the only lr.*")
+    rock: str | None = Field(None, description="one rock of all samples; null: rock_field names it")
+    rock_field: str | None = Field(None, description="entry of the samples' JSON that names their rock")
+    record: str = Field("json", min_length=1, max_length=200, description="field of that JSON")
+    workers: int = Field(
+        2, ge=1, le=64, description="streams of each rank, a thread each; over all ranks at most one a shard"
+    )
+    buffer: int = Field(
+        1000,
+        ge=1,
+        le=2**20,
+        description="samples that each stream shuffles together, kept as they are stored",
+    )
+
+    @model_validator(mode="after")
+    def _check_rock(self):
+        if (self.rock is None) == (self.rock_field is None):
+            raise ValueError("give either rock, of all samples, or rock_field, an entry of their JSON")
+        return self
+
+
 class DataConfig(Settings):
     """What is trained on, and how it is cut."""
 
@@ -81,6 +118,12 @@ class DataConfig(Settings):
         description="shuffle blocks of this many shards, one block after the other; null: all samples,"
         " or as many shards as cache_gib has room for where it is less than the set",
     )
+    reader: Literal["indexed", "webdataset"] = Field(
+        "indexed",
+        description="indexed: any crop of a packed or indexed set, in an order that is exact; webdataset: the"
+        " shards of stream as they come, for those that cannot be indexed",
+    )
+    stream: StreamConfig | None = Field(None, description="of reader: webdataset")
 
     @model_validator(mode="after")
     def _check_verify(self):
@@ -89,6 +132,18 @@ class DataConfig(Settings):
                 f"max_bad_samples={self.max_bad_samples} needs verify=full, not {self.verify}: only that"
                 f" finds them"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_reader(self):
+        if (self.reader == "webdataset") != (self.stream is not None):
+            raise ValueError(
+                f"reader={self.reader} and stream={'null' if self.stream is None else 'a table'} do not fit;"
+                " reader=webdataset streams the shards that stream names"
+            )
+        unfit = {"train": self.train, "block_shards": self.block_shards, "verify=full": self.verify == "full"}
+        if self.stream and (names := [name for name, value in unfit.items() if value]):
+            raise ValueError(f"{names[0]} needs an index, which reader=webdataset has not; leave it out")
         return self
 
     def train_sets(self):

@@ -38,7 +38,8 @@ class TrainLoader:
     number of shards that are shuffled together; None: all. gradient_accumulation_steps: micro-batches of
     equal size in which a rank takes its share of an update. slot_offset: slots before those of update 0,
     where earlier updates had another batch_size; update u begins with slot slot_offset + u * batch_size.
-    degradation: DegradationConfig of the LR crops; None: they are as they were packed.
+    degradation: DegradationConfig of the LR crops; None: they are as they were packed. streamed:
+    StreamedCrops, from which crops are taken instead; `splits` then only tell what they are.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class TrainLoader:
         noise=0,
         slot_offset=0,
         degradation=None,
+        streamed=None,
     ):
         self.readers = [Reader(split) for split, _ in splits]
         bad, blocks = bad or [()] * len(splits), blocks or [None] * len(splits)
@@ -75,6 +77,7 @@ class TrainLoader:
         ]
         self.mixture = DatasetMixture([weight for _, weight in splits], seed)
         self.augment, self.seed, self.noise, self.degradation = augment, seed, noise, degradation
+        self.streamed = streamed
         self.lr_crop, self.batch_size, self.slot_offset = lr_crop, batch_size, slot_offset
         self.rank, self.world_size, self.device = rank, world_size, device
         self.gradient_accumulation_steps = gradient_accumulation_steps
@@ -91,10 +94,13 @@ class TrainLoader:
         lag = self.gradient_accumulation_steps + PREFETCHED + 2
         stop = threading.Event()
         with contextlib.ExitStack() as stack:
-            self.shard_prefetchers = [
-                stack.enter_context(ShardPrefetcher(reader, sampler.blocks(slot), lag, stop))
-                for reader, sampler, slot in zip(self.readers, self.samplers, reached, strict=True)
-            ]
+            if self.streamed:
+                stack.enter_context(self.streamed.opened(first_update, stop))
+            else:
+                self.shard_prefetchers = [
+                    stack.enter_context(ShardPrefetcher(reader, sampler.blocks(slot), lag, stop))
+                    for reader, sampler, slot in zip(self.readers, self.samplers, reached, strict=True)
+                ]
             first = first_update * self.gradient_accumulation_steps
             prefetcher = stack.enter_context(BatchPrefetcher(self._fill, buffers, first, self.device))
             stack.callback(stop.set)  # before the threads are joined, for one may be waiting for a shard
@@ -137,6 +143,8 @@ class TrainLoader:
         slots += self.slot_offset
         orientations = buffer.orientations.numpy()
         buffer.slots.numpy()[:] = slots
+        if self.streamed:
+            return self.streamed.fill(slots, buffer.lr.numpy(), buffer.hr.numpy(), orientations)
         sets = zip(
             self.samplers, self.readers, self.shard_prefetchers, self.mixture.split(slots), strict=True
         )

@@ -97,7 +97,7 @@ class CropSampler:
         self.order = EpochOrder(np.zeros(self.count) if shards is None else shards, seed, block_shards)
         self.corner_counts = lr_shapes.astype(np.uint64) - np.uint64(lr_crop) + np.uint64(1)
         self.seed = seed
-        self.num_orientations = np.uint64(num_orientations(augment, self.ndim))
+        self.num_orientations = num_orientations(augment, self.ndim)
         self.first_epoch = number << 48  # so that no two sets share an epoch
         self.bad = np.asarray(sorted(bad), np.int64)
 
@@ -117,15 +117,8 @@ class CropSampler:
             samples[slot] = self._substitute(
                 int(epochs[slot]), positions[slot], splitmix64(draw[slot] ^ np.uint64(1))
             )
-        orientations = (splitmix64(draw) >> np.uint64(32)) * self.num_orientations >> np.uint64(32)
-        return Crops(samples, self._corners(draw, samples), orientations.astype(np.int64))
-
-    def _corners(self, draw, samples):
-        """Scale 64 // ndim bits of each draw per axis to the corners that are possible, [slots, ndim]."""
-        bits = 64 // self.ndim
-        shifts = np.array([bits * axis for axis in reversed(range(self.ndim))], np.uint64)
-        fractions = draw[:, None] >> shifts & np.uint64(2**bits - 1)
-        return (fractions * self.corner_counts[samples] >> np.uint64(bits)).astype(np.int64)
+        corners = corners_of(draw, self.corner_counts[samples])
+        return Crops(samples, corners, orientations_of(draw, self.num_orientations))
 
     def _substitute(self, epoch, position, draw):
         """Return a good sample of the block of a position, or of the whole set where the block has none."""
@@ -183,6 +176,22 @@ def _shares(weights, total):
     shares = np.floor(exact).astype(np.int64)
     shares[np.argsort(shares - exact, kind="stable")[: total - shares.sum()]] += 1
     return shares
+
+
+def corners_of(draws, counts):
+    """Scale 64 // ndim bits of each draw per axis to the corners that are possible: draws [N], counts of them
+    [N, ndim] -> [N, ndim].
+    """
+    ndim = counts.shape[1]
+    bits = 64 // ndim
+    shifts = np.array([bits * axis for axis in reversed(range(ndim))], np.uint64)
+    fractions = draws[:, None] >> shifts & np.uint64(2**bits - 1)
+    return (fractions * counts >> np.uint64(bits)).astype(np.int64)
+
+
+def orientations_of(draws, count):
+    """Return one of `count` orientations for each draw, [N], independent of the corner."""
+    return ((splitmix64(draws) >> np.uint64(32)) * np.uint64(count) >> np.uint64(32)).astype(np.int64)
 
 
 def splitmix64(x):

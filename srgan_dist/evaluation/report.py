@@ -109,7 +109,9 @@ def evaluate(
 def default_out(run):
     """Return the folder for the files of an evaluation that names none."""
     if not Path(run).is_dir():
-        raise UserError(f"RUN={run} is no run directory, which would take tables and figures; name a folder with --out")
+        raise UserError(
+            f"RUN={run} is no run directory, which would take tables and figures; name a folder with --out"
+        )
     return Path(run) / "eval"
 
 

@@ -85,7 +85,8 @@ def _rock_row(rock, row):
     elif sizes is not None:
         sizes = f"{sizes:g}"
     levels = f"{row['darkest']} to {row['brightest']}"
-    return f"| {_cell(rock)} | {row['images']:,} | {levels} | {sizes or 'not known'} |"
+    images = "not counted, streamed" if row["images"] is None else f"{row['images']:,}"
+    return f"| {_cell(rock)} | {images} | {levels} | {sizes or 'not known'} |"
 
 
 def _cell(text):

@@ -58,10 +58,10 @@ def index_webdataset(out, addresses, hr=None, lr=None, progress=None, run=map, c
     Raises UserError for shards that cannot be trained on, and before it replaces anything.
     """
     out = Path(out)
-    paths = {split: expand_shards(split, addresses[split]) for split in SPLITS if addresses.get(split)}
+    paths = {split: expand_shards(f"--{split}", addresses[split]) for split in SPLITS if addresses.get(split)}
     if not paths:
         raise UserError("no shards are given; name them by split: --train 'shards-{000000..000003}.tar'")
-    _check_repeated(paths)
+    check_repeated(paths, "--")
     if hr is None or lr is None:
         found = detect_fields(next(chain(*paths.values())), cache)
         hr, lr = hr or found[0], lr or found[1]
@@ -84,9 +84,9 @@ def index_webdataset(out, addresses, hr=None, lr=None, progress=None, run=map, c
     return indexed, before is not None
 
 
-def expand_shards(split, addresses):
-    """Return the paths that brace expressions, globs and paths stand for; raises UserError for none, and for
-    URLs and pipes.
+def expand_shards(option, addresses):
+    """Return the paths or URLs that brace expressions, globs, paths and URLs stand for; raises UserError for
+    none, and for pipes. option: that names them, as --train.
     """
     found = []
     for address in addresses:
@@ -97,45 +97,45 @@ def expand_shards(split, addresses):
             and (not scheme[2] or scheme[1].lower() in ("pipe", "file"))
         ):
             raise UserError(
-                f"--{split} {address}: shards are named by paths, or URLs such as https://HOST/FOLDER/0.tar;"
+                f"{option} {address}: shards are named by paths, or URLs such as https://HOST/FOLDER/0.tar;"
                 " no command is run to read them"
             )
-        found += [address] if os.path.exists(address) else _expanded(split, address)
+        found += [address] if os.path.exists(address) else _expanded(option, address)
     if 0 < sum(map(is_url, found)) < len(found):
         raise UserError(
-            f"--{split}: its shards are at paths and at URLs; give all of them at one or the other"
+            f"{option}: its shards are at paths and at URLs; give all of them at one or the other"
         )
     return found
 
 
-def _expanded(split, address):
+def _expanded(option, address):
     count = 1
     for first, last in _RANGE.findall(address):
         count *= abs(int(last) - int(first)) + 1
     if count > MOST_SHARDS:
-        raise UserError(f"--{split} {address} stands for {count} shards; at most {MOST_SHARDS} are read")
+        raise UserError(f"{option} {address} stands for {count} shards; at most {MOST_SHARDS} are read")
     try:
         names = list(braceexpand.braceexpand(address, escape=False))
     except ValueError as error:
-        raise UserError(f"--{split} {address}: {error}") from None
+        raise UserError(f"{option} {address}: {error}") from None
     paths = []
     for name in names:
         matches = sorted(glob(name)) if set(name) & set("*?[") and not is_url(name) else [name]
         if not matches:
-            raise UserError(f"--{split} {name} matches no file; give the shards of that split")
+            raise UserError(f"{option} {name} matches no file; give the shards of that split")
         paths += matches
     return paths
 
 
-def _check_repeated(paths):
-    """Raise UserError for a shard that is given twice."""
+def check_repeated(paths, prefix):
+    """Raise UserError for a shard that is given twice; prefix: of the names of the options."""
     first = {}
     for split, files in paths.items():
         for file in files:
             real = file if is_url(file) else os.path.realpath(file)
             if real in first:
                 raise UserError(
-                    f"{file} of --{split} is {first[real][1]} of --{first[real][0]}; give it once"
+                    f"{file} of {prefix}{split} is {first[real][1]} of {prefix}{first[real][0]}; give it once"
                 )
             first[real] = split, file
 

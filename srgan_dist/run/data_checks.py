@@ -7,7 +7,9 @@ import numpy as np
 from srgan_dist.config import ConfigError
 from srgan_dist.data.reader import Reader
 from srgan_dist.data.split import open_set
+from srgan_dist.data.stream import PairFormat, StreamedCrops
 from srgan_dist.evaluation.scoring import check_scorable
+from srgan_dist.packing.streamed_set import local_part, shards_of
 from srgan_dist.storage.cache import GIB, cache_at
 
 UPDATES_APART = 6  # no rank is further ahead of another, with what each prefetches
@@ -19,8 +21,12 @@ def open_splits(config):
     Returns ([(train split, weight)] of every set, {"valid" and "test", as far as there are any: split}).
     """
     cache, by_size = cache_at(config.data.cache, config.data.cache_gib), config.data.verify != "none"
-    paths = {config.data.path, *(chosen.path for chosen in config.data.train_sets())}
-    sets = {path: open_set(path, cache) for path in paths}
+    if config.data.reader == "webdataset":
+        shards = shards_of(config.data.path, config.data.stream)
+        sets = {config.data.path: open_set(local_part(shards, config.data.stream, cache), cache)}
+    else:
+        paths = {config.data.path, *(chosen.path for chosen in config.data.train_sets())}
+        sets = {path: open_set(path, cache) for path in paths}
     train = _train_splits(config, sets, by_size)
     opened = {name: sets[config.data.path].split(name, by_size) for name in ("valid", "test")}
     eval_splits = {name: split for name, split in opened.items() if split is not None}
@@ -63,6 +69,30 @@ def _check_fit(name, split, config):
             f"data.lr_crop={config.data.lr_crop} is larger than the smallest LR image of {name},"
             f" which has {split.smallest_lr} pixels; use that or less"
         )
+
+
+def streamed_crops(config, split, rank, world_size):
+    """Return the StreamedCrops of a rank where the config streams its training data, else None.
+
+    split: the training split of the local part of the set. Raises ConfigError where there are fewer shards
+    than streams.
+    """
+    stream = config.data.stream
+    if stream is None:
+        return None
+    shards, streams = shards_of(config.data.path, stream)["train"], world_size * stream.workers
+    if len(shards) < streams:
+        raise ConfigError(
+            f"data.stream.workers={stream.workers} on {world_size} ranks are {streams} streams, for which"
+            f" data.stream.train has {len(shards)} shards; use"
+            + (f" {len(shards) // world_size} or less" if len(shards) >= world_size else " fewer ranks")
+        )
+    manifest = split.set.manifest
+    pairs = PairFormat(manifest.fields.hr, manifest.fields.lr, split.ndim, split.scale, split.dtype)
+    crop, augment = config.data.lr_crop, config.data.augment
+    return StreamedCrops(
+        shards, pairs, crop, config.seed, augment, rank, world_size, stream.workers, stream.buffer
+    )
 
 
 # Leaks

@@ -55,6 +55,12 @@ def data_plan(config, checked):
         for (split, _), block in zip(checked.train, checked.blocks, strict=True)
         if block
     ]
+    if stream := config.data.stream:
+        lines.append(
+            f"streamed by {stream.workers} workers a rank, shuffled in buffers of {stream.buffer} samples;"
+            f" begins new epochs at update {checked.state.global_step:,} and with each phase;"
+            f" valid and test are read from their copy in {checked.train[0][0].place}"
+        )
     if "valid" not in checked.eval_splits:
         lines.append(
             f"{config.data.path} has no valid split: nothing is validated, so there are no val/ metrics, no"

@@ -81,9 +81,10 @@ def crops_line(config, checked):
 def image_lines(config, checked):
     """Return {split: lines} with the images of each rock; where there are several sets, of which one."""
     several = config.data.train is not None
+    looked_at = "streamed; of its first samples " if config.data.stream else ""
     lines = {
         "train": [
-            counts(split) + (f" of {split.place}, weight {weight:g}" if several else "")
+            looked_at + counts(split) + (f" of {split.place}, weight {weight:g}" if several else "")
             for split, weight in checked.train
         ]
     }

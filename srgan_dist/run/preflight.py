@@ -7,7 +7,7 @@ from srgan_dist.config import ConfigError, differences, load_config
 from srgan_dist.losses.perceptual import VGGLossConfig, checked_weights_file
 from srgan_dist.models.weights_file import load_generator
 from srgan_dist.run.checkpoint import list_checkpoints, newest_checkpoint, read_state
-from srgan_dist.run.data_checks import block_shards_of, open_splits
+from srgan_dist.run.data_checks import block_shards_of, open_splits, streamed_crops
 from srgan_dist.run.initial_weights import check_initial_weights
 from srgan_dist.run.run_state import BATCH, RunState, fingerprint_and_step, fingerprint_of, parse_state
 from srgan_dist.tracking.tracker import check_trackers
@@ -34,6 +34,8 @@ CHANGEABLE_ON_RESUME = (
     "data.cache",
     "data.block_shards",
     "data.path",
+    "data.stream.buffer",
+    "data.stream.workers",
     "data.train",
 )
 
@@ -60,6 +62,7 @@ def preflight(config, resume="auto", world_size=1):
     _check_batch(config, world_size)
     check_trackers(config.tracking)
     train, eval_splits = open_splits(config)
+    streamed_crops(config, train[0][0], 0, world_size)
     _check_batch_norm(config, world_size)
     for field, loss in config.losses_of(VGGLossConfig).items():
         if loss.weights != "random":

@@ -44,11 +44,12 @@ def checkout_commit():
     return done.stdout.strip() or None if done.returncode == 0 else None
 
 
-def training_data_of(train):
+def training_data_of(train, streamed=False):
     """Return facts of the training sets as JSON: [{sha256, scale, dtype, rocks: {rock: {images, darkest,
     brightest, voxel_size_um}}}].
 
-    train: [(split, weight)]. Grey levels are those of HR; the voxel size, in um, is that of the first HR
+    train: [(split, weight)], streamed: only the first samples of them, so that the number of images is None.
+    Grey levels are those of HR; the voxel size, in um, is that of the first HR
     image of the rock: a number, [z, y, x] of voxels that are no cubes, or None where its file does not say or
     the set is at a URL.
     """
@@ -59,6 +60,7 @@ def training_data_of(train):
             "dtype": str(np.dtype(split.dtype)),
             "rocks": {
                 rock: _facts_of_rock(split, np.flatnonzero(split.rows["rock"] == number))
+                | ({"images": None} if streamed else {})
                 for number, rock in enumerate(split.rocks)
                 if (split.rows["rock"] == number).any()
             },

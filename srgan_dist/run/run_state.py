@@ -95,6 +95,7 @@ def fingerprint_of(config, train, blocks):
         "data.augment": config.data.augment,
         "data.max_bad_samples": config.data.max_bad_samples,
         "data.path (its content)": [[split.set.sha256, weight] for split, weight in train],
+        "data.stream": config.data.stream and config.data.stream.model_dump(exclude={"workers", "buffer"}),
         "data.block_shards (data.cache_gib decides where it is null)": blocks if any(blocks) else None,
         "generator": config.generator.model_dump(mode="json"),
         # without what changes none of its tensors

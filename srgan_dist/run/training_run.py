@@ -14,6 +14,7 @@ from srgan_dist.models.networks import Networks
 from srgan_dist.models.weights_file import save_generator
 from srgan_dist.run.checkpoint import holds, load_checkpoint
 from srgan_dist.run.checkpoint_writer import CheckpointWriter
+from srgan_dist.run.data_checks import streamed_crops
 from srgan_dist.run.failures import DivergenceCheck
 from srgan_dist.run.gan_health import HealthMonitor
 from srgan_dist.run.header import describe_ranks
@@ -90,7 +91,7 @@ class TrainingRun:
             seen = self.directory.open(config, self.state, self.checkpoint, self.samples_seen)
             self.provenance = provenance_of(self.device, checked.train)
             self.directory.note_start(self.state.global_step, self.provenance | {"ranks": self.world_size})
-            self.training_data = training_data_of(checked.train)
+            self.training_data = training_data_of(checked.train, config.data.reader == "webdataset")
         barrier()
         settings = config.model_dump(mode="json")
         self.tracker = Tracker(
@@ -122,6 +123,7 @@ class TrainingRun:
             noise_channels(config.generator),
             self.state.sample_offset,
             config.data.degradation,
+            streamed_crops(config, checked.train[0][0], accelerator.process_index, self.world_size),
         )
         self._record_corrupt([sample for samples in corrupt for sample in samples])
         self.validator = Validator(
