@@ -1,7 +1,6 @@
 """Where weights come from: versions, commit, device and data; nothing that names a machine or a user."""
 
 import functools
-import json
 import platform
 import subprocess
 from pathlib import Path
@@ -91,7 +90,7 @@ def _record(split, i):
     try:
         with opened(shard) as file:
             file.seek(int(row["record_offset"]))
-            record = json.loads(file.read(int(row["record_bytes"])))
-    except (OSError, ValueError):
+            record = split.record(i, file.read(int(row["record_bytes"])))
+    except (OSError, ValueError, LookupError, TypeError):  # the latter two of other JSON than was indexed
         return {}
     return record if isinstance(record, dict) else {}

@@ -11,11 +11,13 @@ import pytest
 import tifffile
 import torch
 from conftest import TINY, texture, tiny_config
+from webdatasets import sample, write
 
 import srgan_dist
 from srgan_dist.data.split import open_set, open_split
 from srgan_dist.models.weights_file import read_facts
 from srgan_dist.packing.build import build
+from srgan_dist.packing.index_webdataset import index_webdataset
 from srgan_dist.run.provenance import checkout_commit, training_data_of
 from srgan_dist.run.run_directory import RunDirectory
 from srgan_dist.training import train
@@ -113,3 +115,13 @@ def test_the_commit_is_that_of_the_checkout_with_a_mark_of_changes(tmp_path, mon
     assert read() == git("rev-parse", "HEAD") + "-dirty"
     monkeypatch.setenv("PATH", "")
     assert read() is None
+
+
+def test_records_of_other_peoples_sets_are_read_as_their_fields_say(tmp_path):
+    """Whatever else their JSON holds is not ours: a voxel size has no unit there."""
+    write(
+        tmp_path / "0.tar", [sample(0, json=json.dumps({"rock": "coal", "voxel_size_um": "2 mm"}).encode())]
+    )
+    index_webdataset(tmp_path, {"train": [str(tmp_path / "0.tar")]}, rock="coal")
+    (data,) = training_data_of([(open_split(tmp_path, "train"), 1.0)])
+    assert data["rocks"]["coal"]["voxel_size_um"] is None
