@@ -31,8 +31,8 @@ _SPLIT_NAMES = {"train", "training", "valid", "validation", "val", "dev", "test"
 def find_images(root, files, ndim, scan, sides=()):
     """Add to a Scan the HR images among the files below `root`, and every fault of their layout.
 
-    One or two volumes of a rock (ndim=3), or its only stack, get no split here, as they can be cut. `root`
-    may be its only file, a volume. sides: Sides, whose folders count for nothing in the layout.
+    One or two volumes of a rock (ndim=3), or stacks, get no split here, as they can be cut. `root` may be its
+    only file, a volume. sides: Sides, whose folders count for nothing in the layout.
     """
     images, problems = only_images(files, root, scan), {}
     given = [] if images == [root] else _given_splits(root, images, sides, scan)
@@ -54,7 +54,7 @@ def find_images(root, files, ndim, scan, sides=()):
     for (rock, given_split), members in sorted(groups.items(), key=lambda group: group[0][0]):
         splits = [given_split] * len(members) if given_split else split_in_order(len(members))
         if len(members) < 3 and not given_split:
-            if ndim == 3 or len(members) == 1 and blocks_of_slices(members[0][0].slices):
+            if ndim == 3 or all(blocks_of_slices(info.slices) for info, _ in members):
                 splits = [None] * len(members)
             else:
                 scan.notes.append(few_sources(rock, len(members)))

@@ -1,6 +1,6 @@
 """Splits of a rock with one or two volumes: slabs along the longest axis, with gaps between them.
 
-Of its only stack, whose slices are packed as images, they are blocks of slices.
+Of stacks, whose slices are packed as images, they are blocks of slices.
 """
 
 from dataclasses import replace
@@ -42,7 +42,8 @@ def blocks_of_slices(count):
 def cut_into_slabs(scan, options):
     """Give a split to those sources of a Scan that have none, which are the few volumes of a rock.
 
-    Slices that are packed as images are cut into blocks along z. In 3-D each volume is cut into slabs along
+    Stacks whose slices are packed as images are cut into blocks along z, the second in the other order: where
+    it is the continuation of the first, slices of one split meet. In 3-D each volume is cut into slabs along
     its longest axis (of equal ones the first); the volumes of a rock of which one is too small for that are
     dealt out whole.
     """
@@ -52,7 +53,7 @@ def cut_into_slabs(scan, options):
         if not undecided:
             sources += members
             continue
-        parts = [_slabs_of(source, options) for source in members]
+        parts = [_slabs_of(source, options, number) for number, source in enumerate(members)]
         if all(parts):
             sources += [slab for slabs_of_source in parts for slab in slabs_of_source]
             scan.notes.extend(_note(source, of_source) for source, of_source in zip(members, parts))
@@ -66,10 +67,13 @@ def cut_into_slabs(scan, options):
     scan.sources[:] = sources
 
 
-def _slabs_of(source, options):
-    """Return a source's slabs, one for each split, or None."""
+def _slabs_of(source, options, number):
+    """Return the slabs of source `number` of a rock, one for each split, or None."""
     if options.ndim == 2:
-        cuts = blocks_of_slices(source.hr.slices)
+        count = source.hr.slices
+        cuts = blocks_of_slices(count)
+        if number == 1:
+            cuts = [(count - start - length, length) for start, length in cuts]
         return [_part(source, 0, *cut, split, 1) for cut, split in zip(cuts, SPLITS, strict=True)]
     if min(source.hr.shape) < options.crop:
         return None  # a fault of the whole file, which `check_samples` names

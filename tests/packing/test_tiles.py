@@ -160,3 +160,31 @@ def test_a_short_stack_is_not_split(tmp_path):
     tifffile.imwrite(tmp_path / "core.tif", stack, photometric="minisblack")
     (source,) = find_sources(tmp_path, "unknown", 4).sources
     assert source.split == "train"
+
+
+def test_two_stacks_of_a_rock_are_split_inside_each_and_meet_in_one_split(tmp_path):
+    """Halves of one scan: the last slices of the first and the first of the second are neighbours."""
+    scan = np.random.default_rng(0).integers(0, 255, (80, 16, 20), np.uint8)
+    (tmp_path / "scan" / "core").mkdir(parents=True)
+    for name, part in (("0.tif", scan[:40]), ("1.tif", scan[40:])):
+        tifffile.imwrite(tmp_path / "scan" / "core" / name, part, photometric="minisblack")
+    build(tmp_path / "scan", tmp_path / "set", BuildOptions(tile=20, crop=16, scale=2))
+    slices = {}
+    for split in ("train", "valid", "test"):
+        reader = Reader(open_split(tmp_path / "set", split))
+        for i in range(len(reader.split)):
+            record = reader.record(i)
+            slices[record["page"] + 40 * record["source"].endswith("1.tif")] = split
+    assert set(slices.values()) == {"train", "valid", "test"}
+    assert slices[39] == slices[40] == "test" and slices[0] == slices[79] == "train"
+    ordered = sorted(slices.items())
+    changes = [b - a for (a, one), (b, other) in zip(ordered, ordered[1:]) if one != other]
+    assert min(changes) > 2 and len(changes) == 4
+
+
+def test_a_short_stack_beside_another_leaves_both_whole(tmp_path):
+    (tmp_path / "core").mkdir()
+    for name, count in (("0", 40), ("1", 9)):
+        stack = np.random.default_rng(count).integers(0, 255, (count, 16, 20), np.uint8)
+        tifffile.imwrite(tmp_path / "core" / f"{name}.tif", stack, photometric="minisblack")
+    assert [source.split for source in find_sources(tmp_path, "default", 2).sources] == ["train", "valid"]
