@@ -37,7 +37,9 @@ def find_sources(source, kind, scale, ndim=2, aligned=False, raw=None, any_dtype
     pairs will be registered, so that their sizes may differ. raw: RawOptions of voxels without a header.
     any_dtype: values will be mapped to grey levels by a window; two_dtypes: 8 bits will be stored as 16.
     """
-    fits = partial(pair_fits, scale=scale, ndim=ndim, aligned=aligned, two_dtypes=two_dtypes)
+    fits = partial(
+        pair_fits, scale=scale, ndim=ndim, aligned=aligned, two_dtypes=two_dtypes, windowed=any_dtype
+    )
     scan = Scan(read=partial(read_header if any_dtype else read_info, raw=raw))
     if isinstance(source, tuple):
         _find_in_two(Sides(*map(Path, source), scale), ndim, fits, scan)

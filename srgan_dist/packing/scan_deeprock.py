@@ -15,6 +15,7 @@ from srgan_dist.packing.source import Source, grouped, header_or_problem, key_of
 
 _HR_FOLDER = re.compile(r"(?P<set>.+)_(?P<split>train|valid|test)_HR")
 _LR_FOLDER = re.compile(r"(?P<set_and_split>.+_(train|valid|test))_LR_[a-z]+_X\d+")
+_END = re.compile(r"_(HR|LR)$", re.IGNORECASE)
 _SIDE = re.compile(r".+_(HR|LR(_[a-z]+_X\d+)?)", re.IGNORECASE)
 
 
@@ -69,6 +70,15 @@ def _checked_sides(root, sides, faults):
     """Return the HR folders; a folder that only resembles a side of a set, or is too deep, is a fault."""
     hr_folders, deep = [], {}
     for folder in sides:
+        if partner := _pair_of_rock(folder, sides):
+            if partner[0] == folder:  # once for both
+                faults.append(
+                    f"{folder} and {partner[1].name}: look like pairs, but sides of a DeepRock-SR set are"
+                    " called otherwise (<set>_<split>_HR, <set>_<split>_LR_<kind>_X<scale>); give them as they are:"
+                    f" --hr {folder} --lr {partner[1]} instead of SOURCE, or several rocks as SOURCE/HR/ROCK"
+                    " and SOURCE/LR/ROCK"
+                )
+            continue
         lr_match = _LR_FOLDER.fullmatch(folder.name)
         if not lr_match and not _HR_FOLDER.fullmatch(folder.name):
             faults.append(
@@ -90,6 +100,19 @@ def _checked_sides(root, sides, faults):
         for parent, folder in deep.items()
     )
     return sorted(hr_folders)
+
+
+def _pair_of_rock(folder, sides):
+    """Return [HR, LR] of ordinary pairs, rock_HR and rock_LR, of which a folder is one; else None."""
+    if _HR_FOLDER.fullmatch(folder.name) or not _END.search(folder.name):
+        return None
+    rock = _END.sub("", folder.name)
+    ends = {
+        _END.search(other.name)[1].upper(): other
+        for other in sides
+        if other.parent == folder.parent and _END.search(other.name) and _END.sub("", other.name) == rock
+    }
+    return [ends["HR"], ends["LR"]] if len(ends) == 2 else None
 
 
 def _report_strays(root, sides, images, scan):

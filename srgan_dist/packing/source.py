@@ -13,8 +13,11 @@ import numpy as np
 from srgan_dist.data.image_files import left_out, natural, read_info, split_images
 from srgan_dist.data.manifest import SPLITS
 from srgan_dist.data.volume import ALLOWED_DTYPES, ImageError, Volume
-from srgan_dist.data.window import Window, find_window, parse_window
+from srgan_dist.data.window import Window, find_values, find_window, parse_window
+from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.scales import SCALES
+
+_COMPARED = 2**24  # voxels of each side whose values are compared
 
 
 @dataclass(frozen=True)
@@ -80,9 +83,10 @@ def apply_window(scan, window, dtype):
     """Map the values of all sources of a Scan to grey levels by one window; returns the Window.
 
     window: as `parse_window` takes it; percentiles are those of all HR sides. dtype: "uint16", or None for 8
-    bits.
+    bits. Sides of two pixel types whose values do not agree are a fault.
     """
     window = parse_window(window)
+    scan.faults.extend(_other_values(scan.sources))
     if not isinstance(window, Window):
         window = find_window([source.hr for source in scan.sources], window)
     stored = np.dtype(dtype or "uint8")
@@ -97,11 +101,34 @@ def apply_window(scan, window, dtype):
     return window
 
 
-def pair_fits(hr, lr, problems, scale, ndim, aligned=False, two_dtypes=False):
+def _other_values(sources):
+    """Return a list of at most one fault: HR and LR of two pixel types, whose values are in other ranges."""
+    mixed = [source for source in sources if source.lr and source.lr.dtype != source.hr.dtype]
+    if not mixed:
+        return []
+    sides = [[source.hr for source in mixed], [source.lr for source in mixed]]
+    try:
+        values = [find_values(side, _COMPARED).astype(np.float64) for side in sides]
+    except (UserError, ImageError):
+        return []  # they are named when they are read
+    (low, high), (lr_low, lr_high) = (np.percentile(side, (1, 99)) for side in values)
+    width = high - low
+    similar = width / 3 <= lr_high - lr_low <= 3 * width
+    if similar and max(0, low - lr_low) + max(0, lr_high - high) <= width / 2:
+        return []
+    return [
+        f"{some([source.hr.path for source in mixed])}: HR is {mixed[0].hr.dtype} with values of {low:.4g} to"
+        f" {high:.4g}, LR is {mixed[0].lr.dtype} with {lr_low:.4g} to {lr_high:.4g} (percentiles 1 and 99),"
+        " so no window maps both to the same grey levels; convert one side to the values of the other"
+    ]
+
+
+def pair_fits(hr, lr, problems, scale, ndim, aligned=False, two_dtypes=False, windowed=False):
     """Return whether two headers are those of a pair; adds to {problem: paths} where they are not.
 
     aligned: the pair will be registered and cut to its overlap, so that sizes may differ. two_dtypes: 8-bit
-    values will be stored as 16 bits, so that both types may be there.
+    values will be stored as 16 bits, so that both types may be there. windowed: values of any type will be
+    mapped to grey levels.
     """
     misfits, hr_size, lr_size = [], hr.shape[-ndim:], lr.shape[-ndim:]
     if hr_size != tuple(scale * size for size in lr_size) and not aligned:
@@ -114,7 +141,11 @@ def pair_fits(hr, lr, problems, scale, ndim, aligned=False, two_dtypes=False):
             f"has {hr.slices} pages, its partner in {lr.path.parent} has {lr.slices};"
             " pairs are slices of one plane; volumes are packed with --dims 3"
         )
-    if hr.dtype != lr.dtype and not (two_dtypes and {hr.dtype, lr.dtype} == set(ALLOWED_DTYPES)):
+    if (
+        hr.dtype != lr.dtype
+        and not windowed
+        and not (two_dtypes and {hr.dtype, lr.dtype} == set(ALLOWED_DTYPES))
+    ):
         way_out = " use --dtype uint16 to store 8-bit values times 257, or save one like the other"
         misfits.append(
             f"is {hr.dtype}, its partner in {lr.path.parent} is {lr.dtype}; both sides need one pixel type:"

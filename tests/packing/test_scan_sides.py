@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tifffile
 from conftest import texture
+from PIL import Image
 from source_folders import only_fault
 
 from srgan_dist.data.degradation import downsample
@@ -162,3 +163,41 @@ def test_lr_in_the_folder_of_hr_is_a_fault(tmp_path, hr, lr):
     fault = only_fault(find_sources(tmp_path, "unknown", 4))
     assert fault.startswith(f"{tmp_path / 'rock' / lr.format(0)}.tif, ") and "and 1 more: are LR of" in fault
     assert "SOURCE/HR and SOURCE/LR" in fault
+
+
+@pytest.mark.parametrize("hr_name, lr_name", [("berea_HR", "berea_LR"), ("core_hr", "core_lr")])
+def test_folders_that_end_like_sides_are_shown_how_to_be_given(tmp_path, hr_name, lr_name):
+    for name, size in ((hr_name, 48), (lr_name, 12)):
+        (tmp_path / name).mkdir()
+        Image.fromarray(texture(1, size, size)).save(tmp_path / name / "0.png")
+    (fault,) = find_sources(tmp_path, "default", 4).faults
+    assert f"--hr {tmp_path / hr_name} --lr {tmp_path / lr_name} instead of SOURCE" in fault
+    scan = find_sources((tmp_path / hr_name, tmp_path / lr_name), "default", 4)
+    assert not scan.faults and scan.sources[0].lr.shape == (1, 12, 12)
+
+
+@pytest.mark.parametrize("deep", ["hr", "lr"])
+def test_float_and_integer_sides_go_together_where_one_window_maps_both(tmp_path, deep):
+    """One side is float32 of the same values, or of other ones."""
+    hr = np.stack([texture(i, 64, 64) for i in range(2)]).astype(np.float32)
+    sides = {"hr": hr, "lr": hr.reshape(2, 16, 4, 16, 4).mean((2, 4)).round()}
+    for factor in (1, 1e-4):
+        for side, values in sides.items():
+            (tmp_path / side).mkdir(exist_ok=True)
+            array = values * np.float32(factor) if side == deep else values.astype(np.uint16)
+            for number in (0, 1):
+                np.save(tmp_path / side / f"{number}.npy", array[number])
+        arguments = (tmp_path / "hr", tmp_path / "lr"), tmp_path / f"set{factor}"
+        window = f"0:{255 * (factor if deep == 'hr' else 1)}"
+        options = BuildOptions(tile=64, crop=64, window=window)
+        if factor == 1:
+            build(*arguments, options)
+            found = Reader(open_split(arguments[1], "train")).image(0)
+            assert all(
+                np.array_equal(image, sides[side][0]) for image, side in zip(found, ("lr", "hr"), strict=True)
+            )
+        else:
+            with pytest.raises(
+                BuildError, match="so no window maps both to the same grey levels; convert one"
+            ):
+                build(*arguments, options)
