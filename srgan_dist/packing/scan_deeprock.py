@@ -74,7 +74,7 @@ def _checked_sides(root, sides, faults):
             if partner[0] == folder:  # once for both
                 faults.append(
                     f"{folder} and {partner[1].name}: look like pairs, but sides of a DeepRock-SR set are"
-                    " called otherwise (<set>_<split>_HR, <set>_<split>_LR_<kind>_X<scale>); give them as they are:"
+                    " called <set>_<split>_HR and <set>_<split>_LR_<kind>_X<scale>; give them as they are:"
                     f" --hr {folder} --lr {partner[1]} instead of SOURCE, or several rocks as SOURCE/HR/ROCK"
                     " and SOURCE/LR/ROCK"
                 )
