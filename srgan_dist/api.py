@@ -219,14 +219,15 @@ def evaluate(
         print(srgan_dist.evaluate("runs/demo", "data/deeprock_x4", splits=["test"]))
 
     run: run directory, folder of weights, or weights as of `load_generator`. Writes report.html, which shows
-    all of it, scores.json, scores.csv, figure2.png and figure3.png to `out`, by default RUN/eval, and rock measures: measures.json, measures.csv, curves.npz. measures: "basic", "full"
-    (of volumes also pore sizes and connected porosity) or "off". threshold: between pores and rock, "otsu"
-    (from HR of the training split, per rock), a number from 0 to 1, or {rock: either}. phase: "dark" or
-    "bright", that of the pores. permeability: of volumes, by Stokes flow, with "full". samples: draws of a
-    generator's noise for calibration.json; 0: none. plugs: rocks whose images show a round plug in noisy air,
-    which is left out of the measures. self_ensemble: as for load_generator. cache, cache_gib: folder and size
-    limit of the copies of remote shards. progress(split) returns a function that wraps an iterator over the
-    images, as tqdm does. Under a launcher all ranks share the work.
+    all of it, scores.json, scores.csv, figure2.png and figure3.png to `out`, by default RUN/eval, and rock
+    measures: measures.json, measures.csv, curves.npz. measures: "basic", "full" (of volumes also pore sizes
+    and connected porosity) or "off". threshold: between pores and rock, "otsu" (from HR of the training
+    split, per rock), a number from 0 to 1, or {rock: either}. phase: "dark" or "bright", that of the pores.
+    permeability: of volumes, by Stokes flow, with "full". samples: draws of a generator's noise for
+    calibration.json; 0: none. plugs: rocks whose images show a round plug in noisy air, which is left out of
+    the measures. self_ensemble: as for load_generator. cache, cache_gib: folder and size limit of the copies
+    of remote shards. progress(split) returns a function that wraps an iterator over the images, as tqdm does.
+    Under a launcher all ranks share the work.
     """
     accelerator = report.joined_accelerator()
     out = out or report.default_out(run)

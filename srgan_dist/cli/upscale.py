@@ -83,8 +83,8 @@ def parse_arguments(argv, prog):
         metavar="WEIGHTS",
         nargs="?",
         default=ROCKS_X4,
-        help=f"generator, e.g. runs/demo/weights/adversarial.safetensors (default: {ROCKS_X4}, which comes with"
-        " srgan_dist: x4, 2-D; docs/weights.md)",
+        help=f"generator, e.g. runs/demo/weights/adversarial.safetensors (default: {ROCKS_X4}, which comes"
+        " with srgan_dist: x4, 2-D; docs/weights.md)",
     )
     parser.add_argument(
         "input", metavar="INPUT", help="an image or volume in a format of docs/data.md, or a folder of them"

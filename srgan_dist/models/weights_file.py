@@ -38,8 +38,8 @@ def save_generator(path, generator, facts):
 
 
 def load_generator(path, device="cpu", self_ensemble=False):
-    """Rebuild a generator from the weights file that a path means (`generator_file`): (generator in eval mode,
-    facts). self_ensemble: as a SelfEnsemble.
+    """Rebuild a generator from the weights file that a path means (`generator_file`): (generator in eval
+    mode, facts). self_ensemble: as a SelfEnsemble.
     """
     path = generator_file(path)
     metadata = _generator_header(path)

@@ -60,9 +60,9 @@ class PhaseConfig(Settings):
     )
     init_weights: str | None = Field(
         None,
-        description="generator weights (.safetensors, or rocks_x4, which come with srgan_dist) with which this"
-        " phase, the first, begins (fine-tuning); of another scale the trunk is taken and the upsampling begins new; null: random weights, or those"
-        " of the phase before",
+        description="generator weights (.safetensors, or rocks_x4, which come with srgan_dist) with which"
+        " this phase, the first, begins (fine-tuning); of another scale the trunk is taken and the upsampling"
+        " begins new; null: random weights, or those of the phase before",
     )
 
     @field_validator("losses", mode="before", check_fields=False)
