@@ -46,9 +46,9 @@ def test_they_gain_on_real_rocks_that_they_have_not_seen(rocks):
     folder = rocks / "deeprock_sr" / "DeepRockSR-2D" / "carbonate2D"
     gains = []
     for split, name in (("train", "0001"), ("valid", "3201")):
-        lr = np.asarray(Image.open(folder / f"carbonate2D_{split}_LR_unknown_X4" / f"{name}x4.png").convert("L"))
-        hr = np.asarray(Image.open(folder / f"carbonate2D_{split}_HR" / f"{name}.png").convert("L"))
-        gains.append(gain(lr, hr))
+        lr = Image.open(folder / f"carbonate2D_{split}_LR_unknown_X4" / f"{name}x4.png").convert("L")
+        hr = Image.open(folder / f"carbonate2D_{split}_HR" / f"{name}.png").convert("L")
+        gains.append(gain(np.asarray(lr), np.asarray(hr)))
     assert np.mean(gains) > 1.0
     scanned = np.load(rocks.parent / "volumes" / "sandstone_scanned_x3_hr.npy", mmap_mode="r")
     slices = [np.ascontiguousarray(scanned[z]) for z in (5, 25, 45, 65, 85)]
