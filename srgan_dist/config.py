@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from srgan_dist.config_errors import ConfigError, explain_faults
 from srgan_dist.data.data_config import DataConfig
@@ -25,9 +24,7 @@ from srgan_dist.storage.remote import is_url
 from srgan_dist.tracking.tracker import TrackingConfig
 from srgan_dist.utils.config_files import config_file
 from srgan_dist.utils.settings import Path, Settings
-
-# Of the parser, e.g. at "!!int foo" or 1000 brackets
-NOT_YAML = (YAMLError, ValueError, LookupError, RecursionError)
+from srgan_dist.utils.yaml_text import MAX_CHARACTERS, parse_yaml
 
 
 def _no_fp16(value):
@@ -234,13 +231,13 @@ def load_config(path, overrides=(), model=None):
     """
     try:
         with open(path, encoding="utf-8") as file:
-            raw = YAML(typ="safe", pure=True).load(file)
+            raw = parse_yaml(file.read(MAX_CHARACTERS + 1))
     except FileNotFoundError:
         raise ConfigError(
             f"CONFIG={path} does not exist; {config_file('')} holds some to start from"
         ) from None
-    except (OSError, *NOT_YAML) as error:
-        raise ConfigError(f"CONFIG={path} cannot be read: {' '.join(str(error).split())}") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"CONFIG={path} cannot be read: {error}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"CONFIG={path} is not a table of settings")
     return parse_config(raw, path, model or Config, overrides)
@@ -297,9 +294,9 @@ def _override(raw, text):
     if not value.strip():
         raise ConfigError(f"--{text} has no value; null leaves a phase or a loss out")
     try:
-        value = YAML(typ="safe", pure=True).load(value)
-    except NOT_YAML as error:
-        raise ConfigError(f"--{text}: the value is not YAML: {' '.join(str(error).split())}") from None
+        value = parse_yaml(value)
+    except ValueError as error:
+        raise ConfigError(f"--{text}: the value is not YAML: {error}") from None
     for depth, parent in enumerate(parents):
         here = ".".join(parents[: depth + 1])
         if isinstance(raw, list):

@@ -39,6 +39,7 @@ from srgan_dist.runtime.device import (
 from srgan_dist.runtime.process_group import end_all_ranks_on_error, from_rank_zero, join
 from srgan_dist.runtime.stop_signals import StopSignals
 from srgan_dist.utils.errors import STOPPED, TrainingStopped
+from srgan_dist.utils.output import READER_SECONDS, surviving_output
 from srgan_dist.utils.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class Trained:
     state: RunState
 
 
+@surviving_output(READER_SECONDS)
 def train(config, resume="auto", profile=None):
     """Run the phases of an experiment under whatever launcher started this process, and return Trained.
 
@@ -68,9 +70,9 @@ def train(config, resume="auto", profile=None):
         checked = preflight(config, resume, accelerator.num_processes)
         check_same_start(checked)
         corrupt = find_corrupt(config, checked, accelerator)
-        lock = RunDirectory(checked.run_directory).lock(accelerator.is_main_process)
-        with lock, StopSignals(accelerator) as signals:
-            run = TrainingRun(config, checked, accelerator, corrupt, signals)
+        directory = RunDirectory(checked.run_directory)
+        with directory.lock(accelerator.is_main_process), StopSignals(accelerator) as signals:
+            run = TrainingRun(config, checked, directory, accelerator, corrupt, signals)
             ranks.busy = run.writer.is_writing
             if run.is_main:
                 run.log_main(header(config, checked, accelerator.mixed_precision, *run.ranks))

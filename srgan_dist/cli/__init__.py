@@ -8,6 +8,7 @@ import importlib
 import sys
 
 import srgan_dist
+from srgan_dist.utils.errors import cli_errors
 
 VERBS = {
     "synthesize": "write synthetic rocks in the layout of DeepRock-SR",
@@ -26,6 +27,7 @@ VERBS = {
 }
 
 
+@cli_errors()
 def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(

@@ -12,6 +12,7 @@ from srgan_dist.utils.errors import cli_errors
 from srgan_dist.utils.files import atomic_write
 
 
+@cli_errors()
 def main(argv=None, prog=None):
     use_one_blas_thread()  # before NumPy is imported
     argv = sys.argv[1:] if argv is None else argv
@@ -22,8 +23,7 @@ def main(argv=None, prog=None):
             with atomic_write(arguments.json) as path:
                 path.write_text(json.dumps(results, indent=1) + "\n")
 
-    with cli_errors():
-        importlib.import_module(f"srgan_dist.benchmarks.{arguments.part}").run(arguments, save)
+    importlib.import_module(f"srgan_dist.benchmarks.{arguments.part}").run(arguments, save)
 
 
 def parse_arguments(argv, prog=None):

@@ -48,6 +48,7 @@ Sets that outgrow one machine are packed by many, which need SOURCE and OUT on a
 The bytes are the same, whoever packs."""
 
 
+@cli_errors()
 def main(argv=None, prog=None):
     use_one_blas_thread()  # before NumPy is imported
     from srgan_dist.packing.build import BuildOptions, build
@@ -58,24 +59,23 @@ def main(argv=None, prog=None):
     executor, jobs = options.pop("executor"), options.pop("jobs")
 
     start = time.monotonic()
-    with cli_errors():
-        with workers(executor, jobs) as run:
-            if run is None:  # this process has packed for another one
-                return
-            result = build(
-                source,
-                out,
-                BuildOptions(**options),
-                lambda results, count, act: progress_bar(results, act, "", count),
-                run,
-            )
-        for note in result.notes:
-            print(f"note: {note}")
-        print(format_counts(result.manifest))
-        if result.already_there:
-            print(f"{out} holds exactly this set already, nothing was written")
-        else:
-            print(f"{out} written in {time.monotonic() - start:.1f} s")
+    with workers(executor, jobs) as run:
+        if run is None:  # this process has packed for another one
+            return
+        result = build(
+            source,
+            out,
+            BuildOptions(**options),
+            lambda results, count, act: progress_bar(results, act, "", count),
+            run,
+        )
+    for note in result.notes:
+        print(f"note: {note}")
+    print(format_counts(result.manifest))
+    if result.already_there:
+        print(f"{out} holds exactly this set already, nothing was written")
+    else:
+        print(f"{out} written in {time.monotonic() - start:.1f} s")
 
 
 def parse_arguments(argv, prog, defaults):

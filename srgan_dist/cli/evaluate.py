@@ -9,6 +9,7 @@ from srgan_dist.utils.errors import cli_errors
 from srgan_dist.utils.progress import progress_bar
 
 
+@cli_errors()
 def main(argv=None, prog=None):
     use_one_blas_thread()  # before NumPy is imported
     arguments = parse_arguments(argv, prog)
@@ -18,31 +19,30 @@ def main(argv=None, prog=None):
     from srgan_dist.api import evaluate
     from srgan_dist.evaluation.report import default_out
 
-    with cli_errors():
-        out = arguments.out or default_out(arguments.run)
-        table = evaluate(
-            arguments.run,
-            arguments.shards,
-            out,
-            arguments.splits,
-            arguments.cache,
-            arguments.cache_gib,
-            progress=lambda name: lambda images: progress_bar(images, name, "image"),
-            measures=arguments.measures,
-            threshold=arguments.threshold or ["otsu"],
-            phase=arguments.phase,
-            permeability=arguments.permeability,
-            samples=arguments.samples,
-            plugs=arguments.plug,
-            self_ensemble=arguments.self_ensemble,
-        )
-        state = PartialState()
-        if state.is_main_process:
-            files = "scores.json, scores.csv, figure2.png, figure3.png"
-            if arguments.measures != "off":
-                files += ", measures.json, measures.csv, curves.npz"
-            print(f"{table}\n\nopen {Path(out) / 'report.html'} in a browser; beside it: {files}")
-        state.destroy_process_group()
+    out = arguments.out or default_out(arguments.run)
+    table = evaluate(
+        arguments.run,
+        arguments.shards,
+        out,
+        arguments.splits,
+        arguments.cache,
+        arguments.cache_gib,
+        progress=lambda name: lambda images: progress_bar(images, name, "image"),
+        measures=arguments.measures,
+        threshold=arguments.threshold or ["otsu"],
+        phase=arguments.phase,
+        permeability=arguments.permeability,
+        samples=arguments.samples,
+        plugs=arguments.plug,
+        self_ensemble=arguments.self_ensemble,
+    )
+    state = PartialState()
+    if state.is_main_process:
+        files = "scores.json, scores.csv, figure2.png, figure3.png"
+        if arguments.measures != "off":
+            files += ", measures.json, measures.csv, curves.npz"
+        print(f"{table}\n\nopen {Path(out) / 'report.html'} in a browser; beside it: {files}")
+    state.destroy_process_group()
 
 
 def parse_arguments(argv, prog):

@@ -6,6 +6,7 @@ from srgan_dist.runtime.parent_death import use_one_blas_thread
 from srgan_dist.utils.errors import cli_errors
 
 
+@cli_errors()
 def main(argv=None, prog=None):
     parser = argparse.ArgumentParser(
         prog=prog,
@@ -31,12 +32,11 @@ def main(argv=None, prog=None):
     use_one_blas_thread()  # before NumPy is imported
     from srgan_dist.api import export
 
-    with cli_errors():
-        deviation = export(arguments.weights, arguments.output, arguments.without_noise)
-        if deviation is None:
-            print(f"{arguments.output}: a folder for the Hugging Face hub; add a licence to its README.md")
-        else:
-            print(
-                f"{arguments.output}: onnxruntime and PyTorch differ by at most {deviation:.1e} on random"
-                " images, of outputs in [-1, 1]"
-            )
+    deviation = export(arguments.weights, arguments.output, arguments.without_noise)
+    if deviation is None:
+        print(f"{arguments.output}: a folder for the Hugging Face hub; add a licence to its README.md")
+    else:
+        print(
+            f"{arguments.output}: onnxruntime and PyTorch differ by at most {deviation:.1e} on random"
+            " images, of outputs in [-1, 1]"
+        )

@@ -26,6 +26,7 @@ writes lost or damaged index tables of a set again. They are read off its shards
 the sha256 that manifest.json names."""
 
 
+@cli_errors()
 def main(argv=None, prog=None):
     parser = argparse.ArgumentParser(
         prog=prog,
@@ -66,18 +67,17 @@ def main(argv=None, prog=None):
 
     from srgan_dist.storage.remote import is_url
 
-    with cli_errors():
-        if is_url(out):
-            raise UserError(f"SHARDS={out} is a URL; give a folder, on the machine that has the set")
-        addresses = {split: options.pop(split) for split in ("train", "valid", "test")}
-        if any(addresses.values()):
-            _index(out, addresses, jobs, (cache, cache_gib), {**options, "record": record})
-        elif given := [name for name, value in options.items() if value is not None]:
-            raise UserError(
-                f"--{given[0].replace('_', '-')} goes with --train, --valid or --test; give the shards"
-            )
-        else:
-            _rebuild(out)
+    if is_url(out):
+        raise UserError(f"SHARDS={out} is a URL; give a folder, on the machine that has the set")
+    addresses = {split: options.pop(split) for split in ("train", "valid", "test")}
+    if any(addresses.values()):
+        _index(out, addresses, jobs, (cache, cache_gib), {**options, "record": record})
+    elif given := [name for name, value in options.items() if value is not None]:
+        raise UserError(
+            f"--{given[0].replace('_', '-')} goes with --train, --valid or --test; give the shards"
+        )
+    else:
+        _rebuild(out)
 
 
 def _index(out, addresses, jobs, cache, options):

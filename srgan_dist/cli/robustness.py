@@ -9,6 +9,7 @@ from srgan_dist.utils.errors import cli_errors
 from srgan_dist.utils.progress import progress_bar
 
 
+@cli_errors()
 def main(argv=None, prog=None):
     use_one_blas_thread()  # before NumPy is imported
     arguments = parse_arguments(argv, prog)
@@ -22,27 +23,26 @@ def main(argv=None, prog=None):
     from srgan_dist.utils.errors import UserError
     from srgan_dist.utils.files import write_json
 
-    with cli_errors():
-        if is_url(out) or Path(out).is_dir():
-            raise UserError(f"--out={out} is a URL or a folder; name a JSON file for the table")
-        accelerator = joined_accelerator()
-        with end_all_ranks_on_error():
-            result = measure_robustness(
-                arguments.runs,
-                arguments.shards,
-                arguments.splits,
-                {"blur": arguments.blur, "noise": arguments.noise},
-                accelerator,
-                cache_at(arguments.cache, arguments.cache_gib),
-                lambda images: (
-                    progress_bar(images, "robustness", "image") if accelerator.is_main_process else images
-                ),
-            )
-            if accelerator.is_main_process:
-                Path(out).parent.mkdir(parents=True, exist_ok=True)
-                write_json(out, result)
-                print(f"{format_robustness(result)}\n\n{out} has each rock")
-        accelerator.end_training()
+    if is_url(out) or Path(out).is_dir():
+        raise UserError(f"--out={out} is a URL or a folder; name a JSON file for the table")
+    accelerator = joined_accelerator()
+    with end_all_ranks_on_error():
+        result = measure_robustness(
+            arguments.runs,
+            arguments.shards,
+            arguments.splits,
+            {"blur": arguments.blur, "noise": arguments.noise},
+            accelerator,
+            cache_at(arguments.cache, arguments.cache_gib),
+            lambda images: (
+                progress_bar(images, "robustness", "image") if accelerator.is_main_process else images
+            ),
+        )
+        if accelerator.is_main_process:
+            Path(out).parent.mkdir(parents=True, exist_ok=True)
+            write_json(out, result)
+            print(f"{format_robustness(result)}\n\n{out} has each rock")
+    accelerator.end_training()
 
 
 def parse_arguments(argv, prog):

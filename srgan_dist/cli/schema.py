@@ -6,6 +6,7 @@ import json
 from srgan_dist.utils.errors import cli_errors
 
 
+@cli_errors()
 def main(argv=None, prog=None):
     parser = argparse.ArgumentParser(
         prog=prog,
@@ -16,5 +17,4 @@ def main(argv=None, prog=None):
 
     from srgan_dist.config import Config
 
-    with cli_errors():
-        print(json.dumps(Config.model_json_schema(), indent=1))
+    print(json.dumps(Config.model_json_schema(), indent=1))

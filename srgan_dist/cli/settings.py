@@ -43,6 +43,7 @@ class Setting:
         return f"{self.table}.{self.field}" if self.table else self.field
 
 
+@cli_errors()
 def main(argv=None, prog=None):
     parser = argparse.ArgumentParser(
         prog=prog,
@@ -56,11 +57,10 @@ def main(argv=None, prog=None):
 
     from srgan_dist.config import Config
 
-    with cli_errors():
-        settings = list_settings(Config.model_json_schema())
-        if arguments.word:
-            settings = find_settings(settings, arguments.word)
-        print((format_markdown if arguments.markdown else format_text)(settings))
+    settings = list_settings(Config.model_json_schema())
+    if arguments.word:
+        settings = find_settings(settings, arguments.word)
+    print((format_markdown if arguments.markdown else format_text)(settings))
 
 
 def find_settings(settings, word):

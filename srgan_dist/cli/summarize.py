@@ -8,6 +8,7 @@ from srgan_dist.utils.errors import cli_errors
 from srgan_dist.utils.progress import progress_bar
 
 
+@cli_errors()
 def main(argv=None, prog=None):
     parser = argparse.ArgumentParser(
         prog=prog, description="Show counts, sizes, rocks and grey levels of a packed data set."
@@ -24,11 +25,10 @@ def main(argv=None, prog=None):
     from srgan_dist.packing.summary import format_counts, format_ranges
     from srgan_dist.storage.cache import cache_at
 
-    with cli_errors():
-        packed = open_set(arguments.out, cache_at(arguments.cache, arguments.cache_gib))
-        print(f"{format_counts(packed.manifest)}\n\n{format_ranges(packed)}")
-        if arguments.verify:
-            verify_or_exit(packed)
+    packed = open_set(arguments.out, cache_at(arguments.cache, arguments.cache_gib))
+    print(f"{format_counts(packed.manifest)}\n\n{format_ranges(packed)}")
+    if arguments.verify:
+        verify_or_exit(packed)
 
 
 def verify_or_exit(packed):

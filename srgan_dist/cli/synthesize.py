@@ -9,6 +9,7 @@ from pathlib import Path
 from srgan_dist.runtime.parent_death import use_one_blas_thread
 from srgan_dist.utils.errors import UserError, cli_errors
 from srgan_dist.utils.executors import process_pool, usable_cores
+from srgan_dist.utils.files import unwritable_named
 from srgan_dist.utils.locks import output_lock
 from srgan_dist.utils.progress import progress_bar
 
@@ -22,6 +23,7 @@ DEFAULTS = {  # by the number of dimensions
 LARGEST_VOLUME = 1024  # drawing takes up to 100 bytes of memory per voxel
 
 
+@cli_errors()
 def main(argv=None, prog=None):
     use_one_blas_thread()  # before NumPy is imported
     from srgan_dist.datasets.synthetic import ROCKS, slice_files
@@ -38,16 +40,15 @@ def main(argv=None, prog=None):
     counts = f"{len(images)} {kind} of {', '.join(options['rocks'])} ({len(files)} files)"
 
     start = time.monotonic()
-    with cli_errors():
-        if is_finished(out, options) and all(file.exists() for file in files):
-            print(f"{out} holds exactly this set already, {counts}; nothing was written")
-            return
-        out.mkdir(parents=True, exist_ok=True)
-        with output_lock(out / UNFINISHED, out):
-            (out / UNFINISHED).write_text(json.dumps(options) + "\n")
-            written = write_images(out, images, options, arguments.jobs)
-            (out / UNFINISHED).replace(out / RECORD)
-        print(f"{out}: {counts}, {written / 1e6:.1f} MB, written in {time.monotonic() - start:.1f} s")
+    if is_finished(out, options) and all(file.exists() for file in files):
+        print(f"{out} holds exactly this set already, {counts}; nothing was written")
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    with unwritable_named(out), output_lock(out / UNFINISHED, out):
+        (out / UNFINISHED).write_text(json.dumps(options) + "\n")
+        written = write_images(out, images, options, arguments.jobs)
+        (out / UNFINISHED).replace(out / RECORD)
+    print(f"{out}: {counts}, {written / 1e6:.1f} MB, written in {time.monotonic() - start:.1f} s")
 
 
 def parse_arguments(argv, prog, rocks):

@@ -3,8 +3,8 @@ srgan-dist train [CONFIG] [--dry-run] [--resume auto|never|PATH] [--profile N] [
 
 On a CPU, without a launcher, it starts one rank per core by itself (setting cpu_ranks).
 
-Exit codes: 0 done; 1 error, named on stderr; 2 wrong usage; 85 stopped by SIGTERM, SIGUSR1 or Ctrl-C after
-saving: the same command continues; 130 interrupted before the first update, when there is nothing to save.
+Exit codes: 0 done; 1 error, named on stderr; 2 wrong usage; 85 stopped by SIGTERM, SIGHUP, SIGUSR1 or Ctrl-C
+after saving: the same command continues; 128 + n by signal n before the first update, with nothing to save.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from srgan_dist.utils.config_files import config_file
 from srgan_dist.utils.errors import cli_errors
 
 
+@cli_errors()
 def main(argv=None, prog=None):
     die_with_parent()  # before imports that take seconds
     use_one_blas_thread()
@@ -30,21 +31,20 @@ def main(argv=None, prog=None):
     from srgan_dist.runtime.device import check_device, launched, launched_ranks
     from srgan_dist.training import train
 
-    with cli_errors():
-        world_size = launched_ranks()
-        config = load_config(arguments.config, overrides)
-        check_device(config.device)
-        device_type, ranks = "cpu" if on_cpu(config.device) else "cuda", world_size
-        if device_type == "cpu" and not launched():
-            ranks = ranks_on_cpu(config, preflight(config, arguments.resume).state.cpu_ranks)
-        if arguments.dry_run:
-            if os.environ.get("RANK", "0") == "0":
-                print(dry_run_report(config, preflight(config, arguments.resume, ranks), device_type, ranks))
-            return
-        if ranks > world_size:
-            preflight(config, arguments.resume, ranks)  # reports errors once, not on every rank
-            become_launcher(ranks, argv)
-        train(config, arguments.resume, arguments.profile)
+    world_size = launched_ranks()
+    config = load_config(arguments.config, overrides)
+    check_device(config.device)
+    device_type, ranks = "cpu" if on_cpu(config.device) else "cuda", world_size
+    if device_type == "cpu" and not launched():
+        ranks = ranks_on_cpu(config, preflight(config, arguments.resume).state.cpu_ranks)
+    if arguments.dry_run:
+        if os.environ.get("RANK", "0") == "0":
+            print(dry_run_report(config, preflight(config, arguments.resume, ranks), device_type, ranks))
+        return
+    if ranks > world_size:
+        preflight(config, arguments.resume, ranks)  # reports errors once, not on every rank
+        become_launcher(ranks, argv)
+    train(config, arguments.resume, arguments.profile)
 
 
 def parse_arguments(argv, prog):

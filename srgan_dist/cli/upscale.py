@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import signal
 import sys
 
 from srgan_dist.cli.options import add_self_ensemble
@@ -12,10 +11,10 @@ from srgan_dist.utils.progress import progress_bar
 from srgan_dist.weights import ROCKS_X4
 
 
+@cli_errors()
 def main(argv=None, prog=None):
     use_one_blas_thread()  # before NumPy is imported
     arguments = parse_arguments(argv, prog)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C, which cleans up
 
     from srgan_dist.api import load_generator
     from srgan_dist.data.noise import Noise
@@ -23,7 +22,7 @@ def main(argv=None, prog=None):
     from srgan_dist.evaluation.super_resolve_files import spread_path
     from srgan_dist.evaluation.super_resolve_jobs import list_images_and_volumes, super_resolve_jobs
 
-    with cli_errors(), joined_ranks(arguments.device) as (rank, ranks, device):
+    with joined_ranks(arguments.device) as (rank, ranks, device):
         resolver = load_generator(arguments.weights, device, arguments.self_ensemble)
         generator = resolver.generator
         noise, samples = Noise(arguments.noise_seed, arguments.noise), arguments.samples

@@ -14,6 +14,7 @@ import numpy as np
 from srgan_dist.data.image_files import read_header
 from srgan_dist.data.volume import ALLOWED_DTYPES, ImageError
 from srgan_dist.storage.encoding import LARGEST_IMAGE, EncodingError
+from srgan_dist.utils.files import unwritable_named
 
 SUFFIXES = (".png", ".tif", ".tiff", ".npy", ".bmp", ".mat")
 
@@ -37,7 +38,8 @@ def read_member(field, data, shape=None):
         raise EncodingError("is a MATLAB 7.3 file, which may point to other files; save it with -v7")
     with tempfile.TemporaryDirectory(prefix="srgan_dist_") as folder:
         path = Path(folder) / f"image{suffix}"
-        path.write_bytes(data)
+        with unwritable_named(path):
+            path.write_bytes(data)
         try:
             return _read(path, shape)
         except ImageError as error:

@@ -21,7 +21,7 @@ from srgan_dist.datasets.archive import EXPECTED, checked_files
 from srgan_dist.datasets.fetch import Failed, Part, Source, described, fetch, printable, read_part
 from srgan_dist.storage.remote import RETRY_POLICY
 from srgan_dist.utils.errors import UserError
-from srgan_dist.utils.files import atomic_write, sha256_of
+from srgan_dist.utils.files import atomic_write, sha256_of, unwritable_named
 from srgan_dist.utils.locks import file_lock
 from srgan_dist.utils.progress import progress_bar
 
@@ -240,7 +240,7 @@ def _unpack(archive, members, out, record):
 def _write_member(opened, member, path, archive):
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with opened.open(member) as source, open(path, "xb") as file:
+        with opened.open(member) as source, unwritable_named(path), open(path, "xb") as file:
             shutil.copyfileobj(source, file)  # the last read compares the CRC
         if path.stat().st_size != member.file_size:
             raise EOFError(f"{path.stat().st_size:,} bytes instead of {member.file_size:,}")

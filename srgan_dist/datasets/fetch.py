@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from srgan_dist.utils.files import atomic_write
+from srgan_dist.utils.files import atomic_write, unwritable_named
 from srgan_dist.utils.progress import Progress
 
 _MIB = 2**20
@@ -110,7 +110,7 @@ def _receive(source, path, timeout):
             etag, modified = answer.headers["ETag"], answer.headers["Last-Modified"]
             part = Part(url=source.address, etag=etag, last_modified=modified, bytes=answer.length)
             beginning, have = _beginning(answer), 0
-        with open(path, "ab" if have else "wb") as file:
+        with unwritable_named(path), open(path, "ab" if have else "wb") as file:
             if not have:
                 with atomic_write(path.with_name(f"{path.name}.json")) as unfinished:
                     unfinished.write_text(part.model_dump_json())

@@ -9,7 +9,7 @@ import json
 import os
 
 from srgan_dist.data.image_files import files_of
-from srgan_dist.utils.files import sha256_of
+from srgan_dist.utils.files import sha256_of, unwritable_named
 
 RECORD = ".upscaled.jsonl"
 
@@ -31,7 +31,7 @@ class FinishedOutputs:
         path = self.folder / RECORD
         path.parent.mkdir(parents=True, exist_ok=True)
         line = json.dumps(entry).encode() + b"\n"
-        with open(path, "ab") as file:
+        with unwritable_named(path), open(path, "ab") as file:
             file.write(line if _ends_a_line(path) else b"\n" + line)
 
     def problem(self, info, outputs):

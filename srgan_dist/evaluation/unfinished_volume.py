@@ -17,7 +17,7 @@ import time
 from srgan_dist.data.write_volumes import open_created, parts_of, remove_partial_chunks
 from srgan_dist.runtime.process_group import barrier
 from srgan_dist.utils.errors import UserError
-from srgan_dist.utils.files import sync, take_name, write_json
+from srgan_dist.utils.files import sync, take_name, unwritable_named, write_json
 from srgan_dist.utils.locks import file_lock
 
 SETTINGS = "settings.json"
@@ -125,9 +125,12 @@ def _check_space(output, needed):
 
 @contextlib.contextmanager
 def disk_named(output, missing=lambda: 0):
-    """Turn the error of a full disk into a UserError with the bytes that are needed and free."""
+    """Turn the error of a full disk into a UserError with the bytes that are needed and free, and let any
+    other name the output.
+    """
     try:
-        yield
+        with unwritable_named(output):
+            yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise

@@ -13,7 +13,7 @@ from srgan_dist.config import dump_config
 from srgan_dist.tracking.tracker import X_AXIS
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.files import atomic_write, write_json
-from srgan_dist.utils.locks import file_lock
+from srgan_dist.utils.locks import file_lock, has_path
 
 
 class RunDirectory:
@@ -23,6 +23,7 @@ class RunDirectory:
         self.path = Path(path)
         self.checkpoints, self.metrics = self.path / "checkpoints", self.path / "metrics.jsonl"
         self.starts = self.path / "run.json"
+        self.held = None  # the descriptor of the lock
 
     def weights(self, phase):
         """Return the file of the generator that a phase ends with."""
@@ -47,9 +48,17 @@ class RunDirectory:
                     f"{self.path} is being trained by {holder}; wait for its end, end it, or choose another"
                     " name"
                 )
-                stack.enter_context(file_lock(lock, message))
+                self.held = stack.enter_context(file_lock(lock, message))
                 lock.write_text(f"process {os.getpid()} on {platform.node()}")
             yield
+
+    def check_held(self):
+        """Raise UserError unless the directory is still the one that `lock` holds."""
+        if self.held is not None and not has_path(self.held, self.path / ".lock"):
+            raise UserError(
+                f"{self.path} was removed, moved or replaced while it was being trained, so nothing more is"
+                " written. The same command continues once that directory is back, else it starts anew"
+            )
 
     def open(self, config, state, checkpoint, samples_seen):
         """Prepare the directory for a training that starts from `state`.

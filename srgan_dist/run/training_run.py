@@ -19,7 +19,6 @@ from srgan_dist.run.failures import DivergenceCheck
 from srgan_dist.run.gan_health import HealthMonitor
 from srgan_dist.run.header import describe_ranks
 from srgan_dist.run.provenance import provenance_of, training_data_of
-from srgan_dist.run.run_directory import RunDirectory
 from srgan_dist.run.run_state import BestValidation
 from srgan_dist.runtime.cpu import choose_threads
 from srgan_dist.runtime.process_group import barrier, max_over_ranks
@@ -55,19 +54,15 @@ def build_networks(config, accelerator):
 class TrainingRun:
     """What a training has and does outside its updates.
 
-    checked: the Preflight of the config. corrupt: for each training set the CorruptSamples that others
-    replace.
+    checked: the Preflight of the config. directory: the RunDirectory, which is locked. corrupt: for each
+    training set the CorruptSamples that others replace.
     """
 
-    def __init__(self, config, checked, accelerator, corrupt, signals):
+    def __init__(self, config, checked, directory, accelerator, corrupt, signals):
         self.config, self.accelerator, self.signals = config, accelerator, signals
         self.device, self.world_size = accelerator.device, accelerator.num_processes
         self.is_main = accelerator.is_main_process
-        self.directory, self.checkpoint, self.state = (
-            RunDirectory(checked.run_directory),
-            checked.checkpoint,
-            checked.state,
-        )
+        self.directory, self.checkpoint, self.state = directory, checked.checkpoint, checked.state
         self.psnr_gain = None  # of the last validation, in dB over bicubic
         self.health, self.summary = HealthMonitor(), {}
         self.writer, self.saved_at = CheckpointWriter(self.device), time.monotonic()
@@ -238,6 +233,7 @@ class TrainingRun:
             "provenance": self.provenance,
             "config": self.config.model_dump(mode="json"),
         }
+        self.directory.check_held()
         save_generator(path, self.networks.eval_generator, facts)
 
     def save(self, objects, last=False):
@@ -260,13 +256,17 @@ class TrainingRun:
                     self.config.keep_checkpoints,
                     self.state.pinned_steps(),
                     self.provenance,
-                    first=self.tracker.sync,  # so that a checkpoint on the disk has all its records there
+                    first=self._before_checkpoint,
                 )
             if required:
                 self.writer.wait()
         if required:
             barrier()
         self.saved_at = time.monotonic()
+
+    def _before_checkpoint(self):
+        self.directory.check_held()
+        self.tracker.sync()  # so that a checkpoint on the disk has all its records there
 
     @contextlib.contextmanager
     def warn_if_unwritable(self, what, required=None):
@@ -292,14 +292,14 @@ class TrainingRun:
         minutes = self.config.checkpoint_minutes
         due = self.is_main and minutes is not None and time.monotonic() - self.saved_at >= 60 * minutes
         number, due = max_over_ranks([self.signals.number, due])
-        return int(number), bool(due)
+        return number, bool(due)
 
     def stop(self, number):
         """End the training, which has been saved: some rank was sent the signal of that number, or
         INTERRUPTED.
         """
         interrupted = number == INTERRUPTED
-        by = "its launcher, which died or restarts it," if interrupted else signal.Signals(number).name
+        by = "its launcher, which died or restarts it," if interrupted else signal.Signals(int(number)).name
         self.log_main(
             f"stopped by {by} after update {self.state.global_step}, which is saved; the same command"
             f" continues from there"

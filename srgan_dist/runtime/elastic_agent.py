@@ -1,9 +1,7 @@
 """torchrun's launcher, with an agent that lets a training stop and resume (see ranks.py)."""
 
-import os
 import signal
 import sys
-from pathlib import Path
 
 import torch.distributed
 from torch.distributed import run
@@ -14,9 +12,11 @@ from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.launcher import api
 
 from srgan_dist.runtime.parent_death import FROM_LAUNCHER
-from srgan_dist.utils.errors import ENDED, STOPPED
+from srgan_dist.utils.errors import RESTART, STOPPED
+from srgan_dist.utils.signals import SIGHUP, is_ignored
 
-DEFAULTS = ["--signals-to-handle=SIGTERM,SIGINT,SIGQUIT,SIGUSR1"]
+UNDER_NOHUP = SIGHUP and is_ignored(SIGHUP)
+DEFAULTS = [f"--signals-to-handle=SIGTERM,SIGINT,SIGQUIT,SIGUSR1{'' if UNDER_NOHUP else ',SIGHUP'}"]
 if "--shutdown-timeout" in run.get_args_parser().format_help():  # not in PyTorch 2.10
     DEFAULTS.append("--shutdown-timeout=150")
 
@@ -28,6 +28,8 @@ class Stopped(Exception):
 class Agent(LocalElasticAgent):
     """Supervises the ranks of one node; does not restart them after a stop."""
 
+    ended = set()  # exit codes of all ranks that have ended
+
     def _shutdown(self, death_sig=None, **_):
         """Stop the ranks: with the signal that this process received, first or while it waited for them, else
         with FROM_LAUNCHER, which they do not take for a user's request.
@@ -36,35 +38,43 @@ class Agent(LocalElasticAgent):
             cause = sys.exc_info()[1]
             death_sig = cause.sigval if isinstance(cause, SignalException) else FROM_LAUNCHER
         timeout = {"timeout": self._shutdown_timeout} if hasattr(self, "_shutdown_timeout") else {}
+        self._note_ended()
         super()._shutdown(death_sig, **timeout)
+        self._note_ended()
 
     def _restart_workers(self, worker_group):
-        if ended_with(STOPPED):
+        self._note_ended()
+        if STOPPED in self.ended:
             raise Stopped
         super()._restart_workers(worker_group)
 
-
-def ended_with(code):
-    """Return whether a rank of this node has ended with an exit code, 0 or STOPPED."""
-    return (Path(os.environ[ENDED]) / str(code)).exists()
+    def _note_ended(self):
+        if self._pcontext:
+            handlers = self._pcontext.subprocess_handlers.values()
+            self.ended.update(handler.proc.poll() for handler in handlers)
 
 
 def run_ranks(argv):
     """Run torchrun with its arguments; returns (exit code, error that nobody has printed yet or None)."""
     arguments = run.parse_args([*DEFAULTS, *argv])
     api.LocalElasticAgent = Agent
+    code, message = _run(arguments)
+    return (STOPPED, None) if STOPPED in Agent.ended else (code, message)
+
+
+def _run(arguments):
     try:
         run.run(arguments)
     except Stopped:
         return STOPPED, None
     except ChildFailedError as error:
         codes = {failure.exitcode for failure in error.failures.values()}
-        if codes == {STOPPED}:
+        if codes <= {STOPPED, RESTART}:
             return STOPPED, None
         # A rank that exits with 1 has printed its error; the agent then ends the others
         return 1, None if 1 in codes and codes <= {1, -signal.SIGTERM} else error
     except SignalException as ended:
-        return 0 if ended_with(0) else 128 + ended.sigval, None
+        return 0 if 0 in Agent.ended else 128 + ended.sigval, None
     except (RendezvousError, torch.distributed.DistError) as error:
         return 1, (
             "error: the launchers have lost each other: no answer at"

@@ -4,7 +4,7 @@ Without a checkout: python -m srgan_dist.runtime.ranks --nproc_per_node 8 -m srg
 
 Takes the options that `torchrun --help` lists, with these differences:
 
-- SIGUSR1 is passed on too (it would kill torchrun), SIGHUP is not (so that nohup works).
+- SIGUSR1 is passed on too (it would kill torchrun), SIGHUP is not under nohup.
 - Ranks have 150 s to save instead of 30 (--shutdown-timeout, where PyTorch has it).
 - Where all ranks saved and exited, the exit code is their own, 85 (torchrun's would be 1). A training that
   was asked to stop is not restarted.
@@ -15,28 +15,25 @@ Takes the options that `torchrun --help` lists, with these differences:
 
 import os
 import sys
-import tempfile
 
 from srgan_dist.runtime.parent_death import LAUNCHER_PID
-from srgan_dist.utils.errors import ENDED, STOPPED
+from srgan_dist.utils.output import surviving_output
 
 
 def main():
     if sys.argv[1:] in (["-h"], ["--help"]):
         print(__doc__, end="")
         return
-    from srgan_dist.runtime.elastic_agent import ended_with, run_ranks
+    with surviving_output():
+        from srgan_dist.runtime.elastic_agent import run_ranks
 
-    with tempfile.TemporaryDirectory(prefix="srgan_dist_ranks_") as folder:
-        os.environ |= {ENDED: folder, LAUNCHER_PID: str(os.getpid())}
+        os.environ[LAUNCHER_PID] = str(os.getpid())
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun sets it, with a warning in five lines
         os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
         code, message = run_ranks(sys.argv[1:])
-        if ended_with(STOPPED):
-            code = STOPPED
-        elif message:
+        if message:
             print(message, file=sys.stderr)
-        sys.exit(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

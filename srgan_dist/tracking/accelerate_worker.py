@@ -15,7 +15,7 @@ from PIL import Image
 
 
 def main():
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
         if hasattr(signal, name):
             # Signals are for the training, which sends a message when it ends
             signal.signal(getattr(signal, name), signal.SIG_IGN)

@@ -5,6 +5,7 @@ without an end the training was killed; the run is then closed as failed. It imp
 package.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -26,7 +27,7 @@ PRIVATE = {  # command line, host name, source code and list of packages are not
 
 
 def main():
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
         if hasattr(signal, name):
             # Signals are for the training, which sends a message when it ends
             signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -90,7 +91,8 @@ def _finish(run, summary, exit_code):
 
 
 def _tell(text):
-    print(text, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # nobody reads
+        print(text, file=sys.stderr, flush=True)
 
 
 def _end_service():

@@ -4,13 +4,17 @@ import contextlib
 import json
 import os
 import re
+import signal
 import sys
 import time
 import traceback
 from pathlib import Path
 
+from srgan_dist.utils.output import surviving_output
+from srgan_dist.utils.signals import EndSignals
+
 STOPPED = 85  # exit code, as HTCondor's examples have it; else 0 done, 1 error
-ENDED = "SRGAN_DIST_ENDED"  # variable of launch/ranks.py: the folder where ranks leave files named 0 or 85
+RESTART = 86  # exit code of one that a launcher stopped, or its death: launch/ranks.py restarts it
 
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:/+)([^\s'\"]+)")
@@ -40,31 +44,33 @@ class TrainingInterrupted(TrainingStopped):
 
 @contextlib.contextmanager
 def cli_errors():
-    """End the process with one line on stderr for an error that a user can fix (exit code 1) or Ctrl-C (130).
+    """End the process with one line on stderr for an error that a user can fix (exit code 1), and for Ctrl-C
+    (130), SIGTERM (143) and SIGHUP (129), which clean up first.
 
-    A training that a signal stopped has logged so itself (85). When the reader of stdout has gone (`| head`)
-    the process ends silently, as others do (141).
+    A training that a signal stopped has logged so itself (85). What cannot be printed ends nothing; after the
+    block it is an error, or if the reader of stdout has gone (`| head`) a silent end (141).
     """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
-    try:
-        yield
-        print(end="", flush=True)  # a full disk or closed pipe shows here, not after the last except
-        _tell_launcher(0)
-    except (UserError, OSError, KeyboardInterrupt) as error:
-        sys.exit(report(error))
-    except TrainingInterrupted:
-        sys.exit(STOPPED)
-    except TrainingStopped:
-        _tell_launcher(STOPPED)
-        sys.exit(STOPPED)
+    with surviving_output(), EndSignals():
+        stdout = sys.stdout
+        try:
+            yield
+            if isinstance(stdout.fault, BrokenPipeError):
+                sys.exit(141)
+            if stdout.fault:
+                raise UserError(f"stdout cannot be written ({stdout.fault}), the output is not complete")
+        except (UserError, OSError, KeyboardInterrupt) as error:
+            sys.exit(report(error))
+        except TrainingStopped as stop:
+            sys.exit(RESTART if isinstance(stop, TrainingInterrupted) else STOPPED)
 
 
 def report(error):
     """Print an error on stderr and return its exit code.
 
-    One line for an error that a user can fix, a traceback for a bug of ours, nothing where the reader of
-    stdout has gone. Under a launcher every rank reports, by its number: one node alone may have the fault.
+    One line for an error that a user can fix, a traceback for a bug of ours. Under a launcher every rank
+    reports, by its number: one node alone may have the fault.
     """
     rank = (
         f"rank {os.environ['RANK']}: "
@@ -72,10 +78,10 @@ def report(error):
         else ""
     )
     code = 1
-    if isinstance(error, BrokenPipeError) and _stdout_is_closed():
-        return 141
     if isinstance(error, KeyboardInterrupt):
-        words, code = f"{rank}interrupted", 130
+        number = getattr(error, "number", signal.SIGINT)
+        how = "interrupted" if number == signal.SIGINT else f"ended by {error}"
+        words, code = f"{rank}{how}", 128 + number
     elif isinstance(error, (UserError, OSError)):
         words = f"error: {rank}{masked(str(error)) or type(error).__name__}"
     else:
@@ -91,23 +97,3 @@ def _tell_torch(words):
         facts = {"py_callstack": words, "timestamp": str(int(time.time()))}
         with contextlib.suppress(OSError):
             Path(file).write_text(json.dumps({"message": {"message": words, "extraInfo": facts}}))
-
-
-def _tell_launcher(code):
-    if folder := os.environ.get(ENDED):
-        (Path(folder) / str(code)).touch()
-
-
-def _stdout_is_closed():
-    """Return whether stdout has no reader any more; if so nothing else is written to it, not even at exit."""
-    try:
-        print(flush=True)  # only a further byte shows it: the bytes that could not be written are forgotten
-        return False
-    except BrokenPipeError:
-        forget_stdout()
-        return True
-
-
-def forget_stdout():
-    """Discard all further output, and that which is not written yet."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

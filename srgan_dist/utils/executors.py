@@ -9,11 +9,14 @@ import importlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, ProcessPoolExecutor
 
 from srgan_dist.utils.errors import UserError
+from srgan_dist.utils.signals import END_SIGNALS
 
+CLEANING_SECONDS = 1.0  # for a job that SIGTERM ends
 MANY = 200  # items; below that, starting processes takes longer than they save
 
 
@@ -85,9 +88,23 @@ def process_pool(count):
 
 
 def _obey_parent():
-    """Leave Ctrl-C to the process that started this one, and end with it, however it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Leave Ctrl-C and SIGHUP to the process that started this one, and end with it, however it ends.
+    SIGTERM, with which its pool ends this process too, lets the job clean up.
+    """
+    for number in set(END_SIGNALS) - {signal.SIGTERM}:
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end_soon)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, END_SIGNALS)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_soon(number, frame):
+    """End the job; the pool's loop around it takes that for a result, and would go on."""
+    timer = threading.Timer(CLEANING_SECONDS, os._exit, [128 + number])
+    timer.daemon = True
+    timer.start()
+    sys.exit(128 + number)
 
 
 def _end_with_parent():
@@ -105,7 +122,7 @@ def _ordered_map(pool, lost, *errors):
 
     def results(function, *items):
         try:
-            with _sigint_blocked():  # processes are started by this call
+            with _signals_blocked():  # processes are started by this call
                 ordered = Executor.map(pool, function, *items)  # of any pool: in order, cancelled when closed
             yield from ordered
         except (BrokenExecutor, CancelledError, *errors):
@@ -116,12 +133,14 @@ def _ordered_map(pool, lost, *errors):
 
 
 @contextlib.contextmanager
-def _sigint_blocked():
-    """Delay Ctrl-C to the end of the block; processes that are started in the block never see it."""
+def _signals_blocked():
+    """Delay Ctrl-C and the like to the end of the block; processes that are started in it see them only once
+    they are set up.
+    """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)
     try:
         yield
     finally:

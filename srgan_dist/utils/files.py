@@ -75,20 +75,37 @@ def atomic_write(path, durable=False, replace=True):
     replace: whether an existing file of the name is replaced; otherwise it stays and UserError is raised.
     """
     path = Path(path)
-    # A name of its own: another process may be writing the same file.
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.unfinished")
+    # A name of its own: another process may be writing the same file. Cut, as a name has 255 bytes at most
+    unfinished = path.with_name(f".{path.name[:50]}.{secrets.token_hex(4)}.unfinished")
     try:
-        yield unfinished
-        if durable:
-            sync(unfinished)
-        if replace:
-            os.replace(unfinished, path)
-        else:
-            take_name(unfinished, path)
-        if durable:
-            sync(path.parent)
+        with unwritable_named(path, unfinished):
+            yield unfinished
+            if durable:
+                sync(unfinished)
+            if replace:
+                os.replace(unfinished, path)
+            else:
+                take_name(unfinished, path)
+            if durable:
+                sync(path.parent)
     finally:
-        unfinished.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def unwritable_named(path, unfinished=None):
+    """Let an OSError of the block that names no file, as that of a full disk, or the unfinished one, name
+    `path`.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename not in (None, str(unfinished)):
+            raise
+        if error.errno is None:  # of NumPy
+            raise OSError(f"{path} cannot be written: {error}") from None
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def take_name(unfinished, path):

@@ -19,7 +19,7 @@ except ImportError:  # Windows
 
 @contextlib.contextmanager
 def file_lock(path, message, file_is_lock=False):
-    """Hold the lock file `path`, made if need be, while the block runs.
+    """Hold the lock file `path`, made if need be, while the block runs; yields its descriptor.
 
     Raises UserError with `message` if another process holds it. The file stays. file_is_lock: where the
     system has no locks (Windows, some network file systems), a file that exists counts as held, even if its
@@ -33,7 +33,7 @@ def file_lock(path, message, file_is_lock=False):
     with lock:
         if not _flock(lock.fileno(), is_new or not file_is_lock) or not has_path(lock.fileno(), path):
             raise UserError(message)
-        yield
+        yield lock.fileno()
 
 
 def output_lock(path, out):
@@ -88,7 +88,7 @@ def has_path(descriptor, path):
     """Return whether an open file is still the one at `path`, and has not been removed meanwhile."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 

@@ -1,14 +1,9 @@
 """Progress of a command: a bar on a terminal, plain lines at intervals anywhere else."""
 
-import logging
 import sys
 import time
 
 from tqdm import tqdm
-
-from srgan_dist.utils.errors import forget_stdout
-
-log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 10
 
@@ -65,15 +60,8 @@ class Progress:
 
 
 def print_line(text):
-    """Print a line. Where stdout cannot be written (a full disk), warn once and continue without stdout."""
-    try:
-        tqdm.write(text, file=sys.stdout)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        forget_stdout()
-        log.warning("stdout cannot be written (%s); further output is lost", error)
+    """Print a line above any bar."""
+    tqdm.write(text, file=sys.stdout)
 
 
 def progress_bar(items, title, unit, total=None):

@@ -4,15 +4,25 @@ from functools import reduce
 from operator import or_
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from srgan_dist.utils.scales import SCALES
+
+LARGEST = {float: 1e9, int: 2**63 - 1}  # above, clocks and counters overflow
 
 
 class Settings(BaseModel):
     """Base of every settings model; each is defined beside what it configures."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _check_largest(cls, value):
+        largest = LARGEST.get(type(value))
+        if largest and abs(value) > largest:
+            raise ValueError(f"is beyond the largest number that a setting may have, {largest:g}")
+        return value
 
 
 def _check_scale(scale):

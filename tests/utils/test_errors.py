@@ -1,3 +1,4 @@
+import signal
 import subprocess
 import sys
 
@@ -69,9 +70,12 @@ def test_without_an_error_nothing_happens(capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def ended(block, reads=True):
-    """Run a block inside cli_errors() in a process of its own; without `reads` its stdout is closed."""
-    code = "import os, sys\nfrom srgan_dist.utils.errors import UserError, cli_errors\nwith cli_errors():\n"
+def ended(block, reads=True, setup=""):
+    """Run a block inside cli_errors(), after `setup`, in a process of its own; without `reads` its stdout is
+    closed. Returns exit code, stdout and stderr.
+    """
+    code = f"import os, sys\nfrom srgan_dist.utils.errors import UserError, cli_errors\n{setup}\n"
+    code += "with cli_errors():\n"
     code += "\n".join(f"    {line}" for line in block.splitlines())
     process = subprocess.Popen(
         [sys.executable, "-c", code],
@@ -98,7 +102,7 @@ def test_a_reader_of_stdout_that_stops_is_no_error(lines):
 
 def test_another_broken_pipe_is_an_error():
     code, stdout, stderr = ended("print('a table')\nraise BrokenPipeError(32, 'Broken pipe')")
-    assert (code, stdout, stderr) == (1, "a table\n\n", "error: [Errno 32] Broken pipe\n")
+    assert (code, stdout, stderr) == (1, "a table\n", "error: [Errno 32] Broken pipe\n")
 
 
 def test_an_error_without_words_is_called_by_its_type(capsys):
@@ -128,3 +132,84 @@ def test_a_process_without_stdout_can_end():
 def test_no_message_shows_the_secrets_of_a_url(capsys, text, shown):
     assert masked(text) == str(UserError(text)) == shown
     assert report(OSError(text), capsys) == (1, f"error: {shown}\n")
+
+
+SIGNALLED = """
+import os, signal, time
+from pathlib import Path
+from srgan_dist.utils.files import atomic_write
+with atomic_write({path!r}) as unfinished:
+    unfinished.write_text("half")
+    for _ in range({times}):
+        os.kill(os.getpid(), {number})
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("times", [1, 50])
+@pytest.mark.parametrize(
+    "number, words",
+    [
+        (signal.SIGINT, "interrupted"),
+        (signal.SIGTERM, "ended by SIGTERM"),
+        (signal.SIGHUP, "ended by SIGHUP"),
+    ],
+)
+def test_a_signal_ends_a_command_after_it_has_cleaned_up_however_often_it_comes(
+    tmp_path, number, words, times
+):
+    code = SIGNALLED.format(path=str(tmp_path / "file"), number=int(number), times=times)
+    assert ended(code) == (128 + number, "", f"{words}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_that_hangs_in_a_library_ends_at_the_second_signal():
+    hangs = """
+import ctypes, os, signal, threading
+for seconds in (0.1, 0.7):
+    threading.Timer(seconds, os.kill, [os.getpid(), signal.SIGTERM]).start()
+signals.ONE_EVENT_SECONDS = 0.5
+for _ in range(600):
+    ctypes.CDLL(None).usleep(100_000_000)  # Python hears of no signal meanwhile
+"""
+    assert ended(hangs, setup="from srgan_dist.utils import signals")[0] == 128 + signal.SIGTERM
+
+
+def test_a_process_that_a_library_keeps_from_hearing_the_only_signal_ends_soon():
+    hangs = """
+import ctypes, os, signal, threading
+threading.Timer(0.1, os.kill, [os.getpid(), signal.SIGTERM]).start()
+signals.UNHEARD_SECONDS = 0.2
+mutex = ctypes.create_string_buffer(64)
+ctypes.CDLL(None).pthread_mutex_lock(mutex)
+ctypes.CDLL(None).pthread_mutex_lock(mutex)
+"""
+    assert ended(hangs, setup="from srgan_dist.utils import signals")[0] == 128 + signal.SIGTERM
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    block = "os.kill(os.getpid(), signal.SIGHUP)\nprint('goes on')"
+    setup = "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)"
+    assert ended(block, setup=setup) == (0, "goes on\n", "")
+
+
+def test_a_training_that_has_saved_ends_with_85_whatever_signals_follow():
+    block = """
+from srgan_dist.utils.errors import TrainingStopped
+from srgan_dist.utils.signals import HandledSignals
+class Recorded(HandledSignals):
+    def handle(self, number):
+        self.number = number
+with Recorded([signal.SIGTERM]) as recorded:
+    os.kill(os.getpid(), signal.SIGTERM)
+    while not recorded.heard:
+        pass
+os.kill(os.getpid(), signal.SIGTERM)
+raise TrainingStopped
+"""
+    assert ended(block, setup="import signal") == (85, "", "")
+
+
+def test_an_output_that_has_no_room_is_an_error_of_the_command():
+    code, _, stderr = ended("print('a table')", setup="os.dup2(os.open('/dev/full', os.O_WRONLY), 1)")
+    assert code == 1 and "error: stdout cannot be written ([Errno 28] No space left on device)" in stderr

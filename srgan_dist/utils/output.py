@@ -1,0 +1,103 @@
+"""Standard output and error that never end a program: what cannot be written is left out."""
+
+import contextlib
+import logging
+import os
+import select
+import sys
+
+log = logging.getLogger(__name__)
+
+PIECE = 1000  # characters: a pipe with room at all takes as many without a wait
+READER_SECONDS = 10.0  # a training waits so long for a reader that has stopped reading
+
+
+class Output:
+    """A text stream whose `write` and `flush` never raise; `fault` is the first error of the stream, or None.
+
+    patience: seconds to wait for a reader that has stopped reading (a pager, Ctrl-S, a stopped `tee`), after
+    which text is left out until it reads again; None: for ever.
+    """
+
+    def __init__(self, stream, patience=None):
+        self.stream, self.patience, self.fault, self.stuck = stream, patience, None, False
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+    def write(self, text):
+        try:
+            for start in range(0, len(text), PIECE):
+                if self._has_room():
+                    self.stream.write(text[start : start + PIECE])
+                    self.stream.flush()
+        except (OSError, ValueError) as error:  # ValueError: a closed file
+            self._discard(error)
+        return len(text)
+
+    def flush(self):
+        """`write` has flushed already."""
+
+    def _has_room(self):
+        if not hasattr(select, "poll") or (number := _descriptor(self.stream)) is None:
+            return True
+        poll = select.poll()
+        poll.register(number, select.POLLOUT)
+        seconds = 0 if self.stuck else self.patience
+        self.stuck = not poll.poll(seconds if seconds is None else 1000 * seconds)
+        return not self.stuck
+
+    def _discard(self, error):
+        """Drop what the stream still holds, or Python would fail to write it at its exit; a broken pipe stays
+        broken, a disk may have room again.
+        """
+        first, self.fault = self.fault is None, self.fault or error
+        if first and self.patience is not None and not isinstance(error, BrokenPipeError):
+            name = getattr(self.stream, "name", "output").strip("<>")
+            log.warning("%s cannot be written (%s); what has no room is left out", name, error)
+        with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
+            number = self.stream.fileno()
+            before = os.dup(number)
+            try:
+                os.dup2(nowhere.fileno(), number)
+                self.stream.flush()
+            finally:
+                if not isinstance(error, BrokenPipeError):
+                    os.dup2(before, number)
+                os.close(before)
+
+
+@contextlib.contextmanager
+def surviving_output(patience=None):
+    """Let sys.stdout and sys.stderr be `Output`s in the block, of their own where it lies in another one."""
+    _open_standard_files()
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (
+        Output(getattr(stream, "stream", stream) or _nowhere(number), patience)
+        for number, stream in enumerate(before, start=1)
+    )
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+def _open_standard_files():
+    """Open /dev/null in place of standard files that were closed (`>&-`): the next file that is opened would
+    have the number of one, and get what libraries print.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)
+    os.close(number)
+
+
+def _nowhere(number):
+    """Return a stream for a standard file that was closed when Python started."""
+    return open(number, "w", encoding="utf-8", closefd=False)
+
+
+def _descriptor(stream):
+    try:
+        return stream.fileno()
+    except (OSError, ValueError, AttributeError):  # a stream of a notebook or a test
+        return None
