@@ -23,6 +23,7 @@ from srgan_dist.phases.pretrain import PretrainConfig
 from srgan_dist.storage.remote import is_url
 from srgan_dist.tracking.tracker import TrackingConfig
 from srgan_dist.utils.config_files import config_file
+from srgan_dist.utils.files import open_regular
 from srgan_dist.utils.settings import Path, Settings
 from srgan_dist.utils.yaml_text import MAX_CHARACTERS, parse_yaml
 
@@ -230,7 +231,7 @@ def load_config(path, overrides=(), model=None):
     ("adversarial.learning_rate=5e-5"); raises ConfigError with all faults.
     """
     try:
-        with open(path, encoding="utf-8") as file:
+        with io.TextIOWrapper(open_regular(path), "utf-8") as file:
             raw = parse_yaml(file.read(MAX_CHARACTERS + 1))
     except FileNotFoundError:
         raise ConfigError(

@@ -115,16 +115,18 @@ def ome_metadata(name, shape, dtype, sizes):
 
 
 def _write_npy(path, pages, count, tags, sizes, name):
+    """Not by a memory map, which on a full disk would kill the process."""
     pages = iter(pages)
     first = next(pages)
-    if count == 1:
-        with open(path, "wb") as file:
-            np.save(file, first)
-        return
-    volume = np.lib.format.open_memmap(path, "w+", first.dtype, (count, *first.shape))
-    for number, page in enumerate(itertools.chain([first], pages)):
-        volume[number] = page
-    volume.flush()
+    header = {
+        "descr": np.lib.format.dtype_to_descr(first.dtype),
+        "fortran_order": False,
+        "shape": (count, *first.shape)[count == 1 :],
+    }
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for page in itertools.chain([first], pages):
+            file.write(np.ascontiguousarray(page, first.dtype))
 
 
 # suffix in lower case -> writer

@@ -14,6 +14,7 @@ from srgan_dist.data.degradation import weights_of_axis
 from srgan_dist.data.noise import Noise
 from srgan_dist.data.value_range import to_grey_levels, to_metric_range, to_network_range
 from srgan_dist.models import noise_channels
+from srgan_dist.models.weights_file import check_output
 from srgan_dist.runtime.cpu import one_thread_each
 from srgan_dist.utils.errors import UserError
 
@@ -96,6 +97,7 @@ def draws_of_part(generator, pixels, wide, window, noise=NOISE, number=0, sample
             for draw in draws
         ]
         output = enlarge(*map(torch.cat, zip(*fields, strict=True))).squeeze(1)
+        check_output(output, generator)
         unit = to_metric_range(output[:, *scaled(within(window, wide), scale)].float())
         yield from unit.view(len(draws), *shape)
 

@@ -261,7 +261,7 @@ def _write_mean_and_spread(path, pages, count, write):
 
         def spreads():
             for mean, spread in pages:
-                mean.tofile(file)
+                file.write(np.ascontiguousarray(mean))
                 shape.append((mean.dtype, mean.shape))
                 yield spread
 

@@ -11,6 +11,7 @@ from torch import nn
 
 import srgan_dist
 from srgan_dist.models import noise_channels
+from srgan_dist.models.weights_file import check_output
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.files import atomic_write
 from srgan_dist.utils.tensor_files import write_failures_named
@@ -64,7 +65,7 @@ def export_onnx(path, generator, facts, without_noise=False):
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path, replace=False) as unfinished:
             unfinished.write_bytes(_serialized(model, path))
-            deviation = _largest_deviation(unfinished, network, generator.config, runtime, path)
+            deviation = _largest_deviation(unfinished, network, generator, runtime, path)
     return deviation
 
 
@@ -193,13 +194,13 @@ def _serialized(model, path):
         raise UserError(f"{path} cannot be made: {error}; an ONNX file holds 2 GB at most") from None
 
 
-def _largest_deviation(file, network, config, runtime, path):
+def _largest_deviation(file, network, generator, runtime, path):
     """Run an ONNX file on random images beside the network; returns their largest difference."""
     way_out = (
         "Nothing was written. Install the newest onnx, onnxruntime and PyTorch, or give an OUTPUT without a"
         " suffix for a Hugging Face folder"
     )
-    largest = 0.0
+    config, largest = generator.config, 0.0
     try:
         session = runtime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
         for batch, shape in CHECKED:
@@ -207,7 +208,9 @@ def _largest_deviation(file, network, config, runtime, path):
             named = dict(zip(("lr", "noise"), (tensor.numpy() for tensor in inputs)))
             (sr,) = session.run(["sr"], named)
             with torch.inference_mode():
-                expected = network(*inputs).numpy()
+                expected = network(*inputs)
+            check_output(expected, generator)
+            expected = expected.numpy()
             if sr.shape != expected.shape:
                 raise UserError(
                     f"{path}: onnxruntime makes {list(sr.shape)} of an LR image {list(inputs[0].shape)},"

@@ -5,18 +5,24 @@ from pathlib import Path
 
 import torch
 from pydantic import TypeAdapter
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 
 from srgan_dist.models import GeneratorConfig, build_generator
 from srgan_dist.models.layers import CHANNELS_LAST
 from srgan_dist.models.self_ensemble import SelfEnsemble
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.files import atomic_write
-from srgan_dist.utils.tensor_files import CheckpointError, save_tensors, tensors_of, write_failures_named
+from srgan_dist.utils.tensor_files import (
+    CheckpointError,
+    load_tensors,
+    read_header,
+    save_tensors,
+    tensors_of,
+    write_failures_named,
+)
 from srgan_dist.weights import FOLDER as INCLUDED
 
 MODEL = "model.safetensors"  # in a folder that was exported
+LARGEST_OUTPUT = 1000  # of images in [-1, 1], with any overshoot
 
 
 def save_generator(path, generator, facts):
@@ -42,12 +48,15 @@ def load_generator(path, device="cpu", self_ensemble=False):
     mode, facts). self_ensemble: as a SelfEnsemble.
     """
     path = generator_file(path)
-    metadata = _generator_header(path)
+    shapes, metadata = _generator_header(path)
     facts = _facts_of(path, metadata)
     try:
-        config, weights = TypeAdapter(GeneratorConfig).validate_json(metadata["generator"]), load_file(path)
-        _check_shapes(config, weights)
-        generator = build_generator(config)
+        config = TypeAdapter(GeneratorConfig).validate_json(metadata["generator"])
+        _check_shapes(config, shapes)
+        generator, weights = build_generator(config), load_tensors(path)
+        for name, expected in generator.state_dict().items():
+            if weights[name].dtype != expected.dtype:
+                raise ValueError(f"{name} is {weights[name].dtype} there, {expected.dtype} in the network")
         generator.load_state_dict(weights)
     except (KeyError, ValueError, RuntimeError) as error:
         raise CheckpointError(
@@ -61,13 +70,28 @@ def load_generator(path, device="cpu", self_ensemble=False):
             )
     _check_device(device)
     generator = generator.to(device, memory_format=CHANNELS_LAST[generator.config.ndim]).eval()
-    return SelfEnsemble(generator) if self_ensemble else generator, facts
+    network = SelfEnsemble(generator) if self_ensemble else generator
+    network.weights_file = str(path)  # for messages
+    return network, facts
+
+
+def check_output(output, generator):
+    """Raise UserError unless the output of a generator is finite and of the size of an image in [-1, 1]: as
+    grey levels anything would look like one.
+    """
+    largest = max(value.abs().item() for value in output.aminmax())
+    if not largest <= LARGEST_OUTPUT:  # also of NaN
+        name = getattr(generator, "weights_file", "the generator")
+        raise UserError(
+            f"{name} gives {largest:g} where images are -1 to 1: its training diverged or the file is"
+            " damaged; use the weights of another phase or run"
+        )
 
 
 def read_facts(path):
     """Return the facts in the header of the weights file that a path means, without its weights."""
     path = generator_file(path)
-    return _facts_of(path, _generator_header(path))
+    return _facts_of(path, _generator_header(path)[1])
 
 
 def generator_file(path):
@@ -90,15 +114,14 @@ def find_weights(run):
     return sorted((run / "weights").glob("*.safetensors")) or sorted(run.glob("*.safetensors"))
 
 
-def _check_shapes(config, weights):
-    """Raise ValueError unless weights are those of a network; a wrong header may describe one too large for
+def _check_shapes(config, found):
+    """Raise ValueError unless shapes are those of a network; a wrong header may describe one too large for
     the memory.
     """
     with torch.device("meta"):
         expected = {
             name: tuple(weight.shape) for name, weight in build_generator(config).state_dict().items()
         }
-    found = {name: tuple(weight.shape) for name, weight in weights.items()}
     for name in {**expected, **found}:
         one, other = found.get(name, "absent"), expected.get(name, "absent")
         if one != other:
@@ -111,22 +134,18 @@ def _generator_header(path):
             f"{path} is not a file; give the .safetensors of a generator, e.g."
             f" runs/NAME/weights/adversarial.safetensors, or an exported folder with {MODEL}"
         )
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is not a safetensors file: {error}") from None
+    shapes, metadata = read_header(path)
     if metadata.get("format") != "srgan_dist generator":
         raise CheckpointError(
             f"{path} holds no settings of a generator in its header; it was not written by srgan_dist"
         )
-    return metadata
+    return shapes, metadata
 
 
 def _facts_of(path, metadata):
     try:
         facts = json.loads(metadata.get("facts", ""))
-    except ValueError:
+    except (ValueError, RecursionError):
         facts = None
     if not isinstance(facts, dict):
         raise CheckpointError(

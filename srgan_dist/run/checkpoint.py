@@ -14,15 +14,20 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from srgan_dist.utils.files import sha256_of, sync
-from srgan_dist.utils.tensor_files import CheckpointError, save_tensors, tensors_of, write_failures_named
+from srgan_dist.utils.files import read_regular, sha256_of, sync
+from srgan_dist.utils.tensor_files import (
+    CheckpointError,
+    load_tensors,
+    save_tensors,
+    tensors_of,
+    write_failures_named,
+)
 
 log = logging.getLogger(__name__)
 
 VERSION = 1
+STATE_BYTES = 2**28  # the largest state that is read
 
 
 def save_checkpoint(directory, name, objects, state, keep, pinned_steps=(), provenance=None):
@@ -166,15 +171,17 @@ def read_state(path):
     """Verify every file of a checkpoint and return its JSON state."""
     path = Path(path)
     try:
-        manifest = json.loads((path / "manifest.json").read_text())
+        manifest = json.loads(read_regular(path / "manifest.json"))
         if manifest["version"] != VERSION:
             raise CheckpointError(f"{path} has version {manifest['version']}, this program reads {VERSION}")
         if "state.json" not in manifest["files"]:
             raise CheckpointError(f"{path / 'manifest.json'} does not list state.json")
         for name, entry in manifest["files"].items():
+            if Path(name).name != name:
+                raise CheckpointError(f"{path / 'manifest.json'} names {name!r}, which is no file of it")
             if (path / name).stat().st_size != entry["bytes"] or sha256_of(path / name) != entry["sha256"]:
                 raise CheckpointError(f"{path / name} is not what was saved (size or sha256 differs)")
-        return json.loads((path / "state.json").read_text())
+        return json.loads(read_regular(path / "state.json", STATE_BYTES))
     except CheckpointError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -202,12 +209,12 @@ def load_checkpoint(path, objects):
     """
     for label, item in objects.items():
         try:
-            tensors = load_file(Path(path) / f"{label}.safetensors")
+            tensors = load_tensors(Path(path) / f"{label}.safetensors")
             if isinstance(item, torch.nn.Module):
                 item.load_state_dict(tensors)
             else:
                 _restore_optimizer(item, tensors)
-        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        except (RuntimeError, ValueError) as error:
             raise CheckpointError(
                 f"{path} does not fit this config: its {label} cannot be restored ({error})"
             ) from None

@@ -6,8 +6,6 @@ They are loaded once, when the phase begins. A run that is resumed has them, tra
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from srgan_dist.config import ConfigError, differences
 from srgan_dist.models import build_discriminator, build_generator
@@ -16,7 +14,7 @@ from srgan_dist.run.checkpoint import read_state
 from srgan_dist.run.run_state import fingerprint_and_step
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.files import sha256_of
-from srgan_dist.utils.tensor_files import CheckpointError
+from srgan_dist.utils.tensor_files import CheckpointError, load_tensors
 
 # Settings that change nothing of trained weights: of initial ones, and of tiles
 OF_NO_TRAINED_WEIGHT = {"init_std", "icnr", "tile_overlap"}
@@ -141,8 +139,8 @@ def _read_discriminator(path, config):
         fingerprint, updates = fingerprint_and_step(content)
         saved = fingerprint["discriminator"]
         crop = fingerprint["data.lr_crop"] * fingerprint["generator"]["scale"]
-        tensors = load_file(path)
-    except (OSError, LookupError, TypeError, AttributeError, SafetensorError) as error:
+        tensors = load_tensors(path)
+    except (LookupError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} cannot be read: {type(error).__name__} {error}") from None
     asked = config.discriminator.model_dump(mode="json", exclude={"sync_batchnorm"})
     changed = [

@@ -3,10 +3,11 @@
 import contextlib
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, save_file
 
 from srgan_dist.utils.errors import UserError
+from srgan_dist.utils.files import open_regular
 
 
 class CheckpointError(UserError):
@@ -29,6 +30,33 @@ def save_tensors(tensors, path, metadata=None):
     granted = path.stat().st_mode
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
     path.chmod(granted)  # some versions of safetensors let only the owner read, whatever the umask says
+
+
+def read_header(path):
+    """Return ({name: shape} of the tensors, the metadata) of a safetensors file, without their values."""
+    with _as_safetensors(path), open_regular(path), safe_open(path, "pt") as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}, file.metadata() or {}
+
+
+def load_tensors(path):
+    """Return {name: tensor} of a safetensors file; raises CheckpointError for what is none.
+
+    It is read, not mapped: that it is cut meanwhile is an error then, and not the end of the process.
+    """
+    with _as_safetensors(path), open_regular(path) as file:
+        return load(file.read())
+
+
+@contextlib.contextmanager
+def _as_safetensors(path):
+    try:
+        yield
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is not a safetensors file: {error}") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    except MemoryError:
+        raise CheckpointError(f"{path} does not fit into memory") from None
 
 
 @contextlib.contextmanager

@@ -1,3 +1,7 @@
+import contextlib
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tifffile
@@ -129,3 +133,32 @@ def test_an_image_is_never_written_over_another(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out.tif"] and (
         tmp_path / "out.tif"
     ).read_text() == "precious"
+
+
+@contextlib.contextmanager
+def disk_of(folder, megabytes):
+    """A disk of its own at `folder`; skips the test where this user may not make one."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", folder]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a file system")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.parametrize("name", ["out.npy", "out.tif"])
+def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path, name):
+    code = """if True:
+        import sys
+        import numpy as np
+        from srgan_dist.data.write_images import write_pages
+        try:
+            write_pages(sys.argv[1], iter(np.ones((16, 512, 512), np.uint8)), 16)
+        except OSError as error:
+            print(error)
+    """
+    with disk_of(tmp_path / "disk", 1) as disk:
+        ran = subprocess.run([sys.executable, "-c", code, disk / name], capture_output=True, text=True)
+        assert ran.returncode == 0 and ran.stdout and list(disk.iterdir()) == [], ran

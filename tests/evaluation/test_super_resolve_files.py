@@ -4,11 +4,13 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from commands import run as run_command
 from conftest import texture
 from PIL import Image
 from test_super_resolve import network, super_resolve_grey
 
+import srgan_dist
 from srgan_dist.data.image_files import read_image, read_info
 from srgan_dist.evaluation.super_resolve import depth_scale
 from srgan_dist.evaluation.super_resolve_files import list_jobs, super_resolve_files
@@ -156,3 +158,18 @@ def test_a_late_failure_says_how_many_outputs_there_are(tmp_path, weights):
     assert failed.returncode == 1 and "Traceback" not in failed.stderr
     assert "left out: 1 .txt (notes.txt)" in failed.stderr and "1 of 2 outputs were written" in failed.stderr
     assert [path.name for path in (tmp_path / "out").glob("[!.]*")] == ["a.png"]
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("factor", [1e30, 1e4])
+def test_weights_that_make_no_images_are_named(tmp_path, ndim, factor, capsys):
+    generator = network(2, ndim=ndim)
+    with torch.no_grad():
+        for parameter in generator.parameters():
+            parameter.mul_(factor)
+    path = tmp_path / "large.safetensors"
+    save_generator(path, generator, {})
+    np.save(tmp_path / "in.npy", np.stack([texture(z, 20, 24) for z in range(5)])[:: 1 if ndim == 3 else 5])
+    with pytest.raises(UserError, match=f"{path} gives .* where images are -1 to 1: .*use the weights"):
+        srgan_dist.super_resolve(path, tmp_path / "in.npy", tmp_path / "out.npy")
+    assert not (tmp_path / "out.npy").exists()

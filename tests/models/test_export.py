@@ -145,6 +145,17 @@ class Sorting(torch.nn.Module):
         return lr * 2 if lr.sum() > 0 else lr
 
 
+def test_weights_that_make_no_images_are_no_onnx_file(tmp_path):
+    generator = saved(tmp_path / "g.safetensors", tanh=False)
+    with torch.no_grad():
+        for parameter in generator.parameters():
+            parameter.mul_(1e30)
+    save_generator(tmp_path / "g.safetensors", generator, FACTS)
+    with pytest.raises(srgan_dist.UserError, match="g.safetensors gives .* where images are -1 to 1"):
+        srgan_dist.export(tmp_path / "g.safetensors", tmp_path / "g.onnx")
+    assert not (tmp_path / "g.onnx").exists()
+
+
 def test_a_network_that_onnx_cannot_express_is_a_named_error(tmp_path):
     words = "g.onnx cannot be made: PyTorch .* cannot express generator.name=srresnet, ndim=2, in ONNX"
     with pytest.raises(srgan_dist.UserError, match=words):

@@ -1,6 +1,9 @@
 """Generator weights as files: rebuilt from the file alone, refused by name where they are wrong."""
 
 import json
+import os
+import struct
+from functools import partial
 
 import pytest
 import torch
@@ -10,7 +13,7 @@ from safetensors.torch import save_file
 from srgan_dist.models.srresnet import SRResNet, SRResNetConfig
 from srgan_dist.models.weights_file import load_generator, save_generator
 from srgan_dist.utils.errors import UserError
-from srgan_dist.utils.tensor_files import CheckpointError
+from srgan_dist.utils.tensor_files import CheckpointError, load_tensors
 
 
 def test_a_generator_is_rebuilt_from_its_file_alone(tmp_path):
@@ -105,7 +108,53 @@ def test_a_generator_with_weights_that_are_no_numbers_is_refused_by_name(tmp_pat
         load_generator(tmp_path / "g.safetensors")
 
 
-@pytest.mark.parametrize("facts", ["[1, 2]", "3", "{", ""])
+def raw_file(path, header, data=b"", length=None):
+    """Write a safetensors file with a header as it is, and of any length that it claims."""
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text) if length is None else length) + text + data)
+
+
+def entry(shape, start, end, dtype="F32"):
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+
+
+@pytest.mark.parametrize(
+    "header, length",
+    [
+        ({}, 2**30),
+        ({}, 2**63),
+        ({"a": entry([2], 0, 8), "b": entry([2], 4, 12)}, None),  # overlap
+        ({"a": entry([2], 8, 0)}, None),
+        ({"a": entry([2**40], 0, 2**42)}, None),
+        ({"a": entry([2**62, 2**62], 0, 16)}, None),
+        ({"a": entry([2], -8, 0)}, None),
+    ],
+)
+def test_headers_that_lie_about_their_file_are_refused(tmp_path, header, length):
+    raw_file(tmp_path / "g.safetensors", header, bytes(16), length)
+    for read in (load_generator, load_tensors):
+        with pytest.raises(CheckpointError, match="g.safetensors is not a safetensors file"):
+            read(tmp_path / "g.safetensors")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, partial(os.symlink, "/dev/zero")])
+def test_weights_are_a_file(tmp_path, make):
+    make(tmp_path / "g.safetensors")
+    with pytest.raises(CheckpointError, match="g.safetensors is not a file"):
+        load_generator(tmp_path / "g.safetensors")
+    with pytest.raises(CheckpointError, match="g.safetensors is no regular file"):
+        load_tensors(tmp_path / "g.safetensors")
+
+
+def test_weights_of_another_type_are_refused(tmp_path):
+    tensors, header = saved_generator(tmp_path / "g.safetensors")
+    tensors["tail.weight"] = tensors["tail.weight"].to(torch.complex64)
+    save_file(tensors, tmp_path / "g.safetensors", header)
+    with pytest.raises(CheckpointError, match="tail.weight is torch.complex64 there, torch.float32 in"):
+        load_generator(tmp_path / "g.safetensors")
+
+
+@pytest.mark.parametrize("facts", ["[1, 2]", "3", "{", "", "[" * 10**5])
 def test_a_generator_whose_facts_are_no_json_object_is_refused(tmp_path, facts):
     saved_generator(tmp_path / "g.safetensors", facts)
     with pytest.raises(CheckpointError, match="g.safetensors holds facts=.* where a JSON object belongs"):
