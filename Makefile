@@ -5,6 +5,7 @@
 # make test             the test suite
 # make test-all         the test suite with its slow tests
 # make nightly          its many repetitions
+# make soak             an hour of trainings that are stopped, killed and damaged at random: SOAK_SECONDS, SOAK_SEED
 # make docs             docs/settings.md and configs/schema.json, from the settings; lines in docs/architecture.md
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ DEMO := demo/$(if $(ROCKS),own-$(shell basename "$$(cd "$(ROCKS)" 2>/dev/null &&
 SOURCE := $(or $(ROCKS),$(DEMO)/rocks)
 BIN := .venv/bin
 
-.PHONY: demo demo3d test test-all nightly docs
+.PHONY: demo demo3d test test-all nightly soak docs
 
 demo: .venv/installed
 	$(if $(ROCKS),@test -d "$(ROCKS)" || { echo "ROCKS=$(ROCKS) is not a folder"; exit 1; })
@@ -72,6 +73,12 @@ test-all: .venv/installed
 
 nightly: .venv/installed
 	$(PYTEST) -m nightly
+
+SOAK_SECONDS ?= 3600
+SOAK_SEED ?= 0
+
+soak: .venv/installed
+	$(BIN)/python tests/soak/soak.py --seconds $(SOAK_SECONDS) --seed $(SOAK_SEED)
 
 docs: .venv/installed
 	$(BIN)/python -m srgan_dist settings --markdown > docs/settings.md

@@ -17,6 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from importlib import import_module
 from importlib.util import find_spec
@@ -27,6 +28,7 @@ MAX_REQUEST = 2**17  # bytes
 LAUNCHERS = {"run.py", "launch.py", "ranks.py", "accelerate"}
 LIBRARIES = [
     "accelerate.commands.launch",
+    "fsspec.implementations.http",
     "torch.distributed.run",
     "torchvision.models",
     "srgan_dist.evaluation.report",
@@ -113,6 +115,7 @@ def become(request, files):
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
+    tempfile.tempdir = None  # TMPDIR may be another
     signal.signal(signal.SIGINT, signal.default_int_handler)
     set_command_line(request["words"])
     return request["words"][1:]

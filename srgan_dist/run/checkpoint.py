@@ -99,10 +99,16 @@ def _write(folder, objects, state, provenance):
     sync(folder)
 
 
+def set_aside_later(directory, global_step):
+    """Give the checkpoints after a step, from which no run continued as they are damaged, such a name."""
+    for path in list_checkpoints(directory):
+        if _updates(path) > global_step:
+            _set_aside(path)
+
+
 def _prune(newest, keep, pinned_steps):
+    set_aside_later(newest.parent, _updates(newest))
     others = [path for path in list_checkpoints(newest.parent) if path != newest]
-    for path in [path for path in others if _updates(path) > _updates(newest)]:
-        _set_aside(path)  # damaged, or this run would have continued from it
     older = [path for path in others if _updates(path) < _updates(newest)]
     for path in older[keep - 1 :]:
         if _updates(path) not in pinned_steps:

@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 from srgan_dist.config import dump_config
+from srgan_dist.run.checkpoint import set_aside_later
 from srgan_dist.tracking.tracker import X_AXIS
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.files import atomic_write, write_json
@@ -68,6 +69,8 @@ class RunDirectory:
         """
         with self.write_failures_named():
             self.checkpoints.mkdir(exist_ok=True)
+            # At once: among the newest that are kept they would take the place of whole ones
+            set_aside_later(self.checkpoints, state.global_step)
             for folder in (".", "samples", "weights", "weights/best"):
                 for leftover in (self.path / folder).glob(".*.unfinished"):  # of a process that was killed
                     leftover.unlink()

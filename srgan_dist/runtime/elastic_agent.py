@@ -57,6 +57,7 @@ class Agent(LocalElasticAgent):
 def run_ranks(argv):
     """Run torchrun with its arguments; returns (exit code, error that nobody has printed yet or None)."""
     arguments = run.parse_args([*DEFAULTS, *argv])
+    arguments.log_dir = arguments.log_dir or os.environ[ENDED]  # torchrun would leave a folder of its own
     api.LocalElasticAgent = Agent
     code, message = _run(arguments)
     return (STOPPED, None) if STOPPED in Agent.ended else (code, message)

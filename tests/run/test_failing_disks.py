@@ -8,7 +8,7 @@ import pytest
 from conftest import full_disk, read_only
 from whole_runs import config_of, contents, on_cpu_and_quick, stopped, train_undisturbed
 
-from srgan_dist.run.checkpoint import newest_checkpoint, save_checkpoint
+from srgan_dist.run.checkpoint import list_checkpoints, newest_checkpoint, save_checkpoint
 from srgan_dist.training import train
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.tensor_files import CheckpointError
@@ -144,3 +144,12 @@ def test_a_run_whose_newest_checkpoint_is_damaged_continues_from_the_one_before(
         and "step-00000011/discriminator.safetensors is not what was saved" in caplog.text
     )
     assert contents(run) == contents(whole)
+
+
+def test_a_damaged_checkpoint_takes_the_place_of_no_whole_one(shards, whole, tmp_path):
+    run = stopped(whole, tmp_path, 12)
+    (run / "checkpoints" / "step-00000012" / "generator.safetensors").write_bytes(b"")
+    train(config_of(shards, tmp_path, checkpoint_every=2, keep_checkpoints=3))
+    kept = [path.name for path in list_checkpoints(run / "checkpoints")]
+    assert kept[:3] == ["step-00000015", "step-00000013", "step-00000011"]
+    assert (run / "checkpoints" / "step-00000012.damaged").is_dir()

@@ -1,0 +1,164 @@
+"""A soak: trainings over two ranks are disturbed and ended at random until the time is over.
+
+    python tests/soak/soak.py [--seconds 3600] [--seed 0] [--out soak] [--only N]
+
+After every event the invariants of invariants.py are checked. A fault is printed with its event, TRAINING.EVENT;
+its training, whose folder is kept in OUT, is repeated alone by --only TRAINING with the same seed: its events
+follow from both, the times at which they strike only roughly. At the end a line per class of events; OUT/soak.json
+has the same. Exit code 1 where there was a fault.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+TESTS = Path(__file__).parent.parent
+sys.path[:0] = map(str, (TESTS.parent, TESTS, TESTS / "run", TESTS / "storage"))
+
+import fork_server  # noqa: E402
+from commands import wait_until, write_config  # noqa: E402
+from invariants import Memory, descendants, wrong_records  # noqa: E402
+from story import Story, send  # noqa: E402
+from world import SMALL_CACHE, World, empty, start_training  # noqa: E402
+
+from srgan_dist.utils.errors import STOPPED  # noqa: E402
+
+WARM_UP = 300  # updates after which the memory of a training no longer grows
+MAX_FAULTS = 20
+
+
+class Soak:
+    """Counts events and faults, and writes them down."""
+
+    def __init__(self, seed, out):
+        self.seed, self.out, self.start = seed, out, time.monotonic()
+        self.events, self.faults = Counter(), []
+        self.training, self.event = 0, 0
+
+    def report(self, kind, faults):
+        """Count an event; print its faults."""
+        self.event += 1
+        self.events[kind] += 1
+        for fault in faults:
+            self.faults.append({"event": f"{self.training}.{self.event}", "kind": kind, "fault": fault})
+            print(f"FAULT seed {self.seed}, event {self.training}.{self.event}, {kind}: {fault}", flush=True)
+
+    def summary(self):
+        by_kind = Counter(fault["kind"] for fault in self.faults)
+        return {
+            "seed": self.seed,
+            "seconds": round(time.monotonic() - self.start),
+            "trainings": self.training,
+            "events": self.events.total(),
+            "kinds": {
+                kind: {"events": count, "faults": by_kind[kind]}
+                for kind, count in sorted(self.events.items())
+            },
+            "faults": self.faults,
+        }
+
+    def close(self):
+        """Write soak.json and print a line per class of events."""
+        summary = self.summary()
+        (self.out / "soak.json").write_text(json.dumps(summary, indent=1) + "\n")
+        for kind, counts in summary["kinds"].items():
+            print(f"{kind:30} {counts['events']:6} events {counts['faults']:4} faults")
+        print(
+            f"{summary['events']} events, {len(self.faults)} faults in {summary['trainings']} trainings and"
+            f" {summary['seconds']} s, seed {self.seed}: {self.out / 'soak.json'}"
+        )
+
+
+class LongTraining:
+    """A training that goes on for as long as the soak, suspended for most of the time, by URL."""
+
+    def __init__(self, world, report):
+        self.folder = world.folder / "long"
+        self.folder.mkdir()
+        self.report, self.memory, self.cache = report, Memory(), self.folder / "cache"
+        phase = {"steps": 10**6, "lr_schedule": {"name": "constant"}, "losses": {"pixel": {"name": "l1"}}}
+        config = world.config("small cache", self.folder, by_url=True, pretrain=phase, adversarial=None)
+        self.processes = start_training("none", write_config(self.folder, config))
+        self.pids = {process.pid for process in self.processes}
+        # Readers, or full pipes would stop it
+        self.readers = [
+            threading.Thread(target=process.communicate, daemon=True) for process in self.processes
+        ]
+        for reader in self.readers:
+            reader.start()
+        self.updates = self.folder / "run" / "metrics.jsonl"
+        wait_until(self.updates.exists, self.processes[0])
+        send(signal.SIGSTOP, self.pids)
+
+    def go_on(self, seconds=3.0):
+        """Let it train for some seconds, with an emptied cache, and look at its memory."""
+        send(signal.SIGCONT, self.pids)
+        time.sleep(seconds / 2)
+        empty(self.cache)
+        time.sleep(seconds / 2)
+        send(signal.SIGSTOP, self.pids)
+        faults = [f"process {one.pid} has ended" for one in self.processes if one.poll() is not None]
+        if not faults and self.updates.read_bytes().count(b"loss/generator") >= WARM_UP:
+            faults += self.memory.grown(self.pids)
+        self.report("long training", faults)
+
+    def close(self):
+        """Stop it and check its records."""
+        send(signal.SIGCONT, self.pids)
+        send(signal.SIGTERM, self.pids)
+        for reader in self.readers:
+            reader.join(60)
+        codes = [process.poll() for process in self.processes]
+        faults = [] if codes == [STOPPED] * 2 else [f"exit codes {codes}"]
+        self.report(
+            "end of the long training",
+            [*faults, *wrong_records(self.folder / "run", SMALL_CACHE["batch_size"])],
+        )
+        send(signal.SIGKILL, [process.pid for process in self.processes if process.poll() is None])
+
+
+def soak(seconds, seed, out, only=None):
+    """Soak for some seconds, or tell one story; returns the Soak."""
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    counts = Soak(seed, out)
+    fork_server.server()
+    world = World(out / "world")
+    long = LongTraining(world, counts.report)
+    bystanders = descendants(os.getpid()).keys() | long.pids
+    try:
+        while len(counts.faults) < MAX_FAULTS and (only is None or not counts.training):
+            if only is None and time.monotonic() - counts.start > seconds:
+                break
+            counts.training, counts.event = only or counts.training + 1, 0
+            folder, before = out / f"training{counts.training}", len(counts.faults)
+            Story(world, folder, seed, counts.training, counts.report, bystanders).tell()
+            if len(counts.faults) == before:
+                shutil.rmtree(folder)
+            long.go_on()
+    finally:
+        long.close()
+        world.close()
+        counts.close()
+    return counts
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=3600)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("soak"))
+    parser.add_argument("--only", type=int, metavar="TRAINING")
+    arguments = parser.parse_args()
+    sys.exit(bool(soak(arguments.seconds, arguments.seed, arguments.out.resolve(), arguments.only).faults))
+
+
+if __name__ == "__main__":
+    main()

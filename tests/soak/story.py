@@ -1,0 +1,278 @@
+"""One training of the soak: it is started, disturbed and ended at random until it is finished."""
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+from commands import processes_of, start, write_config
+from invariants import (
+    any_files,
+    damaged_files,
+    differences,
+    leftover_files,
+    leftover_processes,
+    wrong_order,
+    wrong_records,
+)
+from test_remote import cut, fine, status
+from whole_runs import contents
+from world import IMAGES, LAUNCHERS, PHASE, VARIANTS, empty, start_training
+
+from srgan_dist.run.checkpoint import list_checkpoints
+from srgan_dist.utils.errors import STOPPED
+
+ENDS = {  # of a start of a training, and how often each is drawn
+    "SIGTERM": 3,
+    "SIGUSR1": 3,
+    "SIGINT": 3,
+    "kill one rank": 4,
+    "kill all ranks": 3,
+    "kill the launcher": 3,
+    "finish": 2,
+}
+DISTURBANCES = {"suspend": 2, "evaluate": 1}
+OF_URLS = {"empty the cache": 4, "fault of the server": 2}
+DAMAGES = {"damage the newest checkpoint": 2, "delete the newest checkpoint": 1}
+STARTS = 7  # after which a training is left alone
+WAIT_SECONDS = 90
+
+
+class Story:
+    """A training in `folder`; its events follow from seed and number alone, their times only roughly.
+
+    report(kind, faults): called after each event. bystanders: processes that outlive it.
+    """
+
+    def __init__(self, world, folder, seed, number, report, bystanders):
+        self.world, self.folder, self.report, self.bystanders = world, folder, report, bystanders
+        self.rng = random.Random(f"{seed} {number}")
+        self.variant = self.rng.choice(list(VARIANTS))
+        self.by_url = self.rng.random() < 0.7
+        self.disturbances = DISTURBANCES | (OF_URLS if self.by_url else {})
+        self.run, self.cache, self.temporary = folder / "run", folder / "cache", folder / "tmp"
+        self.temporary.mkdir(parents=True)
+        self.config = world.config(self.variant, folder, self.by_url)
+        self.config_file = write_config(folder, self.config)
+        self.environment = {"TMPDIR": str(self.temporary)}
+        self.launcher_killed, self.damaged = False, None
+
+    def __str__(self):
+        return f"{self.variant}, {'by URL' if self.by_url else 'from files'}"
+
+    def tell(self):
+        """Start the training again and again until it is finished."""
+        self.world.undisturbed(self.variant)
+        for number in range(STARTS + 1):
+            self.launcher = self.rng.choice(LAUNCHERS)
+            end = self.draw(ENDS) if number < STARTS else "finish"
+            if end == "kill the launcher":
+                self.launcher = "ranks.py"
+            self.started, self.updates_before = time.time(), self.updates()
+            self.processes = start_training(self.launcher, self.config_file, **self.environment)
+            if self.live(end):
+                return
+            if self.rng.random() < 0.4:
+                self.damage(self.draw(DAMAGES))
+
+    def draw(self, weights):
+        return self.rng.choices(list(weights), list(weights.values()))[0]
+
+    # While it trains
+
+    def live(self, end):
+        """Disturb the training and end it; returns whether it is finished."""
+        evaluation = None
+        for kind in [self.draw(self.disturbances) for _ in range(self.rng.randrange(3))]:
+            self.wait(self.moment())
+            if kind == "evaluate":
+                evaluation = evaluation or self.start_evaluation()
+            elif kind == "suspend":
+                self.suspend()
+            elif kind == "empty the cache":
+                empty(self.cache)
+                self.report(kind, [])
+            else:
+                self.disturb_server()
+        in_order = True
+        if end != "finish":
+            # Nobody supervises ranks without a launcher before they know each other
+            self.wait(self.moment(early=self.launcher != "none"))
+            in_order = end.startswith("SIG") and self.updates() > self.updates_before
+            self.strike(end)
+        faults = self.processes_ended(end, in_order, evaluation)
+        if evaluation:
+            self.check_evaluation(*evaluation)
+        finished = all(process.returncode == 0 for process in self.processes)
+        if finished or self.updates() > self.updates_before:
+            self.damaged = None  # set aside
+        faults += self.files_in_order(in_order)
+        self.report("finish" if finished else end, faults + (self.differs() if finished else []))
+        return finished
+
+    def moment(self, early=False):
+        """Return a condition to wait for: an update, a checkpoint being written, or a time after the start."""
+        update = self.updates() + self.rng.choice([1, 2, 3, 5, 8, PHASE])
+        until, delay = time.monotonic() + self.rng.uniform(0, 3), self.rng.uniform(0, 0.05)
+        kind = self.rng.choice(["update", "save", "time"][: 2 + early])
+        if kind == "time":
+            return lambda: time.monotonic() >= until
+        if kind == "save":
+            return lambda: self.is_saving() or self.updates() >= update + 5
+        return lambda: self.updates() >= update and (time.sleep(delay) or True)
+
+    def is_saving(self):
+        """Return whether a checkpoint is being written, one since the start."""
+        for path in self.run.glob("checkpoints/*.unfinished"):
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime > self.started:
+                    return True
+        return False
+
+    def updates(self):
+        """Return the updates in metrics.jsonl."""
+        path = self.run / "metrics.jsonl"
+        return path.read_bytes().count(b"loss/generator") if path.exists() else 0
+
+    def wait(self, condition):
+        """Wait until a condition holds; returns False if the training has ended before."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not condition():
+            if any(process.poll() is not None for process in self.processes):
+                return False
+            if time.monotonic() > deadline:
+                self.report("wait", [f"no update within {WAIT_SECONDS} seconds"])
+                return False
+            time.sleep(0.002)
+        return True
+
+    def ranks(self):
+        """Return the processes of the ranks."""
+        launchers = [process.pid for process in self.processes] if self.launcher == "ranks.py" else []
+        return [pid for pid in processes_of(self.config_file) if pid not in launchers]
+
+    def disturb_server(self):
+        shard = self.rng.choice(sorted(path.name for path in self.world.shards.glob("train-*.tar")))
+        self.world.server.faults[shard] = [self.rng.choice([cut, status(503)]), fine]
+        self.report("fault of the server", [])
+
+    def suspend(self):
+        ranks = self.ranks()
+        for number in (signal.SIGSTOP, signal.SIGCONT):
+            send(number, ranks)
+            time.sleep(self.rng.uniform(0, 0.5))
+        self.report("suspend", [])
+
+    def start_evaluation(self):
+        """Evaluate what the run has by now; returns the process and whether there were weights."""
+        had_weights = any(self.run.glob("weights/**/[!.]*.safetensors"))
+        place = self.config.data.path
+        command = ("launch/evaluate.py", self.run, place, "--out", self.folder / "eval", "--measures", "off")
+        cache = ("--cache", self.cache, "--cache-gib", str(self.config.data.cache_gib))
+        process = start(sys.executable, *command, *cache, "--samples", "0", **self.environment)
+        return process, had_weights
+
+    def check_evaluation(self, process, had_weights):
+        faults = []
+        try:
+            _, errors = process.communicate(timeout=WAIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            faults.append("the evaluation does not end")
+        else:
+            if "Traceback" in errors or process.returncode and (had_weights or "error:" not in errors):
+                faults.append(f"the evaluation ended with {process.returncode}: {errors}")
+            if process.returncode == 0 and not (self.folder / "eval" / "scores.json").exists():
+                faults.append("the evaluation left no scores.json")
+        self.report("evaluate", [*faults, *leftover_files(self.folder / "eval")])
+
+    # Its end
+
+    def strike(self, end):
+        """End the training by a signal."""
+        ranks = self.ranks()
+        if end in ("SIGTERM", "SIGUSR1", "SIGINT"):
+            targets = [process.pid for process in self.processes]
+            alone = self.launcher == "none" and self.rng.random() < 0.5
+            send(getattr(signal, end), targets[:1] if alone else targets)
+        elif end == "kill one rank":
+            send(signal.SIGKILL, ranks and [self.rng.choice(ranks)])
+        elif end == "kill all ranks":
+            send(signal.SIGKILL, ranks)
+        else:
+            self.launcher_killed = True
+            send(signal.SIGKILL, [process.pid for process in self.processes])
+
+    def processes_ended(self, end, in_order, evaluation):
+        """Wait for the end of all processes but an evaluation; return the faults.
+
+        in_order: the training was under way and was not killed, so it ends with the exit code 0 or 85.
+        """
+        errors, faults = [], []
+        for process in self.processes:
+            try:
+                errors.append(process.communicate(timeout=WAIT_SECONDS)[1])
+            except subprocess.TimeoutExpired:
+                faults.append(f"process {process.pid} does not end after {end}")
+        others = {evaluation[0].pid} if evaluation else set()
+        faults += leftover_processes(os.getpid(), self.bystanders | others)
+        codes = [process.wait() for process in self.processes]
+        allowed = [0] if end == "finish" else [0, STOPPED]
+        if in_order and (len(set(codes)) > 1 or codes[0] not in allowed):
+            faults.append(f"exit codes {codes}: {errors}")
+        self.world.server.faults.clear()
+        return faults
+
+    def files_in_order(self, in_order):
+        """Return the faults of the files of an ended training; in_order: as above, nothing is left."""
+        faults = [
+            *wrong_records(self.run, self.config.data.batch_size),
+            *damaged_files(self.run, self.damaged),
+        ]
+        if in_order:
+            faults += leftover_files(self.run, self.cache)
+            if not self.launcher_killed:
+                faults += any_files(self.temporary)
+        return faults
+
+    def differs(self):
+        """Return the faults of the finished run."""
+        parts, batch_size = self.config.gradient_accumulation_steps, self.config.data.batch_size
+        return [
+            *differences(contents(self.run), self.world.undisturbed(self.variant)),
+            *wrong_order(self.folder / "seen", IMAGES["train"], batch_size, 2 * PHASE, micro_batches=parts),
+        ]
+
+    # Between two starts
+
+    def damage(self, kind):
+        """Damage or delete the newest checkpoint; with the only one the run begins anew."""
+        checkpoints = list_checkpoints(self.run / "checkpoints")
+        if not checkpoints:
+            return
+        self.damaged = newest = checkpoints[0]
+        if kind.startswith("delete") or len(checkpoints) == 1:
+            shutil.rmtree(newest)
+        else:
+            path = self.rng.choice(sorted(newest.iterdir()))
+            how = self.rng.choice(["flip", "cut", "remove"])
+            if how == "flip":
+                data = bytearray(path.read_bytes())
+                data[self.rng.randrange(len(data))] ^= 1 << self.rng.randrange(8)
+                path.write_bytes(data)
+            elif how == "cut":
+                os.truncate(path, self.rng.randrange(path.stat().st_size))
+            else:
+                path.unlink()
+        self.report(kind, [])
+
+
+def send(number, pids):
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:  # it has ended by itself
+            continue

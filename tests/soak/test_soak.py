@@ -1,0 +1,172 @@
+"""The soak for a short while, and its checks: each finds what it looks for."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from commands import RANKS, run, start
+from invariants import (
+    MIB,
+    Memory,
+    any_files,
+    damaged_files,
+    descendants,
+    differences,
+    leftover_files,
+    leftover_processes,
+    wrong_order,
+    wrong_records,
+)
+from whole_runs import config_of, contents, on_cpu_and_quick
+
+from srgan_dist.data.sampler import slots_of
+from srgan_dist.run.checkpoint import list_checkpoints
+from srgan_dist.training import train
+
+
+@pytest.mark.slow
+def test_a_soak_finds_no_fault(tmp_path):
+    seconds, seed = os.environ.get("SOAK_SECONDS", "60"), os.environ.get("SOAK_SEED", "0")
+    words = ("--seconds", seconds, "--seed", seed, "--out", tmp_path / "soak")
+    output, errors = start(sys.executable, "tests/soak/soak.py", *words).communicate()
+    assert "0 faults in" in output, output + errors
+    summary = json.loads((tmp_path / "soak" / "soak.json").read_text())
+    assert summary["faults"] == [] and summary["kinds"]["finish"]["events"] > 0
+    assert summary["events"] == sum(kind["events"] for kind in summary["kinds"].values()) > 5
+
+
+@pytest.fixture(scope="module")
+def whole(shards, tmp_path_factory):
+    """A finished run that has a record and a checkpoint of every update."""
+    output = tmp_path_factory.mktemp("whole")
+    with on_cpu_and_quick():
+        train(config_of(shards, output, log_every=1))
+    return output / "run"
+
+
+@pytest.fixture
+def finished(whole, tmp_path):
+    return shutil.copytree(whole, tmp_path / "run")
+
+
+def test_a_run_in_order_has_no_fault(whole, finished):
+    faults = [*wrong_records(finished, 4), *damaged_files(finished), *leftover_files(finished)]
+    assert [*faults, *differences(contents(finished), contents(whole))] == []
+
+
+def flip_last_bit(path):
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_doctored_weights_file_is_reported(whole, finished):
+    flip_last_bit(finished / "weights" / "pretrain.safetensors")
+    (fault,) = differences(contents(finished), contents(whole))
+    assert "pretrain.safetensors (weights) is not that of the undisturbed run" in fault
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda lines: [*lines[:3], lines[2], *lines[3:]], ["updates [1.0, 2.0, ", "2 records"]),
+        (lambda lines: lines[:2] + lines[3:], ["updates [1.0, 2.0, "]),
+        (lambda lines: [lines[1], lines[0], *lines[2:]], ["does not ascend", "updates [2.0, 1.0, "]),
+        (lambda lines: [*lines[:-1], lines[-1][:-5]], ["has no end"]),
+        (lambda lines: lines[:5], ["step-00000015 is saved"]),
+    ],
+    ids=["doubled", "missing", "out of order", "cut off", "too few"],
+)
+def test_wrong_records_are_reported(finished, change, words):
+    path = finished / "metrics.jsonl"
+    path.write_text("".join(change(path.read_text().splitlines(keepends=True))))
+    faults = "\n".join(wrong_records(finished, 4))
+    assert faults and words[0] in faults
+
+
+def test_a_validation_that_is_recorded_twice_is_reported(whole, finished):
+    path = finished / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    number = next(i for i, line in enumerate(lines) if "val/psnr" in line)
+    path.write_text("".join([*lines[: number + 1], *lines[number:]]))
+    (fault,) = wrong_records(finished, 4)
+    assert "recorded twice: [(12, 'val/" in fault
+    assert list(differences(contents(finished), contents(whole)))
+
+
+def test_a_damaged_checkpoint_and_damaged_weights_are_reported(finished):
+    newest = list_checkpoints(finished / "checkpoints")[0]
+    flip_last_bit(newest / "generator.safetensors")
+    (finished / "weights" / "adversarial.safetensors").write_bytes(b"")
+    checkpoint, weights = damaged_files(finished)
+    assert "generator.safetensors is not what was saved" in checkpoint and "adversarial" in weights
+    assert len(list(damaged_files(finished, known=newest))) == 1
+
+
+def test_a_lost_checkpoint_is_reported(whole, finished):
+    shutil.rmtree(list_checkpoints(finished / "checkpoints")[0])
+    assert list(differences(contents(finished), contents(whole))) == ["there is no step-00000015"]
+
+
+@pytest.mark.parametrize("name", [".config.yaml.0a1b.unfinished", f"{64 * 'a'}.part", f"{64 * 'a'}.lock"])
+def test_a_left_file_is_reported(finished, name):
+    (finished / "weights" / name).touch()
+    assert list(leftover_files(finished)) == [f"{finished / 'weights' / name} is left"]
+    assert list(any_files(finished / "weights" / "best")) != []
+
+
+def test_a_left_process_is_reported_and_ended():
+    before = descendants(os.getpid()).keys()
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
+    (fault,) = leftover_processes(os.getpid(), before, seconds=0.1)
+    assert fault.startswith(f"process {child.pid} is left: ") and fault.endswith("time.sleep(100)")
+    assert child.wait() == -9 and list(leftover_processes(os.getpid(), before, seconds=0)) == []
+
+
+def test_memory_that_grows_is_reported():
+    memory, pid = Memory(growth=16 * MIB), os.getpid()
+    assert list(memory.grown([pid])) == [] == list(memory.grown([pid]))
+    kept = np.ones(32 * MIB, np.uint8)
+    (fault,) = memory.grown([pid])
+    assert fault.startswith(f"process {pid} has grown from ") and kept.all()
+
+
+def note(folder, order, repeated=()):
+    """Write the notes of two ranks with batches of 4 that take images in an order, some updates again."""
+    folder.mkdir()
+    for rank in range(2):
+        lines = [[update, 0, [order[slot] for slot in slots_of(update, rank, 2, 4)]] for update in range(3)]
+        lines += [[update, 0, images] for update, images in repeated] if rank else []
+        (folder / f"{rank}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@pytest.mark.parametrize(
+    "order, repeated, words",
+    [
+        ([0, 1, 2, 3, 4, 5, 5, 4, 3, 2, 1, 0], [(0, [2, 3])], None),
+        ([0, 1, 2, 3, 4, 4, 5, 4, 3, 2, 1, 0], [], "epoch 0 had the images [0, 1, 2, 3, 4, 4]"),
+        ([0, 1, 2, 3, 4, 5, 5, 4, 3, 2, 1, 6], [], "epoch 1 had the images"),
+        ([0, 1, 2, 3, 4, 5, 5, 4, 3, 2, 1, 0], [(0, [2, 4])], "rank 1 took other images for update 0"),
+    ],
+    ids=["right", "doubled", "another", "other after a kill"],
+)
+def test_an_epoch_without_each_image_once_is_reported(tmp_path, order, repeated, words):
+    note(tmp_path / "seen", order, repeated)
+    faults = list(wrong_order(tmp_path / "seen", 6, 4, 3))
+    assert (words is None and faults == []) or words in faults[0]
+
+
+# Faults that the soak has found
+
+
+def test_the_launcher_leaves_nothing_in_the_folder_of_temporary_files(tmp_path):
+    (tmp_path / "rank.py").touch()
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    script = ("--standalone", "--nproc_per_node=1", tmp_path / "rank.py")
+    done = run(*RANKS, *script, TMPDIR=str(temporary))
+    assert done.returncode == 0 and list(any_files(temporary)) == [], done.stderr
