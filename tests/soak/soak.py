@@ -2,10 +2,10 @@
 
     python tests/soak/soak.py [--seconds 3600] [--seed 0] [--out soak] [--only N]
 
-After every event the invariants of invariants.py are checked. A fault is printed with its event, TRAINING.EVENT;
-its training, whose folder is kept in OUT, is repeated alone by --only TRAINING with the same seed: its events
-follow from both, the times at which they strike only roughly. At the end a line per class of events; OUT/soak.json
-has the same. Exit code 1 where there was a fault.
+After every event the invariants of invariants.py are checked. A fault is printed with its event,
+TRAINING.EVENT, and the folder of its training is kept in OUT. --only TRAINING with the same seed repeats that
+training alone: its events follow from both numbers, the moments at which they strike only roughly. At the end
+there is a line per class of events, and OUT/soak.json. Exit code 1 where there was a fault.
 """
 
 import argparse

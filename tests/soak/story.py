@@ -115,7 +115,7 @@ class Story:
         return finished
 
     def moment(self, early=False):
-        """Return a condition to wait for: an update, a checkpoint being written, or a time after the start."""
+        """Return a condition to wait for: an update, a checkpoint being written, a time after the start."""
         update = self.updates() + self.rng.choice([1, 2, 3, 5, 8, PHASE])
         until, delay = time.monotonic() + self.rng.uniform(0, 3), self.rng.uniform(0, 0.05)
         kind = self.rng.choice(["update", "save", "time"][: 2 + early])

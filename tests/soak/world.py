@@ -1,4 +1,4 @@
-"""What the trainings of the soak share: a set of images that tell their numbers, its server, configs, results."""
+"""What the trainings of the soak share: a set whose images tell their numbers, a server, configs, results."""
 
 import shutil
 import sys
