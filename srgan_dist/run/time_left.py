@@ -39,9 +39,11 @@ class TimeLeft:
         updates, parts = self._phase_left(self.phase, each, step, seconds)
         for phase, ratio in zip(self.later, self._ratios(meter), strict=True):
             parts += self._phase_left(phase, ratio and ratio * each)[1]
-        left = tqdm.format_interval(sum(part for part in parts if part is not None))
+        left = sum(part for part in parts if part is not None)
+        if left < 1 and None in parts:
+            return "", step + updates
         word = "over " if None in parts else "about " if any(self.ratios) else ""
-        return f"{word}{left} left", step + updates
+        return f"{word}{tqdm.format_interval(left)} left", step + updates
 
     def _phase_left(self, phase, each, step=0, seconds=0.0):
         """Return the updates that are left of a phase, and the seconds that they and validations take.

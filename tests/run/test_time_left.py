@@ -76,6 +76,7 @@ def test_a_resumed_phase_is_judged_by_its_own_updates(monkeypatch):
 def test_what_is_not_known_is_said(monkeypatch):
     run = Run(monkeypatch, config_of(), validated=False)
     assert run.train(10)[0] == "over 03:00 left"
+    assert run.train(90) == ("", 100)  # nothing but the validations
 
 
 def test_later_phases_are_judged_by_their_arithmetic_or_their_time_limit(monkeypatch):
