@@ -17,6 +17,7 @@ from srgan_dist.packing.align import faded
 SIDE = {2: 48, 3: 20}  # LR pixels along an axis of the part that is compared
 REACH = 8  # LR pixels: the largest shift that is looked for
 SMALLEST = 8  # LR pixels along an axis
+CLOSE = 0.8  # a correlation that only the shift by one pixel is compared with before all others are
 FITS = 0.98  # a correlation that no shift or turn improves upon by much
 MARGIN = 0.1  # of the correlation by which a turn is better than none
 PAIRED = 0.5  # the least correlation of two images that show one place
@@ -53,7 +54,12 @@ def match(hr, lr, scale):
     as_it_is, outlines = _correlation(coarse, lr), (_outline(coarse), _outline(lr))
     if as_it_is > FITS:
         return Match(contrast, as_it_is, (0,) * hr.ndim, as_it_is, "", 0.0, *outlines)
-    shift, shifted = _best_shift(coarse, lr)
+    if as_it_is > CLOSE and all(_shifted(coarse, lr, step) <= as_it_is for step in _steps(hr.ndim)):
+        shift, shifted = (0,) * hr.ndim, as_it_is  # a peak
+    else:
+        shift, shifted = _best_shift(coarse, lr)
+    if max(as_it_is, shifted) + MARGIN > 1:  # no turn can be as much better
+        return Match(contrast, as_it_is, shift, shifted, "", 0.0, *outlines)
     fine, low = coarse - coarse.mean(), lr - lr.mean()
     candidates = [(float(np.vdot(fine, turned)), words, turned) for words, turned in _turns(low)]
     _, words, image = max(candidates, key=lambda candidate: candidate[0])
@@ -104,9 +110,21 @@ def _best_shift(coarse, lr):
     peaks = fft.irfftn(product, lr.shape)
     near = peaks[np.ix_(*(np.arange(-most, most + 1) for most in reach))]
     shift = tuple(int(n) - most for n, most in zip(np.unravel_index(near.argmax(), near.shape), reach))
+    return shift, _shifted(coarse, lr, shift)
+
+
+def _steps(ndim):
+    """Yield the shifts by one LR pixel along one axis."""
+    for axis in range(ndim):
+        for step in (-1, 1):
+            yield tuple(step * (a == axis) for a in range(ndim))
+
+
+def _shifted(coarse, lr, shift):
+    """Return the correlation of what overlaps after a shift."""
     fine = tuple(slice(max(0, step), n + min(0, step)) for step, n in zip(shift, lr.shape))
     low = tuple(slice(max(0, -step), n + min(0, -step)) for step, n in zip(shift, lr.shape))
-    return shift, _correlation(coarse[fine], lr[low])
+    return _correlation(coarse[fine], lr[low])
 
 
 def _turns(lr):
