@@ -12,6 +12,7 @@ from srgan_dist.storage.encoding import ENCODINGS
 from srgan_dist.utils.errors import UserError
 
 SPLITS = ("train", "valid", "test")
+ROCK_RULE = "a rock is called by 1 to 100 printable characters without / and \\"
 
 FORMAT = "srgan_dist shards"
 INDEXED = "srgan_dist index of a WebDataset"  # of other people, whose shards stay as and where they are
@@ -24,6 +25,17 @@ def shard_name(split, number):
 
 def index_name(split):
     return f"{split}.index.npy"
+
+
+def is_rock_name(name):
+    """Return whether a rock can have this name, by which files and panels are called."""
+    return bool(name.strip(". ")) and name.isprintable() and len(name) <= 100 and not set(name) & set("/\\")
+
+
+def _rock(name):
+    if not is_rock_name(name):
+        raise ValueError(f"has the rock {name!r}, and {ROCK_RULE}")
+    return name
 
 
 def _inside(name):
@@ -76,7 +88,7 @@ class Manifest(_Entry):
     scale: int = Field(ge=2, le=1024)
     dtype: Literal["uint8", "uint16"]
     encoding: Literal[ENCODINGS] = "npy"  # of the images
-    rocks: list[str]
+    rocks: list[Annotated[str, AfterValidator(_rock)]]
     totals: dict[str, int]  # samples of each rock over all splits
     splits: dict[Literal[SPLITS], SplitEntry]
     options: dict[str, Any]  # of the build
@@ -142,10 +154,19 @@ class IndexedManifest(Manifest):
     fields: Fields
 
 
+def _without_repetition(pairs):
+    """Return a JSON object; ValueError for a key that it has twice, of which programs take either."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        key = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"it has {key!r} twice in one table")
+    return found
+
+
 def parse_manifest(content, path):
     """Return the Manifest of the bytes of manifest.json; raises UserError that names `path`."""
     try:
-        content = json.loads(content)
+        content = json.loads(content, object_pairs_hook=_without_repetition)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
     kinds = {FORMAT: Manifest, INDEXED: IndexedManifest}

@@ -19,6 +19,7 @@ from webdataset.shardlists import braceexpand
 
 from srgan_dist.data.index import load_index
 from srgan_dist.data.manifest import (
+    ROCK_RULE,
     SPLITS,
     Fields,
     FileEntry,
@@ -26,10 +27,11 @@ from srgan_dist.data.manifest import (
     IndexedShard,
     IndexedSplit,
     index_name,
+    is_rock_name,
 )
 from srgan_dist.data.member_image import SUFFIXES, suffix_of
 from srgan_dist.data.sample import key_problem
-from srgan_dist.packing.scan_webdataset import ROCK_RULE, detect_fields, index_rows, is_rock_name, scan_shard
+from srgan_dist.packing.scan_webdataset import detect_fields, index_rows, scan_shard
 from srgan_dist.storage.remote import is_url
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.files import atomic_write

@@ -21,6 +21,7 @@ from srgan_dist.data.image_files import (
     read_header,
     read_info,
 )
+from srgan_dist.data.manifest import ROCK_RULE, is_rock_name
 from srgan_dist.packing.scan_deeprock import find_pairs, is_side
 from srgan_dist.packing.scan_folder import find_images
 from srgan_dist.packing.scan_pairs import with_partners
@@ -43,8 +44,15 @@ def find_sources(source, kind, scale, ndim=2, aligned=False, raw=None, any_dtype
     scan = Scan(read=partial(read_header if any_dtype else read_info, raw=raw))
     if isinstance(source, tuple):
         _find_in_two(Sides(*map(Path, source), scale), ndim, fits, scan)
-        return scan
-    root = Path(source)
+    else:
+        _find_in(Path(source), kind, scale, ndim, fits, scan)
+    for rock in sorted({source.rock for source in scan.sources}):
+        if not is_rock_name(rock):
+            scan.faults.append(f"{rock!r}: {ROCK_RULE}; rename its folder")
+    return scan
+
+
+def _find_in(root, kind, scale, ndim, fits, scan):
     _check_root(root, "SOURCE")
     absolute = Path(os.path.abspath(root))
     if root.is_dir() and is_side(absolute):
@@ -59,7 +67,6 @@ def find_sources(source, kind, scale, ndim=2, aligned=False, raw=None, any_dtype
         find_pairs(root, sides, files, kind, scale, fits, scan)
     else:
         _find_in_one(root, files, ndim, scale, fits, scan)
-    return scan
 
 
 def _find_in_one(root, files, ndim, scale, fits, scan):

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from srgan_dist.data.index import index_dtype
+from srgan_dist.data.manifest import ROCK_RULE, is_rock_name
 from srgan_dist.data.member_image import SUFFIXES, pixels_offset, read_member, suffix_of
 from srgan_dist.integrity.tar_structure import COMPRESSIONS, KINDS
 from srgan_dist.storage.encoding import EncodingError
@@ -32,7 +33,6 @@ MOST_FAULTS = 20  # of one shard, after which it is not read on
 LARGEST_MEMBER = 2**32  # bytes of an image file
 LARGEST_RECORD = 2**24  # bytes of a JSON member
 
-ROCK_RULE = "a rock is called by 1 to 100 printable characters without / and \\"
 
 _NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")  # key and field, as webdataset splits them
 _META = re.compile(r"__[^/]*__($|/)")  # members that webdataset leaves out
@@ -137,11 +137,6 @@ def _scan(path, fields):
     if not shard.pairs and not shard.faults:
         shard.faults.append(f"{path}: holds no sample")
     return shard
-
-
-def is_rock_name(name):
-    """Return whether a rock can have this name, by which files and panels are called."""
-    return bool(name.strip(". ")) and name.isprintable() and len(name) <= 100 and not set(name) & set("/\\")
 
 
 def check_is_tar(path):

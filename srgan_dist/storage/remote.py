@@ -1,7 +1,8 @@
 """Remote sets: the files below a URL, fetched through fsspec into verified copies in the cache (`cache.py`).
 
 A file is fetched in pieces with a time limit each: one rule for connection timeout, stall and least speed,
-whatever the protocol. Complete pieces are kept for the next try, also of another process.
+whatever the protocol. Complete pieces are kept for the next try, also of another process. Of an answer of a
+web server no more is read than the file can have.
 """
 
 import contextlib
@@ -22,6 +23,7 @@ from srgan_dist.utils.files import open_regular, sha256_of
 
 MANIFEST_BYTES = 2**26  # the largest manifest that is read: about a million shards
 CONNECTIONS = 8  # that ask for the sizes of files
+WEB = "http", "https"
 PACKAGES = {
     "s3": "s3fs",
     "s3a": "s3fs",
@@ -75,9 +77,10 @@ class Remote:
 
         protocol = self.url.partition(":")[0]
         # Through a proxy, and without compression, which would change sizes
-        options = {"client_kwargs": {"trust_env": True}, "headers": {"Accept-Encoding": "identity"}}
+        client = {"trust_env": True, "auto_decompress": False}
+        options = {"client_kwargs": client, "headers": {"Accept-Encoding": "identity"}}
         try:
-            return fsspec.core.url_to_fs(self.url, **(options if protocol in ("http", "https") else {}))
+            return fsspec.core.url_to_fs(self.url, **(options if protocol in WEB else {}))
         except ImportError as error:
             package = PACKAGES.get(protocol)
             raise UserError(
@@ -89,7 +92,8 @@ class Remote:
 
     def manifest(self):
         """Return the bytes of manifest.json; raises MissingFile (a FileNotFoundError too) without one."""
-        return self._retried("manifest.json", lambda: self._bytes("manifest.json", 0, MANIFEST_BYTES))
+        most = MANIFEST_BYTES
+        return self._retried("manifest.json", lambda: self._bytes("manifest.json", 0, most, most))
 
     def file(self, entry):
         """Return a file of the set, given its FileEntry."""
@@ -143,20 +147,27 @@ class Remote:
     def _piece(self, entry, start, stop):
         """Return the bytes of a file from `start` on: one piece, or all where the server has no ranges."""
         end = min(start + self.retry_policy.piece_bytes, entry.bytes)
-        data = self._bytes(entry.file, start, end, stop)
+        data = self._bytes(entry.file, start, end, entry.bytes, stop)
         if len(data) == entry.bytes != end - start:  # a server without ranges sends the whole file
             return data[start:]
         if len(data) != end - start:
             raise OSError(f"bytes {start:,} to {end:,} were requested, {len(data):,} received")
         return data
 
-    def _bytes(self, name, start, end, stop=None):
-        system, path = self._location
-        return _within(
-            self.retry_policy.piece_seconds,
-            lambda: system.cat_file(f"{path}/{name}", start=start, end=end),
-            stop,
-        )
+    def _bytes(self, name, start, end, most, stop=None):
+        """Return the bytes of a file from `start` to `end`, or all, at most `most`, from a server without
+        ranges.
+        """
+        (system, path), seconds = self._location, self.retry_policy.piece_seconds
+
+        def fetch():
+            if self.url.partition(":")[0] not in WEB:
+                return system.cat_file(f"{path}/{name}", start=start, end=end)
+            from fsspec.asyn import sync
+
+            return sync(system.loop, _body, system, f"{path}/{name}", start, end, most, timeout=seconds)
+
+        return _within(seconds, fetch, stop)
 
     def _retried(self, name, action, stop=None):
         """Return action(), tried again after errors that may be temporary.
@@ -247,6 +258,26 @@ def _checked_url(url):
             " ?, # and ::"
         )
     return f"{scheme.lower()}://{rest}"
+
+
+async def _body(system, url, start, end, most):
+    """Return the body of an answer of a web server; raises UserError for one of more than `most` bytes as
+    soon as they are there, and for a compressed one, which could become any size.
+    """
+    session, options = await system.set_session(), dict(system.kwargs)
+    headers = {**options.pop("headers", {}), "Range": f"bytes={start}-{end - 1}"}
+    async with session.get(system.encode_url(url), headers=headers, **options) as answer:
+        if answer.status == 404:
+            raise FileNotFoundError(url)
+        answer.raise_for_status()
+        encoding, body = answer.headers.get("Content-Encoding", "identity"), bytearray()
+        if encoding != "identity":
+            raise UserError(f"{url} is sent compressed ({encoding}); let the server send files as they are")
+        async for piece in answer.content.iter_chunked(2**18):
+            body += piece
+            if len(body) > most:
+                raise UserError(f"{url} sends more than the {most:,} bytes it can have; copy the set again")
+    return bytes(body)
 
 
 def _server_error(error):

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from packed_sets import edit_manifest
 
@@ -78,4 +80,55 @@ def test_names_that_no_file_of_a_set_has_are_refused(copy, name):
     with pytest.raises(
         UserError, match="manifest.json is damaged at splits.train.shards.0.file: is not the name of a file"
     ):
+        open_split(copy, "train")
+
+
+@pytest.mark.parametrize("rock", ["../../x", "a\nb", "", ".", "x" * 101, "\x1b[2J", "a\u202eb"])
+def test_names_that_no_rock_has_are_refused(copy, rock):
+    edit_manifest(copy, lambda manifest: manifest["rocks"].__setitem__(0, rock))
+    with pytest.raises(UserError, match="is damaged at rocks.0: has the rock .*is called by 1 to 100"):
+        read_manifest(copy)
+
+
+def with_shards(manifest, count):
+    train = manifest["splits"]["train"]
+    shard = train["shards"][0] | {"count": 1}
+    train["shards"] = [shard | {"file": f"train-{number:06d}.tar"} for number in range(count)]
+    train |= {"count": count, "rocks": {manifest["rocks"][0]: count}}
+
+
+def with_bytes(value):
+    return lambda text: re.sub(rb'"bytes": \d+', b'"bytes": ' + value, text, count=1)
+
+
+def instead(old, new):
+    return lambda text: text.replace(old, new, 1)
+
+
+ABUSES = {
+    "depth": (lambda text: b"[" * 10**6, "cannot be read"),
+    "depth inside": (instead(b'"options": {', b'"options": {"a": ' + b"[" * 10**5), "cannot be read"),
+    "10^5 digits": (instead(b'"scale": 4', b'"scale": ' + b"9" * 10**5), "cannot be read"),
+    "infinite bytes": (with_bytes(b"1e400"), "bytes: Input should be"),
+    "negative bytes": (with_bytes(b"-1"), "bytes: Input should be"),
+    "bytes of 2^61": (with_bytes(b"%d" % 2**61), "bytes: Input should be"),
+    "bytes as text": (with_bytes(b'"3"'), "bytes: Input should be"),
+    "two versions": (instead(b'"version": 3', b'"version": 3, "version": 2'), "twice"),
+    "two lists of splits": (instead(b'"splits"', b'"splits": {}, "splits"'), "twice"),
+    "no text": (lambda text: b"\xff\xfe" + text, "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("abuse", ABUSES)
+def test_an_abused_manifest_is_named(copy, abuse):
+    change, fault = ABUSES[abuse]
+    path = copy / "manifest.json"
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(UserError, match=f"manifest.json .*{fault}"):
+        read_manifest(copy)
+
+
+def test_many_shards_in_a_manifest_are_named_by_the_first_that_is_missing(copy):
+    edit_manifest(copy, lambda manifest: with_shards(manifest, 10**5))
+    with pytest.raises(UserError, match=r"train-\d+.tar (is missing|has \d+ bytes)"):
         open_split(copy, "train")

@@ -6,6 +6,7 @@ from PIL import Image
 from source_folders import only_fault
 from volume_samples import mhd, vol_info
 
+from srgan_dist.data.manifest import ROCK_RULE
 from srgan_dist.data.sample import key_problem
 from srgan_dist.packing.scan import find_sources
 from srgan_dist.packing.scan_folder import split_in_order
@@ -201,3 +202,12 @@ def test_files_that_are_not_read_are_counted_by_suffix_with_the_way_to_convert_t
         "1 .nii.gz (c.nii.gz): save them as .nrrd" in fault and "1 .czi (d.czi): export them as TIFF" in fault
     )
     assert "1 .txt (notes.txt)" in fault and "1 without suffix (Makefile)" in fault
+
+
+@pytest.mark.parametrize(
+    "rock, allowed", [("cost $5_{ $", True), ("s\u00e4nd", True), ("a\nb", False), ("x" * 101, False)]
+)
+def test_rocks_are_called_by_names_that_sets_can_have(tmp_path, rock, allowed):
+    write_folder(tmp_path, {rock: 3})
+    faults = find_sources(tmp_path, "default", 4).faults
+    assert faults == ([] if allowed else [f"{rock!r}: {ROCK_RULE}; rename its folder"])
