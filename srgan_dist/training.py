@@ -203,7 +203,7 @@ def run_phase(run, name, phase_config, profile=None):
         elif phase.step == first:
             text = format_progress(meter.last(), run.psnr_gain)
         left, total = "", None
-        if text and run.is_main:
+        if text:
             left, total = time_left.estimate(phase.step, state.phase_seconds, meter)
         continuing = not last and time_share < 1
         progress.update(text, total if continuing else phase.step, left, at_once=phase.step == first)

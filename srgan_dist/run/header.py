@@ -35,7 +35,7 @@ def header(config, checked, precision, device, ranks):
         **{f"  {split}": lines for split, lines in image_lines(config, checked).items()},
         "networks": [f"{name} {count:,} parameters" for name, count in parameter_counts(config).items()],
         "phases": [f"{name:<12}{phase_plan(phase)}" for name, phase in config.phases()],
-        "wandb": [wandb_line(config.tracking)],
+        "wandb": [trackers_line(config.tracking)],
     }
     width = min(WIDEST, max(NARROWEST, shutil.get_terminal_size((100, 24)).columns)) - LABEL
     wrapped = textwrap.TextWrapper(
@@ -54,14 +54,16 @@ def describe_ranks(device, threads=None):
     """Return the devices of all ranks, and how many ranks there are on which machines, as two texts; every
     rank calls it. device: of this rank. threads: as text, of a rank on CPU.
     """
-    name = "cpu"
+    name = device.type
     if device.type == "cuda":
         facts = torch.cuda.get_device_properties(device)
         name = f"{facts.name} ({facts.total_memory / 2**30:.0f} GiB)"
     places = gather_lists([(platform.node(), name)])
     machines = sorted({machine for machine, _ in places})
     devices = Counter(name for _, name in places)
-    text = f"cpu, {threads}" if threads else ", ".join(f"{count} x {name}" for name, count in devices.items())
+    text = (
+        f"{name}, {threads}" if threads else ", ".join(f"{count} x {name}" for name, count in devices.items())
+    )
     where = ", ".join(machines[:NAMED_MACHINES]) + ", ..." * (len(machines) > NAMED_MACHINES)
     count = f"{len(machines)} machines: " if len(machines) > 1 else ""
     return text, f"{len(places)} on {count}{where}"
@@ -121,10 +123,11 @@ def parameter_counts(config):
     return {name: count_parameters(network) for name, network in networks.items()}
 
 
-def wandb_line(tracking):
-    mode = wandb_mode(tracking)
-    return {
+def trackers_line(tracking):
+    """Say where the records go beside metrics.jsonl."""
+    line = {
         "online": "online; its link follows when the server has answered",
         "offline": "offline, in the run directory; the end names the command that sends it",
         "disabled": "off",
-    }[mode]
+    }[wandb_mode(tracking)]
+    return line + (f"; also {', '.join(tracking.also)}" if tracking.also else "")

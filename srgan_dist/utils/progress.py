@@ -30,7 +30,7 @@ class Progress:
         self.done += 1
         self.total = total or self.total
         if self.bar is not None:
-            self.bar.total = self.total
+            self.bar.total = self.total and max(self.total, self.done)  # an estimate can be too small
             if text is not None:
                 self.bar.set_postfix_str(", ".join(filter(None, [left, text])), refresh=False)
             self.bar.update()

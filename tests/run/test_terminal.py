@@ -1,8 +1,10 @@
 """What a training prints: its head, its first losses, a table of scores after each phase."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
+import torch
 from commands import ACCELERATE, RANKS, TORCHRUN, TRAIN, run, write_config
 from conftest import TINY, tiny_config, write_folder
 from run_files import records
@@ -10,6 +12,7 @@ from run_files import records
 from srgan_dist.evaluation.validation import format_scores
 from srgan_dist.models.weights_file import load_generator
 from srgan_dist.packing.build import build
+from srgan_dist.run.header import describe_ranks
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +58,21 @@ def test_the_head_is_wrapped_to_the_width_of_the_terminal(tmp_path):
         assert width - 30 < max(lengths) <= width
         for rock in rocks:
             assert f"1 {rock}" in done.stdout  # of each split, on one line
+
+
+def test_gpus_are_counted_by_their_names(monkeypatch):
+    def found(machines, *names):
+        places = [(machine, f"{name} (80 GiB)") for machine in machines for name in names]
+        monkeypatch.setattr("srgan_dist.run.header.gather_lists", lambda own: own + places[1:])
+        monkeypatch.setattr("platform.node", lambda: places[0][0])
+        facts = SimpleNamespace(name=names[0], total_memory=80 * 2**30)
+        monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: facts)
+        return describe_ranks(torch.device("cuda", 0))
+
+    assert found(["a"], "NVIDIA H100") == ("1 x NVIDIA H100 (80 GiB)", "1 on a")
+    two = ("6 x NVIDIA H100 (80 GiB), 2 x NVIDIA A100 (80 GiB)", "8 on 2 machines: a, b")
+    assert found(["a", "b"], *["NVIDIA H100"] * 3, "NVIDIA A100") == two
+    assert found("abcdef", "NVIDIA H100")[1] == "6 on 6 machines: a, b, c, d, ..."
 
 
 def test_the_first_losses_are_printed_at_once_and_change_no_record(trained, shards, tmp_path):

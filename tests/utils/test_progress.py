@@ -112,11 +112,12 @@ def test_a_bar_is_told_the_time_left_and_shows_no_other(clock, capsys, monkeypat
     progress = Progress("phase", None, estimated=False)
     progress.update("psnr 20.00", at_once=True)
     clock.now += 60
-    progress.update("psnr 21.00", total=8, left="over 03:00 left")
+    progress.update("psnr 21.00", total=2, left="over 03:00 left")
+    progress.update()
     progress.close()
     first, last = sys.stderr.getvalue().split("\r")[-2:]
     assert "1/?" in first and "psnr 20.00" in first
-    assert "2/8" in last and ", over 03:00 left, psnr 21.00]" in last and "<" not in last
+    assert "3/3" in last and ", over 03:00 left, psnr 21.00]" in last and "<" not in last
 
 
 def test_progress_bar_hands_on_every_item_and_shows_a_bar_on_a_terminal_only(capsys, monkeypatch):
