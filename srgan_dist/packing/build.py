@@ -23,6 +23,7 @@ from srgan_dist.data.split import read_manifest
 from srgan_dist.packing.align_sources import align_sources
 from srgan_dist.packing.build_directory import build_directory, holds_files, remove_left_over
 from srgan_dist.packing.finish import write_manifest
+from srgan_dist.packing.first_look import faults_at_first_look
 from srgan_dist.packing.layout import arrange, place
 from srgan_dist.packing.options import BuildOptions
 from srgan_dist.packing.run_jobs import BuildError, decode_faults, leave_out_empty, pack_all
@@ -83,6 +84,8 @@ def build(source, out, options, progress=None, run=map):
     faults = scan.faults + check_samples(scan.sources, samples, options)
     if faults:  # decode the pixels too, so that a user can correct everything at once
         raise BuildError(faults + decode_faults(scan.sources, samples, options, run, counted))
+    if not holds_files(out) and (faults := faults_at_first_look(scan.sources, samples, options, run)):
+        raise BuildError(faults)
     fingerprint = {"options": options.recorded(), "source_sha256": _digest(whole, run, counted)}
     if holds_files(out):
         return Result(_same_set(out, fingerprint), scan.notes, already_there=True)

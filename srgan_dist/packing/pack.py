@@ -20,7 +20,7 @@ from srgan_dist.data.degradation import ScanLike, downsample, scan_like
 from srgan_dist.data.volume import ImageError
 from srgan_dist.packing.blocks import cut, read_region, widened, window
 from srgan_dist.packing.pictures import look
-from srgan_dist.packing.source import Source
+from srgan_dist.packing.source import Source, name_of_block, name_of_page
 from srgan_dist.storage.encoding import encode
 
 
@@ -48,9 +48,8 @@ class Job:
     def name_of(self, number):
         """Name the page, or in 3-D the block, whose content is number `number` of the result."""
         if self.ndim == 3:
-            return f"{self.source.hr.path} block {self.samples[number].corner}"
-        page, hr = self.source.corner[0] + number, self.source.hr
-        return f"{hr.path}" + (f" page {page}" if page or hr.slices > 1 else "")
+            return name_of_block(self.source, self.samples[number].corner)
+        return name_of_page(self.source, number)
 
 
 class Facts(NamedTuple):

@@ -68,6 +68,26 @@ def judge(pictures):
     return faults, notes + _narrow(pictures)
 
 
+def certain(pictures):
+    """Return some pictures of a rock without what only all of them can tell: few grey levels of single ones
+    beside scans, and pairs of little contrast, or of a correlation that is neither high nor very low.
+    """
+    scans = [picture for picture in pictures if picture.look.levels > FEW_LEVELS]
+    most = max((picture.look.match.contrast for picture in pictures if picture.look.match), default=0)
+
+    def is_clear(found):
+        best = _best(found)
+        turned = found.turned >= PAIRED and found.turned > best + MARGIN or found.correlation <= -PAIRED
+        return found.contrast > most / 2 and (turned or not _UNRELATED <= best < PAIRED)
+
+    return [
+        picture
+        if picture.look.match and is_clear(picture.look.match)
+        else picture._replace(look=picture.look._replace(match=None))
+        for picture in scans or pictures
+    ]
+
+
 def _labels(of_rock):
     """Name the segmented images: a fault beside scans, a note where there is nothing else."""
     found, scans = {}, 0

@@ -172,6 +172,16 @@ def _way_out(hr_size, lr_size):
     return "correct the pair, or let --align cut both to their overlap"
 
 
+def name_of_page(source, number):
+    """Name a page of a source, numbered from its first one."""
+    page = source.corner[0] + number
+    return f"{source.hr.path}" + (f" page {page}" if page or source.hr.slices > 1 else "")
+
+
+def name_of_block(source, corner):
+    return f"{source.hr.path} block {corner}"
+
+
 def split_in_order(count):
     """Assign `count` images of one rock to splits, 8:1:1 in their order, so that neighbours mostly stay
     together.
