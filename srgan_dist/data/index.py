@@ -65,24 +65,22 @@ def load_index(table, file, manifest, entry):
         rows = np.load(file, allow_pickle=False)
     except Exception as error:  # numpy raises many kinds for a damaged file
         raise UserError(
-            f"{table} cannot be read: {str(error) or type(error).__name__}; build the set again"
+            f"{table} cannot be read: {str(error) or type(error).__name__}; {manifest.again}"
         ) from None
     if isinstance(rows, np.ndarray) and rows.dtype == _VERSION_2 and manifest.ndim == 2:
-        rows = _from_version_2(table, rows, manifest.scale)
+        rows = _from_version_2(table, rows, manifest)
     if (
         not isinstance(rows, np.ndarray)
         or rows.dtype != index_dtype(manifest.ndim)
         or rows.shape != (entry.count,)
     ):
-        raise UserError(
-            f"{table} does not hold {entry.count} rows of this version's index; build the set again"
-        )
+        raise UserError(f"{table} does not hold {entry.count} rows of this version's index; {manifest.again}")
     _check_rows(table, rows, manifest, entry)
     _check_samples(table, rows, manifest, entry)
     return rows
 
 
-def _from_version_2(table, old, scale):
+def _from_version_2(table, old, manifest):
     """Convert the rows of a version-2 set, whose columns are heights and widths."""
     rows = np.zeros(old.shape, index_dtype(2))
     for name in rows.dtype.names:
@@ -90,7 +88,7 @@ def _from_version_2(table, old, scale):
             rows[name] = old[name]
     rows["lr_shape"] = np.stack([old["lr_height"], old["lr_width"]], axis=-1)
     hr_shape = np.stack([old["hr_height"], old["hr_width"]], axis=-1)
-    _refuse(table, (hr_shape == scale * rows["lr_shape"].astype(np.uint64)).all(axis=-1))
+    _refuse(table, manifest, (hr_shape == manifest.scale * rows["lr_shape"].astype(np.uint64)).all(axis=-1))
     return rows
 
 
@@ -134,18 +132,18 @@ def _check_rows(table, rows, manifest, entry):
         fits &= (head < (BLOCK if manifest.encoding == "npy" else 1)) & (rows["hr_offset"] % BLOCK == head)
 
     fits &= (rows["darkest"] <= rows["brightest"]) & (rows["brightest"] <= np.iinfo(manifest.dtype).max)
-    _refuse(table, fits)
+    _refuse(table, manifest, fits)
     if in_place:
         for one, other in combinations(PARTS, 2):
-            _refuse(table, (ends[one] <= starts[other]) | (ends[other] <= starts[one]))
+            _refuse(table, manifest, (ends[one] <= starts[other]) | (ends[other] <= starts[one]))
     else:
         _check_overlap(table, rows, ends["lr"])
 
 
-def _refuse(table, fits):
+def _refuse(table, manifest, fits):
     if not fits.all():
         raise UserError(
-            f"{table} does not fit its shards, first at row {int(np.argmin(fits))}; build the set again"
+            f"{table} does not fit its shards, first at row {int(np.argmin(fits))}; {manifest.again}"
         )
 
 
@@ -170,10 +168,10 @@ def _check_samples(table, rows, manifest, entry):
     keys = [key.decode("ascii", "backslashreplace") for key in rows["key"].tolist()]
     problem = next(filter(None, map(key_problem, keys)), None)
     if problem:
-        raise UserError(f"{table} is damaged: {problem}; build the set again")
+        raise UserError(f"{table} is damaged: {problem}; {manifest.again}")
     key, count = Counter(keys).most_common(1)[0]
     if count > 1:
-        raise UserError(f"{table} has the key {key!r} {count} times; build the set again")
+        raise UserError(f"{table} has the key {key!r} {count} times; {manifest.again}")
     rocks = Counter(manifest.rocks[number] for number in rows["rock"].tolist())
     shards = Counter(entry.shards[number].file for number in rows["shard"].tolist())
     for counts, listed in (
@@ -184,5 +182,5 @@ def _check_samples(table, rows, manifest, entry):
             if counts[name] != listed.get(name, 0):
                 raise UserError(
                     f"{table} has {counts[name]} samples of {name}, the manifest says {listed.get(name, 0)};"
-                    " build the set again"
+                    f" {manifest.again}"
                 )

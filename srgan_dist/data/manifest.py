@@ -94,6 +94,11 @@ class Manifest(_Entry):
     options: dict[str, Any]  # of the build
     source_sha256: str  # of names and bytes of the images that were packed
 
+    @property
+    def again(self):
+        """What to do with a set that is damaged, in words."""
+        return "build the set again"
+
     @model_validator(mode="after")
     def _names_are_unique(self):
         files = [entry.file for split in self.splits.values() for entry in (split.index, *split.shards)]
@@ -152,6 +157,10 @@ class IndexedManifest(Manifest):
     encoding: Literal["npy", "files"]  # pixels that are mapped, or image files that are decoded once
     splits: dict[Literal[SPLITS], IndexedSplit]
     fields: Fields
+
+    @property
+    def again(self):
+        return "delete its manifest.json and index its shards again"
 
 
 def _without_repetition(pairs):

@@ -144,7 +144,7 @@ class Reader:
         except TypeError:  # a buffer too small: with data.verify=none, or a shard truncated after the check
             raise UserError(
                 f"{self.split.shards[row['shard']]} ends at {len(mapped)} bytes, before the pixels of"
-                f" {self.split.key(i)}; copy it again or build the set again"
+                f" {self.split.key(i)}; copy it again or {self.split.set.manifest.again}"
             ) from None
 
     def _map(self, shard):
@@ -153,6 +153,6 @@ class Reader:
             with opened(path, self.stop) as file:
                 self.split.check_unchanged(shard, file)
                 if os.fstat(file.fileno()).st_size == 0:  # cannot be mapped
-                    raise UserError(f"{path} is empty; copy it again or build the set again")
+                    raise UserError(f"{path} is empty; copy it again or {self.split.set.manifest.again}")
                 self.maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         return self.maps[shard]

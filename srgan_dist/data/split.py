@@ -95,31 +95,30 @@ class Folder:
             return RemoteFile(Remote(folder, self.cache), entry.model_copy(update={"file": name}))
         return self.path / entry.file
 
-    def check_files(self, entries):
+    def check_files(self, entries, again="build the set again"):
         """Raise UserError if one of the files is missing or has another size than the manifest says."""
         for entry in entries:
             file = self.file(entry)
             if isinstance(file, Path):
-                _check_size(file, entry.bytes)
+                _check_size(file, entry.bytes, again)
             else:
                 file.check_size()
 
 
-def _check_size(path, size):
+def _check_size(path, size, again):
     try:
         status = path.stat()
     except FileNotFoundError:
         raise UserError(
-            f"{path} is missing although the manifest lists it; copy it again or build the set again"
+            f"{path} is missing although the manifest lists it; copy it again or {again}"
         ) from None
     except OSError as error:  # e.g. links in a circle
         raise UserError(f"{path} cannot be read ({error.strerror}); copy it again") from None
     if not stat.S_ISREG(status.st_mode):
-        raise UserError(f"{path} is no regular file; copy it again or build the set again")
+        raise UserError(f"{path} is no regular file; copy it again or {again}")
     if status.st_size != size:
         raise UserError(
-            f"{path} has {status.st_size} bytes, the manifest says {size}; copy it again or build the set"
-            " again"
+            f"{path} has {status.st_size} bytes, the manifest says {size}; copy it again or {again}"
         )
 
 
@@ -177,13 +176,13 @@ class PackedSet:
         entry = self.manifest.splits.get(name)
         if entry is None:
             return None
-        self.place.check_files([entry.index, *(entry.shards if check_sizes else ())])
+        self.place.check_files([entry.index, *(entry.shards if check_sizes else ())], self.manifest.again)
         table = self.place.file(entry.index)
         with opened(table) as file:
             content = file.read(entry.index.bytes)
         if hashlib.sha256(content).hexdigest() != entry.index.sha256:
             raise UserError(
-                f"{table} is not the index that the manifest names (sha256 differs); build the set again"
+                f"{table} is not the index that the manifest names (sha256 differs); {self.manifest.again}"
             )
         rows = load_index(table, io.BytesIO(content), self.manifest, entry)
         return Split(self, name, rows, rows, [self.place.file(shard) for shard in entry.shards])

@@ -41,7 +41,7 @@ def verify(packed, progress=iter):
         if _sha256_of(path) != sha256:
             where = f" ({problems[0]})" if problems else ""
             faults.append(
-                f"{path}: sha256 differs from the manifest{where}; copy the file again or build the set again"
+                f"{path}: sha256 differs from the manifest{where}; copy the file again or {manifest.again}"
             )
         else:
             faults += [f"{path}: {problem}" for problem in problems]
@@ -69,11 +69,11 @@ def _set_problems(packed, splits):
     if totals != manifest.totals:
         problems.append(
             f"{place}/manifest.json: its totals {manifest.totals} are not the sums of its splits,"
-            f" {dict(totals)}; build the set again"
+            f" {dict(totals)}; {manifest.again}"
         )
     keys = Counter(key for split in splits for key in split.rows["key"].tolist())
     problems += [
-        f"{place}: the key {key.decode()} is in {count} splits; build the set again"
+        f"{place}: the key {key.decode()} is in {count} splits; {manifest.again}"
         for key, count in keys.items()
         if count > 1
     ]
@@ -89,7 +89,8 @@ def _stream_problems(split, number):
                 None, (_sample_problem(row, sample, split) for row, sample in zip_longest(rows, samples))
             )
         except Exception as error:  # whatever tar, NPY and JSON readers raise
-            yield f"WebDataset cannot read it ({str(error) or type(error).__name__}); build the set again"
+            again = split.set.manifest.again
+            yield f"WebDataset cannot read it ({str(error) or type(error).__name__}); {again}"
 
 
 def _offset_problems(split, number):

@@ -39,12 +39,12 @@ def check_corruption_limit(train, eval_splits, limit, rank=0, world_size=1):
         listed = "".join(f"\n  {sample.text}" for sample in (scored + trained)[:5])
         raise UserError(
             f"{len(trained)} training and {len(scored)} validation or test samples are damaged; allowed are"
-            f" data.max_bad_samples={limit} and none. Copy the shards again or build the set again{listed}"
+            f" data.max_bad_samples={limit} and none. Copy the shards again or make the sets again{listed}"
         )
     for (split, _), samples in zip(train, found, strict=True):
         if len(samples) == len(split):
             raise UserError(
                 f"{split.place}: every sample of its train split is damaged, none is left to substitute;"
-                f" copy the shards again or build the set again. The first: {samples[0].text}"
+                f" copy the shards again or {split.set.manifest.again}. The first: {samples[0].text}"
             )
     return found

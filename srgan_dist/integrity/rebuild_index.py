@@ -51,7 +51,7 @@ def _intact(packed, entry):
     if not is_intact(path, entry):
         raise UserError(
             f"{path} is missing or damaged (sha256 differs from the manifest), so the index cannot be read"
-            " off it; copy the file again or build the set again"
+            f" off it; copy the file again or {packed.manifest.again}"
         )
     return path
 
@@ -59,7 +59,7 @@ def _intact(packed, entry):
 def _other_index(packed, name):
     return UserError(
         f"{packed.place}: the index of the shards of split {name} is not the one that manifest.json names"
-        " (sha256 differs); build the set again"
+        f" (sha256 differs); {packed.manifest.again}"
     )
 
 
@@ -72,6 +72,7 @@ def _of_webdataset(packed, name, progress):
         paths,
         packed.manifest.fields,
         lambda results, count, _: progress(list(results)),
+        judged=False,
     ).tables[name]
     if hashlib.sha256(table).hexdigest() != splits[name].index.sha256:
         raise _other_index(packed, name)

@@ -31,6 +31,7 @@ from srgan_dist.data.manifest import (
 )
 from srgan_dist.data.member_image import SUFFIXES, suffix_of
 from srgan_dist.data.sample import key_problem
+from srgan_dist.packing.pictures import Picture, judge_in_place
 from srgan_dist.packing.scan_webdataset import detect_fields, index_rows, scan_shard
 from srgan_dist.storage.remote import is_url
 from srgan_dist.utils.errors import UserError
@@ -173,8 +174,9 @@ def _manifest_there(out):
 # Reading
 
 
-def read_webdataset(out, paths, fields, progress=None, run=map, cache=None):
-    """Read all shards: Indexed. paths: {split: [path or URL]}; cache: for shards at URLs.
+def read_webdataset(out, paths, fields, progress=None, run=map, cache=None, judged=True):
+    """Read all shards: Indexed. paths: {split: [path or URL]}; cache: for shards at URLs; judged: whether the
+    pictures are compared with each other.
 
     Raises UserError with the faults of all of them.
     """
@@ -195,6 +197,11 @@ def read_webdataset(out, paths, fields, progress=None, run=map, cache=None):
         for split, files in paths.items()
     }
     faults += _different(list(chain(*named.values()))) + _leaks(named)
+    pictures = [
+        Picture(pair.rock, name, np.dtype(pair.dtype), pair.look) for name, pair in chain(*named.values())
+    ]
+    unfit, doubtful = judge_in_place(pictures) if judged else ([], [])
+    faults += unfit
     if faults:
         more = f"\n  and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
         raise UserError("these shards cannot be trained on:\n  " + "\n  ".join(faults[:SHOWN]) + more)
@@ -208,7 +215,7 @@ def read_webdataset(out, paths, fields, progress=None, run=map, cache=None):
         for split, of_split in shards.items()
     }
     manifest, tables = _manifest(out, paths, shards, rows, rocks, encoding, fields, first)
-    return Indexed(manifest, tables, _notes(named))
+    return Indexed(manifest, tables, _notes(named) + doubtful)
 
 
 def _different(named):

@@ -23,6 +23,7 @@ from srgan_dist.data.index import index_dtype
 from srgan_dist.data.manifest import ROCK_RULE, is_rock_name
 from srgan_dist.data.member_image import SUFFIXES, pixels_offset, read_member, suffix_of
 from srgan_dist.integrity.tar_structure import COMPRESSIONS, KINDS
+from srgan_dist.packing.pictures import Look, look
 from srgan_dist.storage.encoding import EncodingError
 from srgan_dist.storage.remote import Remote, is_url
 from srgan_dist.utils.errors import UserError
@@ -66,6 +67,7 @@ class Pair(NamedTuple):
     darkest: int  # grey levels of HR
     brightest: int
     content: bytes  # hash of HR, by which the same picture is found in another split
+    look: Look  # by which pairs that do not fit are found
 
 
 @dataclass
@@ -238,6 +240,7 @@ def _pair(key, members, data, fields):
         int(hr.min()),
         int(hr.max()),
         hashlib.blake2b(hr.tobytes() + repr(hr.shape).encode(), digest_size=16).digest(),
+        look(hr, lr, scale),
     )
 
 

@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import tempfile
 
 import torch.distributed
 from torch.distributed import run
@@ -57,9 +58,10 @@ class Agent(LocalElasticAgent):
 def run_ranks(argv):
     """Run torchrun with its arguments; returns (exit code, error that nobody has printed yet or None)."""
     arguments = run.parse_args([*DEFAULTS, *argv])
-    arguments.log_dir = arguments.log_dir or os.environ[ENDED]  # torchrun would leave a folder of its own
     api.LocalElasticAgent = Agent
-    code, message = _run(arguments)
+    with tempfile.TemporaryDirectory(prefix="srgan_dist_ranks_", ignore_cleanup_errors=True) as folder:
+        arguments.log_dir = arguments.log_dir or folder  # torchrun would leave one of its own
+        code, message = _run(arguments)
     return (STOPPED, None) if STOPPED in Agent.ended else (code, message)
 
 

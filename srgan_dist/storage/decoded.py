@@ -62,6 +62,10 @@ class DecodedShard:
         return str(self.shard)
 
     @property
+    def _again(self):
+        return "index its set again" if self.chosen else "build the set again"
+
+    @property
     def cached_bytes(self):
         """The number of bytes that the copy takes in the cache."""
         return int(sum(self.rows[part].sum() for part in ("hr_bytes", "lr_bytes", "record_bytes")))
@@ -86,7 +90,7 @@ class DecodedShard:
             if not self.blank_corrupt_images:
                 raise UserError(
                     f"{self.shard} is not the shard that the manifest names (sha256"
-                    f" differs{self._first_damage()}); copy it again or build the set again"
+                    f" differs{self._first_damage()}); copy it again or {self._again}"
                 )
             name = found  # never taken for the intact one
         return self.cache.open(self._copy_name(name), self.cached_bytes, self._make, stop, self._is_intact)
@@ -127,7 +131,7 @@ class DecodedShard:
         except EncodingError as error:
             if not self.blank_corrupt_images:
                 raise UserError(
-                    f"{self.shard}: {self._describe(row, side, error)}; copy it again or build the set again"
+                    f"{self.shard}: {self._describe(row, side, error)}; copy it again or {self._again}"
                 ) from None
             return np.zeros(image_shape(row, side, self.scale), self.dtype).tobytes()
 

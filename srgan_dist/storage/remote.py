@@ -99,7 +99,7 @@ class Remote:
         """Return a file of the set, given its FileEntry."""
         return RemoteFile(self, entry)
 
-    def check_files(self, entries):
+    def check_files(self, entries, again=None):
         """Raise UserError if one of the files is missing or has another size than the manifest says."""
         stop = threading.Event()
         with ThreadPoolExecutor(CONNECTIONS) as pool:
