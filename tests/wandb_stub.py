@@ -9,6 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from wandb.proto import wandb_internal_pb2
 
+DAY = "2026-01-01T00:00:00"
+END = {"hasNextPage": False, "endCursor": None}  # of a list of one page
+
 
 class Stub(ThreadingHTTPServer):
     """Knows runs and keeps the rows of their histories in the order in which they come."""
@@ -18,6 +21,7 @@ class Stub(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.rows, self.summary, self.opened, self.dead = {}, {}, threading.Event(), False
+        self.reports = []  # that were saved, as variables of their requests
 
     @property
     def address(self):
@@ -60,6 +64,20 @@ class Handler(BaseHTTPRequestHandler):
             self._answer({"data": {"createArtifact": {"artifact": artifact}}})
         elif "ArtifactType(" in query:
             self._answer({"data": {"project": {"artifact": None}}})
+        elif "query Runs(" in query:
+            self._answer({"data": {"project": self._runs(json.loads(variables["filters"]))}})
+        elif "GetProjects" in query:
+            project = {"id": "p", "name": "srgan_dist", "entityName": "lab", "createdAt": DAY}
+            project |= {"isBenchmark": False, "user": None}
+            found = {"edges": [{"node": project, "cursor": "a"}], "pageInfo": END}
+            self._answer({"data": {"models": found}})
+        elif "upsertView" in query:
+            self.server.reports.append(variables)
+            project = {"id": "p", "name": variables["projectName"], "entityName": variables["entityName"]}
+            view = {key: variables[key] for key in ("name", "displayName", "description", "spec")}
+            self._answer(
+                {"data": {"upsertView": {"view": view | {"id": "VmlldzoxMjM=", "project": project}}}}
+            )
         elif "viewer" in query:
             self._answer({"data": {"viewer": {"id": "e", "username": "lab", "entity": "lab"}}})
         elif "createRunFiles" in query:
@@ -76,6 +94,14 @@ class Handler(BaseHTTPRequestHandler):
             self._answer({})
         else:
             self._answer({"data": {}})
+
+    def _runs(self, filters):
+        """Return the runs of a project that have sent rows, as far as filters on their ids let them pass."""
+        chosen = [name for name in self.server.rows if name in filters["name"]["$in"]]
+        nodes = [{"id": name, "name": name, "displayName": name, "projectId": "1"} for name in chosen]
+        nodes = [node | {"state": "finished", "createdAt": DAY} for node in nodes]
+        edges = [{"node": node, "cursor": node["name"]} for node in nodes]
+        return {"internalId": "1", "runCount": len(edges), "runs": {"edges": edges, "pageInfo": END}}
 
     def _body(self):
         raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))

@@ -19,6 +19,7 @@ VERBS = {
     "train": "train an experiment",
     "evaluate": "score the generators of a run against bicubic interpolation",
     "robustness": "score the generators of runs against blur and noise of LR",
+    "report": "make a report of runs in wandb",
     "upscale": "super-resolve images",
     "export": "write a generator as an ONNX file or for the Hugging Face hub",
     "benchmark": "measure how fast this machine trains and reads",

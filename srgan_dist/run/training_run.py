@@ -81,14 +81,14 @@ class TrainingRun:
         self.grey_ranges = trained_ranges([split for split, _ in checked.train], rows) if self.is_main else []
 
         # Records
-        seen = None
+        seen, settings = None, config.model_dump(mode="json")
         if self.is_main:
             seen = self.directory.open(config, self.state, self.checkpoint, self.samples_seen)
             self.provenance = provenance_of(self.device, checked.train)
-            self.directory.note_start(self.state.global_step, self.provenance | {"ranks": self.world_size})
+            settings["provenance"] = self.provenance | {"ranks": self.world_size}  # of the last start
+            self.directory.note_start(self.state.global_step, settings["provenance"])
             self.training_data = training_data_of(checked.train, config.data.reader == "webdataset")
         barrier()
-        settings = config.model_dump(mode="json")
         self.tracker = Tracker(
             config.tracking,
             self.directory.path,

@@ -89,6 +89,11 @@ def wandb_mode(config):
     return mode
 
 
+def project_of(setting):
+    """Return the wandb project of a run; setting: its tracking.project, None for that of the environment."""
+    return setting or os.environ.get("WANDB_PROJECT") or "srgan_dist"
+
+
 class Tracker:
     """Logs named metrics against samples seen. On ranks other than 0 it does nothing.
 
@@ -120,7 +125,7 @@ class Tracker:
             "mode": mode,
             "x_axis": X_AXIS,
             "options": {
-                "project": self._project,
+                "project": project_of(config.project),
                 "entity": config.entity,
                 "name": run_name,
                 "id": self.run_id,
@@ -139,16 +144,12 @@ class Tracker:
     def _start_others(self, settings):
         opening = {
             "trackers": self.config.also,
-            "project": self._project,
+            "project": project_of(self.config.project),
             "directory": str(self.directory / "trackers"),
             "settings": settings,
         }
         alone = {name: value for name, value in os.environ.items() if not LAUNCHER.match(name)}
         self._open(", ".join(self.config.also), "accelerate_worker.py", opening, alone)
-
-    @property
-    def _project(self):
-        return self.config.project or os.environ.get("WANDB_PROJECT") or "srgan_dist"
 
     def _open(self, name, program, opening, environment):
         try:

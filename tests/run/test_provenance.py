@@ -11,6 +11,7 @@ import pytest
 import tifffile
 import torch
 from conftest import TINY, texture, tiny_config
+from wandb_stub import offline_records
 from webdatasets import sample, write
 
 import srgan_dist
@@ -24,7 +25,7 @@ from srgan_dist.training import train
 
 
 def test_weights_checkpoints_and_run_json_say_what_made_them(shards, tmp_path):
-    config = tiny_config(shards, tmp_path, adversarial=None)
+    config = tiny_config(shards, tmp_path, adversarial=None, tracking={"wandb": "offline"})
     train(config)
     run = tmp_path / "tiny"
     facts = read_facts(run / "weights" / "pretrain.safetensors")
@@ -41,6 +42,10 @@ def test_weights_checkpoints_and_run_json_say_what_made_them(shards, tmp_path):
     assert json.loads((checkpoint / "manifest.json").read_text())["provenance"] == provenance
     text = (run / "run.json").read_text()
     assert json.loads(text) == {"starts": [{"global_step": 0, "ranks": 1} | provenance]}
+    (session,) = offline_records(run)
+    (of_wandb,) = [r.run.config.update for r in session if r.WhichOneof("record_type") == "run"]
+    settings = {item.key: json.loads(item.value_json) for item in of_wandb}
+    assert settings["provenance"] == {"ranks": 1} | provenance and settings["name"] == "tiny"
     for secret in (platform.node(), getpass.getuser(), str(tmp_path), str(shards)):
         assert json.dumps(secret) not in text and secret not in json.dumps(provenance)
 
