@@ -1,5 +1,6 @@
 """torchrun's launcher, with an agent that lets a training stop and resume (see ranks.py)."""
 
+import contextlib
 import signal
 import sys
 import tempfile
@@ -14,6 +15,7 @@ from torch.distributed.launcher import api
 
 from srgan_dist.runtime.parent_death import FROM_LAUNCHER
 from srgan_dist.utils.errors import RESTART, STOPPED
+from srgan_dist.utils.progress import wait_explained
 from srgan_dist.utils.signals import SIGHUP, is_ignored
 
 UNDER_NOHUP = SIGHUP and is_ignored(SIGHUP)
@@ -30,6 +32,11 @@ class Agent(LocalElasticAgent):
     """Supervises the ranks of one node; does not restart them after a stop."""
 
     ended = set()  # exit codes of all ranks that have ended
+    joining = contextlib.ExitStack()  # the wait for other launchers, until the first ranks are started
+
+    def _start_workers(self, worker_group):
+        self.joining.close()
+        return super()._start_workers(worker_group)
 
     def _shutdown(self, death_sig=None, **_):
         """Stop the ranks: with the signal that this process received, first or while it waited for them, else
@@ -59,10 +66,18 @@ def run_ranks(argv):
     """Run torchrun with its arguments; returns (exit code, error that nobody has printed yet or None)."""
     arguments = run.parse_args([*DEFAULTS, *argv])
     api.LocalElasticAgent = Agent
-    with tempfile.TemporaryDirectory(prefix="srgan_dist_ranks_", ignore_cleanup_errors=True) as folder:
+    if not arguments.standalone:
+        others = f"the launchers of --nnodes={arguments.nnodes}"
+        Agent.joining.enter_context(wait_explained("ranks.py", others, _endpoint(arguments)))
+    folders = tempfile.TemporaryDirectory(prefix="srgan_dist_ranks_", ignore_cleanup_errors=True)
+    with Agent.joining, folders as folder:
         arguments.log_dir = arguments.log_dir or folder  # torchrun would leave one of its own
         code, message = _run(arguments)
     return (STOPPED, None) if STOPPED in Agent.ended else (code, message)
+
+
+def _endpoint(arguments):
+    return arguments.rdzv_endpoint or f"{arguments.master_addr}:{arguments.master_port}"
 
 
 def _run(arguments):
@@ -79,9 +94,11 @@ def _run(arguments):
     except SignalException as ended:
         return 0 if 0 in Agent.ended else 128 + ended.sigval, None
     except (RendezvousError, torch.distributed.DistError) as error:
+        where, words = _endpoint(arguments), str(error)
+        if "EADDRINUSE" in words:
+            return 1, f"error: {where} belongs to another program; give another port ({words})"
         return 1, (
-            "error: the launchers have lost each other: no answer at"
-            f" --rdzv_endpoint={arguments.rdzv_endpoint} ({error}). Start them all again; the training"
-            " continues from its last checkpoint"
+            f"error: the launchers have lost each other: no answer at --rdzv_endpoint={where} ({words})."
+            " Start them all again; the training continues from its last checkpoint"
         )
     return 0, None

@@ -15,6 +15,7 @@ import torch.distributed
 from accelerate import PartialState
 
 from srgan_dist.utils.errors import TrainingStopped, UserError, report
+from srgan_dist.utils.progress import wait_explained
 
 POLL_SECONDS = 2.0  # between two checks whether another rank has failed
 GRACE_SECONDS = 5.0  # for a rank to end by an error of its own, which gloo raises; then it is killed
@@ -24,6 +25,13 @@ CLOSING_SECONDS = 40.0  # for a failed rank to close its records, and for any to
 def join(cpu, timeout_minutes):
     """Form the group of all ranks that a launcher has started; returns the PartialState."""
     timeout = timedelta(minutes=timeout_minutes)
+    rank, ranks = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
+    address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    with wait_explained(f"rank {rank}", f"the others of {ranks} ranks", address):
+        return _join(cpu, timeout)
+
+
+def _join(cpu, timeout):
     if not cpu and torch.cuda.is_available() and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         torch.distributed.init_process_group("cpu:gloo,cuda:nccl", timeout=timeout)

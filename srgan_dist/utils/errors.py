@@ -52,7 +52,7 @@ def cli_errors():
     """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be text
-    with surviving_output(), EndSignals():
+    with surviving_output(), EndSignals() as signals:
         stdout = sys.stdout
         try:
             yield
@@ -60,10 +60,12 @@ def cli_errors():
                 sys.exit(141)
             if stdout.fault:
                 raise UserError(f"stdout cannot be written ({stdout.fault}), the output is not complete")
-        except (UserError, OSError, KeyboardInterrupt) as error:
-            sys.exit(report(error))
         except TrainingStopped as stop:
             sys.exit(RESTART if isinstance(stop, TrainingInterrupted) else STOPPED)
+        except (Exception, KeyboardInterrupt) as error:
+            if not signals.raised and not isinstance(error, (UserError, OSError, KeyboardInterrupt)):
+                raise
+            sys.exit(report(signals.raised or error))
 
 
 def report(error):

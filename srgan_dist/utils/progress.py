@@ -1,11 +1,14 @@
 """Progress of a command: a bar on a terminal, plain lines at intervals anywhere else."""
 
+import contextlib
 import sys
+import threading
 import time
 
 from tqdm import tqdm
 
 SECONDS_BETWEEN_LINES = 10
+SILENT_SECONDS = 30  # of a wait for other processes, which is then explained
 
 
 class Progress:
@@ -69,3 +72,17 @@ def progress_bar(items, title, unit, total=None):
     return tqdm(
         items, desc=title, unit=unit, total=total, disable=not sys.stderr.isatty(), dynamic_ncols=True
     )
+
+
+@contextlib.contextmanager
+def wait_explained(who, for_whom, address):
+    """Say on stderr who waits for whom, at a port, where the block takes longer than SILENT_SECONDS."""
+    reason = "if all have started, that port belongs to another program, or a firewall closes it"
+    text = f"{who} waits for {for_whom} at {address}; {reason}"
+    timer = threading.Timer(SILENT_SECONDS, lambda: print(text, file=sys.stderr))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

@@ -96,6 +96,7 @@ class EndSignals(HandledSignals):
 
     def __init__(self):
         super().__init__([number for number in END_SIGNALS if not is_ignored(number)])
+        self.raised = None  # the Interrupted; libraries may turn it into an error of theirs
 
     def __exit__(self, *_):
         if not self.heard:  # else the process is ending, and the signals stay handled
@@ -104,7 +105,8 @@ class EndSignals(HandledSignals):
     def _handle(self, number, frame):
         first, self.heard = not self.heard, True
         if first:
-            raise Interrupted(number)
+            self.raised = Interrupted(number)
+            raise self.raised
 
     def at_first(self, number):
         timer = threading.Timer(UNHEARD_SECONDS, lambda: self.heard or os._exit(128 + number))

@@ -1,12 +1,16 @@
 """Synthetic rocks: reproducible, unlike noise, as hard for bicubic as real ones, on disk as DeepRock-SR."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import full_disk
 from PIL import Image
 
 from srgan_dist.cli.synthesize import is_finished
@@ -239,3 +243,27 @@ def test_bad_options_end_in_one_line_before_anything_is_written(tmp_path, option
     assert done.returncode == 2
     assert text in done.stderr.splitlines()[-1]
     assert not (tmp_path / "out").exists()
+
+
+def test_sigterm_to_all_processes_leaves_no_partial_file_and_the_same_command_goes_on(tmp_path):
+    options = "--train 40 --valid 0 --test 0 --size 400 --rocks carbonate --jobs 2".split()
+    command = [sys.executable, SCRIPT, tmp_path / "out", *options]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    while len(list(tmp_path.rglob("*.png"))) < 2:
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGTERM)  # as `timeout` and service managers do
+    _, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stderr) == (143, "ended by SIGTERM\n")
+    left = [path.name for path in tmp_path.rglob(".*")]
+    assert left == [".synthesis.json.unfinished"]
+
+
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):
+    with full_disk(2000):
+        done = subprocess.run(
+            [sys.executable, SCRIPT, tmp_path / "out", *SMALL, "--jobs", "1"], capture_output=True, text=True
+        )
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.startswith("error: [Errno 27] File too large: ") and ".png'" in done.stderr
+    assert f"'{tmp_path / 'out'}" in done.stderr and ".unfinished" not in done.stderr

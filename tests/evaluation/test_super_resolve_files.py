@@ -1,10 +1,12 @@
 """Files and folders that are super-resolved: listing, refusals, outputs; and the command."""
 
+import signal
 import sys
 
 import numpy as np
 import pytest
 import torch
+from commands import finished, start, wait_until
 from commands import run as run_command
 from conftest import texture
 from PIL import Image
@@ -173,3 +175,16 @@ def test_weights_that_make_no_images_are_named(tmp_path, ndim, factor, capsys):
     with pytest.raises(UserError, match=f"{path} gives .* where images are -1 to 1: .*use the weights"):
         srgan_dist.super_resolve(path, tmp_path / "in.npy", tmp_path / "out.npy")
     assert not (tmp_path / "out.npy").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_leaves_no_partial_output(weights, tmp_path, number):
+    np.save(tmp_path / "in.npy", np.stack([texture(0, 200, 200)] * 200))
+    command = (sys.executable, "launch/super_resolve.py", weights, tmp_path / "in.npy", tmp_path / "out.tif")
+    process = start(*command)
+    wait_until(lambda: list(tmp_path.glob(".out.tif.*")), process)
+    process.send_signal(number)
+    done = finished(process)
+    assert done.returncode == 128 + number and "Traceback" not in done.stderr, done.stderr
+    assert "0 of 1 outputs were written" in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"in.npy", "weights"}

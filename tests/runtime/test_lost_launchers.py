@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from commands import (
     free_port,
     long_config,
     processes_of,
+    run,
     start,
     under_way,
     wait_until,
@@ -117,3 +119,44 @@ def test_a_launcher_that_is_killed_leaves_no_process_and_a_saved_run(shards, tmp
     assert f"{STOPPED_BY_LAUNCHER} after update" in done.stdout + orphan.stdout
     assert len(ranks) == 2 and not processes_of(config)
     assert newest_checkpoint(tmp_path / "tiny" / "checkpoints")
+
+
+@pytest.mark.parametrize("launcher", [True, False], ids=["ranks.py", "a rank"])
+def test_a_port_of_another_program_is_named_while_it_is_waited_for(launcher, tmp_path):
+    with socket.create_server(("localhost", 0)) as silent:
+        port = silent.getsockname()[1]
+        soon = "from srgan_dist.utils import progress\nprogress.SILENT_SECONDS = 1\n"
+        soon += "import runpy, sys\nsys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name='__main__')"
+        options = ("--nnodes=2", "--rdzv_backend=c10d", "--rdzv_id=7", f"--rdzv_endpoint=localhost:{port}")
+        command = [*RANKS[1:], *options] if launcher else []
+        group = {
+            "MASTER_ADDR": "localhost",
+            "MASTER_PORT": str(port),
+            "WORLD_SIZE": "2",
+            "LOCAL_WORLD_SIZE": "1",
+        }
+        process = start(
+            *(sys.executable, "-c", soon, *command, "launch/train.py", "configs/demo.yaml", "--device=cpu"),
+            **{} if launcher else {"RANK": "1", "LOCAL_RANK": "0"} | group,
+        )
+        who = (
+            "ranks.py waits for the launchers of --nnodes=2"
+            if launcher
+            else "rank 1 waits for the others of 2 ranks"
+        )
+        try:
+            line = process.stderr.readline()
+            assert line.startswith(f"{who} at localhost:{port}; if all have started, that port belongs to"), (
+                line
+            )
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def test_a_port_that_is_taken_is_an_error_that_names_it():
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run(*RANKS, "--master_addr=localhost", f"--master_port={port}", "launch/train.py")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"error: localhost:{port} belongs to another program; give another port" in done.stderr

@@ -2,7 +2,9 @@ import errno
 import hashlib
 import os
 
+import numpy as np
 import pytest
+from conftest import full_disk
 
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.files import atomic_write, sha256_of
@@ -100,3 +102,42 @@ def test_a_name_that_is_free_is_taken_on_any_file_system(tmp_path, monkeypatch, 
     with pytest.raises(UserError, match="left as it is"), atomic_write(target, replace=False) as path:
         path.write_text("second")
     assert list(tmp_path.iterdir()) == [target] and target.read_text() == "first"
+
+
+def write_array(path):
+    with open(path, "wb") as file:
+        np.save(file, np.zeros(9999))
+
+
+@pytest.mark.parametrize("write", [lambda path: path.write_bytes(bytes(9999)), write_array])
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path, write):
+    with full_disk(5000), pytest.raises(OSError) as raised, atomic_write(tmp_path / "file.npy") as unfinished:
+        write(unfinished)
+    assert f"{tmp_path / 'file.npy'}" in str(raised.value) and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS])
+def test_an_error_of_the_system_names_the_file_and_keeps_its_number(tmp_path, number):
+    with pytest.raises(OSError) as raised, atomic_write(tmp_path / "file.txt"):
+        raise OSError(number, os.strerror(number))
+    assert str(raised.value) == f"[Errno {number}] {os.strerror(number)}: '{tmp_path / 'file.txt'}'"
+
+
+def test_a_folder_that_is_missing_is_an_error_of_the_file_and_not_of_its_unfinished_one(tmp_path):
+    path = tmp_path / "nowhere" / "file.txt"
+    with pytest.raises(FileNotFoundError) as raised, atomic_write(path) as unfinished:
+        unfinished.write_text("lost")
+    assert raised.value.filename == str(path)
+
+
+def test_an_error_of_another_file_stays_as_it_is(tmp_path):
+    with pytest.raises(FileNotFoundError) as raised, atomic_write(tmp_path / "file.txt"):
+        open(tmp_path / "source")
+    assert raised.value.filename == str(tmp_path / "source")
+
+
+@pytest.mark.parametrize("name", ["n" * 255, "\u00e9" * 127, "\U0001f98e" * 63])
+def test_a_file_may_have_the_longest_name_that_there_is(tmp_path, name):
+    with atomic_write(tmp_path / name) as unfinished:
+        unfinished.write_text("whole")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
