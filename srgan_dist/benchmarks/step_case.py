@@ -17,8 +17,9 @@ from srgan_dist.benchmarks.facts import matmul_flops, seconds
 from srgan_dist.benchmarks.names import PLAIN
 from srgan_dist.benchmarks.variants import build, crops_of, precision_of
 from srgan_dist.runtime.cpu import has_glibc, use_cpu_threads
-from srgan_dist.runtime.device import cpu_wanted, is_out_of_memory, use_exact_float32
+from srgan_dist.runtime.device import cpu_wanted, use_exact_float32
 from srgan_dist.runtime.process_group import barrier, max_over_ranks
+from srgan_dist.utils.memory import is_out_of_memory
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from srgan_dist.utils.errors import UserError
+from srgan_dist.utils.memory import is_out_of_memory
 
 ALLOWED_DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16))  # read as they are
 VOXEL_DTYPES = tuple(  # read with a window
@@ -189,11 +190,11 @@ def failures_named(path):
         raise
     except FileNotFoundError:
         raise ImageError(path, BROKEN_LINK if path.is_symlink() else "does not exist") from None
-    except OSError as error:
-        raise ImageError(path, f"cannot be read: {error.strerror or error}") from error
-    except MemoryError as error:
-        raise ImageError(path, "does not fit into memory; cut it into smaller images") from error
     except Exception as error:
+        if is_out_of_memory(error):
+            raise ImageError(path, "does not fit into memory; cut it into smaller images") from error
+        if isinstance(error, OSError):
+            raise ImageError(path, f"cannot be read: {error.strerror or error}") from error
         # A message of the decoder is about the file; that of e.g. a TypeError is about its code.
         words = f" ({error})" if isinstance(error, (ValueError, RuntimeError)) and str(error) else ""
         raise ImageError(

@@ -33,9 +33,9 @@ from srgan_dist.evaluation.texture import (
     phase_dependence,
 )
 from srgan_dist.runtime.cpu import one_thread_each
-from srgan_dist.runtime.device import is_out_of_memory
 from srgan_dist.runtime.process_group import gather_lists
 from srgan_dist.utils.errors import UserError
+from srgan_dist.utils.memory import is_out_of_memory
 
 METRICS = {
     "mse": mse,

@@ -35,9 +35,10 @@ from srgan_dist.evaluation.super_resolve import (
     tile_or_default,
 )
 from srgan_dist.evaluation.unfinished_volume import is_all_but_removed, is_unfinished
-from srgan_dist.runtime.device import is_out_of_memory, memory_of
+from srgan_dist.runtime.device import memory_of
 from srgan_dist.storage.remote import is_url
 from srgan_dist.utils.errors import UserError
+from srgan_dist.utils.memory import memory_named
 
 LISTED = 20  # faults that an error lists
 
@@ -217,21 +218,26 @@ def super_resolve_files(
         pages = _values_of(itertools.islice(results, count), info.dtype, window_of(info), samples, means)
         facts = count, _scale_tags(info.tags, generator), _scale_sizes(info.voxel_sizes_um, generator)
         write = partial(_write_and_note, info, facts, finished)
-        try:
+        with memory_named(partial(_too_large, generator, info, tile, samples)):
             if samples is None:
                 write(path, progress(info, pages))
             else:
                 _write_mean_and_spread(path, progress(info, pages), count, write)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise UserError(
-                f"{info.path}: {memory_of(device_of(generator))} is too small for"
-                f" --tile {tile_or_default(tile, generator, info.shape)}; use a smaller --tile"
-            ) from None
         for note in means.popleft().note(info.path):
             warn(note)
         yield info, path
+
+
+def _too_large(generator, info, tile, samples, error):
+    """Return the UserError of an image for which there is not enough memory."""
+    scale, tile = generator.config.scale, tile_or_default(tile, generator, info.shape)
+    depth = min(tile, info.slices) * scale if generator.config.ndim == 3 else 1
+    result = depth * info.height * info.width * scale**2 * (info.dtype.itemsize + 4 * bool(samples))
+    return UserError(
+        f"{info.path}: {memory_of(device_of(generator))} is too small for --tile {tile} and SR of"
+        f" {scale * info.height}x{scale * info.width} pixels, {result / 2**30:.2g} GiB of which are held at a"
+        " time; use a smaller --tile, or cut the image into smaller ones"
+    )
 
 
 def _values_of(results, dtype, window, samples, means):

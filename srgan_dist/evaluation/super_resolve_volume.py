@@ -24,8 +24,9 @@ from srgan_dist.evaluation.super_resolve import (
 from srgan_dist.evaluation.super_resolve_files import spread_path
 from srgan_dist.evaluation.unfinished_volume import unfinished_volume
 from srgan_dist.runtime.cpu import one_thread_each
-from srgan_dist.runtime.device import is_out_of_memory, memory_of
+from srgan_dist.runtime.device import memory_of
 from srgan_dist.utils.errors import UserError
+from srgan_dist.utils.memory import memory_named
 
 
 def super_resolve_volume(
@@ -101,21 +102,21 @@ def super_resolve_volume(
             tell(blocks.deviation())
         means = MeanComparison(blocks.volume.dtype)
         own = [n for n in range(rank, len(blocks.windows), ranks) if n not in unfinished.done]
-        try:
+
+        def too_small(error):
+            memory = memory_of(device_of(generator))
+            return UserError(
+                f"{volume.path}: {memory} is too small for --tile {tile} --halo {blocks.halo}; use a smaller"
+                " --tile"
+            )
+
+        with memory_named(too_small):
             results = one_thread_each(compute, progress(own, len(own)), device_of(generator))
             for number, lr, grey, values in results:
                 means.add_lr(lr)
                 means.add_sr(grey)
                 corner = [side.start for side in scaled(blocks.windows[number], scale)]
                 unfinished.write(number, corner, values)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            memory = memory_of(device_of(generator))
-            raise UserError(
-                f"{volume.path}: {memory} is too small for --tile {tile} --halo {blocks.halo}; use a smaller"
-                " --tile"
-            ) from None
     if rank == 0:  # of its own blocks, which stand for all
         for note in means.note(volume.path):
             warn(note)

@@ -5,6 +5,7 @@ import numpy as np
 from srgan_dist.data.noise import Noise
 from srgan_dist.evaluation.super_resolve import check_noise, check_tile, super_resolve_pages
 from srgan_dist.utils.errors import UserError
+from srgan_dist.utils.memory import memory_named
 
 
 class SuperResolver:
@@ -37,12 +38,19 @@ class SuperResolver:
         check_noise(self.generator, noise, samples)
         images = enumerate(array.reshape(-1, *array.shape[-self.ndim :]))
         pages = super_resolve_pages(self.generator, images, tile, noise, samples)
-        results = [np.empty(shape, array.dtype), *([np.empty(shape, np.float32)] if samples else [])]
-        targets = zip(*(result.reshape(-1, *shape[-2:]) for result in results), strict=True)
-        for of_page, page in zip(targets, pages, strict=True):
-            for target, values in zip(of_page, page if samples else [page], strict=True):
-                target[...] = values
+        with memory_named(lambda error: self._too_large(shape, tile)):
+            results = [np.empty(shape, array.dtype), *([np.empty(shape, np.float32)] if samples else [])]
+            targets = zip(*(result.reshape(-1, *shape[-2:]) for result in results), strict=True)
+            for of_page, page in zip(targets, pages, strict=True):
+                for target, values in zip(of_page, page if samples else [page], strict=True):
+                    target[...] = values
         return tuple(results) if samples else results[0]
+
+    def _too_large(self, shape, tile):
+        return UserError(
+            f"there is too little memory for SR of shape {shape} with tile={tile}; give parts of the array,"
+            " or a smaller tile"
+        )
 
     def _check(self, array, tile):
         if array.dtype not in (np.uint8, np.uint16):

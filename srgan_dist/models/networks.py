@@ -6,6 +6,8 @@ from torch.nn.utils import get_total_norm
 
 from srgan_dist.models import build_discriminator, build_generator
 from srgan_dist.models.layers import CHANNELS_LAST, recompute_blocks, synchronise
+from srgan_dist.utils.errors import UserError
+from srgan_dist.utils.memory import memory_named
 
 
 class Networks:
@@ -68,11 +70,16 @@ class Networks:
 
     def _build(self, seed, build, *arguments):
         """Build a network whose initial weights depend on the seed alone, not on earlier draws."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            network = build(*arguments)
         layout = CHANNELS_LAST[self.ndim] if self.channels_last else torch.contiguous_format
-        return network.to(self.accelerator.device, memory_format=layout)
+        with torch.random.fork_rng(devices=[]), memory_named(self._too_large):
+            torch.manual_seed(seed)
+            return build(*arguments).to(self.accelerator.device, memory_format=layout)
+
+    def _too_large(self, error):
+        return UserError(
+            f"there is too little memory for the networks on {self.accelerator.device}; use fewer filters and"
+            " blocks (generator.num_filters, generator.num_blocks, discriminator.num_filters)"
+        )
 
     def _prepare(self, network):
         if self.compiled:

@@ -2,18 +2,19 @@
 apart.
 """
 
-import contextlib
 import math
 import os
+from functools import partial
 
 import torch
 
 from srgan_dist.run.checkpoint import list_checkpoints
 from srgan_dist.run.update_cost import update_cost
 from srgan_dist.runtime.cpu import free_memory
-from srgan_dist.runtime.device import is_out_of_memory, memory_of, precision_on
+from srgan_dist.runtime.device import memory_of, precision_on
 from srgan_dist.runtime.process_group import gather_lists
 from srgan_dist.utils.errors import UserError
+from srgan_dist.utils.memory import memory_named
 
 
 def check_same_start(checked):
@@ -27,28 +28,26 @@ def check_same_start(checked):
         )
 
 
-@contextlib.contextmanager
 def out_of_memory_named(config, world_size, device):
     """Raise UserError that names the settings where an update needs more memory than there is."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        data, micro_batches = config.data, config.gradient_accumulation_steps
-        share = data.batch_size // world_size
-        possible = [n for n in range(micro_batches + 1, share + 1) if share % n == 0]
-        advice = f"a smaller data.lr_crop than {data.lr_crop}"
-        if possible:
-            advice = f"gradient_accumulation_steps={possible[0]}"
-        raise UserError(
-            f"{memory_of(device)} does not hold an update of data.batch_size={data.batch_size}:"
-            f" {share // micro_batches} crops of {config.hr_crop} HR pixels at a time on each of"
-            f" {world_size} rank(s) (gradient_accumulation_steps={micro_batches}). Use {advice}, which"
-            " trains the same but for batch normalisation and the objective relativistic, a smaller"
-            f" data.batch_size, or more GPUs. {_estimate(config, world_size, device, share // micro_batches)}"
-            f" ({str(error).splitlines()[0]:.200})"
-        ) from None
+    return memory_named(partial(_too_large, config, world_size, device))
+
+
+def _too_large(config, world_size, device, error):
+    data, micro_batches = config.data, config.gradient_accumulation_steps
+    share = data.batch_size // world_size
+    possible = [n for n in range(micro_batches + 1, share + 1) if share % n == 0]
+    advice = f"a smaller data.lr_crop than {data.lr_crop}"
+    if possible:
+        advice = f"gradient_accumulation_steps={possible[0]}"
+    return UserError(
+        f"{memory_of(device)} does not hold an update of data.batch_size={data.batch_size}:"
+        f" {share // micro_batches} crops of {config.hr_crop} HR pixels at a time on each of"
+        f" {world_size} rank(s) (gradient_accumulation_steps={micro_batches}). Use {advice}, which"
+        " trains the same but for batch normalisation and the objective relativistic, a smaller"
+        f" data.batch_size, or more GPUs. {_estimate(config, world_size, device, share // micro_batches)}"
+        f" ({(str(error) or type(error).__name__).splitlines()[0]:.200})"
+    )
 
 
 def _estimate(config, world_size, device, crops):

@@ -124,13 +124,6 @@ def parse_cpu_flag():
         raise UserError(f"ACCELERATE_USE_CPU={os.environ['ACCELERATE_USE_CPU']} must be 1 or 0") from None
 
 
-def is_out_of_memory(error):
-    """Return whether an error means out of memory: on a GPU, in its libraries, or on the machine."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return any(text in str(error) for text in ("DefaultCPUAllocator", "out of memory", "_ALLOC_FAILED"))
-
-
 def memory_of(device):
     """Name the memory that a rank on a device uses, on a GPU with its size."""
     if device.type != "cuda":

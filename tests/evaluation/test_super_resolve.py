@@ -214,8 +214,6 @@ def test_a_full_gpu_is_an_error_with_the_way_out(tmp_path):
     Image.fromarray(texture(0, 20, 24)).save(tmp_path / "in.png")
     generator = network()
     generator.head.register_forward_hook(fill)
-    with pytest.raises(
-        UserError, match="in.png: the memory of .* is too small for --tile 16; use a smaller --tile"
-    ):
+    with pytest.raises(UserError, match="in.png: .* is too small for --tile 16 .*; use a smaller"):
         super_resolve_file(generator, read_info(tmp_path / "in.png"), tmp_path / "out.png", tile=16)
     assert [path.name for path in tmp_path.iterdir()] == ["in.png"]

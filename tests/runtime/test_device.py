@@ -193,27 +193,6 @@ def test_a_gpu_that_cannot_do_bf16_is_named(monkeypatch):
         machine.precision_on("cuda", "bf16")
 
 
-@pytest.mark.parametrize(
-    "error, lacking",
-    [
-        (MemoryError(), True),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
-        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
-        (RuntimeError("CUDA error: out of memory"), True),
-        (RuntimeError("The size of tensor a must match"), False),
-        (ValueError("no"), False),
-    ],
-)
-def test_a_lack_of_memory_is_told_from_other_errors(error, lacking):
-    assert machine.is_out_of_memory(error) is lacking
-
-
-def test_what_the_allocator_of_the_cpu_raises_is_a_lack_of_memory():
-    with pytest.raises(RuntimeError) as raised:
-        torch.empty(2**45)
-    assert machine.is_out_of_memory(raised.value)
-
-
 DRIVER = """
 int cuInit(unsigned flags) { return 0; }
 int cuDriverGetVersion(int *version) { *version = 11040; return 0; }

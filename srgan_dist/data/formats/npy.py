@@ -16,7 +16,7 @@ def _mapped(path):
         if length > size:
             raise ValueError("the header is longer than the file")
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (FileNotFoundError, PermissionError):
+    except (MemoryError, OSError):
         raise
     except Exception as error:  # numpy's words range from tokens of the header to advice to load it unsafely
         raise ImageError(
