@@ -65,7 +65,8 @@ class RunDirectory:
         """Prepare the directory for a training that starts from `state`.
 
         checkpoint: that it starts from, None: nothing. samples_seen: up to which its records are kept.
-        Returns the samples seen at the last record before that, None where there was none.
+        Returns the samples seen at the last record before that, None where there was none, and the number of
+        records that are kept.
         """
         with self.write_failures_named():
             self.checkpoints.mkdir(exist_ok=True)
@@ -77,7 +78,8 @@ class RunDirectory:
             with atomic_write(self.path / "config.yaml") as path:
                 path.write_text(dump_config(config))
             self._copy_finished_weights(state, checkpoint)
-            return truncate_records(self.metrics, samples_seen)
+            own = checkpoint is not None and checkpoint.parent == self.checkpoints
+            return truncate_records(self.metrics, samples_seen, state.records if own else 0)
 
     def note_start(self, global_step, provenance):
         """Note in run.json by what the updates from `global_step` on are made; starts at that update or
@@ -112,21 +114,22 @@ class RunDirectory:
             ) from None
 
 
-def truncate_records(path, samples_seen):
-    """Drop the records of updates that a resumed run is about to repeat, and a line that was cut off by a
-    crash.
+def truncate_records(path, samples_seen, count):
+    """Drop the records that a resumed run is about to repeat, and a line that was cut off by a crash.
 
-    Returns the samples seen at the last record before that, None where there was none.
+    samples_seen, count: of the checkpoint; the end of a phase has records after the last update. A count of
+    None is not known.
+    Returns the samples seen at the last record before that, None where there was none, and how many are left.
     """
     if not path.exists():
-        return None
+        return None, 0
     kept, last = [], None
     for line in path.read_text(errors="replace").splitlines():
         with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
             seen = json.loads(line)[X_AXIS]
-            if seen <= samples_seen:
+            if seen <= samples_seen and (count is None or len(kept) < count):
                 kept.append(line + "\n")
             last = seen
     with atomic_write(path, durable=True) as unfinished:
         unfinished.write_text("".join(kept))
-    return last
+    return last, len(kept)

@@ -44,6 +44,7 @@ class RunState(BaseModel):
     phase_seconds: float = Field(0.0, ge=0)  # of training, up to the last record
     phase_ends: dict[str, int] = {}  # finished phase -> global step at its end, in the order of the phases
     best: dict[str, BestValidation] = {}  # by phase
+    records: int | None = Field(None, ge=0)  # lines of metrics.jsonl; None: of an older version
     wandb_id: str | None = None
     initial_weights: dict[str, str] = {}  # setting, e.g. pretrain.init_weights -> sha256 of the file it named
     cpu_threads: int | None = Field(None, ge=1)  # of a rank, where it has trained on CPU

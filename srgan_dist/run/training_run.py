@@ -81,9 +81,9 @@ class TrainingRun:
         self.grey_ranges = trained_ranges([split for split, _ in checked.train], rows) if self.is_main else []
 
         # Records
-        seen, settings = None, config.model_dump(mode="json")
+        seen, records, settings = None, 0, config.model_dump(mode="json")
         if self.is_main:
-            seen = self.directory.open(config, self.state, self.checkpoint, self.samples_seen)
+            seen, records = self.directory.open(config, self.state, self.checkpoint, self.samples_seen)
             self.provenance = provenance_of(self.device, checked.train)
             settings["provenance"] = self.provenance | {"ranks": self.world_size}  # of the last start
             self.directory.note_start(self.state.global_step, settings["provenance"])
@@ -97,6 +97,7 @@ class TrainingRun:
             self.state.wandb_id,
             self.is_main,
             seen,
+            records,
         )
         self.state.wandb_id = self.tracker.run_id
 
@@ -247,6 +248,7 @@ class TrainingRun:
         if self.is_main:
             with self.warn_if_unwritable("checkpoint", required=False):
                 self.writer.wait()
+            self.state.records = self.tracker.records
             with self.warn_if_unwritable("checkpoint", required):
                 self.writer.start(
                     self.directory.checkpoints,

@@ -1,9 +1,9 @@
 """torchrun's launcher, with an agent that lets a training stop and resume (see ranks.py)."""
 
 import contextlib
+import os
 import signal
 import sys
-import tempfile
 
 import torch.distributed
 from torch.distributed import run
@@ -65,13 +65,13 @@ class Agent(LocalElasticAgent):
 def run_ranks(argv):
     """Run torchrun with its arguments; returns (exit code, error that nobody has printed yet or None)."""
     arguments = run.parse_args([*DEFAULTS, *argv])
+    if (arguments.log_dir, arguments.redirects, arguments.tee) == (None, "0", "0"):
+        arguments.log_dir = os.devnull  # torchrun would leave an empty folder in TMPDIR at every start
     api.LocalElasticAgent = Agent
     if not arguments.standalone:
         others = f"the launchers of --nnodes={arguments.nnodes}"
         Agent.joining.enter_context(wait_explained("ranks.py", others, _endpoint(arguments)))
-    folders = tempfile.TemporaryDirectory(prefix="srgan_dist_ranks_", ignore_cleanup_errors=True)
-    with Agent.joining, folders as folder:
-        arguments.log_dir = arguments.log_dir or folder  # torchrun would leave one of its own
+    with Agent.joining:
         code, message = _run(arguments)
     return (STOPPED, None) if STOPPED in Agent.ended else (code, message)
 

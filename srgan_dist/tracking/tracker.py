@@ -100,12 +100,12 @@ class Tracker:
     wandb runs in a process of its own behind a queue, and the others of `also` in one more; only the end of a
     training waits for each, `finish_timeout` at most. run_id: of the wandb run to continue, None: a new one.
     seen: samples seen at the last record sent to wandb before the run was stopped; records up to there, which
-    a resumed run repeats, are not sent again.
+    a resumed run repeats, are not sent again. records: in metrics.jsonl.
     """
 
-    def __init__(self, config, run_directory, run_name, settings, run_id, is_main, seen=None):
+    def __init__(self, config, run_directory, run_name, settings, run_id, is_main, seen=None, records=0):
         self.directory = Path(run_directory)
-        self.config, self.is_main, self.run_id = config, is_main, run_id
+        self.config, self.is_main, self.run_id, self.records = config, is_main, run_id, records
         self.seen = -1 if run_id is None or seen is None else seen
         self.workers = []
         if is_main:
@@ -163,6 +163,7 @@ class Tracker:
             return
         finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
         record = {X_AXIS: samples_seen, **finite}
+        self.records += 1
         self._append(json.dumps(record | {"time": round(time.time(), 3)}, allow_nan=False) + "\n")
         self._send({"numbers": record, "step": samples_seen})
 

@@ -1,12 +1,15 @@
 """Runs that are stopped or killed end bit for bit as one that was left alone."""
 
+import signal
+
 import pytest
 import torch
 from commands import WORKER, launch, reports, work, write_config
 from conftest import tiny_config
-from distributed_worker import DEATHS
+from distributed_worker import DEATHS, sending
 from whole_runs import (
     EVERYTHING,
+    PHASE_1,
     config_of,
     contents,
     edit_state,
@@ -16,10 +19,11 @@ from whole_runs import (
 )
 
 from srgan_dist.data.loader import TrainLoader
+from srgan_dist.phases.pretrain import PretrainPhase
 from srgan_dist.run.checkpoint import load_checkpoint
 from srgan_dist.run.training_run import TrainingRun
 from srgan_dist.training import train
-from srgan_dist.utils.errors import UserError
+from srgan_dist.utils.errors import TrainingStopped, UserError
 
 
 @pytest.fixture(autouse=True)
@@ -97,6 +101,28 @@ def test_a_run_that_died_before_its_next_checkpoint_repeats_what_was_not_saved(
         found["weights"] == expected["weights"]
         and found["checkpoints"]["step-00000015"] == expected["checkpoints"]["step-00000015"]
     )
+
+
+def test_a_run_that_dies_at_the_end_of_a_phase_records_its_validation_once(
+    shards, whole, tmp_path, monkeypatch
+):
+    class Died(BaseException):
+        pass
+
+    def die(*_, **__):
+        raise Died
+
+    with monkeypatch.context() as patch:  # the checkpoint after the last update, before the phase has ended
+        patch.setattr(PretrainPhase, "update", sending(PretrainPhase.update, signal.SIGTERM, PHASE_1))
+        with pytest.raises(TrainingStopped):
+            train(config_of(shards, tmp_path))
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(TrainingRun, "save", die)
+            with pytest.raises(Died):
+                train(config_of(shards, tmp_path))
+    train(config_of(shards, tmp_path))
+    assert contents(tmp_path / "run") == contents(whole)
 
 
 # If a part were not restored

@@ -169,7 +169,7 @@ class Story:
 
     def start_evaluation(self):
         """Evaluate what the run has by now; returns the process and whether there were weights."""
-        had_weights = any(self.run.glob("weights/**/[!.]*.safetensors"))
+        had_weights = any(self.run.glob("weights/[!.]*.safetensors"))
         place = self.config.data.path
         command = ("launch/evaluate.py", self.run, place, "--out", self.folder / "eval", "--measures", "off")
         cache = ("--cache", self.cache, "--cache-gib", str(self.config.data.cache_gib))
