@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections import Counter
 from pathlib import Path
 
@@ -24,7 +25,7 @@ sys.path[:0] = map(str, (TESTS.parent, TESTS, TESTS / "run", TESTS / "storage"))
 
 import fork_server  # noqa: E402
 from commands import wait_until, write_config  # noqa: E402
-from invariants import Memory, descendants, wrong_records  # noqa: E402
+from invariants import Memory, descendants, leftover_processes, wrong_records  # noqa: E402
 from story import Story, send  # noqa: E402
 from world import SMALL_CACHE, World, empty, start_training  # noqa: E402
 
@@ -87,14 +88,14 @@ class LongTraining:
         config = world.config("small cache", self.folder, by_url=True, pretrain=phase, adversarial=None)
         self.processes = start_training("none", write_config(self.folder, config))
         self.pids = {process.pid for process in self.processes}
+        self.metrics = self.folder / "run" / "metrics.jsonl"
+        wait_until(self.metrics.exists, self.processes[0])
         # Readers, or full pipes would stop it
         self.readers = [
             threading.Thread(target=process.communicate, daemon=True) for process in self.processes
         ]
         for reader in self.readers:
             reader.start()
-        self.updates = self.folder / "run" / "metrics.jsonl"
-        wait_until(self.updates.exists, self.processes[0])
         send(signal.SIGSTOP, self.pids)
 
     def go_on(self, seconds=3.0):
@@ -105,7 +106,7 @@ class LongTraining:
         time.sleep(seconds / 2)
         send(signal.SIGSTOP, self.pids)
         faults = [f"process {one.pid} has ended" for one in self.processes if one.poll() is not None]
-        if not faults and self.updates.read_bytes().count(b"loss/generator") >= WARM_UP:
+        if not faults and self.metrics.read_bytes().count(b"loss/generator") >= WARM_UP:
             faults += self.memory.grown(self.pids)
         self.report("long training", faults)
 
@@ -117,11 +118,17 @@ class LongTraining:
             reader.join(60)
         codes = [process.poll() for process in self.processes]
         faults = [] if codes == [STOPPED] * 2 else [f"exit codes {codes}"]
-        self.report(
-            "end of the long training",
-            [*faults, *wrong_records(self.folder / "run", SMALL_CACHE["batch_size"])],
-        )
+        faults += wrong_records(self.folder / "run", SMALL_CACHE["batch_size"])
+        self.report("end of the long training", faults)
         send(signal.SIGKILL, [process.pid for process in self.processes if process.poll() is None])
+
+
+def reap_orphans(others):
+    """Collect the ended processes that this one has inherited, up to one of `others`."""
+    while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
+        if ended.si_pid in others:
+            return
+        os.waitpid(ended.si_pid, 0)
 
 
 def soak(seconds, seed, out, only=None):
@@ -133,13 +140,19 @@ def soak(seconds, seed, out, only=None):
     world = World(out / "world")
     long = LongTraining(world, counts.report)
     bystanders = descendants(os.getpid()).keys() | long.pids
+    counts.start = time.monotonic()
     try:
         while len(counts.faults) < MAX_FAULTS and (only is None or not counts.training):
             if only is None and time.monotonic() - counts.start > seconds:
                 break
             counts.training, counts.event = only or counts.training + 1, 0
             folder, before = out / f"training{counts.training}", len(counts.faults)
-            Story(world, folder, seed, counts.training, counts.report, bystanders).tell()
+            try:
+                Story(world, folder, seed, counts.training, counts.report, bystanders).tell()
+            except Exception:  # the others go on
+                counts.report("the soak itself", [traceback.format_exc()])
+                list(leftover_processes(os.getpid(), bystanders, seconds=0))
+            reap_orphans(long.pids)
             if len(counts.faults) == before:
                 shutil.rmtree(folder)
             long.go_on()

@@ -43,14 +43,16 @@ WAIT_SECONDS = 90
 
 
 class Story:
-    """A training in `folder`; its events follow from seed and number alone, their times only roughly.
+    """A training in `folder`; the events of each of its starts follow from seed and number, their moments
+    only roughly.
 
     report(kind, faults): called after each event. bystanders: processes that outlive it.
     """
 
     def __init__(self, world, folder, seed, number, report, bystanders):
         self.world, self.folder, self.report, self.bystanders = world, folder, report, bystanders
-        self.rng = random.Random(f"{seed} {number}")
+        self.name = f"{seed} {number}"
+        self.rng = random.Random(self.name)
         self.variant = self.rng.choice(list(VARIANTS))
         self.by_url = self.rng.random() < 0.7
         self.disturbances = DISTURBANCES | (OF_URLS if self.by_url else {})
@@ -61,13 +63,11 @@ class Story:
         self.environment = {"TMPDIR": str(self.temporary)}
         self.launcher_killed, self.damaged = False, None
 
-    def __str__(self):
-        return f"{self.variant}, {'by URL' if self.by_url else 'from files'}"
-
     def tell(self):
         """Start the training again and again until it is finished."""
         self.world.undisturbed(self.variant)
         for number in range(STARTS + 1):
+            self.rng = random.Random(f"{self.name} {number}")
             self.launcher = self.rng.choice(LAUNCHERS)
             end = self.draw(ENDS) if number < STARTS else "finish"
             if end == "kill the launcher":
@@ -110,7 +110,7 @@ class Story:
         finished = all(process.returncode == 0 for process in self.processes)
         if finished or self.updates() > self.updates_before:
             self.damaged = None  # set aside
-        faults += self.files_in_order(in_order)
+        faults += self.files_in_order(in_order or finished)
         self.report("finish" if finished else end, faults + (self.differs() if finished else []))
         return finished
 
