@@ -16,6 +16,7 @@ warnings.simplefilter("error")
 if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
 """
+LAST = "warnings.simplefilter('default')"  # the end of a kernel has warnings of its own
 
 
 @pytest.fixture
@@ -44,7 +45,8 @@ def test_a_smaller_version_of_it_runs(notebook, tmp_path, monkeypatch):
         assert f'"{name}"' in notebook.cells[1].source
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    notebook.cells.insert(0, nbformat.v4.new_code_cell(FIRST))
+    first, last = (nbformat.v4.new_code_cell(source) for source in (FIRST, LAST))
+    notebook.cells = [first, *notebook.cells, last]
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": tmp_path}}).execute()
     texts = "".join(
         output.text
