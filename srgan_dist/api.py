@@ -165,6 +165,9 @@ def super_resolve(
     samples=None,
     self_ensemble=False,
     window=None,
+    raw=None,
+    halo=None,
+    format=None,
 ):
     """Super-resolve the images of a file or folder into another one; returns the paths of the outputs, first
     those that are there already, last those of volumes by a 3-D generator.
@@ -180,14 +183,17 @@ def super_resolve(
     pixels of tiles and blocks, which bounds the memory; None: 192 in 2-D, in 3-D as many as fit 0.5 GiB per
     thread or 6 GiB of a GPU. device, self_ensemble: as for load_generator. noise, noise_seed: strength
     (0: none, 1: as trained) and seed of the noise of a generator that has some. samples: number of draws
-    of it, whose mean is written to output, and their standard deviation beside it as NAME_spread. Nothing
-    is written where one of the outputs exists, but those of a folder that the same call has made are
+    of it, whose mean is written to output, and their standard deviation beside it as NAME_spread. raw: of
+    .raw and .vol files without a header, "400x500x600,uint16,little,0". halo: LR voxels around blocks of a
+    3-D generator; None: so many that the result is exact. format: "tif", "npy", ... of files in a folder.
+    Nothing is written where one of the outputs exists, but those of a folder that the same call has made are
     kept.
     """
     check_tile(tile)
     resolver, noise = load_generator(weights, device, self_ensemble), Noise(noise_seed, noise)
     check_noise(resolver.generator, noise, samples)
-    jobs = list_images_and_volumes(resolver, input, output, weights, noise, samples, window)
+    options = {"window": window, "raw": raw, "halo": halo, "format": format}
+    jobs = list_images_and_volumes(resolver, input, output, weights, noise, samples, **options)
 
     def warn(note):
         log.warning("%s", note)

@@ -35,10 +35,11 @@ def main(argv=None, prog=None):
             noise,
             samples,
             arguments.window,
-            raw_options(arguments),
+            arguments.raw,
             arguments.halo,
+            arguments.format,
         )
-        check_options(arguments, jobs, generator, ranks)
+        check_ranks(jobs.images, ranks)
         tell = print if rank == 0 else lambda *text, **options: None
 
         def warn(note):
@@ -109,18 +110,23 @@ def parse_arguments(argv, prog):
         " of INPUT. Other types than uint8 and uint16 need one, unless the weights have it; the result has"
         " the type of INPUT",
     )
-    volumes = parser.add_argument_group("volumes of a 3-D generator")
-    volumes.add_argument(
-        "--halo",
-        type=int,
-        metavar="N",
-        help="LR voxels around a block that the network reads (default: so many that the result is exact);"
-        " fewer are faster, and their deviation is printed",
+    parser.add_argument(
+        "--format",
+        metavar="SUFFIX",
+        help="of the files in a folder, e.g. tif, npy or mhd (default: the input's own, or tif where that is"
+        " not written)",
     )
-    volumes.add_argument(
+    parser.add_argument(
         "--raw",
         metavar="SHAPE,TYPE,ORDER,OFFSET",
         help="of .raw and .vol files without a header, e.g. 400x500x600,uint16,little,0 for 400 slices",
+    )
+    parser.add_argument(
+        "--halo",
+        type=int,
+        metavar="N",
+        help="of volumes of a 3-D generator: LR voxels around a block that the network reads (default: so"
+        " many that the result is exact); fewer are faster, and their deviation is printed",
     )
     parser.add_argument(
         "--noise",
@@ -168,25 +174,8 @@ def joined_ranks(device):
     state.destroy_process_group()
 
 
-def raw_options(arguments):
-    """Return the RawOptions of --raw, or None."""
-    from srgan_dist.data.formats.bare_raw import parse_raw
-
-    return parse_raw(arguments.raw) if arguments.raw else None
-
-
-def check_options(arguments, jobs, generator, ranks):
-    """Raise UserError for options that an image cannot follow, and for a wrong halo."""
-    from srgan_dist.evaluation.super_resolve_volume import check_halo
-
-    images = jobs.images
-    if jobs.volumes:
-        check_halo(generator, arguments.halo)
-    for option in ("halo", "raw"):
-        if getattr(arguments, option) is not None and generator.config.ndim == 2:
-            raise UserError(f"--{option} is for volumes of a 3-D generator; leave it out")
-        if images and getattr(arguments, option) is not None:
-            raise UserError(f"--{option} is for volumes, and {images[0][0].path} is an image; leave it out")
+def check_ranks(images, ranks):
+    """Raise UserError where several processes would share images."""
     if images and ranks > 1:
         raise UserError(
             f"{ranks} processes were launched, which share the blocks of volumes of a 3-D generator;"

@@ -163,33 +163,33 @@ def read_image(path):
 
 def is_store(path):
     """Return whether a folder is one volume and not a folder of images: a Zarr store."""
-    return _suffix(path) == ".zarr" and Path(path).is_dir()
+    return suffix_of(path) == ".zarr" and Path(path).is_dir()
 
 
 def is_slice(path):
     """Return whether a file may be a slice of a series: TIFF, PNG, BMP or DICOM, of one page."""
     try:
-        return _suffix(path) in SLICE_SUFFIXES and read_header(path).slices == 1
+        return suffix_of(path) in SLICE_SUFFIXES and read_header(path).slices == 1
     except ImageError:
         return False  # it will be named when it is read
 
 
 def belongs_to_series(path):
     """Return whether a file of a folder of slices is read with these: a slice, or a log of Bruker's."""
-    return _suffix(path) in (*SLICE_SUFFIXES, ".log")
+    return suffix_of(path) in (*SLICE_SUFFIXES, ".log")
 
 
 def is_image(path):
     """Return whether the suffix of `path`, in any case, is that of a format that is read."""
-    return _suffix(path) in READERS
+    return suffix_of(path) in READERS
 
 
 def is_raw(path):
     """Return whether the suffix of `path` is that of voxels without a header."""
-    return READERS.get(_suffix(path), ("", None))[1] is open_raw
+    return READERS.get(suffix_of(path), ("", None))[1] is open_raw
 
 
-def _suffix(path):
+def suffix_of(path):
     """Return the suffix of a path in lower case: of `a.vol.info` the whole of it, which names the format."""
     suffixes = Path(path).suffixes
     longest = "".join(suffixes[-2:]).lower()
@@ -213,7 +213,7 @@ def files_of(path):
 
 def _data_file(path):
     """Return the file that a header names; None for other files, and for a header that cannot be read."""
-    find = _DATA_FILES.get(_suffix(path))
+    find = _DATA_FILES.get(suffix_of(path))
     try:
         return find(path) if find else None
     except (ImageError, OSError, ValueError):
@@ -269,7 +269,7 @@ def left_out(folder, names):
         return []
     by_suffix = {}
     for name in names:
-        suffix = ".nii.gz" if name.lower().endswith(".nii.gz") else _suffix(name)
+        suffix = ".nii.gz" if name.lower().endswith(".nii.gz") else suffix_of(name)
         by_suffix.setdefault(suffix or "without suffix", []).append(name)
     groups = [_described(suffix, own) for suffix, own in sorted(by_suffix.items(), key=lambda g: -len(g[1]))]
     more = f"; {len(groups) - 8} more kinds" * (len(groups) > 8)
@@ -307,7 +307,7 @@ def _folder_reader(folder):
 def _reader(path):
     if not is_image(path):
         raise ImageError(path, f"format {path.suffix!r} is not read; use one of {', '.join(READERS)}")
-    return READERS[_suffix(path)]
+    return READERS[suffix_of(path)]
 
 
 def _check_signature(path, kind):

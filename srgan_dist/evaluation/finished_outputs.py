@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 
-from srgan_dist.data.image_files import files_of
+from srgan_dist.data.image_files import files_of, is_raw
 from srgan_dist.utils.files import sha256_of, unwritable_named
 
 RECORD = ".upscaled.jsonl"
@@ -60,7 +60,7 @@ class FinishedOutputs:
         return None
 
     def _settings_of(self, info):
-        return {"input (size or time of change)": fingerprint(info.path), **self.settings}
+        return {"input (size or time of change)": fingerprint(info.path), **raw_facts(info), **self.settings}
 
 
 def fingerprint(path):
@@ -68,6 +68,16 @@ def fingerprint(path):
     files = sorted(path.rglob("*")) if path.is_dir() else files_of(path)
     facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def raw_facts(volume):
+    """Return {name: how they lie in the file} of voxels without a header, which other options read otherwise;
+    {} for other formats.
+    """
+    if not is_raw(volume.path):
+        return {}
+    _, stored, offset = volume.layout
+    return {"its shape, type, byte order and offset": f"{volume.shape} {stored.str} {offset}"}
 
 
 def _ends_a_line(path):

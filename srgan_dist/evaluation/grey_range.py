@@ -149,6 +149,26 @@ def _fitting_window(low, high, ranges):
     return Window(black, white)
 
 
+def check_window(volume, window):
+    """Raise UserError where a volume has no value in its Window (None: it has none), so that all of it would
+    be black or white.
+    """
+    lows, highs = [], []
+    for page in volume.pages() if window else ():
+        page = page[np.isfinite(page)]
+        if ((page >= window.low) & (page <= window.high)).any():
+            return
+        if page.size:
+            lows.append(page.min())
+            highs.append(page.max())
+    if lows:  # else it has no number at all, which is named where it is read
+        raise UserError(
+            f"{volume.path}: the window {window} holds none of its values, which are {min(lows):g} to"
+            f" {max(highs):g}: all of it would be black or white. Give --window LOW:HIGH with the values that"
+            " are black and white in the training images, or --window auto"
+        )
+
+
 def range_note(volumes, windows, ranges):
     """Return a list of at most one note: the volumes whose range of grey levels is none that a generator was
     trained on.

@@ -67,9 +67,9 @@ def super_resolve_window(generator, lr, window, noise=NOISE, number=0):
     return sr
 
 
-def _with_surroundings(generator, lr, window):
+def _with_surroundings(generator, lr, window, halo=None):
     whole = [slice(0, length) for length in lr.shape[-len(window) :]]
-    return common(widened(window, generator.tile_overlap), whole)
+    return common(widened(window, generator.tile_overlap if halo is None else halo), whole)
 
 
 @torch.inference_mode()
@@ -151,7 +151,7 @@ def within(window, outer):
     return tuple(slice(side.start - first.start, side.stop - first.start) for side, first in pairs)
 
 
-def super_resolve_pages(generator, images, tile=None, noise=NOISE, samples=None):
+def super_resolve_pages(generator, images, tile=None, noise=NOISE, samples=None, halo=None):
     """Super-resolve images in their own type and yield the HR pages, each [s*H, s*W] numpy uint8 or uint16:
     one per [H, W] image of a 2-D generator, s*D per [D, H, W] volume of a 3-D one.
 
@@ -159,20 +159,21 @@ def super_resolve_pages(generator, images, tile=None, noise=NOISE, samples=None)
     noise, with the seeds from that of `noise` on; then a page is the pair of their mean and their
     standard deviation (float32, grey levels). Pages are assembled tile by tile, those of a volume in
     slabs of one tile's depth, so memory is bounded by some tiles and one slab. On a CPU every thread has
-    a tile of its own, of this slab or of the next.
+    a tile of its own, of this slab or of the next. halo: LR pixels around a tile that are read, fewer than
+    those with which the result is exact.
     """
     scale = generator.config.scale
 
     def compute(job):
         number, image, window = job
-        wide = _with_surroundings(generator, image, window)
+        wide = _with_surroundings(generator, image, window, halo)
         draws = draws_of_part(generator, image[wide], wide, window, noise, number, samples or 1)
         return image, window, grey_levels_of(draws, image.dtype, samples)
 
     jobs = (
         (number, image, window)
         for number, image in images
-        for window in tiles_of(image.shape, tile_or_default(tile, generator, image.shape))
+        for window in tiles_of(image.shape, tile_or_default(tile, generator, image.shape, halo))
     )
     for image, window, results in one_thread_each(compute, jobs, device_of(generator)):
         *_, height, width = image.shape
@@ -271,6 +272,17 @@ def tile_or_default(tile, generator, shape, halo=None):
         return 4 * max(map(operator.mul, generator.floats_per_pixel, sizes))
 
     return max((tile for tile in BLOCKS if activation_bytes(tile) <= limit), default=BLOCKS[0])
+
+
+def check_halo(generator, halo):
+    """Raise UserError unless `halo` is None or, of a 3-D generator, at most what makes the tiles exact."""
+    if halo is not None and generator.config.ndim == 2:
+        raise UserError(f"halo={halo} is for volumes of a 3-D generator, and this one is 2-D; leave it out")
+    if halo is not None and not 0 <= halo <= generator.tile_overlap:
+        raise UserError(
+            f"halo={halo} must be 0 to {generator.tile_overlap}, with which these weights are exact; leave it"
+            " out for that"
+        )
 
 
 def check_tile(tile):

@@ -21,9 +21,10 @@ from srgan_dist.data.image_files import (
     left_out,
     read_header,
     read_info,
+    suffix_of,
 )
 from srgan_dist.data.volume import BROKEN_LINK
-from srgan_dist.data.write_images import check_writable, write_pages
+from srgan_dist.data.write_images import WRITERS, check_writable, write_pages
 from srgan_dist.data.write_volumes import FORMATS as VOLUME_FORMATS
 from srgan_dist.data.write_volumes import check_format, is_format, parts_of
 from srgan_dist.evaluation.grey_range import MeanComparison, grey_volume, step_of, values_of
@@ -58,6 +59,7 @@ def list_jobs(
     read=read_info,
     by_blocks=False,
     begin=lambda infos, folder: None,
+    suffix=None,
 ):
     """Pair every image of `source` (a file or a folder) with the file to write at or below `target`: (jobs,
     notes).
@@ -69,7 +71,8 @@ def list_jobs(
     that lists all faults before anything is computed: images that cannot be read, outputs that exist, and
     formats that cannot hold the result. begin(infos, folder) is called with the Volumes of all inputs, and
     the folder of the outputs, None for one file; it returns None or the FinishedOutputs of the folder: those
-    that are there already are no jobs and no faults, but among its `kept`.
+    that are there already are no jobs and no faults, but among its `kept`. suffix: of outputs in a folder,
+    None: the input's own, or .tif where that format is not written.
     """
     for name, path in (("INPUT", source), ("OUTPUT", target)):
         if is_url(path) or str(path) == "":
@@ -79,19 +82,29 @@ def list_jobs(
     source, target = Path(source), Path(target)
     if not source.exists():
         raise UserError(f"INPUT={source} does not exist")
+    if suffix is not None and suffix not in {**WRITERS, **VOLUME_FORMATS}:
+        known = ", ".join(name[1:] for name in {**WRITERS, **VOLUME_FORMATS})
+        raise UserError(f"--format {suffix[1:]} is not written; give one of {known}")
     one_volume = by_blocks and is_format(target) and (is_store(target) or not target.is_dir())
     of_folder = source.is_dir() and not is_store(source) and not one_volume
+    into = of_folder or target.is_dir() and not is_store(target)
+    if suffix is not None and not into:
+        raise UserError(
+            f"--format {suffix[1:]} is for a folder as OUTPUT; the name of OUTPUT={target} says its format"
+        )
     if of_folder:
         pairs, faults, notes = _pairs_of_folder(source, target)
     else:
         if one_volume and source.is_dir():
             _check_outside(source, target)
-        into = target.is_dir() and not is_store(target)
         pairs, faults, notes = [(source, target / source.name if into else target)], [], []
     infos = [_read_or_fault(read, path, faults) for path, _ in pairs]
     if by_blocks:
         faults += _scattered_slices(infos)
     known = [(info, output) for info, (_, output) in zip(infos, pairs, strict=True) if info]
+    if into:
+        known, changed = _in_formats(known, suffix, by_blocks)
+        notes += changed
     finished = begin([info for info, _ in known], target if of_folder else None)
     jobs = []
     for info, output in known:
@@ -100,7 +113,7 @@ def list_jobs(
                 jobs.append((info, output))
         except UserError as error:
             faults.append(str(error))
-    written = Counter(path for _, output in pairs for path in _outputs_of(output, samples))
+    written = Counter(path for _, output in known for path in _outputs_of(output, samples))
     faults += [
         f"OUTPUT={path} would be written {count} times; rename one of the inputs"
         for path, count in written.items()
@@ -122,6 +135,23 @@ def _pairs_of_folder(source, target):
         raise UserError(f"INPUT={source} holds no image in a format that is read ({FORMATS})")
     notes = left_out(source, [str(path.relative_to(source)) for path in others])
     return [(path, target / path.relative_to(source)) for path in images], faults, notes
+
+
+def _in_formats(jobs, suffix, by_blocks):
+    """Return jobs whose outputs have a suffix that is written, and a list of at most one note about those
+    that have not the suffix of their input; suffix: as of `list_jobs`.
+    """
+    result, others = [], []
+    for info, output in jobs:
+        formats, own = VOLUME_FORMATS if by_blocks and info.slices > 1 else WRITERS, suffix_of(output)
+        other = suffix or (own if own in formats else ".tif")
+        if other != own:
+            output = output.with_name(output.name[: len(output.name) - len(own)] + other)
+            others += [] if suffix else [own or "a folder"]
+        result.append((info, output))
+    kinds = ", ".join(sorted(set(others)))
+    note = f"{len(others)} outputs are TIFF, as {kinds} are not written; --format gives another format"
+    return result, [note] if others else []
 
 
 def _scattered_slices(infos):
@@ -200,6 +230,7 @@ def super_resolve_files(
     window_of=lambda info: None,
     warn=print,
     finished=None,
+    raw=None,
 ):
     """Super-resolve the images of `list_jobs`, page by page or volume by volume; yields each job when its
     file is written.
@@ -207,10 +238,10 @@ def super_resolve_files(
     progress(info, pages) wraps the HR pages of a file as tqdm does. samples: see `super_resolve_pages`; then
     `spread_path` is written first. window_of(info): the Window by which its values become grey levels, and SR
     values again. warn() is given a note for each file in which the mean of SR is not that of LR. finished:
-    FinishedOutputs that note each file.
+    FinishedOutputs that note each file. raw: with which voxels without a header were read.
     """
     means = deque()  # of the file that is written, and of those whose pages are computed meanwhile
-    images = _images_of(jobs, generator.config.ndim, window_of, means)
+    images = _images_of(jobs, generator.config.ndim, window_of, means, raw)
     results = super_resolve_pages(generator, images, tile, noise, samples)
     for info, path in jobs:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -277,21 +308,21 @@ def _write_mean_and_spread(path, pages, count, write):
         write(path, np.memmap(file, dtype, "r", shape=(count, height, width)))
 
 
-def _images_of(jobs, ndim, window_of, means):
+def _images_of(jobs, ndim, window_of, means, raw):
     """Yield (number in its file, image) of all files, one file after the other: pages for a 2-D generator,
     volumes for a 3-D one; appends a MeanComparison of each file to `means`.
     """
     for info, _ in jobs:
         means.append(MeanComparison(grey_volume(info, window_of(info)).dtype))
-        pages = _pages_of(info, window_of(info), means[-1])
+        pages = _pages_of(info, window_of(info), means[-1], raw)
         if ndim == 2:
             yield from enumerate(pages)
         else:
             yield 0, np.stack(list(pages))
 
 
-def _pages_of(info, window, mean):
-    volume = read_header(info.path)
+def _pages_of(info, window, mean, raw):
+    volume = read_header(info.path, raw)
     if (volume.shape, volume.dtype) != (info.shape, info.dtype):
         raise UserError(
             f"{info.path} has {volume.slices} slices of {volume.height}x{volume.width} {volume.dtype} now and"

@@ -4,12 +4,13 @@ block by block.
 
 from dataclasses import dataclass
 
-from srgan_dist.data.image_files import read_header, read_info
+from srgan_dist.data.formats.bare_raw import RawOptions, parse_raw
+from srgan_dist.data.image_files import is_raw, read_header, read_info
 from srgan_dist.data.noise import Noise
 from srgan_dist.data.window import Window, parse_window
 from srgan_dist.evaluation.finished_outputs import FinishedOutputs
-from srgan_dist.evaluation.grey_range import auto_window, range_note, ranges_in
-from srgan_dist.evaluation.super_resolve import NOISE, depth_scale
+from srgan_dist.evaluation.grey_range import auto_window, check_window, range_note, ranges_in
+from srgan_dist.evaluation.super_resolve import NOISE, check_halo, depth_scale
 from srgan_dist.evaluation.super_resolve_files import list_jobs, super_resolve_files
 from srgan_dist.evaluation.super_resolve_volume import super_resolve_volume
 from srgan_dist.models.self_ensemble import SelfEnsemble
@@ -34,6 +35,7 @@ class Jobs:
     noise: Noise
     samples: int | None
     halo: int | None
+    raw: RawOptions | None
 
     @property
     def kept(self):
@@ -46,26 +48,41 @@ class Jobs:
 
 
 def list_images_and_volumes(
-    resolver, source, target, weights, noise=NOISE, samples=None, window=None, raw=None, halo=None
+    resolver,
+    source,
+    target,
+    weights,
+    noise=NOISE,
+    samples=None,
+    window=None,
+    raw=None,
+    halo=None,
+    format=None,
 ):
     """Return the Jobs of a file or folder; of a folder without the outputs that the same command has made.
 
     resolver: SuperResolver. weights: the file or folder of its generator. window: LOW:HIGH, the values
     that become black and white; "auto" for those that give all the input together the range of the
     training data; None for that of the training data, where they had one. With one the input may have any
-    type. raw: as of `read_header`. Raises UserError as `list_jobs` does, and for another window.
+    type. raw: SHAPE,TYPE,ORDER,OFFSET of voxels without a header. halo: LR voxels around the blocks of a
+    3-D generator. format: suffix of outputs in a folder, with or without its dot. Raises UserError as
+    `list_jobs` does, for options that the input cannot follow, and for a window without a value of the input.
     """
+    options = None if raw is None else parse_raw(raw)
+    suffix = None if format is None else f".{format.lower().removeprefix('.')}"
     given, ranges = _given_window(window), ranges_in(resolver.header)
     chosen = trained_window(resolver) if given is None else given
     generator, digest, finished = resolver.generator, sha256_of(generator_file(weights)), None
+    found_raw = False
     if isinstance(generator, SelfEnsemble):
         digest += " of 8 orientations"
 
     def read(path):
-        return read_info(path, raw) if chosen is None else read_header(path, raw)
+        return read_info(path, options) if chosen is None else read_header(path, options)
 
     def begin(infos, folder):
-        nonlocal chosen, finished
+        nonlocal chosen, finished, found_raw
+        found_raw = any(is_raw(info.path) for info in infos)
         if chosen == AUTO and infos:
             chosen = auto_window(infos, ranges)
         if folder:
@@ -80,16 +97,27 @@ def list_images_and_volumes(
         return finished
 
     by_blocks = resolver.ndim == 3
-    jobs, notes = list_jobs(source, target, depth_scale(generator), samples, read, by_blocks, begin)
+    jobs, notes = list_jobs(source, target, depth_scale(generator), samples, read, by_blocks, begin, suffix)
+    check_halo(generator, halo)
+    if raw is not None and not found_raw:
+        raise UserError(
+            f"raw={raw} is for .raw and .vol files without a header, and INPUT={source} holds none; leave it"
+            " out"
+        )
     volumes = [(info, path) for info, path in jobs if by_blocks and info.slices > 1]
     images = [(info, path) for info, path in jobs if not (by_blocks and info.slices > 1)]
-    found = Jobs(images, volumes, notes, chosen, given is not None, finished, digest, noise, samples, halo)
+    always, drawn = given is not None, (noise, samples)
+    found = Jobs(images, volumes, notes, chosen, always, finished, digest, *drawn, halo, options)
+    if halo is not None and images:
+        raise UserError(f"halo={halo} is for volumes, and {images[0][0].path} is an image; leave it out")
     if found.kept:
         notes.append(
             f"{len(found.kept)} of {len(found.kept) + len(jobs)} outputs are there already, of the same"
             " weights, settings and inputs, and are kept"
         )
     inputs = [info for info, _ in jobs]
+    for info in inputs:
+        check_window(info, found.window_of(info))
     notes += _sizes_note(jobs)
     notes += range_note(inputs, map(found.window_of, inputs), ranges)
     return found
@@ -143,7 +171,7 @@ def super_resolve_jobs(
 
     options = {"tile": tile, "noise": jobs.noise, "samples": jobs.samples}
     options |= {"warn": warn, "finished": jobs.finished}
-    of_pages = {"progress": pages_of, "window_of": jobs.window_of}
+    of_pages = {"progress": pages_of, "window_of": jobs.window_of, "raw": jobs.raw}
     for _, path in super_resolve_files(generator, jobs.images, **options, **of_pages):
         yield path
     for volume, path in jobs.volumes:

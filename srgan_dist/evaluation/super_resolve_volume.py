@@ -7,10 +7,11 @@ import math
 import numpy as np
 
 from srgan_dist.data.write_volumes import create, parts_of
-from srgan_dist.evaluation.finished_outputs import fingerprint
+from srgan_dist.evaluation.finished_outputs import fingerprint, raw_facts
 from srgan_dist.evaluation.grey_range import MeanComparison, grey_volume, step_of, values_of
 from srgan_dist.evaluation.super_resolve import (
     NOISE,
+    check_halo,
     common,
     device_of,
     draws_of_part,
@@ -70,6 +71,7 @@ def super_resolve_volume(
         "input": str(volume.path.resolve()),
         "its files (size or time of change)": fingerprint(volume.path),
         "its shape and type": f"{volume.shape} {volume.dtype}",
+        **raw_facts(volume),
         "weights": weights,
         "tile": tile,
         "halo": blocks.halo,
@@ -120,15 +122,6 @@ def super_resolve_volume(
     if rank == 0:  # of its own blocks, which stand for all
         for note in means.note(volume.path):
             warn(note)
-
-
-def check_halo(generator, halo):
-    """Raise UserError unless `halo` is None or at most what makes the blocks exact."""
-    if halo is not None and not 0 <= halo <= generator.tile_overlap:
-        raise UserError(
-            f"halo={halo} must be 0 to {generator.tile_overlap}, with which these weights are exact; leave it"
-            " out for that"
-        )
 
 
 class Blocks:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from srgan_dist.data.noise import Noise
-from srgan_dist.evaluation.super_resolve import check_noise, check_tile, super_resolve_pages
+from srgan_dist.evaluation.super_resolve import check_halo, check_noise, check_tile, super_resolve_pages
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.memory import memory_named
 
@@ -19,7 +19,7 @@ class SuperResolver:
         self.generator, self.header = generator, dict(header or {})
         self.scale, self.ndim = generator.config.scale, generator.config.ndim
 
-    def __call__(self, array, tile=None, noise=1.0, noise_seed=0, samples=None):
+    def __call__(self, array, tile=None, noise=1.0, noise_seed=0, samples=None, halo=None):
         """Super-resolve an array of uint8 or uint16 into an array of the same dtype; with samples into
         the mean of that many draws of the generator's noise, and their standard deviation (float32, grey
         levels).
@@ -28,16 +28,19 @@ class SuperResolver:
         3-D one maps [D, H, W] -> [s*D, s*H, s*W]. tile: LR pixels of a tile along each axis, which bounds
         the memory; None takes 192 in 2-D, and in 3-D as many as fit 0.5 GiB per thread or 6 GiB of a GPU.
         noise, noise_seed: strength (0: none, 1: as trained) and seed of the noise of a generator that has
-        some. Raises UserError for other dtypes, numbers of dimensions, and empty arrays.
+        some. halo: LR voxels around a tile of a 3-D generator, which are read with it; None: so many that the
+        result is exact, fewer are faster. Raises UserError for other dtypes, numbers of dimensions, and empty
+        arrays.
         """
         array = np.asarray(array)
         array = array.astype(array.dtype.newbyteorder("="), copy=False)
         self._check(array, tile)
+        check_halo(self.generator, halo)
         shape = (*array.shape[: -self.ndim], *(self.scale * length for length in array.shape[-self.ndim :]))
         noise = Noise(noise_seed, noise)
         check_noise(self.generator, noise, samples)
         images = enumerate(array.reshape(-1, *array.shape[-self.ndim :]))
-        pages = super_resolve_pages(self.generator, images, tile, noise, samples)
+        pages = super_resolve_pages(self.generator, images, tile, noise, samples, halo)
         with memory_named(lambda error: self._too_large(shape, tile)):
             results = [np.empty(shape, array.dtype), *([np.empty(shape, np.float32)] if samples else [])]
             targets = zip(*(result.reshape(-1, *shape[-2:]) for result in results), strict=True)

@@ -152,11 +152,19 @@ def test_float_and_raw_voxels_and_a_folder_of_slices(tmp_path, weights):
     assert values.dtype == np.float32 and np.abs(values / 2 - expected).max() <= 0.51
 
 
-@pytest.mark.parametrize("option", [["--halo", 2], ["--raw", "1x2x3,uint8"]], ids=str)
-def test_options_of_volumes_are_refused_for_images(tmp_path, weights, option):
+@pytest.mark.parametrize(
+    "option, words",
+    [
+        (["--halo", 2], "halo=2 is for volumes, and "),
+        (["--raw", "1x2x3,uint8"], "raw=1x2x3,uint8 is for .raw and .vol files without a header, and INPUT="),
+        (["--format", "tif"], "--format tif is for a folder as OUTPUT; the name of OUTPUT="),
+    ],
+    ids=str,
+)
+def test_options_that_an_image_cannot_follow_are_refused(tmp_path, weights, option, words):
     source(tmp_path / "in.npy", shape=(1, 12, 14))
     refused = upscale(weights, tmp_path / "in.npy", tmp_path / "out.npy", *option)
-    assert refused.returncode == 1 and f"{option[0]} is for volumes, and " in refused.stderr
+    assert refused.returncode == 1 and words in refused.stderr
 
 
 @pytest.mark.slow

@@ -33,7 +33,14 @@ def open_npy(path):
         raise ImageError(
             path, f"has shape {volume.shape}; use [H, W] for a slice or [slices, H, W] for a volume"
         )
-    if volume.ndim == 3 and 1 <= volume.shape[-1] <= 4:
+    if volume.ndim == 3 and volume.shape[-1] == 1:
+        raise ImageError(
+            path,
+            f"has shape {volume.shape}: an image [H, W, 1] with an axis for its one channel, or a volume of"
+            " one voxel along x; save the image as array[..., 0], and the volume with another axis last,"
+            " numpy.moveaxis(array, -1, 0)",
+        )
+    if volume.ndim == 3 and 2 <= volume.shape[-1] <= 4:
         raise ImageError(
             path,
             f"has shape {volume.shape}, whose last axis looks like colour channels;"
