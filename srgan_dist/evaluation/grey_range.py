@@ -97,6 +97,30 @@ def ranges_in(header):
     return ranges
 
 
+# Of a set
+
+
+def set_notes(splits, ranges):
+    """Return sentences about the rocks of some splits whose LR images have grey levels that a generator was
+    not trained on; ranges: as of `ranges_in`, [] of older weights: no sentence.
+    """
+    notes, top = [], np.iinfo(splits[0].dtype).max
+    for own in trained_ranges(splits, [[]] * len(splits)) if ranges else ():
+        found = GreyRange(own["low"], own["high"])
+        if not any(found.resembles(trained) for _, trained in ranges):
+            notes.append(
+                f"{_described([(own['rock'], found)], top)} of {top} are the grey levels of its LR images"
+                f" (percentiles {PERCENT} and {100 - PERCENT}), unlike those that these weights were trained"
+                f" on ({_described(ranges, top)}). If they are stored in another window, scores of SR are"
+                " wrong: build the set with that of the training set (build --window)"
+            )
+    return notes
+
+
+def _described(ranges, top):
+    return ", ".join(f"{rock} {own.low * top:.0f} to {own.high * top:.0f}" for rock, own in ranges[:5])
+
+
 # Of an input
 
 
@@ -186,13 +210,12 @@ def range_note(volumes, windows, ranges):
     if not different:
         return []
     path, (low, high), top, fitting = different[0]
-    trained = ", ".join(f"{rock} {own.low * top:.0f} to {own.high * top:.0f}" for rock, own in ranges[:5])
     others = f", and so are those of {len(different) - 1} more" if len(different) > 1 else ""
     return [
         f"{path}: its grey levels, {low:.0f} to {high:.0f} of {top} (percentiles {PERCENT} and"
-        f" {100 - PERCENT}), are unlike those of the training images ({trained}){others}. If they are stored"
-        " in another window, SR is wrong: give --window LOW:HIGH, the values that are black and white in the"
-        f" training images, or --window auto, which is {fitting} for this one"
+        f" {100 - PERCENT}), are unlike those of the training images ({_described(ranges, top)}){others}. If"
+        " they are stored in another window, SR is wrong: give --window LOW:HIGH, the values that are black"
+        f" and white in the training images, or --window auto, which is {fitting} for this one"
     ]
 
 

@@ -14,6 +14,7 @@ from srgan_dist.data.split import open_set
 from srgan_dist.evaluation.calibration import calibration
 from srgan_dist.evaluation.examples import typical_examples
 from srgan_dist.evaluation.figures import figure_2, figure_3, title
+from srgan_dist.evaluation.grey_range import ranges_in, set_notes
 from srgan_dist.evaluation.html_report import write_report
 from srgan_dist.evaluation.measuring import files_of_measures, measure_split
 from srgan_dist.evaluation.measuring_settings import check_measuring, thresholds_of
@@ -29,7 +30,7 @@ from srgan_dist.evaluation.scoring import (
     score_split,
 )
 from srgan_dist.models import noise_channels
-from srgan_dist.models.weights_file import MODEL, find_weights, load_generator
+from srgan_dist.models.weights_file import MODEL, find_weights, load_generator, read_facts
 from srgan_dist.runtime.cpu import use_cpu_threads
 from srgan_dist.runtime.device import check_group, cpu_wanted, use_exact_float32
 from srgan_dist.runtime.process_group import barrier, join
@@ -78,6 +79,8 @@ def evaluate(
     if accelerator.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
 
+    notes = [note for split in present for note in constant_note(split)]
+    notes += set_notes(present, _trained_ranges(run)) if accelerator.is_main_process else []
     methods = methods_of(generators, scale, accelerator.device, ndim)
     show = progress if progress and accelerator.is_main_process else lambda name: iter
     rows = [row for split in present for row in score_split(split, methods, *share, show(split.name))]
@@ -101,9 +104,9 @@ def evaluate(
         for name, figure in figures.items():
             with atomic_write(out / name) as path:
                 figure.savefig(path, format="png", dpi=120)
-        write_report(out, run, examples, results.keys(), _facts_of(present, shards, self_ensemble))
+        write_report(out, run, examples, results.keys(), _facts_of(present, shards, self_ensemble, notes))
     barrier()
-    return "\n".join([format_table(rows), *(note for split in present for note in constant_note(split))])
+    return "\n".join([format_table(rows), *notes])
 
 
 def default_out(run):
@@ -201,7 +204,12 @@ def open_splits(shards, names, cache):
     return present
 
 
-def _facts_of(splits, shards, self_ensemble):
+def _trained_ranges(run):
+    """Return [(rock, GreyRange)] of the training images of all weights of a run."""
+    return list(dict.fromkeys(own for path in find_weights(run) for own in ranges_in(read_facts(path))))
+
+
+def _facts_of(splits, shards, self_ensemble, notes):
     """Return (name, value) of the data that were scored, for the report."""
     counts = ", ".join(f"{len(split.scorable)} of {split.name}" for split in splits)
     packed = splits[0].set
@@ -210,7 +218,7 @@ def _facts_of(splits, shards, self_ensemble):
         ("its manifest.json, sha256", packed.sha256),
         ("images scored", counts),
         *([("SR", "mean over 8 orientations of LR (--self-ensemble)")] if self_ensemble else []),
-        *(("images not scored", note) for split in splits for note in constant_note(split)),
+        *(("note", note) for note in notes),
     ]
 
 

@@ -14,7 +14,7 @@ from srgan_dist.data.sampler import images_of_rank
 from srgan_dist.data.value_range import to_metric_range, to_network_range
 from srgan_dist.evaluation.metrics import mse, psnr_of_mse
 from srgan_dist.evaluation.report import check_fit, load_generators, open_splits
-from srgan_dist.evaluation.scoring import methods_of
+from srgan_dist.evaluation.scoring import constant_note, methods_of
 from srgan_dist.runtime.cpu import one_thread_each
 from srgan_dist.runtime.process_group import gather_lists
 from srgan_dist.utils.errors import UserError
@@ -27,9 +27,10 @@ def measure_robustness(runs, shards, splits, levels, accelerator, cache=None, pr
     """Return PSNR in dB of bicubic and of the generators of some runs on degraded LR images.
 
     runs: run directories, or folders of weights; levels: {"blur": [...], "noise": [...]}, see UNITS, each by
-    itself. The noise of an image is the same for all methods, and grows with the level. Returns
-    {"shards", "splits", "images", "units", "levels", "psnr": {"blur" and "noise": {method: {rock or "all":
-    [dB of each level, mean over images]}}}}; under a launcher on every rank.
+    itself. The noise of an image is the same for all methods, and grows with the level. Images whose HR has
+    one grey level are left out. Returns {"shards", "splits", "images", "images not scored" (sentences),
+    "units", "levels", "psnr": {"blur" and "noise": {method: {rock or "all": [dB of each level, mean over
+    images]}}}}; under a launcher on every rank.
     """
     _check_levels(levels)
     generators = _generators_of(runs, accelerator.device)
@@ -40,7 +41,8 @@ def measure_robustness(runs, shards, splits, levels, accelerator, cache=None, pr
     rows = []
     for split in present:
         reader = Reader(split)
-        own = images_of_rank(len(split), accelerator.process_index, accelerator.num_processes)
+        chosen = images_of_rank(len(split.scorable), accelerator.process_index, accelerator.num_processes)
+        own = [split.scorable[number] for number in chosen]
         images = ((split.rock(i), i, *reader.image(i)) for i in progress(own))
 
         def score(image):
@@ -60,6 +62,7 @@ def measure_robustness(runs, shards, splits, levels, accelerator, cache=None, pr
         "shards": str(shards),
         "splits": [split.name for split in present],
         "images": len(rows),
+        "images not scored": [note for split in present for note in constant_note(split)],
         "units": UNITS,
         "levels": levels,
         "psnr": {
@@ -101,7 +104,7 @@ def format_robustness(result):
                 cells = [f"{cell} ({gain:+.2f})" for cell, gain in zip(cells, gains, strict=True)]
             lines.append(f"{method:<{width}}" + "".join(f"{cell:>16}" for cell in cells))
         tables.append("\n".join(lines))
-    return "\n\n".join(tables)
+    return "\n\n".join([*tables, *result["images not scored"]])
 
 
 def _check_levels(levels):

@@ -46,6 +46,7 @@ class RunState(BaseModel):
     best: dict[str, BestValidation] = {}  # by phase
     records: int | None = Field(None, ge=0)  # lines of metrics.jsonl; None: of an older version
     wandb_id: str | None = None
+    grey_ranges: list[dict[str, str | float]] | None = None  # of the LR images, see `trained_ranges`
     initial_weights: dict[str, str] = {}  # setting, e.g. pretrain.init_weights -> sha256 of the file it named
     cpu_threads: int | None = Field(None, ge=1)  # of a rank, where it has trained on CPU
     cpu_ranks: int | None = Field(None, ge=1)

@@ -76,9 +76,11 @@ class TrainingRun:
             self.log_main(f"continues from {self.checkpoint}")
             self._restore_networks()
 
-        # The grey range of LR, which exported weights keep; before any record, as images may be unreadable
+        # The grey range of LR, which exported weights keep, read once in a run; before any record, as images
+        # may be unreadable
         rows = [[sample.row for sample in samples] for samples in corrupt]
-        self.grey_ranges = trained_ranges([split for split, _ in checked.train], rows) if self.is_main else []
+        if self.is_main and self.state.grey_ranges is None:
+            self.state.grey_ranges = trained_ranges([split for split, _ in checked.train], rows)
 
         # Records
         seen, records, settings = None, 0, config.model_dump(mode="json")
@@ -229,7 +231,7 @@ class TrainingRun:
             "scores": scores,
             "initial_weights": self.state.initial_weights,
             "window": self.window,
-            "grey_ranges": self.grey_ranges,
+            "grey_ranges": self.state.grey_ranges,
             "data": self.training_data,
             "provenance": self.provenance,
             "config": self.config.model_dump(mode="json"),

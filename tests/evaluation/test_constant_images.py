@@ -15,6 +15,7 @@ import srgan_dist
 from srgan_dist.data.degradation import upsample
 from srgan_dist.data.reader import Reader
 from srgan_dist.data.split import open_split
+from srgan_dist.evaluation.robustness import format_robustness, measure_robustness
 from srgan_dist.evaluation.scoring import check_scorable
 from srgan_dist.evaluation.validation import Validator, spread_over_rocks
 from srgan_dist.models.weights_file import save_generator
@@ -82,6 +83,17 @@ def test_a_validation_chooses_weights_and_panels_without_them(plugs, tmp_path):
     reader = Reader(splits["valid"])
     for i in spread_over_rocks(splits["valid"], 100):
         assert np.ptp(reader.image(i)[1]) > 0
+
+
+def test_robustness_leaves_them_out_and_names_them(plugs, tmp_path):
+    save_generator(tmp_path / "run" / "weights" / "pretrain.safetensors", network(), {})
+    levels = {"blur": [0.0], "noise": [0.0]}
+    result = measure_robustness([tmp_path / "run"], plugs, ["valid"], levels, Accelerator())
+    split = open_split(plugs, "valid")
+    expected, empty = psnr_of_rock(split)
+    assert result["images"] == len(split) - len(empty)
+    assert result["psnr"]["blur"]["bicubic"]["all"] == [pytest.approx(expected, abs=1e-3)]
+    assert f"valid: {len(empty)} of {len(split)} images have one grey level" in format_robustness(result)
 
 
 def test_a_training_names_them_at_its_start(plugs, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Grey levels at inference: what weights know of their training, other windows, the means of LR and SR."""
 
 import logging
+import shutil
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from srgan_dist.data.split import open_split
 from srgan_dist.evaluation.grey_range import GreyRange, MeanComparison, robust_range, trained_ranges
 from srgan_dist.models.weights_file import save_generator
 from srgan_dist.packing.build import BuildOptions, build
+from srgan_dist.run import training_run
 
 SCENE = texture(3, 40, 44)
 
@@ -173,9 +175,34 @@ def test_a_generator_that_shifts_the_mean_is_named_for_images_and_volumes(tmp_pa
         assert f"of LR {values.mean():.1f} of 255" in note and "the mean grey level of SR is 12" in note
 
 
-def test_weights_of_a_training_know_its_range(shards, tmp_path):
-    config = tiny_config(shards, tmp_path, adversarial=None)
-    srgan_dist.train(config, **{"pretrain.steps": 1})
-    header = srgan_dist.load_generator(tmp_path / "tiny" / "weights" / "pretrain.safetensors", "cpu").header
-    assert header["grey_ranges"] == trained_ranges([open_split(shards, "train")], [[]])
-    assert [own["rock"] for own in header["grey_ranges"]] == ["coal", "sandstone"]
+def test_weights_of_a_training_know_its_range_which_is_read_once(shards, tmp_path, monkeypatch):
+    config = tiny_config(shards, tmp_path, adversarial=None, checkpoint_every=4)
+    weights = tmp_path / "tiny" / "weights" / "pretrain.safetensors"
+    srgan_dist.train(config)
+    expected = trained_ranges([open_split(shards, "train")], [[]])
+    assert srgan_dist.load_generator(weights, "cpu").header["grey_ranges"] == expected
+    assert [own["rock"] for own in expected] == ["coal", "sandstone"]
+
+    monkeypatch.setattr(training_run, "trained_ranges", lambda *_: pytest.fail("LR is read again"))
+    shutil.rmtree(tmp_path / "tiny" / "checkpoints" / "step-00000006")
+    weights.unlink()
+    srgan_dist.train(config)  # from update 4 on
+    assert srgan_dist.load_generator(weights, "cpu").header["grey_ranges"] == expected
+
+
+def test_an_evaluation_on_another_grey_window_says_so_with_numbers(shards, tmp_path):
+    for name, low, high in (("alike", 0.05, 0.95), ("other", 0.5, 0.56)):
+        ranges = [{"rock": "chalk", "low": low, "high": high}]
+        path = tmp_path / name / "weights" / "pretrain.safetensors"
+        save_generator(path, network(4), {"grey_ranges": ranges})
+        options = {"splits": ["valid"], "measures": "off", "samples": 0}
+        table = srgan_dist.evaluate(tmp_path / name, shards, **options)
+        report = (tmp_path / name / "eval" / "report.html").read_text()
+        found = trained_ranges([open_split(shards, "valid")], [[]])
+        assert len(found) == 2
+        for own in found:
+            words = (
+                f"{own['rock']} {255 * own['low']:.0f} to {255 * own['high']:.0f} of 255 are the grey levels"
+            )
+            assert all((words in text) == (name == "other") for text in (table, report))
+        assert ("trained on (chalk 128 to 143)" in table) == (name == "other")
