@@ -8,6 +8,7 @@ Takes the options that `torchrun --help` lists, with these differences:
 - Ranks have 150 s to save instead of 30 (--shutdown-timeout, where PyTorch has it).
 - Where all ranks saved and exited, the exit code is their own, 85 (torchrun's would be 1). A training that
   was asked to stop is not restarted.
+- Where ranks have printed their errors it adds no traceback, and no warning of OMP_NUM_THREADS=1.
 - --max-restarts works: by default restarted ranks find the addresses of the dead ones in the store that all
   attempts share (pytorch issue 135712). Ranks that the launcher stops to restart them, e.g. because a node
   came back, save first.
