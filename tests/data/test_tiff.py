@@ -187,6 +187,14 @@ def test_a_stack_that_was_saved_as_planes_of_rgb_is_named(tmp_path):
         list(read_pages(path))
 
 
+def test_an_image_larger_than_its_bytes_can_hold_is_refused_before_it_takes_memory(tmp_path):
+    path = save(tmp_path / "a.tif", GREY8, compression="lzw")
+    set_tag(path, 257, 2**31)
+    set_tag(path, 278, 2**31)
+    with pytest.raises(ImageError, match=r"is damaged: \d+ bytes \(compression LZW\) cannot hold \d+ bytes"):
+        read_info(path)
+
+
 def test_threads_collect_the_errors_of_their_own_files(tmp_path, caplog):
     save(tmp_path / "whole.tif", VOLUME)
     cut = tmp_path / "cut.tif"
