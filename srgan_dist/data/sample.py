@@ -18,6 +18,9 @@ from srgan_dist.storage.encoding import image_shape
 BLOCK = 512  # of a tar file
 RECORD = 20 * BLOCK  # a tar file is padded to whole records
 
+# With which webdataset.TarWriter makes the headers of `tar_header`
+TAR_OPTIONS = {"user": "", "group": "", "mode": 0o644, "mtime": 0}
+
 PARTS = "hr", "record", "lr"  # of a sample, in the order of the tar; the names of their columns in the index
 
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,90}")

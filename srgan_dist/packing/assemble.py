@@ -6,13 +6,18 @@ shards.
 """
 
 import errno
+import io
+import os
 import zlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from srgan_dist.packing.layout import Shard, place, write_skeleton
+import webdataset
+
+from srgan_dist.data.sample import TAR_OPTIONS
+from srgan_dist.packing.layout import Shard, place
 
 
 class Piece(NamedTuple):
@@ -76,15 +81,28 @@ def _spools(job_of_shard):
 
 def _assemble(job_of_shard):
     """Write a shard; images that an interrupted build has written to it already need no spool."""
-    write_skeleton(job_of_shard.path, job_of_shard.shard, job_of_shard.bytes)
-    with open(job_of_shard.path, "r+b") as file:
-        for row, pair in zip(job_of_shard.shard.rows, job_of_shard.pieces, strict=True):
-            for side, piece in zip(("hr", "lr"), pair, strict=True):
-                offset = int(row[f"{side}_offset"])
-                file.seek(offset)
-                if zlib.crc32(file.read(piece.bytes)) != piece.crc32:
-                    file.seek(offset)
-                    file.write(_read(piece))
+    path, shard = job_of_shard.path, job_of_shard.shard
+    part = path.with_suffix(".part")
+    with (
+        open(path, "rb") if path.exists() else io.BytesIO() as before,
+        open(part, "wb") as file,
+        webdataset.TarWriter(file, encoder=False, **TAR_OPTIONS) as writer,
+    ):
+        for (row, record, _), pair in zip(shard.members(), job_of_shard.pieces, strict=True):
+            images = {
+                f"{side}.{shard.encoding}": _image(before, int(row[f"{side}_offset"]), piece)
+                for side, piece in zip(("hr", "lr"), pair, strict=True)
+            }
+            writer.write({"__key__": row["key"].decode(), "json": record, **images})
+    assert part.stat().st_size == job_of_shard.bytes, "TarWriter and `place` have one layout"
+    os.replace(part, path)
+
+
+def _image(before, offset, piece):
+    """Return the bytes of an image: of its place in an earlier file of the shard, else of the spool."""
+    before.seek(offset)
+    data = before.read(piece.bytes)
+    return data if zlib.crc32(data) == piece.crc32 else _read(piece)
 
 
 def _read(piece):

@@ -112,7 +112,11 @@ def place(shard):
 
 
 def write_skeleton(path, shard, size):
-    """Write all bytes of a shard except those of its images, whose places keep their content."""
+    """Write all bytes of a shard except those of its images, whose places keep their content.
+
+    webdataset.TarWriter would make the same bytes, but in sequence and with the images: here many processes
+    write these to their places in any order, and a build that goes on keeps those that are there.
+    """
     with open(path, "r+b" if path.exists() else "w+b") as file:
         for _, record, in_order in shard.members():
             for member in in_order:
