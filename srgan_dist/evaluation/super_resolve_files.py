@@ -21,13 +21,13 @@ from srgan_dist.data.image_files import (
     left_out,
     read_header,
     read_info,
-    suffix_of,
 )
 from srgan_dist.data.volume import BROKEN_LINK
-from srgan_dist.data.write_images import WRITERS, check_writable, write_pages
+from srgan_dist.data.write_images import check_writable, write_pages
 from srgan_dist.data.write_volumes import FORMATS as VOLUME_FORMATS
 from srgan_dist.data.write_volumes import check_format, is_format, parts_of
 from srgan_dist.evaluation.grey_range import MeanComparison, grey_volume, step_of, values_of
+from srgan_dist.evaluation.output_formats import check_suffix, in_formats
 from srgan_dist.evaluation.super_resolve import (
     NOISE,
     depth_scale,
@@ -82,9 +82,7 @@ def list_jobs(
     source, target = Path(source), Path(target)
     if not source.exists():
         raise UserError(f"INPUT={source} does not exist")
-    if suffix is not None and suffix not in {**WRITERS, **VOLUME_FORMATS}:
-        known = ", ".join(name[1:] for name in {**WRITERS, **VOLUME_FORMATS})
-        raise UserError(f"--format {suffix[1:]} is not written; give one of {known}")
+    check_suffix(suffix)
     one_volume = by_blocks and is_format(target) and (is_store(target) or not target.is_dir())
     of_folder = source.is_dir() and not is_store(source) and not one_volume
     into = of_folder or target.is_dir() and not is_store(target)
@@ -103,7 +101,7 @@ def list_jobs(
         faults += _scattered_slices(infos)
     known = [(info, output) for info, (_, output) in zip(infos, pairs, strict=True) if info]
     if into:
-        known, changed = _in_formats(known, suffix, by_blocks)
+        known, changed = in_formats(known, suffix, by_blocks)
         notes += changed
     finished = begin([info for info, _ in known], target if of_folder else None)
     jobs = []
@@ -135,23 +133,6 @@ def _pairs_of_folder(source, target):
         raise UserError(f"INPUT={source} holds no image in a format that is read ({FORMATS})")
     notes = left_out(source, [str(path.relative_to(source)) for path in others])
     return [(path, target / path.relative_to(source)) for path in images], faults, notes
-
-
-def _in_formats(jobs, suffix, by_blocks):
-    """Return jobs whose outputs have a suffix that is written, and a list of at most one note about those
-    that have not the suffix of their input; suffix: as of `list_jobs`.
-    """
-    result, others = [], []
-    for info, output in jobs:
-        formats, own = VOLUME_FORMATS if by_blocks and info.slices > 1 else WRITERS, suffix_of(output)
-        other = suffix or (own if own in formats else ".tif")
-        if other != own:
-            output = output.with_name(output.name[: len(output.name) - len(own)] + other)
-            others += [] if suffix else [own or "a folder"]
-        result.append((info, output))
-    kinds = ", ".join(sorted(set(others)))
-    note = f"{len(others)} outputs are TIFF, as {kinds} are not written; --format gives another format"
-    return result, [note] if others else []
 
 
 def _scattered_slices(infos):
