@@ -26,5 +26,7 @@ def in_formats(jobs, suffix, by_blocks):
             others += [] if suffix else [own or "a folder"]
         result.append((info, output))
     kinds = ", ".join(sorted(set(others)))
-    note = f"{len(others)} outputs are TIFF, as {kinds} are not written; --format gives another format"
+    note = (
+        f"outputs of {kinds} are TIFF, as these are not written ({len(others)} files); --format gives another"
+    )
     return result, [note] if others else []
