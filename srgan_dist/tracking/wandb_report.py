@@ -274,7 +274,7 @@ def _sections(wr, runs):
             bar = wr.BarPlot(title=panel_title, metrics=names, title_x=unit or None, layout=_place(wr, bars))
             bars.append(bar)
     if bars:
-        yield "Scores of the test split", "At the end of the last phase, and the best validations.", bars
+        yield "Best validations, test split", "The test split is scored at the end of each phase.", bars
     tables = _in_order(run.tables for run in runs)
     if tables:
         panels = [wr.WeavePanelSummaryTable(table_name=name, layout=wr.Layout(**WIDE)) for name in tables]
