@@ -61,7 +61,7 @@ class Story:
         self.config = world.config(self.variant, folder, self.by_url)
         self.config_file = write_config(folder, self.config)
         self.environment = {"TMPDIR": str(self.temporary)}
-        self.launcher_killed, self.damaged = False, None
+        self.damaged = None  # a checkpoint, until a training has set it aside
 
     def tell(self):
         """Start the training again and again until it is finished."""
@@ -102,14 +102,15 @@ class Story:
         if end != "finish":
             # Nobody supervises ranks without a launcher before they know each other
             self.wait(self.moment(early=self.launcher != "none"))
-            in_order = end.startswith("SIG") and self.updates() > self.updates_before
+            # After its last update it may have ended, which is no longer stopped
+            in_order = end.startswith("SIG") and self.updates_before < self.updates() < 2 * PHASE
             self.strike(end)
         faults = self.processes_ended(end, in_order, evaluation)
         if evaluation:
             self.check_evaluation(*evaluation)
         finished = all(process.returncode == 0 for process in self.processes)
         if finished or self.updates() > self.updates_before:
-            self.damaged = None  # set aside
+            self.damaged = None
         faults += self.files_in_order(in_order or finished)
         self.report("finish" if finished else end, faults + (self.differs() if finished else []))
         return finished
@@ -203,7 +204,6 @@ class Story:
         elif end == "kill all ranks":
             send(signal.SIGKILL, ranks)
         else:
-            self.launcher_killed = True
             send(signal.SIGKILL, [process.pid for process in self.processes])
 
     def processes_ended(self, end, in_order, evaluation):
@@ -234,8 +234,7 @@ class Story:
         ]
         if in_order:
             faults += leftover_files(self.run, self.cache)
-            if not self.launcher_killed:
-                faults += any_files(self.temporary)
+            faults += any_files(self.temporary, but="srgan_dist_ranks_*")  # of a launcher that was killed
         return faults
 
     def differs(self):
