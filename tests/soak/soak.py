@@ -10,6 +10,7 @@ there is a line per class of events, and OUT/soak.json. Exit code 1 where there 
 
 import argparse
 import json
+import logging
 import os
 import shutil
 import signal
@@ -133,6 +134,7 @@ def reap_orphans(others):
 
 def soak(seconds, seed, out, only=None):
     """Soak for some seconds, or tell one story; returns the Soak."""
+    logging.getLogger("srgan_dist").setLevel(logging.ERROR)  # without warnings of damaged checkpoints
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     counts = Soak(seed, out)
