@@ -26,6 +26,8 @@ def join(cpu, timeout_minutes):
     """Form the group of all ranks that a launcher has started; returns the PartialState."""
     timeout = timedelta(minutes=timeout_minutes)
     rank, ranks = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
+    if ranks == 1:
+        return _join(cpu, timeout)
     address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     with wait_explained(f"rank {rank}", f"the others of {ranks} ranks", address):
         return _join(cpu, timeout)

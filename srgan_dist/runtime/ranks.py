@@ -22,16 +22,19 @@ from srgan_dist.utils.output import surviving_output
 
 
 def main():
-    if sys.argv[1:] in (["-h"], ["--help"]):
-        print(__doc__, end="")
-        return
     with surviving_output():
-        from srgan_dist.runtime.elastic_agent import run_ranks
+        if sys.argv[1:] in (["-h"], ["--help"]):
+            print(__doc__, end="")
+            return
+        try:
+            from srgan_dist.runtime.elastic_agent import run_ranks
 
-        os.environ[LAUNCHER_PID] = str(os.getpid())
-        os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun sets it, with a warning in five lines
-        os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
-        code, message = run_ranks(sys.argv[1:])
+            os.environ[LAUNCHER_PID] = str(os.getpid())
+            os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun sets it, with a warning in five lines
+            os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+            code, message = run_ranks(sys.argv[1:])
+        except KeyboardInterrupt:  # before there are ranks
+            code, message = 130, "interrupted"
         if message:
             print(message, file=sys.stderr)
     sys.exit(code)

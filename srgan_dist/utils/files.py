@@ -103,8 +103,10 @@ def unwritable_named(path, unfinished=None):
     except OSError as error:
         if error.filename not in (None, str(unfinished)):
             raise
-        if error.errno is None:  # of NumPy
+        if error.errno is None and type(error) is OSError:  # of NumPy
             raise OSError(f"{path} cannot be written: {error}") from None
+        if error.errno is None:  # of a library, e.g. a picture that it does not know
+            raise
         raise OSError(error.errno, error.strerror, str(path)) from None
 
 

@@ -35,6 +35,9 @@ class Output:
             self._discard(error)
         return len(text)
 
+    def writelines(self, lines):
+        self.write("".join(lines))
+
     def flush(self):
         """`write` has flushed already."""
 
@@ -53,7 +56,7 @@ class Output:
         """
         first, self.fault = self.fault is None, self.fault or error
         if first and self.patience is not None and not isinstance(error, BrokenPipeError):
-            name = getattr(self.stream, "name", "output").strip("<>")
+            name = str(getattr(self.stream, "name", "output")).strip("<>")
             log.warning("%s cannot be written (%s); what has no room is left out", name, error)
         with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
             number = self.stream.fileno()
