@@ -1,5 +1,6 @@
 """The console command: its verbs, their help, and the files that are generated from the settings."""
 
+import io
 import json
 import os
 import subprocess
@@ -107,6 +108,22 @@ def test_a_reader_of_stdout_that_has_gone_is_no_error(shards, tmp_path):
 
 
 # Settings and schema
+
+
+class Unread(io.StringIO):
+    """A stream whose reader has gone."""
+
+    def write(self, text):
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_no_verb_fails_by_what_it_cannot_print(monkeypatch, verb):
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, Unread())
+    with pytest.raises(SystemExit) as ended:
+        main([verb, "--help"])
+    assert ended.value.code == 0
 
 
 def test_docs_and_schema_are_generated_from_the_settings(capsys):
