@@ -5,21 +5,24 @@ import json
 import os
 import pickle
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from conftest import tiny_config
+from test_checkpoint import save
 
 from srgan_dist.config import load_config
 from srgan_dist.data.reader import Reader
 from srgan_dist.data.split import open_split
 from srgan_dist.losses.perceptual import VGGLossConfig, vgg19_features
 from srgan_dist.models.weights_file import load_generator
-from srgan_dist.run.checkpoint import newest_checkpoint
+from srgan_dist.run.checkpoint import newest_checkpoint, read_state
 from srgan_dist.run.preflight import preflight
 from srgan_dist.training import train
 from srgan_dist.utils.errors import UserError
+from srgan_dist.utils.tensor_files import CheckpointError
 
 
 class Payload:
@@ -169,3 +172,29 @@ def test_the_record_of_a_run_executes_nothing(shards, tmp_path, encoding, done):
     (run / "metrics.jsonl").write_bytes(encoding + b"\n" + encoding)
     train(tiny_config(shards, tmp_path, adversarial=None))
     assert not done.exists() and newest_checkpoint(run / "checkpoints")[1]["global_step"] == 6
+
+
+@pytest.mark.parametrize("name", ["../outside", "/dev/zero", "a/b"])
+def test_a_manifest_that_names_files_elsewhere_is_refused(tmp_path, name):
+    save(tmp_path)
+    manifest = tmp_path / "step-00000003" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    content["files"][name] = {"bytes": 0, "sha256": ""}
+    manifest.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=f"manifest.json names '{name}', which is no file of it"):
+        read_state(tmp_path / "step-00000003")
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "state.json", "network.safetensors"])
+@pytest.mark.parametrize("make", [os.mkfifo, partial(os.symlink, "/dev/zero")])
+def test_what_is_no_file_of_a_checkpoint_is_refused_before_it_is_read(tmp_path, name, make):
+    save(tmp_path)
+    folder = tmp_path / "step-00000003"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / name).unlink()
+    make(folder / name)
+    if name != "manifest.json":
+        manifest["files"][name]["bytes"] = 0  # as the system says of both
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match=f"{name} is no regular file"):
+        read_state(folder)

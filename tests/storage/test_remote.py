@@ -1,8 +1,6 @@
 """Remote sets: a loopback web server with faults, and a local S3."""
 
 import _thread
-import contextlib
-import gzip
 import hashlib
 import os
 import re
@@ -117,25 +115,6 @@ def without_ranges(handler, content, server):
     send(handler, content)
 
 
-def compressed(handler, content, server):
-    send(handler, gzip.compress(bytes(2**24)), Content_Encoding="gzip")
-
-
-def endless(handler, content, server):
-    """Send for as long as anybody reads."""
-    handler.send_response(200)
-    handler.end_headers()
-    with contextlib.suppress(OSError):
-        while not server.closing.is_set():
-            handler.wfile.write(bytes(2**20))
-    server.stalls_over.set()
-    handler.close_connection = True
-
-
-def elsewhere(place):
-    return lambda handler, content, server: send(handler, b"", 302, Location=place)
-
-
 def login_page(handler, content, server):
     send(handler, b"<!DOCTYPE html><title>Log in</title>")
 
@@ -218,11 +197,6 @@ def test_temporary_errors_are_tried_again_and_complete_pieces_are_kept(server, c
         (short, r"could not be fetched: bytes 0 to 20,000 were requested, 10,000 received \(2 tries\)"),
         (flipped, "has not the content that the manifest names"),
         (login_page, r"could not be fetched: bytes 0 to 20,000 were requested, 36 received"),
-        (endless, r"sends more than the [0-9,]+ bytes that it can have"),
-        (compressed, r"is sent compressed \(gzip\)"),
-        (elsewhere("file:///etc/passwd"), "could not be fetched: .*file:///etc/passwd"),
-        (elsewhere("http://user:secret@127.0.0.1:1/x?sig=secret"), r"could not be fetched: (?!.*secret)"),
-        (elsewhere(f"/set/{SHARD}"), "could not be fetched: "),  # in a circle
     ],
 )
 def test_lasting_errors_are_named(server, cache, fault, words):
@@ -238,9 +212,6 @@ def test_lasting_errors_are_named(server, cache, fault, words):
     [
         ("manifest.json", status(404), "is not a packed data set: it has no manifest.json"),
         ("manifest.json", status(401), "manifest.json could not be fetched: 401"),
-        ("manifest.json", endless, "manifest.json (sends more than|could not be fetched: .*within 1 s)"),
-        ("manifest.json", compressed, "manifest.json is sent compressed"),
-        ("train.index.npy", endless, "train.index.npy sends more than"),
         ("manifest.json", login_page, "manifest.json cannot be read: Expecting value"),
         ("train.index.npy", flipped, "train.index.npy has not the content that the manifest names"),
     ],
