@@ -21,7 +21,7 @@ from srgan_dist.datasets.archive import EXPECTED, checked_files
 from srgan_dist.datasets.fetch import Failed, Part, Source, described, fetch, printable, read_part
 from srgan_dist.storage.remote import RETRY_POLICY
 from srgan_dist.utils.errors import UserError
-from srgan_dist.utils.files import atomic_write, sha256_of, unwritable_named
+from srgan_dist.utils.files import atomic_write, read_regular, sha256_of, unwritable_named
 from srgan_dist.utils.locks import file_lock
 from srgan_dist.utils.progress import progress_bar
 
@@ -109,7 +109,7 @@ def _read_record(out):
     """Return the record of an earlier download to `out`, None when there is none."""
     path = out / RECORD
     try:
-        return Record.model_validate_json(path.read_bytes())
+        return Record.model_validate_json(read_regular(path))
     except FileNotFoundError:
         return None
     except ValidationError:

@@ -17,7 +17,7 @@ import time
 from srgan_dist.data.write_volumes import open_created, parts_of, remove_partial_chunks
 from srgan_dist.runtime.process_group import barrier
 from srgan_dist.utils.errors import UserError
-from srgan_dist.utils.files import sync, take_name, unwritable_named, write_json
+from srgan_dist.utils.files import read_regular, sync, take_name, unwritable_named, write_json
 from srgan_dist.utils.locks import file_lock
 
 SETTINGS = "settings.json"
@@ -103,7 +103,7 @@ def _prepare(folder, outputs, settings, make):
 
 def _compare(folder, output, settings):
     try:
-        before = json.loads((folder / SETTINGS).read_text())
+        before = json.loads(read_regular(folder / SETTINGS))
         other = [name for name in {**settings, **before} if before.get(name) != settings.get(name)]
     except (ValueError, TypeError, AttributeError):
         other = ["a damaged settings.json"]

@@ -13,7 +13,7 @@ from srgan_dist.config import dump_config
 from srgan_dist.run.checkpoint import set_aside_later
 from srgan_dist.tracking.tracker import X_AXIS
 from srgan_dist.utils.errors import UserError
-from srgan_dist.utils.files import atomic_write, write_json
+from srgan_dist.utils.files import atomic_write, open_regular, read_regular, write_json
 from srgan_dist.utils.locks import file_lock, has_path
 
 
@@ -44,7 +44,9 @@ class RunDirectory:
         with contextlib.ExitStack() as stack:
             with self.write_failures_named():
                 self.path.mkdir(parents=True, exist_ok=True)
-                holder = lock.read_text(errors="replace") if lock.exists() else "another process"
+                holder = "another process"
+                if os.path.lexists(lock):
+                    holder = read_regular(lock).decode(errors="replace")
                 message = (
                     f"{self.path} is being trained by {holder}; wait for its end, end it, or choose another"
                     " name"
@@ -87,7 +89,7 @@ class RunDirectory:
         """
         starts = []
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # none yet, or damaged
-            noted = json.loads(self.starts.read_text())["starts"]
+            noted = json.loads(read_regular(self.starts))["starts"]
             starts = [start for start in noted if start["global_step"] < global_step]
         with self.write_failures_named():
             write_json(self.starts, {"starts": [*starts, {"global_step": global_step} | provenance]})
@@ -124,7 +126,9 @@ def truncate_records(path, samples_seen, count):
     if not path.exists():
         return None, 0
     kept, last = [], None
-    for line in path.read_text(errors="replace").splitlines():
+    with open_regular(path) as file:
+        lines = file.read().decode(errors="replace").splitlines()
+    for line in lines:
         with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
             seen = json.loads(line)[X_AXIS]
             if seen <= samples_seen and (count is None or len(kept) < count):

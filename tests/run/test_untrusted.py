@@ -20,6 +20,7 @@ from srgan_dist.losses.perceptual import VGGLossConfig, vgg19_features
 from srgan_dist.models.weights_file import load_generator
 from srgan_dist.run.checkpoint import newest_checkpoint, read_state
 from srgan_dist.run.preflight import preflight
+from srgan_dist.run.run_directory import RunDirectory, truncate_records
 from srgan_dist.training import train
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.tensor_files import CheckpointError
@@ -198,3 +199,16 @@ def test_what_is_no_file_of_a_checkpoint_is_refused_before_it_is_read(tmp_path, 
         (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(CheckpointError, match=f"{name} is no regular file"):
         read_state(folder)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", ".lock"])
+@pytest.mark.parametrize("make", [os.mkfifo, partial(os.symlink, "/dev/zero")])
+def test_what_is_no_file_of_a_run_is_named_before_it_is_read(tmp_path, name, make):
+    make(tmp_path / name)
+    run = RunDirectory(tmp_path)
+    with pytest.raises(UserError, match=f"{name} (is no regular file|is a link|has more than)"):
+        if name == ".lock":
+            with run.lock(is_main=True):
+                pass
+        else:
+            truncate_records(run.metrics, 0)
