@@ -58,6 +58,8 @@ def load_generator(path, device="cpu", self_ensemble=False):
             if weights[name].dtype != expected.dtype:
                 raise ValueError(f"{name} is {weights[name].dtype} there, {expected.dtype} in the network")
         generator.load_state_dict(weights)
+    except CheckpointError:
+        raise
     except (KeyError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"{path} does not hold the weights that its header describes: {' '.join(str(error).split())}"
