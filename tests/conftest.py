@@ -29,6 +29,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _cache = tempfile.TemporaryDirectory(prefix="srgan_dist_cache_")  # of this process and its children
 os.environ["XDG_CACHE_HOME"] = _cache.name
+os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = f"{_cache.name}/hypothesis"
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -81,6 +82,16 @@ def full_disk(limit):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture
+def little_memory():
+    """Let this process allocate half a GiB more, no matter by which library."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**29, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
 @pytest.fixture

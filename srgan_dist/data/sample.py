@@ -9,11 +9,13 @@ import io
 import json
 import re
 import tarfile
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from srgan_dist.storage.encoding import image_shape
+from srgan_dist.utils.errors import UserError
 
 BLOCK = 512  # of a tar file
 RECORD = 20 * BLOCK  # a tar file is padded to whole records
@@ -76,6 +78,39 @@ def npy_header(shape, dtype):
 def encode_record(record):
     """Return the JSON member of a sample as bytes, the same for the same content."""
     return json.dumps(record, sort_keys=True).encode() + b"\n"
+
+
+_Pixel = Annotated[int, Field(ge=0, lt=2**63)]
+_Length = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Record(BaseModel):
+    """The entries of a JSON member that scores, figures and reports read; there may be others."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    rock: str
+    source: str | None = None
+    page: _Pixel | None = None
+    top: _Pixel | None = None
+    left: _Pixel | None = None
+    corner: list[_Pixel] | None = None
+    voxel_size_um: _Length | None = None
+    voxel_sizes_um: list[_Length | None] | None = None
+
+
+def parse_record(content):
+    """Return the JSON member of a sample as a dictionary; raises UserError, whose message has no subject."""
+    try:
+        record = json.loads(content)
+        _Record.model_validate(record)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(map(str, fault["loc"])) or "its top level"
+        raise UserError(f"is damaged at {where}: {fault['msg']}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"is no JSON ({error})") from None
+    return record
 
 
 def key_problem(key):

@@ -21,6 +21,7 @@ import numpy as np
 
 from srgan_dist.data.index import load_index
 from srgan_dist.data.manifest import IndexedManifest, Manifest, parse_manifest
+from srgan_dist.data.sample import parse_record
 from srgan_dist.storage.cache import Cache, opened
 from srgan_dist.storage.decoded import DecodedShard, decoded_rows
 from srgan_dist.storage.encoding import decode
@@ -253,14 +254,26 @@ class Split:
             self.versions[number] = version
 
     def record(self, i, content):
-        """Return the record of sample i, given the bytes of its JSON member.
+        """Return the record of sample i, given the bytes of its JSON member; raises UserError for another's.
 
         Of a WebDataset of other people it has rock and source only, the latter None where no field names it.
         """
-        if not isinstance(self.set.manifest, IndexedManifest):
-            return json.loads(content)
-        field = self.set.manifest.fields.source_field
-        return {"rock": self.rock(i), "source": str(json.loads(content)[field]) if field else None}
+        try:
+            if isinstance(self.set.manifest, IndexedManifest):
+                field = self.set.manifest.fields.source_field
+                return {"rock": self.rock(i), "source": str(json.loads(content)[field]) if field else None}
+            record = parse_record(content)
+            if record["rock"] == self.rock(i):
+                return record
+            problem = f"is of the rock {record['rock']!r}, in the index it is of {self.rock(i)!r}"
+        except UserError as error:
+            problem = str(error)
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            problem = f"has no entry {field!r} ({error})"
+        raise UserError(
+            f"{self.shards[self.rows['shard'][i]]}: the JSON member of {self.key(i)} {problem}; copy the shard"
+            " again or build the set again"
+        )
 
     def rock(self, i):
         return self.rocks[self.rows["rock"][i]]

@@ -1,6 +1,5 @@
 """Whether every byte of a packed set is still as it was written."""
 
-import json
 import zlib
 from collections import Counter
 from itertools import islice, zip_longest
@@ -131,9 +130,11 @@ def _sample_problem(row, sample, split):
     for member in members(row, encoding, split.dtype, split.scale):
         if member.part != "record" and (problem := _image_problem(sample, row, member, split)):
             return f"{sample['__key__']} has {problem}"
-    if json.loads(sample["json"])["rock"] != split.rocks[row["rock"]]:
-        return f"{sample['__key__']} is of another rock than the index says"
-    return None
+    try:
+        is_other = parse_record(sample["json"])["rock"] != split.rocks[row["rock"]]
+    except UserError as error:
+        return f"the JSON member of {sample['__key__']} {error}"
+    return f"{sample['__key__']} is of another rock than the index says" if is_other else None
 
 
 def _member_problem(row, sample, split):

@@ -1,10 +1,8 @@
 """Mutated headers of every format: each is read within the bounds of its file, or refused by name."""
 
 import random
-import resource
 import signal
 import tracemalloc
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -84,16 +82,6 @@ def fuzz(folder, name, count):
         finally:
             signal.alarm(0)
     return read
-
-
-@pytest.fixture
-def little_memory():
-    """Let this process allocate half a GiB more, no matter by which library."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limits = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**29, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
 @pytest.fixture
