@@ -1,5 +1,5 @@
-"""Properties of every format that strangers write: any bytes are read right, or refused by an error that names
-the file or the setting, within 2 seconds and half a GiB.
+"""Properties of every format that strangers write: any bytes are read right, or refused by an error that
+names the file, within 2 seconds and half a GiB.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ class TooSlow(BaseException):
 
 @contextlib.contextmanager
 def alarm():
-    """Raise TooSlow after some seconds of this process's own computing, which other processes do not lengthen."""
+    """Raise TooSlow after some seconds of this process's own computing, whatever others do."""
 
     def ring(signum, frame):
         raise TooSlow
@@ -55,8 +55,8 @@ def alarm():
         signal.signal(signal.SIGPROF, before)
 
 
-# One class per format: `path` is named by errors, `contents` are what may be there, `place` puts it there, `read`
-# reads it as a training or an evaluation does, with checks of what it has read
+# One class per format: `path` is named by errors, `contents` are what may be there, `place` puts it there,
+# `read` reads it as a training or an evaluation does, and checks what it has read
 
 
 class SetManifest:
@@ -287,7 +287,7 @@ FORMATS = (SetManifest, Index, Record, CheckpointManifest, State, WeightsHeader,
 
 
 def hold(kind, folder, shards, **options):
-    """Check that each of many contents of a format is read right or refused by name; returns how many were read."""
+    """Check that many contents of a format are read right or refused by name; returns how many were read."""
     folder.mkdir(exist_ok=True)
     format, read = kind(folder, shards), []
 

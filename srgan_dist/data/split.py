@@ -271,8 +271,8 @@ class Split:
         except (ValueError, LookupError, TypeError, RecursionError) as error:
             problem = f"has no entry {field!r} ({error})"
         raise UserError(
-            f"{self.shards[self.rows['shard'][i]]}: the JSON member of {self.key(i)} {problem}; copy the shard"
-            " again or build the set again"
+            f"{self.shards[self.rows['shard'][i]]}: the JSON member of {self.key(i)} {problem};"
+            " copy the shard again or build the set again"
         )
 
     def rock(self, i):

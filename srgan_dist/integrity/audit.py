@@ -9,11 +9,12 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from srgan_dist.data.manifest import IndexedManifest
 from srgan_dist.data.member_image import decode_member
-from srgan_dist.data.sample import members
+from srgan_dist.data.sample import members, parse_record
 from srgan_dist.data.split import Folder
 from srgan_dist.integrity.tar_structure import structure_problems
 from srgan_dist.storage.cache import opened
 from srgan_dist.storage.encoding import EncodingError, image_shape
+from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.files import sha256_of_open
 
 
