@@ -63,15 +63,15 @@ class SetManifest:
     """manifest.json of a packed set."""
 
     def __init__(self, folder, shards):
-        self.path = shutil.copytree(shards, folder / "set") / "manifest.json"
-        self.valid = self.path.read_bytes()
+        self.path = shutil.copytree(shards, folder / "set")
+        self.valid = (self.path / "manifest.json").read_bytes()
         self.contents = foreign_json(json.loads(self.valid))
 
     def place(self, content):
-        self.path.write_bytes(content)
+        (self.path / "manifest.json").write_bytes(content)
 
     def read(self):
-        packed = open_set(self.path.parent)
+        packed = open_set(self.path)
         again = encoded(packed.manifest.model_dump(mode="json"))
         with contextlib.suppress(ValueError):  # options that JSON writes and does not read: 10**5000
             assert repr(parse_manifest(again, "again")) == repr(packed.manifest)
@@ -83,9 +83,8 @@ class Index:
     """The index of a split, whose sha256 its maker has put into the manifest."""
 
     def __init__(self, folder, shards):
-        self.folder = shutil.copytree(shards, folder / "set")
-        self.path = self.folder / "train.index.npy"
-        self.valid = self.path.read_bytes()
+        self.path = shutil.copytree(shards, folder / "set")
+        self.valid = (self.path / "train.index.npy").read_bytes()
         self.contents = st.binary(max_size=200) | changed_bytes(self.valid) | self.changed_rows()
 
     @st.composite
@@ -107,11 +106,11 @@ class Index:
         return file.getvalue()
 
     def place(self, content):
-        self.path.write_bytes(content)
-        trust(self.folder)
+        (self.path / "train.index.npy").write_bytes(content)
+        trust(self.path)
 
     def read(self):
-        check_split(open_split(self.folder, "train"))
+        check_split(open_split(self.path, "train"))
 
 
 def check_split(split):

@@ -101,7 +101,7 @@ class BuildOptions:
         for name in ("tile", "crop"):
             value = getattr(self, name)
             if value < self.scale or value % self.scale:
-                nearest = max(1, round(value / self.scale)) * self.scale
+                nearest = max(1, (value + self.scale // 2) // self.scale) * self.scale
                 raise UserError(f"{name}={value} is not a multiple of scale={self.scale}; use e.g. {nearest}")
         if self.tile < self.crop:
             raise UserError(

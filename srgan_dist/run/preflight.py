@@ -71,10 +71,18 @@ def preflight(config, resume="auto", world_size=1):
         if phase.weights is not None:
             _check_weights(config, name, phase.weights)
     run_directory = Path(config.output) / config.name
+    _check_place(config, run_directory)
     blocks = block_shards_of(config, [split for split, _ in train], eval_splits.values(), world_size)
     start = _find_start(config, fingerprint_of(config, train, blocks), run_directory, resume)
     check_initial_weights(config, start[1])
     return Preflight(train, eval_splits, blocks, run_directory, *start)
+
+
+def _check_place(config, run_directory):
+    """Raise ConfigError where a file is in the way of the run directory."""
+    for folder in (run_directory, *run_directory.parents):
+        if folder.exists() and not folder.is_dir():
+            raise ConfigError(f"output={config.output}: {folder} is a file; choose another folder or name")
 
 
 def _check_batch(config, world_size):

@@ -16,7 +16,8 @@ def parse_yaml(text):
     try:
         value = YAML(typ="safe", pure=True).load(text)
     except (YAMLError, ValueError, LookupError, RecursionError) as error:  # e.g. "!!int foo", 1000 brackets
-        raise ValueError(" ".join(str(error).split())) from None
+        words = str(error).partition("To suppress this check")[0]  # advice on how to allow a key twice
+        raise ValueError(" ".join(words.split())) from None
     if _count(value, {}) > MAX_VALUES:
         raise ValueError(f"its aliases (*NAME) stand for more than {MAX_VALUES:,} values; write them out")
     return value

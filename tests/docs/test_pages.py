@@ -11,7 +11,10 @@ from srgan_dist import __version__
 from srgan_dist.cli import VERBS
 from srgan_dist.config import Config, load_config
 
-PAGES = [REPOSITORY / "README.md", REPOSITORY / "CHANGELOG.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+PAGES = [
+    *(REPOSITORY / name for name in ("README.md", "CHANGELOG.md", "SECURITY.md")),
+    *sorted((REPOSITORY / "docs").glob("*.md")),
+]
 FOLDERS = ("configs", "docs", "launch", "shards", "srgan_dist", "tests")
 LINK = re.compile(r"\]\(([^)#\s]*)(?:#([\w-]+))?\)")
 
@@ -41,6 +44,12 @@ def test_files_that_a_page_names_exist(page):
         return  # one names files of before, the other files to be written
     for path in re.findall(rf"`((?:{'|'.join(FOLDERS)})/[\w./-]*)`", page.read_text()):
         assert (REPOSITORY / path).exists(), path
+
+
+def test_tests_that_hold_a_promise_exist():
+    for page in ("SECURITY.md", "docs/reliability.md"):
+        names = re.findall(r"`((?:\w+/)?test_\w+\.py)`", (REPOSITORY / page).read_text())
+        assert names and all((REPOSITORY / "tests" / name).exists() for name in names), names
 
 
 def test_commands_of_a_page_exist(page):
