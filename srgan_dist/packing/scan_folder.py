@@ -35,7 +35,7 @@ def find_images(root, files, ndim, scan, sides=()):
     only file, a volume. sides: Sides, whose folders count for nothing in the layout.
     """
     images, problems = only_images(files, root, scan), {}
-    given = [] if images == [root] else _given_splits(root, images, sides, scan)
+    given = _given_splits(root, images, sides, scan) if root.is_dir() and images != [root] else []
     if given:
         scan.notes.append(f"the splits are those of the folders {', '.join(given)}")
     groups = {}  # (rock, given split or None) -> [(header, names of folders below the rock's)], in order
