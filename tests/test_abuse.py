@@ -9,7 +9,6 @@ import time
 import pytest
 import torch
 from conftest import tiny_config, write_folder
-
 from safetensors.torch import load_file
 
 from srgan_dist.cli import main

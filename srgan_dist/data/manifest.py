@@ -179,7 +179,7 @@ def parse_manifest(content, path):
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
     kinds = {FORMAT: Manifest, INDEXED: IndexedManifest}
-    kind = kinds.get(content.get("format")) if isinstance(content, dict) else None
+    kind = kinds.get(str(content.get("format"))) if isinstance(content, dict) else None
     if kind is None:
         raise UserError(f"{path} is not a manifest of {FORMAT}")
     if kind is Manifest and content.get("version") == 2:
