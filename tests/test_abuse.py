@@ -66,13 +66,20 @@ def test_settings_that_cannot_be_are_named(shards, tmp_path, capsys, option):
     assert not (tmp_path / "runs").exists()
 
 
+def laughs(depth):
+    """YAML of lists of ten aliases each of the list before."""
+    lines = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, depth)]
+    return "\n".join(["a0: &a0 [x]", *lines, ""])
+
+
 CONFIGS = {
     "a key twice": (lambda text: f"{text}seed: 3\n", 'found duplicate key "seed" .*, line \\d+, column 1$'),
     "UTF-16": (lambda text: text.encode("utf-16"), "cannot be read: 'utf-8' codec"),
     "nothing": (lambda text: "", "is not a table of settings"),
     "two documents": (lambda text: f"{text}---\n{text}", "expected a single document"),
     "tabs": (lambda text: text.replace("  ", "\t"), "cannot start any token"),
-    "an alias of itself": (lambda text: f"a: &a [*a]\n{text}", "a = .*is not a setting"),
+    "an alias of itself": (lambda text: f"a: &a [*a]\n{text}", "holds more than 10,000 values"),
+    "aliases of aliases": (lambda text: laughs(40) + text, "holds more than 10,000 values"),
 }
 
 
