@@ -253,8 +253,8 @@ def parse_config(raw, origin="config", model=Config, overrides=()):
         _override(raw, override)
     if not _holds_at_most(raw, MOST_VALUES):
         raise ConfigError(
-            f"{origin}: holds more than {MOST_VALUES:,} values, with those that aliases (*name) stand for; write"
-            " out the settings"
+            f"{origin}: holds more than {MOST_VALUES:,} values, with those that aliases (*name) stand for;"
+            " write out the settings"
         )
     try:
         return model.model_validate(raw)
