@@ -108,24 +108,6 @@ def test_a_folder_without_a_checkpoint_is_none_to_resume_from(shards, tmp_path, 
         assert f"--resume {place} is none of auto, never and a checkpoint" in said
 
 
-def test_settings_beyond_any_training_do_no_harm(shards, tmp_path):
-    most = int(HUGE)
-    config = tiny_config(
-        shards,
-        tmp_path,
-        **dict.fromkeys(("log_every", "validate_every", "checkpoint_every", "keep_checkpoints"), most),
-        max_consecutive_skips=most,
-        checkpoint_minutes=1e300,
-        adversarial=None,
-    )
-    pretrain = config.pretrain.model_copy(update={"steps": 10**30, "max_seconds": 1e-9})
-    train(config.model_copy(update={"pretrain": pretrain}))
-    endless = config.pretrain.model_copy(update={"max_seconds": 1e300})
-    train(config.model_copy(update={"name": "endless", "pretrain": endless}))
-    for name in ("tiny", "endless"):
-        assert (tmp_path / name / "weights" / "pretrain.safetensors").exists()
-
-
 def test_a_clock_that_is_set_back_changes_nothing(shards, tmp_path, monkeypatch):
     config = tiny_config(shards, tmp_path, adversarial=None)
     train(config)
