@@ -148,7 +148,8 @@ def test_sources_that_are_none_are_named(tmp_path, capsys):
         assert words in refused(capsys, "build", tmp_path / name, tmp_path / "out", "--crop=32")
         assert not (tmp_path / "out").exists()
     assert "is SOURCE=" in refused(capsys, "build", source, source / "out")
-    assert "holds other files" in refused(capsys, "build", source, tmp_path / "empty" / "..", "--crop=32")
+    (tmp_path / "empty" / "own.txt").write_text("kept")
+    assert "holds other files" in refused(capsys, "build", source, tmp_path / "empty", "--crop=32")
 
 
 def test_weights_of_another_scale_and_empty_runs_are_not_scored(shards, weights, tmp_path, capsys):
