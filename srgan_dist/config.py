@@ -251,11 +251,6 @@ def parse_config(raw, origin="config", model=Config, overrides=()):
     raw = copy.deepcopy(raw)
     for override in overrides:
         _override(raw, override)
-    if not _holds_at_most(raw, MOST_VALUES):
-        raise ConfigError(
-            f"{origin}: holds more than {MOST_VALUES:,} values, with those that aliases (*name) stand for;"
-            " write out the settings"
-        )
     try:
         return model.model_validate(raw)
     except ValidationError as error:

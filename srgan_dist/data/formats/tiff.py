@@ -14,7 +14,7 @@ from srgan_dist.data.formats.tiff_tags import carried_tags, orientation, voxel_s
 from srgan_dist.data.volume import ALLOWED_DTYPES, ImageError, Slices, Volume
 
 _CHANNELS = {"MINISBLACK": 1, "RGB": 3, "MINISWHITE": 1, "PALETTE": 1}  # without alpha
-# How many bytes one byte of a compression can stand for: what an image claims beyond is damage, and gets no memory
+# How many bytes one byte of a compression can stand for: what an image claims beyond gets no memory
 _EXPANSION = {"NONE": 1, "PACKBITS": 64, "LZW": 2731, "DEFLATE": 1032, "ADOBE_DEFLATE": 1032}
 _MOST_EXPANSION = 2**16  # of all others; Zstandard has runs of 128 KiB in 4 bytes
 _ALPHA = (1, 2)  # associated and not, of ExtraSamples; 0 is a channel of another kind
@@ -137,8 +137,8 @@ def _storage_problem(page):
     stored, compression = sum(page.databytecounts), getattr(page.compression, "name", str(page.compression))
     if page.nbytes > _EXPANSION.get(compression, _MOST_EXPANSION) * stored:
         return (
-            f"is damaged: {stored} bytes (compression {compression}) cannot hold {page.nbytes} bytes of pixels;"
-            " copy or export it again"
+            f"is damaged: {stored} bytes (compression {compression}) cannot hold {page.nbytes} bytes of"
+            " pixels; copy or export it again"
         )
     return None
 
