@@ -78,8 +78,8 @@ CONFIGS = {
     "nothing": (lambda text: "", "is not a table of settings"),
     "two documents": (lambda text: f"{text}---\n{text}", "expected a single document"),
     "tabs": (lambda text: text.replace("  ", "\t"), "cannot start any token"),
-    "an alias of itself": (lambda text: f"a: &a [*a]\n{text}", "holds more than 10,000 values"),
-    "aliases of aliases": (lambda text: laughs(40) + text, "holds more than 10,000 values"),
+    "an alias of itself": (lambda text: f"a: &a [*a]\n{text}", "stand for more than 100,000 values"),
+    "aliases of aliases": (lambda text: laughs(40) + text, "stand for more than 100,000 values"),
 }
 
 
