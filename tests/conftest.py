@@ -24,8 +24,10 @@ from srgan_dist.data.split import open_split
 from srgan_dist.packing.build import BuildOptions, build
 
 torch.set_num_threads(1)  # tiny networks gain nothing from more
-# A shell ignores Ctrl-C for its background jobs, and their children inherit that
+# A shell ignores Ctrl-C for its background jobs, nohup SIGHUP, and their children inherit that
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 _cache = tempfile.TemporaryDirectory(prefix="srgan_dist_cache_")  # of this process and its children
 os.environ["XDG_CACHE_HOME"] = _cache.name
