@@ -73,7 +73,7 @@ def laughs(depth):
 
 
 CONFIGS = {
-    "a key twice": (lambda text: f"{text}seed: 3\n", 'found duplicate key "seed" .*, line \\d+, column 1$'),
+    "a key twice": (lambda text: f"{text}seed: 3\n", 'found duplicate key "seed" .*, line \\d+, column 1'),
     "UTF-16": (lambda text: text.encode("utf-16"), "cannot be read: 'utf-8' codec"),
     "nothing": (lambda text: "", "is not a table of settings"),
     "two documents": (lambda text: f"{text}---\n{text}", "expected a single document"),

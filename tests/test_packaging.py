@@ -81,7 +81,7 @@ def test_a_training_and_a_benchmark_run_from_the_wheel(installed, shards, tmp_pa
     config = tiny_config(shards, "runs", cpu_ranks=2, tracking={"wandb": "offline"})
     (tmp_path / "config.yaml").write_text(dump_config(config))
     done = run(installed, "train", "config.yaml", cwd=tmp_path)
-    assert done.returncode == 0 and "2 rank(s)" in done.stdout, done.stderr
+    assert done.returncode == 0 and "ranks      2 on " in done.stdout, done.stderr
     assert (tmp_path / "runs" / "tiny" / "weights" / "adversarial.safetensors").exists()
     assert list((tmp_path / "runs" / "tiny" / "wandb").glob("offline-run-*"))
     options = ["--config", "config.yaml", "--blocks", "1", "--passes", "1", "--variants", "fp32"]

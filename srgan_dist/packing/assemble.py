@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import webdataset
-
 from srgan_dist.data.sample import TAR_OPTIONS
 from srgan_dist.packing.layout import Shard, place
 
@@ -83,6 +81,8 @@ def _assemble(job_of_shard):
     """Write a shard; images that an interrupted build has written to it already need no spool."""
     path, shard = job_of_shard.path, job_of_shard.shard
     part = path.with_suffix(".part")
+    import webdataset  # and with it PyTorch, which --help does not wait for
+
     with (
         open(path, "rb") if path.exists() else io.BytesIO() as before,
         open(part, "wb") as file,

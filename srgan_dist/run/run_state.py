@@ -150,6 +150,11 @@ def parse_state(content, path, config, fingerprint, new_run=False):
             f"{path} was saved after {', '.join(began)}, but the phases of this config are"
             f" {', '.join(phases)}"
         )
+    if late := [step for step in state.pinned_steps() if not 0 <= step <= state.global_step]:
+        raise UserError(
+            f"{path} holds no state that this program reads: the end or the best validation of a phase at"
+            f" global_step={late[0]}, and the run is at {state.global_step}"
+        )
     if not 0 <= state.samples_seen(batch) < 2**62:
         raise UserError(
             f"{path} holds no state that this program reads: sample_offset={state.sample_offset} at"

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import signal
 import sys
 
 import torch.distributed
@@ -90,7 +89,7 @@ def _run(arguments):
         if codes <= {STOPPED, RESTART}:
             return STOPPED, None
         # A rank that exits with 1 has printed its error; the agent then ends the others
-        return 1, None if 1 in codes and codes <= {1, -signal.SIGTERM} else error
+        return 1, None if 1 in codes else error
     except SignalException as ended:
         return 0 if 0 in Agent.ended else 128 + ended.sigval, None
     except (RendezvousError, torch.distributed.DistError) as error:

@@ -89,7 +89,7 @@ DAMAGES = {
         write(lambda s: int(s.second["record_offset"]), b"["),
         None,
         None,
-        rf"{SHA} \(WebDataset cannot",
+        rf"{SHA} \(.* is no JSON",
     ),
     "padding": (
         write(lambda s: s.begins - 1, b"!"),

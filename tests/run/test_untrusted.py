@@ -211,4 +211,4 @@ def test_what_is_no_file_of_a_run_is_named_before_it_is_read(tmp_path, name, mak
             with run.lock(is_main=True):
                 pass
         else:
-            truncate_records(run.metrics, 0)
+            truncate_records(run.metrics, 0, None)
