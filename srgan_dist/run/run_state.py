@@ -137,8 +137,9 @@ def parse_state(content, path, config, fingerprint, new_run=False):
     if new_run and isinstance(batch, int) and batch >= 1:  # it goes on at the same crop
         changed = [line for line in changed if not line.startswith(f"{BATCH}:")]
     if changed:
+        words = "; ".join(changed).encode(errors="backslashreplace").decode()  # JSON may hold half characters
         raise UserError(
-            f"{path} was saved with other settings ({'; '.join(changed)}). Restore them, or start a run from"
+            f"{path} was saved with other settings ({words}). Restore them, or start a run from"
             " finished weights instead: --pretrain.weights=FILE"
         )
 
