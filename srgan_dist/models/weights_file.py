@@ -22,7 +22,7 @@ from srgan_dist.utils.tensor_files import (
 from srgan_dist.weights import FOLDER as INCLUDED
 
 MODEL = "model.safetensors"  # in a folder that was exported
-LARGEST_OUTPUT = 1e5  # of images in [-1, 1], with any overshoot
+LARGEST_OUTPUT = 1e6  # of images in [-1, 1], with any overshoot
 
 
 def save_generator(path, generator, facts):

@@ -65,11 +65,16 @@ def save_checkpoint(directory, name, objects, state, keep, pinned_steps=(), prov
     return final
 
 
-def _tidy(directory):
-    """Clean up after a process that was killed while it saved."""
+def remove_unfinished(directory):
+    """Remove what a process left that was killed while it wrote or removed a checkpoint."""
     for leftover in directory.glob("*.unfinished"):
         with contextlib.suppress(OSError):  # e.g. of another user
             _delete(leftover)
+
+
+def _tidy(directory):
+    """Clean up after a process that was killed while it saved."""
+    remove_unfinished(directory)
     for replaced in directory.glob("step-*.old"):
         final = replaced.with_suffix("")
         with contextlib.suppress(OSError):

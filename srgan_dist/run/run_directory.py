@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 from srgan_dist.config import dump_config
-from srgan_dist.run.checkpoint import set_aside_later
+from srgan_dist.run.checkpoint import remove_unfinished, set_aside_later
 from srgan_dist.tracking.tracker import X_AXIS
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.files import atomic_write, open_regular, read_regular, write_json
@@ -72,6 +72,7 @@ class RunDirectory:
         """
         with self.write_failures_named():
             self.checkpoints.mkdir(exist_ok=True)
+            remove_unfinished(self.checkpoints)  # a run that has ended saves no more
             # At once: among the newest that are kept they would take the place of whole ones
             set_aside_later(self.checkpoints, state.global_step)
             for folder in (".", "samples", "weights", "weights/best"):

@@ -28,7 +28,7 @@ from srgan_dist.run.checkpoint import list_checkpoints
 from srgan_dist.training import train
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_soak_finds_no_fault(tmp_path):
     seconds, seed = os.environ.get("SOAK_SECONDS", "60"), os.environ.get("SOAK_SEED", "0")
     words = ("--seconds", seconds, "--seed", seed, "--out", tmp_path / "soak")
