@@ -1,6 +1,5 @@
 # make demo             everything on a fresh machine, on synthetic rocks; ends with report.html
-# make demo ROCKS=DIR   the same on your images, one sub-folder per rock, from the weights of docs/weights.md;
-#                       INIT=null: from nothing
+# make demo ROCKS=DIR   the same on your images, one sub-folder per rock; INIT=rocks_x4: from the weights of docs/weights.md
 # make demo3d           volumes, on synthetic rocks
 # make demo3d ROCKS=DIR the same on your volumes: one sub-folder per rock; or ROCKS=FILE, one volume
 # make test             the test suite
@@ -13,7 +12,7 @@ PYTHON ?= python3
 ROCKS ?=
 DEMO_SECONDS ?= 240
 # Where phase 1 begins, and how fast trained weights may change
-INIT ?= $(if $(ROCKS),rocks_x4,null)
+INIT ?= null
 LEARNING_RATE := $(if $(filter null,$(INIT)),2.5e-3,1e-3)
 DEMO := demo/$(if $(ROCKS),own-$(shell basename "$$(cd "$(ROCKS)" 2>/dev/null && pwd)"),synthetic)
 SOURCE := $(or $(ROCKS),$(DEMO)/rocks)
