@@ -1,4 +1,4 @@
-"""Strategies of files as strangers, editors and disks may leave them: any bytes, a valid file with bytes or
+"""Strategies of files as attackers, editors and disks may leave them: any bytes, a valid file with bytes or
 entries changed, JSON of anything, deep nesting.
 """
 

@@ -1,4 +1,4 @@
-"""Properties of every format that strangers write: any bytes are read right, or refused by an error that
+"""Properties of every format of untrusted files: any bytes are read right, or refused by an error that
 names the file, within 2 seconds and half a GiB.
 """
 

@@ -79,10 +79,10 @@ def _spools(job_of_shard):
 
 def _assemble(job_of_shard):
     """Write a shard; images that an interrupted build has written to it already need no spool."""
+    import webdataset  # and with it PyTorch, for which --help does not wait
+
     path, shard = job_of_shard.path, job_of_shard.shard
     part = path.with_suffix(".part")
-    import webdataset  # and with it PyTorch, which --help does not wait for
-
     with (
         open(path, "rb") if path.exists() else io.BytesIO() as before,
         open(part, "wb") as file,

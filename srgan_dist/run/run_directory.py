@@ -60,7 +60,7 @@ class RunDirectory:
         if self.held is not None and not has_path(self.held, self.path / ".lock"):
             raise UserError(
                 f"{self.path} was removed, moved or replaced while it was being trained, so nothing more is"
-                " written. The same command continues once that directory is back, else it starts anew"
+                " written. The same command continues once that directory is back, else it starts a new run"
             )
 
     def open(self, config, state, checkpoint, samples_seen):

@@ -5,7 +5,6 @@ import os
 import signal
 import time
 from collections import Counter
-from fnmatch import fnmatch
 from pathlib import Path
 
 from srgan_dist.data.sampler import slots_of
@@ -89,11 +88,10 @@ def _is_lock_of_copy(path):
     return path.suffix == ".lock" and path.name != ".lock"
 
 
-def any_files(folder, but=""):
-    """Files and folders in TMPDIR, which ends empty; but: names that may be there."""
+def any_files(folder):
+    """Files and folders in TMPDIR, which ends empty."""
     for path in sorted(Path(folder).iterdir()):
-        if not fnmatch(path.name, but):
-            yield f"{path} is left"
+        yield f"{path} is left"
 
 
 # A run

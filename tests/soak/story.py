@@ -234,7 +234,7 @@ class Story:
         ]
         if in_order:
             faults += leftover_files(self.run, self.cache)
-            faults += any_files(self.temporary, but="srgan_dist_ranks_*")  # of a launcher that was killed
+            faults += any_files(self.temporary)
         return faults
 
     def differs(self):
@@ -248,7 +248,7 @@ class Story:
     # Between two starts
 
     def damage(self, kind):
-        """Damage or delete the newest checkpoint; with the only one the run begins anew."""
+        """Damage or delete the newest checkpoint; with the only one the run begins again."""
         checkpoints = list_checkpoints(self.run / "checkpoints")
         if not checkpoints:
             return

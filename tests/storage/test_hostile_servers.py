@@ -1,10 +1,21 @@
-"""Servers that send what nobody asked for."""
+"""Servers that fail for good, or send what nobody asked for."""
 
 import contextlib
 import gzip
 
 import pytest
-from test_remote import SHARD, cache, hasty, send, server  # noqa: F401
+from test_remote import (  # noqa: F401
+    SHARD,
+    cache,
+    flipped,
+    hasty,
+    login_page,
+    send,
+    server,
+    short,
+    stall,
+    status,
+)
 
 from srgan_dist.data.split import open_split
 from srgan_dist.utils.errors import UserError
@@ -37,6 +48,13 @@ def elsewhere(place):
         (elsewhere("file:///etc/passwd"), "could not be fetched: .*file:///etc/passwd"),
         (elsewhere("http://user:secret@127.0.0.1:1/x?sig=secret"), r"could not be fetched: (?!.*secret)"),
         (elsewhere(f"/set/{SHARD}"), "could not be fetched: "),  # in a circle
+        (status(500), r"could not be fetched: 500, message=.* \(2 tries\). Complete pieces are kept"),
+        (status(403), r"could not be fetched: 403, message='Forbidden'.*'\. Complete pieces"),
+        (status(404), "does not exist, or may not be read without credentials"),
+        (stall, r"could not be fetched: no complete answer within 1 s \(2 tries\)"),
+        (short, r"could not be fetched: bytes 0 to 20,000 were requested, 10,000 received \(2 tries\)"),
+        (flipped, "has not the content that the manifest names"),
+        (login_page, r"could not be fetched: bytes 0 to 20,000 were requested, 36 received"),
     ],
 )
 def test_a_shard_that_no_server_should_send_is_named(server, cache, fault, words):  # noqa: F811

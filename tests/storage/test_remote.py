@@ -188,26 +188,6 @@ def test_temporary_errors_are_tried_again_and_complete_pieces_are_kept(server, c
 
 
 @pytest.mark.parametrize(
-    "fault, words",
-    [
-        (status(500), r"could not be fetched: 500, message=.* \(2 tries\). Complete pieces are kept"),
-        (status(403), r"could not be fetched: 403, message='Forbidden'.*'\. Complete pieces"),
-        (status(404), "does not exist, or may not be read without credentials"),
-        (stall, r"could not be fetched: no complete answer within 1 s \(2 tries\)"),
-        (short, r"could not be fetched: bytes 0 to 20,000 were requested, 10,000 received \(2 tries\)"),
-        (flipped, "has not the content that the manifest names"),
-        (login_page, r"could not be fetched: bytes 0 to 20,000 were requested, 36 received"),
-    ],
-)
-def test_lasting_errors_are_named(server, cache, fault, words):
-    server.faults[SHARD] = [fault]
-    split = open_split(server.url, "train", cache=cache)
-    with pytest.raises(UserError, match=f"{server.url}/{SHARD} {words}"):
-        split.shards[0].open()
-    assert not cache.holds(split.shards[0].entry.sha256)
-
-
-@pytest.mark.parametrize(
     "name, fault, words",
     [
         ("manifest.json", status(404), "is not a packed data set: it has no manifest.json"),

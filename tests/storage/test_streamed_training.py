@@ -101,7 +101,7 @@ def test_an_epoch_has_the_crops_of_the_indexed_reader(tmp_path, kind):
         assert found == [crops(loader(config, rank, ranks), 0, 6) for rank in range(ranks)]
 
 
-def test_epochs_are_shuffled_anew_and_shards_dealt_out_anew(folder, tmp_path):
+def test_each_epoch_has_its_own_order_and_deals_shards_out_in_it(folder, tmp_path):
     config = config_of(folder, tmp_path, {"buffer": 1}, {"lr_crop": 18})
     found = crops(loader(config), 0, 6)
     assert found[:12] != found[12:24]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from srgan_dist.data.formats.raw import raw_volume
+from srgan_dist.data.formats.raw import MOST_DEFLATED, raw_volume
 from srgan_dist.data.volume import ImageError, Volume
 
 _MATRIX, _COMPRESSED = 14, 15
@@ -21,7 +21,6 @@ _CLASSES = {6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13
 _STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 _COMPLEX_OR_LOGICAL = 0x0A00  # flags of an array
 _HEADER = 2**13  # bytes that hold the dimensions and the name of an array
-_MOST_DEFLATED = 1032  # bytes that one byte of Deflate can stand for, https://zlib.net/zlib_tech.html
 
 
 class Array(NamedTuple):
@@ -98,7 +97,7 @@ def array_volume(path, array, shape):
         volume = raw_volume(path, path, shape, array.stored, array.offset, spare=path.stat().st_size)
         return replace(volume, dtype=array.dtype)
     nbytes = math.prod(shape) * array.stored.itemsize
-    if nbytes > _MOST_DEFLATED * array.compressed[1]:
+    if nbytes > MOST_DEFLATED * array.compressed[1]:
         raise ImageError(
             path, f"is damaged: {array.compressed[1]} bytes cannot hold {nbytes}, however compressed; copy it"
         )

@@ -10,12 +10,14 @@ from array import array
 import numpy as np
 import tifffile
 
+from srgan_dist.data.formats.raw import MOST_DEFLATED
 from srgan_dist.data.formats.tiff_tags import carried_tags, orientation, voxel_sizes_um
 from srgan_dist.data.volume import ALLOWED_DTYPES, ImageError, Slices, Volume
 
 _CHANNELS = {"MINISBLACK": 1, "RGB": 3, "MINISWHITE": 1, "PALETTE": 1}  # without alpha
 # How many bytes one byte of a compression can stand for: what an image claims beyond gets no memory
-_EXPANSION = {"NONE": 1, "PACKBITS": 64, "LZW": 2731, "DEFLATE": 1032, "ADOBE_DEFLATE": 1032}
+_EXPANSION = {"NONE": 1, "PACKBITS": 64, "LZW": 2731}
+_EXPANSION |= dict.fromkeys(("DEFLATE", "ADOBE_DEFLATE"), MOST_DEFLATED)
 _MOST_EXPANSION = 2**16  # of all others; Zstandard has runs of 128 KiB in 4 bytes
 _ALPHA = (1, 2)  # associated and not, of ExtraSamples; 0 is a channel of another kind
 
@@ -80,6 +82,11 @@ def open_tiff(path):
         return Volume(path, shape, dtype, _voxels, voxel_sizes_um(first), carried_tags(first), offsets)
 
 
+def _name(value):
+    """Return the name of a value that tifffile knows, else its number."""
+    return getattr(value, "name", str(value))
+
+
 def _pixel_problem(page):
     """Return why the values of a page cannot be taken as grey levels, or None."""
     if "PhotometricInterpretation" not in page.tags:
@@ -88,7 +95,7 @@ def _pixel_problem(page):
             " it with the tag, e.g. by tifffile.imwrite(..., photometric='minisblack'), or set it: tiffset -s"
             " 262 1 FILE"
         )
-    photometric = getattr(page.photometric, "name", str(page.photometric))
+    photometric = _name(page.photometric)
     if photometric not in _CHANNELS:
         return f"is stored as {photometric}; save it as grey with black at 0 (MINISBLACK)"
     alpha = len(page.extrasamples) == 1 and page.extrasamples[0] in _ALPHA
@@ -134,7 +141,7 @@ def _storage_problem(page):
         )
     if (end := max(map(sum, chunks))) > size:
         return f"is cut short: its pixels end at byte {end}, the file has {size}; copy or export it again"
-    stored, compression = sum(page.databytecounts), getattr(page.compression, "name", str(page.compression))
+    stored, compression = sum(page.databytecounts), _name(page.compression)
     if page.nbytes > _EXPANSION.get(compression, _MOST_EXPANSION) * stored:
         return (
             f"is damaged: {stored} bytes (compression {compression}) cannot hold {page.nbytes} bytes of"
