@@ -59,6 +59,9 @@ def stream_samples(addresses, buffer=1, shuffled_by=None, stop=None):
         raise UserError(
             f"{reached.address} cannot be read as a WebDataset ({error.args[0]}); copy it again"
         ) from None
+    finally:
+        if reached:
+            reached.close()  # a generator that an error has left suspended would do so at some later time
 
 
 class Pair(NamedTuple):

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 from commands import RANKS, run, start
 from invariants import (
@@ -128,11 +127,21 @@ def test_a_left_process_is_reported_and_ended():
 
 
 def test_memory_that_grows_is_reported():
-    memory, pid = Memory(growth=16 * MIB), os.getpid()
-    assert list(memory.grown([pid])) == [] == list(memory.grown([pid]))
-    kept = np.ones(256 * MIB, np.uint8)  # more than any part of the heap that is free
-    (fault,) = memory.grown([pid])
-    assert fault.startswith(f"process {pid} has grown from ") and kept.all()
+    growing = "kept = b''\nwhile size := int(input()): kept += bytes([1]) * size; print(flush=True)"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
+    with subprocess.Popen([sys.executable, "-c", growing], **pipes) as process:
+
+        def grow(size):
+            process.stdin.write(f"{size}\n")
+            process.stdout.readline()
+
+        memory = Memory(growth=16 * MIB)
+        grow(1)
+        assert list(memory.grown([process.pid])) == [] == list(memory.grown([process.pid]))
+        grow(32 * MIB)
+        (fault,) = memory.grown([process.pid])
+        assert fault.startswith(f"process {process.pid} has grown from ")
+        grow(0)
 
 
 def note(folder, order, repeated=()):
