@@ -12,6 +12,7 @@ from whole_runs import config_of, contents, on_cpu_and_quick, train_undisturbed
 
 from srgan_dist.run import checkpoint
 from srgan_dist.run.checkpoint import list_checkpoints, newest_checkpoint, read_state, save_checkpoint
+from srgan_dist.training import train
 from srgan_dist.utils import files, tensor_files
 
 SAVING = {module.__file__ for module in (checkpoint, files, tensor_files, shutil)}
@@ -102,3 +103,12 @@ def test_kills_half_of_them_inside_a_save_never_lose_a_checkpoint_or_change_the_
             path for path in run_directory.rglob("*.unfinished") if path.parent.name != "checkpoints"
         ]
         assert unfinished == []
+
+
+def test_what_a_killed_removal_left_goes_when_the_finished_run_is_opened_again(shards, whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    left = tmp_path / "run" / "checkpoints" / "step-00000001.leaving.unfinished"
+    left.mkdir()
+    (left / "state.json").touch()
+    train(config_of(shards, tmp_path))
+    assert not left.exists() and contents(tmp_path / "run") == contents(whole)
