@@ -95,18 +95,18 @@ def plain(accelerator):
     for update in range(UPDATES):
         ((lr, hr),) = batches_of(update, accelerator.process_index, accelerator.num_processes, 1)
         sr = shared_generator(lr)
-        phase.discriminator.optimizer.zero_grad()
+        phase.optimizers["discriminator"].zero_grad()
         Standard().discriminator(shared_critic(hr), shared_critic(sr.detach())).backward()
-        phase.discriminator.optimizer.step()
+        phase.optimizers["discriminator"].step()
         total = sum(
             config.adversarial.losses[name].weight * loss(sr, hr) for name, loss in phase.losses.items()
         )
         critic.requires_grad_(False)
         total = total + 0.5 * Standard().generator(None, critic(sr))
-        phase.generator.optimizer.zero_grad()
+        phase.optimizers["generator"].zero_grad()
         total.backward()
         critic.requires_grad_(True)
-        phase.generator.optimizer.step()
+        phase.optimizers["generator"].step()
     return {"tensors": state_of(phase)}
 
 

@@ -88,11 +88,11 @@ class DDPLoop:
             store = torch.distributed.HashStore()
             torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
         self.generator = _parallel(networks.generator, accelerator.device)
-        self.generator_optimizer = adam(networks.generator, config.learning_rate)
+        self.generator_optimizer = adam(networks.generator.parameters(), config.learning_rate)
         self.discriminator = None
         if config.needs_discriminator:
             self.discriminator = _parallel(networks.discriminator, accelerator.device)
-            self.discriminator_optimizer = adam(networks.discriminator, config.learning_rate)
+            self.discriminator_optimizer = adam(networks.discriminator.parameters(), config.learning_rate)
 
     def update(self, batches):
         """Take one step of the networks on one micro-batch, as a phase does; returns 0-d tensors."""

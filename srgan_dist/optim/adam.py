@@ -11,11 +11,12 @@ BETAS, EPSILON = (0.9, 0.999), 1e-8
 PIECE = {"cpu": 2**18, "cuda": 2**24}
 
 
-def adam(network, learning_rate):
+def adam(parameters, learning_rate):
     """Return fused Adam with the paper's settings (betas 0.9 and 0.999, epsilon 1e-8)."""
-    device = next(network.parameters()).device
+    parameters = list(parameters)
+    device = parameters[0].device
     optimizer = torch.optim.Adam(
-        network.parameters(), learning_rate, BETAS, EPSILON, fused=True, capturable=device.type == "cuda"
+        parameters, learning_rate, BETAS, EPSILON, fused=True, capturable=device.type == "cuda"
     )
     dtype = torch.float64 if device.type == "cpu" else torch.float32
     optimizer.param_groups[0]["lr"] = torch.full((), learning_rate, dtype=dtype, device=device)

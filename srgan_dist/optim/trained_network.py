@@ -17,6 +17,7 @@ from torch import nn
 
 from srgan_dist.optim.adam import adam, laid_out_as, write_next_weights
 from srgan_dist.optim.all_reduce import GradientAllReduce
+from srgan_dist.optim.muon import Muon, split_for_muon
 
 
 class TrainedNetwork:
@@ -25,9 +26,19 @@ class TrainedNetwork:
     network: as prepared by Accelerate, the same on every rank. accelerator: decides the precision of
     convolutions, dense layers and PReLUs; where it is float32 the network itself computes. looks_ahead:
     whether `next` is used. part: name of the only submodule that is trained; "": all of the network.
+    muon_rate: learning rate of Muon for the weights of hidden layers; None: Adam for all, as `next` needs it.
     """
 
-    def __init__(self, network, learning_rate, accelerator, looks_ahead=False, compiled=False, part=""):
+    def __init__(
+        self,
+        network,
+        learning_rate,
+        accelerator,
+        looks_ahead=False,
+        compiled=False,
+        part="",
+        muon_rate=None,
+    ):
         dtype = autocast_dtype(accelerator)
         self.network = network
         self.copy = _copy_of(network, dtype, compiled) if dtype or looks_ahead else None
@@ -35,14 +46,18 @@ class TrainedNetwork:
         self.parameters = list(network.parameters())
         self.copied = list(self.copy.parameters()) if self.copy else []
         self.gradients = [torch.empty_like(parameter) for parameter in self.parameters] if dtype else []
-        self.optimizer, self.part = adam(network, learning_rate), part
+        hidden, others = split_for_muon(self.parameters) if muon_rate else ([], self.parameters)
+        self.optimizers = {"": adam(others, learning_rate)}  # by what follows the network's name
+        if hidden:
+            self.optimizers["_muon"] = Muon(hidden, muon_rate)
+        self.part = part
         self._require_gradients(network)
         self.all_reduce = GradientAllReduce(network, accelerator.num_processes)
 
     @torch.no_grad()
     def begin(self):
         """Begin an update: no gradients, and the copy, where it is the one that computes, has the weights."""
-        self.optimizer.zero_grad()
+        self.network.zero_grad()
         if self.module is self.copy:
             torch._foreach_copy_(self.copied, self.parameters)
             self._require_gradients(self.copy)
@@ -74,7 +89,7 @@ class TrainedNetwork:
 
     def next(self):
         """Return the network, frozen, with the weights that the next step of its optimiser will give it."""
-        write_next_weights(self.optimizer, [parameter.detach() for parameter in self.copied])
+        write_next_weights(self.optimizers[""], [parameter.detach() for parameter in self.copied])
         return self.copy.requires_grad_(False)
 
 

@@ -7,8 +7,8 @@ gradient norm, over all ranks, is a spike (`spike_detector.py`); the loss is sum
 
 The conclusion is a tensor on the device, `found_inf`, and the host never waits for it. Nothing is written
 before it is known, so nothing is restored: the discriminator's next weights, which the generator's
-adversarial term needs, are computed beside the current ones (`trained_network.py`), and both optimisers step
-at the end of the update, where Adam's fused kernel takes `found_inf` and then writes nothing. Only the
+adversarial term needs, are computed beside the current ones (`trained_network.py`), and all optimisers step
+at the end of the update, where Adam's fused kernel and Muon take `found_inf` and then write nothing. Only the
 batch-norm buffers, some kilobytes, change on the way.
 """
 
@@ -31,7 +31,7 @@ class UpdateGuard:
         self.networks, self.max_grad_norm = networks, max_grad_norm
         self.buffers = _Buffers([buffer for network in networks.values() for buffer in network.buffers()])
         self.spikes = {name: SpikeDetector(max_spike).to(device) for name in networks} if max_spike else {}
-        # 1 where the current update is skipped, else 0, as Adam's fused kernel takes it
+        # 1 where the current update is skipped, else 0, as the optimisers take it
         self.found_inf = torch.zeros((), device=device)
         self.losses = {}  # with max_spike: this rank's part of the mean loss of each network
 
@@ -67,7 +67,7 @@ class UpdateGuard:
         return norm
 
     def commit(self, *optimizers):
-        """Step all optimisers (Adam, fused), or none of them and restore the buffers."""
+        """Step all optimisers (fused Adam, Muon), or none of them and restore the buffers."""
         for optimizer in optimizers:
             optimizer.found_inf = self.found_inf
             optimizer.step()

@@ -5,7 +5,7 @@ A phase of its own defines `update(batches)` from these acts: `begin`, `backward
 every micro-batch, `start_all_reduce` and `finish_all_reduce` of every network, `commit`.
 """
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field, field_validator
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from srgan_dist.losses import build_loss
 from srgan_dist.optim.adam import set_learning_rate
 from srgan_dist.optim.ema import EMA
+from srgan_dist.optim.muon import AdamConfig, MuonConfig
 from srgan_dist.optim.trained_network import TrainedNetwork, autocast_dtype, to_working_precision
 from srgan_dist.optim.update_guard import UpdateGuard
 from srgan_dist.phases.schedule import LRScheduleConfig
@@ -34,6 +35,9 @@ class PhaseConfig(Settings):
         None, gt=0, description="end the phase after this time even if steps are left"
     )
     learning_rate: float = Field(1e-4, gt=0, description="of Adam")
+    optimizer: Annotated[AdamConfig | MuonConfig, Field(discriminator="name")] = Field(
+        AdamConfig(name="adam"), description="of the generator; the discriminator takes Adam"
+    )
     lr_schedule: LRScheduleConfig
     max_grad_norm: float | None = Field(
         None,
@@ -118,6 +122,7 @@ class Phase:
 
     def __init__(self, config, networks, accelerator, base_rates, part=""):
         self.config, self.steps, self.accelerator = config, config.steps, accelerator
+        muon_rate = config.optimizer.learning_rate if config.optimizer.name == "muon" else None
         self.losses, self.seed = build_losses(config, networks, accelerator), networks.seed
         self.networks = {
             name: TrainedNetwork(
@@ -127,10 +132,16 @@ class Phase:
                 looks_ahead=name == "discriminator",
                 compiled=networks.compiled,
                 part=part if name == "generator" else "",
+                muon_rate=muon_rate if name == "generator" else None,
             )
             for name, rate in base_rates.items()
         }
         self.generator = self.networks["generator"]
+        self.optimizers = {
+            name + suffix: optimizer
+            for name, trained in self.networks.items()
+            for suffix, optimizer in trained.optimizers.items()
+        }
         self.guard = UpdateGuard(
             {name: trained.network for name, trained in self.networks.items()},
             config.max_grad_norm,
@@ -139,7 +150,8 @@ class Phase:
         )
         networks.ema = EMA(networks.generator, config.ema_decay) if config.ema_decay else None
         self.ema = networks.ema
-        self.base_rates, self.rates = base_rates, dict(base_rates)  # rates: of the last update
+        self.base_rates = base_rates | {"generator_muon": muon_rate}
+        self.rates = {name: self.base_rates[name] for name in self.optimizers}  # of the last update
         self.step = 0  # updates taken
         self.progress = 0.0  # share of the phase that is over, by steps or by time; set by the training
 
@@ -148,10 +160,11 @@ class Phase:
     def begin(self, batches):
         """Begin an update on micro-batches: learning rates by the schedule, no gradients, a way back."""
         self.guard.begin()
-        for name, trained in self.networks.items():
+        for name, optimizer in self.optimizers.items():
             schedule = self.config.lr_schedule
             self.rates[name] = schedule.learning_rate(self.base_rates[name], self.step, self.progress)
-            set_learning_rate(trained.optimizer, self.rates[name])
+            set_learning_rate(optimizer, self.rates[name])
+        for trained in self.networks.values():
             trained.begin()
         for loss in self.losses.values():
             if hasattr(loss, "begin"):
@@ -189,7 +202,7 @@ class Phase:
         """Step all optimisers, or none where the update is skipped; returns the metrics, 0-d tensors on the
         device.
         """
-        self.guard.commit(*(trained.optimizer for trained in self.networks.values()))
+        self.guard.commit(*self.optimizers.values())
         if self.ema:
             self.ema.update(self.guard.found_inf)
         norms = {f"health/grad_norm/{name}": self.norms[name] for name in self.networks}
@@ -202,14 +215,13 @@ class Phase:
         return self.config.loss_weights()
 
     def learning_rates(self):
-        """Return the learning rates of the last update: {"lr/<network>": rate}."""
+        """Return the learning rates of the last update: {"lr/<network>": rate}, also of generator_muon."""
         return {f"lr/{name}": rate for name, rate in self.rates.items()}
 
     def stateful(self):
         """Return what a checkpoint holds of the phase: {name: module or optimiser}."""
-        state = {}
-        for name, trained in self.networks.items():
-            state |= {name: trained.network, f"{name}_optimizer": trained.optimizer}
+        state = {name: trained.network for name, trained in self.networks.items()}
+        state |= {f"{name}_optimizer": optimizer for name, optimizer in self.optimizers.items()}
         if self.ema:
             state["generator_average"] = self.ema.synchronised()
         return state | self.guard.stateful()

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from srgan_dist.optim.muon import Muon
 from srgan_dist.utils.files import read_regular, sha256_of, sync
 from srgan_dist.utils.tensor_files import (
     CheckpointError,
@@ -236,10 +237,11 @@ def _restore_optimizer(optimizer, tensors):
     elements by address, without a check.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    names = ("momentum",) if isinstance(optimizer, Muon) else ("step", "exp_avg", "exp_avg_sq")
     shapes = {
         f"{number}.{name}": () if name == "step" else tuple(parameter.shape)
         for number, parameter in enumerate(parameters)
-        for name in ("step", "exp_avg", "exp_avg_sq")
+        for name in names
     }
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if found != shapes:
@@ -253,5 +255,5 @@ def _restore_optimizer(optimizer, tensors):
         state.setdefault(int(number), {})[name] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     for parameter, entry in optimizer.state.items():
-        for name in ("exp_avg", "exp_avg_sq"):
+        for name in {*names} - {"step"}:
             entry[name] = torch.empty_like(parameter).copy_(entry[name])

@@ -15,7 +15,7 @@ def test_the_next_weights_are_those_that_the_next_step_gives(monkeypatch, dtype,
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 3), torch.nn.Conv2d(5, 1, 3)).to(
         torch.float64 if dtype == torch.float64 else torch.float32, memory_format=torch.channels_last
     )
-    optimizer = adam(network, 1e-2)
+    optimizer = adam(network.parameters(), 1e-2)
     for _ in range(4):
         for parameter in network.parameters():
             parameter.grad = torch.randn_like(parameter) ** 3

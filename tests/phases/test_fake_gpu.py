@@ -31,7 +31,7 @@ LOSSES = {
 }
 # Operations by the precision of their first input
 IN_BF16 = {"convolution", "addmm", "_prelu_kernel", "native_batch_norm", "cudnn_batch_norm"}
-IN_FLOAT32 = {"softplus", "mse_loss", "linalg_vector_norm", "_foreach_norm", "_fused_adam_"}
+IN_FLOAT32 = {"softplus", "mse_loss", "linalg_vector_norm", "_foreach_norm", "_fused_adam_", "baddbmm"}
 
 
 class Operations(TorchDispatchMode):
@@ -97,9 +97,10 @@ def fake_gpu(monkeypatch):
 
 
 def prepared(name, accelerator, max_spike=None, **networks):
-    """Return update() of a phase that has taken one, which makes what is made once."""
+    """Return update() of a phase that has taken one, which makes what is made once; phase 1 has Muon."""
     options = {"steps": 9, "losses": LOSSES, "max_grad_norm": 1.0, "ema_decay": 0.9, "max_spike": max_spike}
-    config = tiny_config("unused", "unused", adversarial=options, pretrain=options, **networks)
+    pretrain = options | {"optimizer": {"name": "muon"}}
+    config = tiny_config("unused", "unused", adversarial=options, pretrain=pretrain, **networks)
     phase = build_phase(getattr(config, name), build_networks(config, accelerator), accelerator)
     crops = [torch.empty(4, 1, side, side, device=GPU) for side in (config.data.lr_crop, config.hr_crop)]
 

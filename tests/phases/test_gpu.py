@@ -30,7 +30,8 @@ LOSSES = {
 def phase_on(device, name="adversarial", precision="no"):
     """Return (phase, networks, update(number)) on a device; each update has crops of its own."""
     options = {"steps": 9, "learning_rate": 1e-3, "losses": LOSSES, "ema_decay": 0.5}
-    config = tiny_config("unused", "unused", adversarial=options, pretrain=options)
+    pretrain = options | {"optimizer": {"name": "muon"}}
+    config = tiny_config("unused", "unused", adversarial=options, pretrain=pretrain)
     accelerator = accelerator_on(device, precision)
     networks = build_networks(config, accelerator)
     phase = build_phase(getattr(config, name), networks, accelerator)

@@ -50,7 +50,7 @@ STOPS = {
 def test_a_run_keeps_all_that_the_comparisons_below_compare(whole):
     found = contents(whole)
     assert list(found["checkpoints"]) == [f"step-{update:08d}" for update in range(15, 0, -1)]
-    pretrain = {"generator", "generator_optimizer", "generator_usual"}
+    pretrain = {"generator", "generator_optimizer", "generator_muon_optimizer", "generator_usual"}
     assert set(found["checkpoints"]["step-00000009"]) == {f"{name}.safetensors" for name in pretrain}
     assert set(found["checkpoints"]["step-00000010"]) == {f"{name}.safetensors" for name in EVERYTHING}
     assert {str(path) for path in found["weights"]} == {

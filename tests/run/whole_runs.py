@@ -13,6 +13,7 @@ from distributed_worker import digest
 from srgan_dist.losses.covariance import CovarianceLossConfig
 from srgan_dist.losses.stationarity import StationarityLossConfig
 from srgan_dist.models.weights_file import load_generator
+from srgan_dist.optim.muon import MuonConfig
 from srgan_dist.phases.schedule import Cosine
 from srgan_dist.run.checkpoint import list_checkpoints
 from srgan_dist.training import train
@@ -26,7 +27,7 @@ PHASE_1, PHASE_2 = 9, 6  # updates; an epoch of 7 images in batches of 4 ends af
 
 
 def config_of(shards, output, **changes):
-    """A config whose run leaves a checkpoint at every update; its generator has noise."""
+    """A config whose run leaves a checkpoint at every update; with noise, and Muon in phase 1."""
     config = tiny_config(
         shards,
         output,
@@ -46,6 +47,7 @@ def config_of(shards, output, **changes):
         "stationarity": StationarityLossConfig(name="stationarity"),
         "covariance": CovarianceLossConfig(name="covariance"),
     }
+    phases["pretrain"] = phases["pretrain"].model_copy(update={"optimizer": MuonConfig(name="muon")})
     adversarial = phases["adversarial"]
     phases["adversarial"] = adversarial.model_copy(update={"losses": adversarial.losses | losses})
     generator = config.generator.model_copy(update={"noise": 2})
