@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from srgan_dist.data.degrade import DegradationConfig
+from srgan_dist.data.jitter import JitterConfig
 from srgan_dist.storage.cache import DEFAULT_GIB
 from srgan_dist.utils.settings import Path, Settings
 
@@ -93,6 +94,11 @@ class DataConfig(Settings):
         None,
         description="blur, gain and noise that each LR crop of the training gets on top of what its set has,"
         " for networks that meet worse scans; null: none",
+    )
+    jitter: JitterConfig | None = Field(
+        None,
+        description="contrast and brightness that LR and HR of each crop of the training get alike, for"
+        " networks that meet rocks of other grey levels; null: none, as in the paper",
     )
     verify: Literal["full", "size", "none"] = Field(
         "size",

@@ -27,7 +27,7 @@ def _ordered(bounds):
     return bounds
 
 
-def _range(least, most):
+def range_of(least, most):
     bound = Annotated[float, Field(ge=least, le=most)]
     return Annotated[list[bound], Field(min_length=2, max_length=2), AfterValidator(_ordered)]
 
@@ -35,15 +35,15 @@ def _range(least, most):
 class DegradationConfig(Settings):
     """Ranges from which the degradation of each LR crop is drawn, evenly; in the order of application."""
 
-    blur_sigma: _range(0, 16) = Field(
+    blur_sigma: range_of(0, 16) = Field(
         [0.0, 0.0],
         description="[least, most] of the Gaussian blur in LR pixels, because LR is what is blurred; at scale"
         " s a sigma of x LR pixels are s times x HR pixels",
     )
-    gain: _range(0.1, 10) = Field(
+    gain: range_of(0.1, 10) = Field(
         [1.0, 1.0], description="[least, most] of the factor of the grey levels, about level 0"
     )
-    noise: _range(0, 1) = Field(
+    noise: range_of(0, 1) = Field(
         [0.0, 0.0],
         description="[least, most] standard deviation of white Gaussian noise, as a share of the range of"
         " grey levels: 0.02 are 5.1 levels of 8 bits",
@@ -57,7 +57,7 @@ def degrade_crops(lr, seed, slots, config):
     """
     seeds = seeds_of(seed ^ STREAM, slots)
     sigma, gain, noise = (
-        _drawn(seeds, number, bounds)
+        drawn(seeds, number, bounds)
         for number, bounds in enumerate((config.blur_sigma, config.gain, config.noise))
     )
     noise = noise if config.noise[1] else None
@@ -113,7 +113,7 @@ def blur_mirrored(x, sigma, reach):
     return x
 
 
-def _drawn(seeds, number, bounds):
+def drawn(seeds, number, bounds):
     """Return a value of its own for every seed, evenly between bounds: float32 [B]."""
     hashes = seeds_of(number, seeds)
     share = ((hashes >> 40) & (2**24 - 1)).float() / 2**24

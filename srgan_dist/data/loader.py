@@ -9,6 +9,7 @@ import torch
 
 from srgan_dist.data.augment import orient
 from srgan_dist.data.degrade import degrade_crops
+from srgan_dist.data.jitter import jitter_crops
 from srgan_dist.data.noise import noise_at, seeds_of
 from srgan_dist.data.prefetch import BatchPrefetcher, ShardPrefetcher
 from srgan_dist.data.reader import Reader
@@ -38,8 +39,9 @@ class TrainLoader:
     number of shards that are shuffled together; None: all. gradient_accumulation_steps: micro-batches of
     equal size in which a rank takes its share of an update. slot_offset: slots before those of update 0,
     where earlier updates had another batch_size; update u begins with slot slot_offset + u * batch_size.
-    degradation: DegradationConfig of the LR crops; None: they are as they were packed. streamed:
-    StreamedCrops, from which crops are taken instead; `splits` then only tell what they are.
+    degradation: DegradationConfig of the LR crops; None: they are as they were packed. jitter: JitterConfig
+    of LR and HR crops; None: none. streamed: StreamedCrops, from which crops are taken instead; `splits` then
+    only tell what they are.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class TrainLoader:
         noise=0,
         slot_offset=0,
         degradation=None,
+        jitter=None,
         streamed=None,
     ):
         self.readers = [Reader(split) for split, _ in splits]
@@ -77,7 +80,7 @@ class TrainLoader:
         ]
         self.mixture = DatasetMixture([weight for _, weight in splits], seed)
         self.augment, self.seed, self.noise, self.degradation = augment, seed, noise, degradation
-        self.streamed = streamed
+        self.jitter, self.streamed = jitter, streamed
         self.lr_crop, self.batch_size, self.slot_offset = lr_crop, batch_size, slot_offset
         self.rank, self.world_size, self.device = rank, world_size, device
         self.gradient_accumulation_steps = gradient_accumulation_steps
@@ -85,8 +88,9 @@ class TrainLoader:
     def batches(self, first_update):
         """Yield (lr, hr) for update first_update, first_update + 1, ... without end, in micro-batches.
 
-        lr: [B, 1, c, c], hr: [B, 1, s*c, s*c] (of volumes [B, 1, c, c, c] and so on); float32 in [-1, 1] on
-        the device; B this rank's share of a micro-batch. With noise (lr, hr, noise [B, channels, s*c, s*c]).
+        lr: [B, 1, c, c], hr: [B, 1, s*c, s*c] (of volumes [B, 1, c, c, c] and so on); float32 in [-1, 1], and
+        beyond with jitter, on the device; B this rank's share of a micro-batch. With noise (lr, hr, noise [B,
+        channels, s*c, s*c]).
         Close the generator when done: its threads stop then.
         """
         buffers = [self._buffer() for _ in range(PREFETCHED + 1)]
@@ -117,6 +121,8 @@ class TrainLoader:
                 if self.degradation:
                     lr = degrade_crops(lr, self.seed, slots, self.degradation)
                 batch = to_network_range(lr), to_network_range(hr)
+                if self.jitter:
+                    jitter_crops(batch, self.seed, slots, self.jitter)
                 if self.noise:
                     sides = hr.shape[2:]
                     batch += (noise_at(seeds_of(self.seed, slots), [0] * len(sides), sides, self.noise),)

@@ -121,6 +121,7 @@ class TrainingRun:
             noise_channels(config.generator),
             self.state.sample_offset,
             config.data.degradation,
+            config.data.jitter,
             streamed_crops(config, checked.train[0][0], accelerator.process_index, self.world_size),
         )
         self._record_corrupt([sample for samples in corrupt for sample in samples])
