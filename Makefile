@@ -1,5 +1,5 @@
 # make demo             everything on a fresh machine, on synthetic rocks; ends with report.html
-# make demo ROCKS=DIR   the same on your images, one sub-folder per rock; INIT=rocks_x4: from the weights of docs/weights.md
+# make demo ROCKS=DIR   the same on your images, one sub-folder per rock
 # make demo3d           volumes, on synthetic rocks
 # make demo3d ROCKS=DIR the same on your volumes: one sub-folder per rock; or ROCKS=FILE, one volume
 # make test             the test suite
@@ -11,9 +11,6 @@
 PYTHON ?= python3
 ROCKS ?=
 DEMO_SECONDS ?= 240
-# Where phase 1 begins, and how fast trained weights may change
-INIT ?= null
-LEARNING_RATE := $(if $(filter null,$(INIT)),2.5e-3,1e-3)
 DEMO := demo/$(if $(ROCKS),own-$(shell basename "$$(cd "$(ROCKS)" 2>/dev/null && pwd)"),synthetic)
 SOURCE := $(or $(ROCKS),$(DEMO)/rocks)
 BIN := .venv/bin
@@ -28,7 +25,6 @@ demo: .venv/installed
 	$(if $(ROCKS),,$(BIN)/python shards/synthesize.py "$(DEMO)/rocks")
 	$(BIN)/python shards/build.py "$(SOURCE)" "$(DEMO)/shards"
 	$(BIN)/python launch/train.py configs/demo.yaml --name=run --output="$(DEMO)" --data.path="$(DEMO)/shards" \
-		--pretrain.init_weights=$(INIT) --pretrain.learning_rate=$(LEARNING_RATE) \
 		--pretrain.max_seconds=$$(( $(DEMO_SECONDS) * 3 / 4 )) --adversarial.max_seconds=$$(( $(DEMO_SECONDS) / 4 ))
 	$(BIN)/python launch/evaluate.py "$(DEMO)/run" "$(DEMO)/shards"
 	@echo
