@@ -130,7 +130,7 @@ def test_overrides_of_losses_start_from_the_default_ones_where_the_file_names_no
         (
             {"data": {"path": "p", "foo": 1}},
             "data.foo = 1: is not a setting; data has path, train, lr_crop, batch_size, augment, degradation,"
-            " verify, max_bad_samples",
+            " jitter, verify, max_bad_samples",
         ),
         (
             {"adversarial": {"losses": {"v": {"name": "l1", "order": "x"}}}},

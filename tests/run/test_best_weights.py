@@ -16,6 +16,7 @@ from whole_runs import (
 )
 
 from srgan_dist.models.weights_file import load_generator
+from srgan_dist.optim.muon import AdamConfig
 from srgan_dist.phases.schedule import Constant
 from srgan_dist.run import training_run
 from srgan_dist.run.training_run import TrainingRun
@@ -40,7 +41,11 @@ def test_the_best_generator_of_a_phase_is_exported_and_its_checkpoint_stays(shar
     config = config.model_copy(
         update={
             name: getattr(config, name).model_copy(
-                update={"learning_rate": rate, "lr_schedule": Constant(name="constant")}
+                update={
+                    "learning_rate": rate,
+                    "lr_schedule": Constant(name="constant"),
+                    "optimizer": AdamConfig(name="adam"),
+                }
             )
             for name, rate in rates.items()
         }
