@@ -35,6 +35,7 @@ SIGNAL_CHECK_UPDATES = (
     10  # between two checks of ranks on GPUs for signals; on CPU they check after every update
 )
 OPTIONAL_STATE = {"generator_average", "generator_usual", "discriminator_usual"}  # of ema_decay and max_spike
+MUON_STATE = "generator_muon_optimizer"
 
 
 def build_networks(config, accelerator):
@@ -174,8 +175,17 @@ class TrainingRun:
 
     def restore_phase(self, objects):
         """Load what the checkpoint has of a phase. State of settings that were off then begins new; state of
-        settings that are off now is left out.
+        settings that are off now is left out. Raises CheckpointError where another optimiser saved it.
         """
+        there, here = (
+            "muon" if muon else "adam" for muon in (holds(self.checkpoint, MUON_STATE), MUON_STATE in objects)
+        )
+        if there != here:
+            name = self.state.phase
+            raise CheckpointError(
+                f"{name}.optimizer.name = {here}: {self.checkpoint} lies within the phase and holds the state"
+                f" of {there}; choose {there}, or begin with its weights by {name}.init_weights"
+            )
         new = [label for label in objects if label in OPTIONAL_STATE and not holds(self.checkpoint, label)]
         for label in new:
             self.log_main(f"{self.checkpoint.name} holds no {label}, which begins new")

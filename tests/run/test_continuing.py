@@ -13,11 +13,13 @@ from whole_runs import edit_state
 
 from srgan_dist.config import ConfigError
 from srgan_dist.models.weights_file import load_generator, read_facts
+from srgan_dist.optim.muon import AdamConfig, MuonConfig
 from srgan_dist.packing.build import BuildOptions, build
 from srgan_dist.phases.schedule import Cosine
 from srgan_dist.run.preflight import preflight
 from srgan_dist.training import train
 from srgan_dist.utils.errors import UserError
+from srgan_dist.utils.tensor_files import CheckpointError
 
 
 def test_records_after_the_checkpoint_are_forgotten_on_resume(shards, tmp_path):
@@ -156,6 +158,23 @@ def test_a_guard_that_is_off_when_a_run_goes_on_is_said_to_be_left_out(shards, t
     said = capsys.readouterr().out
     for label in ("generator_average", "generator_usual", "discriminator_usual"):
         assert f"step-00000009 holds a {label}, which this config leaves out" in said
+
+
+@pytest.mark.parametrize(
+    "there, here",
+    [
+        (AdamConfig(name="adam"), MuonConfig(name="muon")),
+        (MuonConfig(name="muon"), AdamConfig(name="adam")),
+    ],
+)
+def test_a_phase_does_not_go_on_with_another_optimizer(shards, tmp_path, there, here):
+    config = tiny_config(shards, tmp_path, checkpoint_every=3, keep_checkpoints=9)
+    start = tmp_path / "tiny" / "checkpoints" / "step-00000003"
+    train(with_steps(config, pretrain={"optimizer": there}))
+    other = with_steps(config.model_copy(update={"name": "other"}), pretrain={"optimizer": here})
+    text = rf"pretrain.optimizer.name = {here.name}: .*step-00000003 .* {there.name}"
+    with pytest.raises(CheckpointError, match=text):
+        train(other, resume=str(start))
 
 
 def test_a_run_from_a_checkpoint_brings_the_weights_of_finished_phases_along(shards, tmp_path):
