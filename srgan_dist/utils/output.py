@@ -3,17 +3,22 @@
 import contextlib
 import logging
 import os
+import re
 import select
 import sys
 
 log = logging.getLogger(__name__)
 
 PIECE = 1000  # characters: a pipe with room at all takes as many without a wait
+# What drives a terminal, as a file's name may; not what a progress bar writes: line feeds, returns, cursor up
+CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f]|\x1b(?!\[A)")
 READER_SECONDS = 10.0  # a training waits so long for a reader that has stopped reading
 
 
 class Output:
     """A text stream whose `write` and `flush` never raise; `fault` is the first error of the stream, or None.
+
+    Control characters are written as the escapes of Python.
 
     patience: seconds to wait for a reader that has stopped reading (a pager, Ctrl-S, a stopped `tee`), after
     which text is left out until it reads again; None: for ever.
@@ -26,10 +31,11 @@ class Output:
         return getattr(self.stream, name)
 
     def write(self, text):
+        written = CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)
         try:
-            for start in range(0, len(text), PIECE):
+            for start in range(0, len(written), PIECE):
                 if self._has_room():
-                    self.stream.write(text[start : start + PIECE])
+                    self.stream.write(written[start : start + PIECE])
                     self.stream.flush()
         except (OSError, ValueError) as error:  # ValueError: a closed file
             self._discard(error)

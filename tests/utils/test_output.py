@@ -31,6 +31,13 @@ def test_text_for_a_reader_that_has_gone_is_dropped(pipe):
     stream.flush()  # as Python does at its exit
 
 
+def test_control_characters_do_not_reach_the_terminal(pipe):
+    read, stream = pipe
+    text = "rock\x1b]0;title\x07\x9b2J\x00.tif \u00e9\tc\r\x1b[A\n"
+    assert Output(stream).write(text) == len(text)
+    assert os.read(read, 99).decode() == "rock\\x1b]0;title\\x07\\x9b2J\\x00.tif \u00e9\tc\r\x1b[A\n"
+
+
 def test_text_that_a_disk_has_no_room_for_is_dropped_and_later_text_written(tmp_path, caplog):
     with open(tmp_path / "log", "w") as stream:
         output = Output(stream, patience=1)
