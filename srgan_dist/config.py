@@ -92,7 +92,7 @@ class Config(Settings):
     )
     group_timeout_minutes: float = Field(
         30,
-        gt=0,
+        ge=0.05,
         le=10_000,
         description="a rank that has waited so long for the others ends with an error; more than"
         " they ever wait, e.g. in reading data or in validation",
