@@ -215,6 +215,18 @@ def test_threads_collect_the_errors_of_their_own_files(tmp_path, caplog):
     assert [record.message for record in caplog.records] == ["of somebody else"]
 
 
+def test_files_that_are_read_in_turns_leave_the_errors_of_others_alone(tmp_path, caplog):
+    save(tmp_path / "a.tif", VOLUME)
+    save(tmp_path / "b.tif", VOLUME)
+    first, second = (read_pages(tmp_path / name) for name in ("a.tif", "b.tif"))
+    next(first), next(second)
+    logging.getLogger("tifffile").error("while both are open")
+    first.close()
+    second.close()
+    logging.getLogger("tifffile").error("after both")
+    assert [record.message for record in caplog.records] == ["while both are open", "after both"]
+
+
 def test_a_resolution_stored_as_float_is_read(tmp_path):
     path = save(
         tmp_path / "a.tif", GREY8, resolution=(3, 3), metadata=None, description="ImageJ=1.53\nunit=um"

@@ -52,34 +52,38 @@ def _logged_errors():
 
 
 @contextlib.contextmanager
-def _checked_tiff(path, walk=False):
-    """Open a TIFF, and raise errors that tifffile only logs, e.g. for a file that was cut short."""
-    with _logged_errors() as errors, tifffile.TiffFile(path, _multifile=False) as tiff:
-        if walk:
-            len(tiff.pages)  # walk the chain of pages now
-            _refuse(path, errors)
+def _logged_errors_raised(path):
+    """Raise the errors that tifffile only logs, e.g. for a file that was cut short."""
+    with _logged_errors() as errors:
+        yield
+        if errors:
+            words = re.sub(r"^<[^>]*> ", "", errors[0])  # <tifffile.TiffPages @8>
+            raise ImageError(path, f"is damaged or cut short ({words}); copy or export it again")
+
+
+@contextlib.contextmanager
+def _opened(path):
+    with contextlib.ExitStack() as stack:
+        with _logged_errors_raised(path):
+            tiff = stack.enter_context(tifffile.TiffFile(path, _multifile=False))
         yield tiff
-        _refuse(path, errors)
-
-
-def _refuse(path, errors):
-    if errors:
-        words = re.sub(r"^<[^>]*> ", "", errors[0])  # <tifffile.TiffPages @8>
-        raise ImageError(path, f"is damaged or cut short ({words}); copy or export it again")
 
 
 def open_tiff(path):
     """Read the headers of all pages of a TIFF file; raises ImageError for all but a stack of grey slices."""
-    with _checked_tiff(path, walk=True) as tiff:
-        first, offsets = tiff.pages[0], array("q")
-        for number, page in enumerate(tiff.pages):  # before _count_slices, which thins the pages out
-            if problem := _pixel_problem(page) or _storage_problem(page) or _difference(page, first):
-                raise ImageError(path, f"page {number} {problem}")
-            offsets.append(page.offset)
-        pages = _count_slices(path, tiff, first)
-        shape = pages, first.imagelength, first.imagewidth
-        dtype = np.dtype(first.dtype).newbyteorder("=")
-        return Volume(path, shape, dtype, _voxels, voxel_sizes_um(first), carried_tags(first), offsets)
+    with _opened(path) as tiff:
+        with _logged_errors_raised(path):
+            len(tiff.pages)  # walk the chain of pages now
+        with _logged_errors_raised(path):
+            first, offsets = tiff.pages[0], array("q")
+            for number, page in enumerate(tiff.pages):  # before _count_slices, which thins the pages out
+                if problem := _pixel_problem(page) or _storage_problem(page) or _difference(page, first):
+                    raise ImageError(path, f"page {number} {problem}")
+                offsets.append(page.offset)
+            pages = _count_slices(path, tiff, first)
+            shape = pages, first.imagelength, first.imagewidth
+            dtype = np.dtype(first.dtype).newbyteorder("=")
+            return Volume(path, shape, dtype, _voxels, voxel_sizes_um(first), carried_tags(first), offsets)
 
 
 def _name(value):
@@ -222,7 +226,7 @@ def _check_headerless(path, series, first, pages, slices):
 
 @contextlib.contextmanager
 def _voxels(volume):
-    with _checked_tiff(volume.path) as tiff:
+    with _opened(volume.path) as tiff:
         if volume.slices > len(volume.layout):
             yield _raw_slices(volume, tiff)
         else:
@@ -231,9 +235,10 @@ def _voxels(volume):
 
 def _decoded(volume, tiff, number):
     """Decode a page at its offset, black at 0: `tiff.pages` would walk all pages before it."""
-    tiff.filehandle.seek(volume.layout[number])
-    page = tifffile.TiffPage(tiff, number)
-    pixels = page.asarray()
+    with _logged_errors_raised(volume.path):
+        tiff.filehandle.seek(volume.layout[number])
+        page = tifffile.TiffPage(tiff, number)
+        pixels = page.asarray()
     if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
         return np.iinfo(pixels.dtype).max - pixels
     if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
