@@ -102,13 +102,7 @@ def test_more_mutated_headers_are_read_within_bounds_or_refused_by_name(tmp_path
     assert fuzz(tmp_path, name, 2_000) < 2_000
 
 
-CRASHES = (
-    "imagecodecs uses table entries that it has not written for damaged LZW (docs/reliability.md, Limits)"
-)
-MANY = [pytest.param(name, marks=pytest.mark.skipif(name == "lzw tiff", reason=CRASHES)) for name in WRITERS]
-
-
 @pytest.mark.nightly
-@pytest.mark.parametrize("name", MANY)
+@pytest.mark.parametrize("name", WRITERS)
 def test_many_mutated_headers_are_read_within_bounds_or_refused_by_name(tmp_path, little_memory, name):
     assert fuzz(tmp_path, name, 100_000) < 100_000

@@ -7,9 +7,11 @@ import re
 import threading
 from array import array
 
+import imagecodecs
 import numpy as np
 import tifffile
 
+from srgan_dist.data.formats.lzw import is_sound_lzw
 from srgan_dist.data.formats.raw import MOST_DEFLATED
 from srgan_dist.data.formats.tiff_tags import carried_tags, orientation, voxel_sizes_um
 from srgan_dist.data.volume import ALLOWED_DTYPES, ImageError, Slices, Volume
@@ -238,6 +240,7 @@ def _decoded(volume, tiff, number):
     with _logged_errors_raised(volume.path):
         tiff.filehandle.seek(volume.layout[number])
         page = tifffile.TiffPage(tiff, number)
+        _check_lzw(volume.path, page, number)
         pixels = page.asarray()
     if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
         return np.iinfo(pixels.dtype).max - pixels
@@ -253,6 +256,14 @@ def _decoded(volume, tiff, number):
             " colours, save the channel that holds the scan as a grey image",
         )
     return np.moveaxis(pixels, 0, -1)
+
+
+def _check_lzw(path, page, number):
+    if page.compression == tifffile.COMPRESSION.LZW:
+        segments = page.parent.filehandle.read_segments(page.dataoffsets, page.databytecounts)
+        for data, _ in segments:
+            if data and not is_sound_lzw(imagecodecs.bitorder_decode(data) if page.fillorder == 2 else data):
+                raise ImageError(path, f"page {number} is damaged (LZW); copy or export it again")
 
 
 def _raw_slices(volume, tiff):
