@@ -27,7 +27,7 @@ class MuonConfig(Settings):
     """Muon for the weights between the generator's first and last layer, Adam for all others."""
 
     name: Literal["muon"]
-    learning_rate: float = Field(0.02, gt=0, description="of Muon: spectral norm of the first update")
+    learning_rate: float = Field(0.01, gt=0, description="of Muon: spectral norm of the first update")
 
 
 def split_for_muon(parameters):
