@@ -27,9 +27,11 @@ from srgan_dist.run.checkpoint import list_checkpoints
 from srgan_dist.training import train
 
 
-@pytest.mark.nightly
-def test_a_soak_finds_no_fault(tmp_path):
-    seconds, seed = os.environ.get("SOAK_SECONDS", "60"), os.environ.get("SOAK_SEED", "0")
+@pytest.mark.parametrize(
+    "seconds", [pytest.param("60", marks=pytest.mark.slow), pytest.param("600", marks=pytest.mark.nightly)]
+)
+def test_a_soak_finds_no_fault(tmp_path, seconds):
+    seed = os.environ.get("SOAK_SEED", "0")
     words = ("--seconds", seconds, "--seed", seed, "--out", tmp_path / "soak")
     output, errors = start(sys.executable, "tests/soak/soak.py", *words).communicate()
     assert "0 faults in" in output, output + errors
