@@ -1,6 +1,5 @@
 """The manifest of a packed set: its format, and the size and sha256 of every file."""
 
-import json
 import re
 from collections import Counter
 from pathlib import Path, PurePosixPath
@@ -10,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from srgan_dist.storage.encoding import ENCODINGS
 from srgan_dist.utils.errors import UserError
+from srgan_dist.utils.json_text import load_json
 
 SPLITS = ("train", "valid", "test")
 ROCK_RULE = "a rock is called by 1 to 100 printable characters without / and \\"
@@ -175,7 +175,7 @@ def _without_repetition(pairs):
 def parse_manifest(content, path):
     """Return the Manifest of the bytes of manifest.json; raises UserError that names `path`."""
     try:
-        content = json.loads(content, object_pairs_hook=_without_repetition)
+        content = load_json(content, object_pairs_hook=_without_repetition)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
     kinds = {FORMAT: Manifest, INDEXED: IndexedManifest}

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from srgan_dist.storage.encoding import image_shape
 from srgan_dist.utils.errors import UserError
+from srgan_dist.utils.json_text import load_json
 
 BLOCK = 512  # of a tar file
 RECORD = 20 * BLOCK  # a tar file is padded to whole records
@@ -102,7 +103,7 @@ class _Record(BaseModel):
 def parse_record(content):
     """Return the JSON member of a sample as a dictionary; raises UserError, whose message has no subject."""
     try:
-        record = json.loads(content)
+        record = load_json(content)
         _Record.model_validate(record)
     except ValidationError as error:
         fault = error.errors()[0]

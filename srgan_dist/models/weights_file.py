@@ -11,6 +11,7 @@ from srgan_dist.models.layers import CHANNELS_LAST
 from srgan_dist.models.self_ensemble import SelfEnsemble
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.files import atomic_write
+from srgan_dist.utils.json_text import load_json
 from srgan_dist.utils.tensor_files import (
     CheckpointError,
     load_tensors,
@@ -146,7 +147,7 @@ def _generator_header(path):
 
 def _facts_of(path, metadata):
     try:
-        facts = json.loads(metadata.get("facts", ""))
+        facts = load_json(metadata.get("facts", ""))
     except (ValueError, RecursionError):
         facts = None
     if not isinstance(facts, dict):

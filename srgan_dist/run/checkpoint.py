@@ -17,6 +17,7 @@ import torch
 
 from srgan_dist.optim.muon import Muon
 from srgan_dist.utils.files import read_regular, sha256_of, sync
+from srgan_dist.utils.json_text import load_json
 from srgan_dist.utils.tensor_files import (
     CheckpointError,
     load_tensors,
@@ -183,7 +184,7 @@ def read_state(path):
     """Verify every file of a checkpoint and return its JSON state."""
     path = Path(path)
     try:
-        manifest = json.loads(read_regular(path / "manifest.json"))
+        manifest = load_json(read_regular(path / "manifest.json"))
         if manifest["version"] != VERSION:
             raise CheckpointError(f"{path} has version {manifest['version']}, this program reads {VERSION}")
         if "state.json" not in manifest["files"]:
@@ -193,7 +194,7 @@ def read_state(path):
                 raise CheckpointError(f"{path / 'manifest.json'} names {name!r}, which is no file of it")
             if (path / name).stat().st_size != entry["bytes"] or sha256_of(path / name) != entry["sha256"]:
                 raise CheckpointError(f"{path / name} is not what was saved (size or sha256 differs)")
-        return json.loads(read_regular(path / "state.json", STATE_BYTES))
+        return load_json(read_regular(path / "state.json", STATE_BYTES))
     except CheckpointError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -14,6 +14,7 @@ from srgan_dist.run.checkpoint import remove_unfinished, set_aside_later
 from srgan_dist.tracking.tracker import X_AXIS
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.files import atomic_write, open_regular, read_regular, write_json
+from srgan_dist.utils.json_text import load_json
 from srgan_dist.utils.locks import file_lock, has_path
 
 
@@ -90,7 +91,7 @@ class RunDirectory:
         """
         starts = []
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # none yet, or damaged
-            noted = json.loads(read_regular(self.starts))["starts"]
+            noted = load_json(read_regular(self.starts))["starts"]
             starts = [start for start in noted if start["global_step"] < global_step]
         with self.write_failures_named():
             write_json(self.starts, {"starts": [*starts, {"global_step": global_step} | provenance]})

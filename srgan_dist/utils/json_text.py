@@ -1,0 +1,13 @@
+"""JSON of files that strangers may have written."""
+
+import json
+
+
+def load_json(content, **options):
+    r"""Return what `json.loads` does; raises ValueError for lone surrogates (\ud800) too, which no file
+    or error could repeat.
+    """
+    found = json.loads(content, **options)
+    if (b"\\u" if isinstance(content, bytes) else "\\u") in content:
+        json.dumps(found, ensure_ascii=False).encode()
+    return found
