@@ -3,8 +3,8 @@
 Importing them takes seconds, a fork milliseconds. A forked command is a process like any other: a child of
 the process that asked for it, with its own command line, session, environment and pipes, and with the
 interpreter's own exit. Launchers (torchrun, launch/ranks.py, accelerate launch) fork their ranks in the same
-way. Three things differ from a new interpreter: PYTHONPATH, OMP_NUM_THREADS=1 and the hashes of strings are
-those of the server.
+way. Four things differ from a new interpreter: PYTHONPATH, OMP_NUM_THREADS=1, MALLOC_ARENA_MAX=2 and the
+hashes of strings are those of the server.
 """
 
 import ctypes
@@ -67,11 +67,12 @@ def server():
     """Start the server of this process and return the socket for requests; it ends with this process."""
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     own, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    settings = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    settings["MALLOC_ARENA_MAX"] = "2"  # an arena per thread keeps some blocks, which the soak takes for a leak
     os.posix_spawn(
         sys.executable,
         [sys.executable, __file__, "-" * ROOM],
-        os.environ | one_thread,
+        os.environ | settings,
         file_actions=[(os.POSIX_SPAWN_DUP2, its.fileno(), number) for number in (0, 1)],
         setsid=True,
     )

@@ -53,7 +53,9 @@ def leftover_processes(pid, allowed, seconds=ENDING_SECONDS):
 
 
 class Memory:
-    """The memory of processes that run for long: `growth` bytes more than after their warm-up are a fault."""
+    """The memory of processes that run for long: `growth` bytes more than after their warm-up, or than at the
+    last fault, are a fault.
+    """
 
     def __init__(self, growth=32 * MIB):
         self.growth, self.first, self.last = growth, {}, {}
@@ -64,6 +66,7 @@ class Memory:
             self.last[pid] = used = anonymous_bytes(pid)
             if used > self.first.setdefault(pid, used) + self.growth:
                 yield f"process {pid} has grown from {self.first[pid] // MIB} to {used // MIB} MiB"
+                self.first[pid] = used
 
 
 def anonymous_bytes(pid):
