@@ -68,7 +68,7 @@ def server():
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     own, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     settings = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-    settings["MALLOC_ARENA_MAX"] = "2"  # an arena per thread keeps some blocks, which the soak takes for a leak
+    settings["MALLOC_ARENA_MAX"] = "2"  # with one per thread each keeps blocks, which look like a leak
     os.posix_spawn(
         sys.executable,
         [sys.executable, __file__, "-" * ROOM],

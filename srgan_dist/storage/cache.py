@@ -14,6 +14,7 @@ each process compares the content of a copy when it first opens it, and again wh
 """
 
 import contextlib
+import errno
 import logging
 import os
 import random
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 
 GIB = 2**30
 DEFAULT_GIB = 50
+MOST_REMOVALS = 5  # of a part by others, until that is an error
 _FILE_NAME = re.compile(r"(?P<name>[0-9a-f]{64}[a-z]*)(?P<part>\.part)?")
 _verified = {}  # path of a copy -> version of the file whose content this process has compared
 _warned = set()  # folders that others may write to
@@ -82,7 +84,7 @@ class Cache:
         Cancelled. is_intact(file): compares the content of an open copy; None: its sha256 is `name`.
         Raises UserError when the folder cannot be written to or has no room.
         """
-        stop, path = stop or threading.Event(), self.folder / name
+        stop, path, removals = stop or threading.Event(), self.folder / name, 0
         is_intact = is_intact or (lambda file: sha256_of_open(file) == name)
         _warn_if_shared(self.folder)
         while True:
@@ -94,10 +96,15 @@ class Cache:
                 with self._name_write_errors(size):
                     path.unlink(missing_ok=True)
             with self._name_write_errors(size):
-                self.folder.mkdir(parents=True, exist_ok=True)
-                with locks.blocking_lock(path.with_name(f"{name}.lock"), stop) as lock:
-                    if lock and not path.exists():  # another process may have made it meanwhile
-                        self._make(path, size, make, lock, stop)
+                try:
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                    with locks.blocking_lock(path.with_name(f"{name}.lock"), stop) as lock:
+                        if lock and not path.exists():  # another process may have made it meanwhile
+                            self._make(path, size, make, lock, stop)
+                except FileNotFoundError:  # somebody has emptied the folder meanwhile
+                    removals += 1
+                    if removals == MOST_REMOVALS:
+                        raise
             if stop.is_set():
                 raise Cancelled
 
@@ -143,7 +150,8 @@ class Cache:
         make(part, stop)
         with open_regular(part, own=True) as file:
             os.fsync(file.fileno())
-            assert os.fstat(file.fileno()).st_size == size, "make() verifies the copy"
+            if os.fstat(file.fileno()).st_size != size:  # make() has verified another one
+                raise FileNotFoundError(errno.ENOENT, "Replaced while it was made", str(part))
             _verified[path] = version_of(file)
         with locks.blocking_lock(self.folder / "room.lock"):  # or a listing might find neither name
             os.replace(part, path)

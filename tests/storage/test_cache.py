@@ -200,6 +200,27 @@ def test_a_failure_while_making_leaves_the_part_and_no_copy(cache):
     assert os.listdir(cache.folder) == [f"{name_of(ONE)}.part"]
 
 
+@pytest.mark.parametrize("what", ["the part", "everything", "the part, for a shorter one"])
+def test_a_copy_is_made_again_while_somebody_empties_the_folder(cache, what):
+    log = []
+
+    def make(part, stop):
+        maker(ONE, log)(part, stop)
+        if len(log) < 3:
+            shutil.rmtree(cache.folder) if what == "everything" else part.unlink()
+            if what.endswith("one"):
+                part.write_bytes(ONE[:1])
+
+    with cache.open(name_of(ONE), len(ONE), make) as file:
+        assert file.read() == ONE
+    assert len(log) == 3 and os.listdir(cache.folder) == [name_of(ONE)]
+
+
+def test_a_folder_that_is_emptied_again_and_again_is_named(cache):
+    with pytest.raises(UserError, match=r"data.cache=.*cache cannot be written to \(.*\.part"):
+        cache.open(name_of(ONE), len(ONE), lambda part, stop: part.unlink())
+
+
 def test_a_copy_of_another_size_is_made_again(cache):
     read(cache, ONE)
     os.truncate(cache.folder / name_of(ONE), 10)
