@@ -134,7 +134,11 @@ def fork_python_commands():
     """Let subprocess.Popen fork Python commands too, from a fork of this process without threads."""
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     own, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    if not os.fork():
+    # Ctrl-C in a hook of fork would be lost, and logging stay locked
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    child = os.fork()
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    if not child:
         own.close()
         os.setpgid(0, 0)
         set_command_line(["fork server"])
