@@ -175,7 +175,7 @@ def _without_repetition(pairs):
 def parse_manifest(content, path):
     """Return the Manifest of the bytes of manifest.json; raises UserError that names `path`."""
     try:
-        content = load_json(content, object_pairs_hook=_without_repetition)
+        content = load_json(content, finite=True, object_pairs_hook=_without_repetition)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
     kinds = {FORMAT: Manifest, INDEXED: IndexedManifest}

@@ -23,3 +23,12 @@ def test_files_with_lone_surrogates_are_refused(read):
     with pytest.raises(UserError, match="surrogates not allowed") as error:
         read(LONE.encode())
     str(error.value).encode()
+
+
+@pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e999"])
+def test_numbers_that_are_not_finite_are_refused_where_that_is_asked(value):
+    assert isinstance(load_json(f'{{"a": {value}}}')["a"], float)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        load_json(f'{{"a": {value}}}', finite=True)
+    with pytest.raises(UserError, match="manifest.json cannot be read: .*not JSON compliant"):
+        parse_manifest(f'{{"options": {{"a": {value}}}}}'.encode(), "manifest.json")
