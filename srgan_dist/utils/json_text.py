@@ -1,4 +1,4 @@
-"""JSON of files that strangers may have written."""
+"""JSON of untrusted files."""
 
 import json
 

@@ -64,28 +64,27 @@ def _logged_errors_raised(path):
 
 
 @contextlib.contextmanager
-def _opened(path):
+def _opened(path, walk=False):
     with contextlib.ExitStack() as stack:
         with _logged_errors_raised(path):
             tiff = stack.enter_context(tifffile.TiffFile(path, _multifile=False))
+            if walk:
+                len(tiff.pages)  # walk the chain of pages now
         yield tiff
 
 
 def open_tiff(path):
     """Read the headers of all pages of a TIFF file; raises ImageError for all but a stack of grey slices."""
-    with _opened(path) as tiff:
-        with _logged_errors_raised(path):
-            len(tiff.pages)  # walk the chain of pages now
-        with _logged_errors_raised(path):
-            first, offsets = tiff.pages[0], array("q")
-            for number, page in enumerate(tiff.pages):  # before _count_slices, which thins the pages out
-                if problem := _pixel_problem(page) or _storage_problem(page) or _difference(page, first):
-                    raise ImageError(path, f"page {number} {problem}")
-                offsets.append(page.offset)
-            pages = _count_slices(path, tiff, first)
-            shape = pages, first.imagelength, first.imagewidth
-            dtype = np.dtype(first.dtype).newbyteorder("=")
-            return Volume(path, shape, dtype, _voxels, voxel_sizes_um(first), carried_tags(first), offsets)
+    with _opened(path, walk=True) as tiff, _logged_errors_raised(path):
+        first, offsets = tiff.pages[0], array("q")
+        for number, page in enumerate(tiff.pages):  # before _count_slices, which thins the pages out
+            if problem := _pixel_problem(page) or _storage_problem(page) or _difference(page, first):
+                raise ImageError(path, f"page {number} {problem}")
+            offsets.append(page.offset)
+        pages = _count_slices(path, tiff, first)
+        shape = pages, first.imagelength, first.imagewidth
+        dtype = np.dtype(first.dtype).newbyteorder("=")
+        return Volume(path, shape, dtype, _voxels, voxel_sizes_um(first), carried_tags(first), offsets)
 
 
 def _name(value):
