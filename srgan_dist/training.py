@@ -234,7 +234,10 @@ def run_phase(run, name, phase_config, profile=None):
 def finish_phase(run, name, saved):
     """Validate, test, export the generator and save the state between two phases."""
     scores = run.validate(
-        ("valid", "test"), lambda split, scores: format_scores(f"{name}, {split}", scores), run.log_main
+        ("valid", "test"),
+        lambda split, scores: format_scores(f"{name}, {split}", scores),
+        run.log_main,
+        at_end=True,
     )
     if scores:
         run.tracker.table(f"scores/{name}", *score_table(scores, name), run.samples_seen)

@@ -86,14 +86,23 @@ def full_disk(limit):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.fixture
-def little_memory():
+@contextlib.contextmanager
+def limited_memory():
     """Let this process allocate half a GiB more, no matter by which library."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limits = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**29, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_AS, limits)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+@pytest.fixture
+def little_memory():
+    """A test that may allocate half a GiB."""
+    with limited_memory():
+        yield
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from srgan_dist.evaluation.scoring import (
     mean_of,
     mean_scores,
     methods_of,
+    pattern_notes,
     score_split,
 )
 from srgan_dist.models import noise_channels
@@ -86,6 +87,7 @@ def evaluate(
     rows = [row for split in present for row in score_split(split, methods, *share, show(split.name))]
     _check_finite(rows, run)
     add_error_reduction(rows)
+    notes += pattern_notes(rows)
     results = {}
     if measuring:
         results = _measure(present, methods, generators, measuring, thresholds, share, show)

@@ -31,6 +31,7 @@ from srgan_dist.evaluation.texture import (
     directional_spectrum_error,
     lattice_excess,
     phase_dependence,
+    shows_pattern,
 )
 from srgan_dist.runtime.cpu import one_thread_each
 from srgan_dist.runtime.process_group import gather_lists
@@ -174,6 +175,25 @@ def constant_note(split):
         f"{split.name}: {len(split.constant)} of {len(split)} images have one grey level in HR and are left"
         f" out of all scores: {keys}"
     ]
+
+
+def pattern_notes(rows):
+    """Return a note for every rock, split and generator whose SR shows a pattern with the period of the
+    upsampling that HR does not show.
+    """
+    notes = []
+    for split in dict.fromkeys(row["split"] for row in rows):
+        for rock, methods in mean_scores([row for row in rows if row["split"] == split]).items():
+            for method, score in methods.items():
+                dependence = score["phase_dependence"] - score["phase_dependence_hr"]
+                excess = score["lattice_excess"] - score["lattice_excess_hr"]
+                if method != "bicubic" and shows_pattern(dependence, excess):
+                    notes.append(
+                        f"warning: {split}, {rock}: {method} shows a pattern with the period of the"
+                        f" upsampling, above what HR shows (phase dependence {dependence:+.3f}, lattice"
+                        f" excess {excess:+.1f} dB): texture, interface and thin pores cannot be trusted"
+                    )
+    return notes
 
 
 def _group_by_shape(split, indices, batch_size):

@@ -17,6 +17,8 @@ DETAIL_SIGMA = 2  # pixels, of the Gaussian whose difference from the image is f
 RING = 8  # frequencies around each of the lattice, from which HR's level is taken
 MEDIAN_OF_EXPONENTIAL = math.log(2)  # over its mean: power in a band of noise is exponentially distributed
 SECTORS = 18  # of 10 degrees
+PHASE_DEPENDENCE = 0.05  # above HR's own; bicubic and networks of phase 1 have up to that
+LATTICE_EXCESS = 10.0  # dB above HR's own; a hatch that one sees has 15 and more
 FLOOR = 1 / (12 * 255**2)  # of power and variance: the quantisation noise of 8 bit
 
 
@@ -132,3 +134,10 @@ def _power(images):
         window = window[..., None] * torch.hann_window(length, device=images.device)
     spectrum = torch.fft.fftn((images - images.mean(axes, keepdim=True)) * window, dim=axes)
     return spectrum.abs() ** 2 / (window**2).sum()
+
+
+def shows_pattern(dependence, excess):
+    """Return whether SR shows a pattern with the period of the upsampling that one sees: phase dependence and
+    lattice excess (dB), both above HR's own.
+    """
+    return dependence > PHASE_DEPENDENCE or excess > LATTICE_EXCESS

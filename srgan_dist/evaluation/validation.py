@@ -246,7 +246,7 @@ def to_logged_metrics(prefix, rows, scores):
 def rock_metrics(prefix, rows):
     """Return what the SR of each rock does to its measures: {val/rock/<measure>/<rock>: value}, of the
     sums over its images: porosity_bias (SR over HR, minus 1) and interface_ratio (SR over HR) where pores
-    are known, lattice_excess (mean, dB above HR's own).
+    are known, phase_dependence and lattice_excess (means, above HR's own; dB).
     """
     metrics = {}
     for rock in dict.fromkeys(row["rock"] for row in rows):
@@ -255,8 +255,8 @@ def rock_metrics(prefix, rows):
         def total(name, of_rock=of_rock):
             return sum(row[name] for row in of_rock)
 
-        excess = (total("lattice_excess") - total("lattice_excess_hr")) / len(of_rock)
-        metrics[f"{prefix}/rock/lattice_excess/{rock}"] = excess
+        for name in ("phase_dependence", "lattice_excess"):
+            metrics[f"{prefix}/rock/{name}/{rock}"] = (total(name) - total(f"{name}_hr")) / len(of_rock)
         if "porosity" in of_rock[0] and total("porosity_hr") and total("specific_interface_hr"):
             metrics[f"{prefix}/rock/porosity_bias/{rock}"] = total("porosity") / total("porosity_hr") - 1
             ratio = total("specific_interface") / total("specific_interface_hr")

@@ -1,5 +1,7 @@
 """The health of a GAN while it trains: metrics that show trouble, and a warning in words when it persists."""
 
+from srgan_dist.evaluation.texture import shows_pattern
+
 HELD_UPDATES = (
     500  # over which every record shows the trouble: single batches and the first updates mean nothing
 )
@@ -10,8 +12,6 @@ DOMINANT_SHARE = 0.95  # of the objective: 19 times all other terms together
 MEAN_SHIFT = 1.0  # percent of the range, 2.5 of 255 levels; networks of the demo stay below 0.35
 # Percent of the range; blur alone puts bicubic 0.3 to 2.4 from HR, networks of the demo less
 WORSE_THAN_BICUBIC = 1.0
-PHASE_DEPENDENCE = 0.05  # above HR's own; bicubic and networks of phase 1 have up to that
-LATTICE_EXCESS = 10.0  # dB above HR's own; a hatch that one sees has 15 and more
 
 
 def shares(metrics, weights):
@@ -35,8 +35,12 @@ class HealthMonitor:
     def __init__(self):
         self.since, self.warned = {}, {}
 
-    def check(self, metrics, updates):
-        """Return warnings, one line each, after a record of the training or of a validation at `updates`."""
+    def check(self, metrics, updates, at_end=False):
+        """Return warnings, one line each, after a record of the training or of a validation at `updates`.
+
+        at_end: this validation is the last one of its phase, whose weights have what it shows; it warns of
+        what no warning has been about, however short the phase was.
+        """
         lines = []
         for kind, sentence in diagnose(metrics).items():
             if sentence is None:
@@ -44,8 +48,13 @@ class HealthMonitor:
                 continue
             held = updates - self.since.setdefault(kind, updates)
             if held >= HELD_UPDATES and updates - self.warned.get(kind, -QUIET_UPDATES) >= QUIET_UPDATES:
-                self.warned[kind] = updates
-                lines.append(f"warning: for {held} updates {sentence}")
+                when = f"for {held} updates"
+            elif at_end and kind not in self.warned:
+                when = "at the end of the phase"
+            else:
+                continue
+            self.warned[kind] = updates
+            lines.append(f"warning: {when} {sentence}")
         return lines
 
 
@@ -69,18 +78,11 @@ def diagnose(metrics):
             metrics["val/histogram_distance"],
             metrics["val/histogram_distance_bicubic"],
         )
-    if "val/phase_dependence" in metrics:
-        diagnosis["pattern"] = _diagnose_pattern(
-            *(
-                metrics[f"val/{name}"]
-                for name in (
-                    "phase_dependence",
-                    "phase_dependence_hr",
-                    "lattice_excess",
-                    "lattice_excess_hr",
-                )
-            )
-        )
+    for name, excess in metrics.items():
+        split, _, rock = name.partition("/rock/lattice_excess/")
+        if rock:
+            dependence = metrics[f"{split}/rock/phase_dependence/{rock}"]
+            diagnosis[f"pattern of {rock}, {split}"] = _diagnose_pattern(split, rock, dependence, excess)
     return diagnosis
 
 
@@ -125,12 +127,12 @@ def _diagnose_grey_levels(shift, distance, bicubic):
     )
 
 
-def _diagnose_pattern(dependence, of_hr, excess, excess_of_hr):
-    if dependence <= of_hr + PHASE_DEPENDENCE and excess <= excess_of_hr + LATTICE_EXCESS:
+def _diagnose_pattern(split, rock, dependence, excess):
+    if not shows_pattern(dependence, excess):
         return None
     return (
-        "SR has shown a pattern with the period of the upsampling that HR does not show"
-        f" (val/phase_dependence {dependence:.3f}, HR's own {of_hr:.3f}; val/lattice_excess {excess:.1f} dB,"
-        f" HR's own {excess_of_hr:.1f} dB): texture, interface and thin pores cannot be trusted. Try a"
-        " stationarity loss, generator.noise=2 and generator.upsampling=nearest_before"
+        f"SR of {rock} has shown a pattern with the period of the upsampling, above what HR shows"
+        f" ({split}/rock/phase_dependence/{rock} {dependence:+.3f}, {split}/rock/lattice_excess/{rock}"
+        f" {excess:+.1f} dB): texture, interface and thin pores cannot be trusted. Try a stationarity loss,"
+        " generator.noise=2 and generator.upsampling=nearest_before"
     )

@@ -160,9 +160,11 @@ class TrainingRun:
         if self.is_main:
             print_line(text)
 
-    def warn_of_health(self, metrics, print_line):
-        """Print warnings where the metrics of a record show that the GAN has been unwell for long."""
-        for line in self.health.check(metrics, self.state.global_step):
+    def warn_of_health(self, metrics, print_line, at_end=False):
+        """Print warnings where the metrics of a record show that the GAN has been unwell for long, or is at
+        the end of a phase.
+        """
+        for line in self.health.check(metrics, self.state.global_step, at_end):
             print_line(line)
 
     # Restoring
@@ -196,9 +198,9 @@ class TrainingRun:
 
     # Validating and saving
 
-    def validate(self, splits, describe, print_line):
+    def validate(self, splits, describe, print_line, at_end=False):
         """Score the generator on whole splits and print describe(split, scores); returns {split: scores}, the
-        means per rock and method.
+        means per rock and method. at_end: of the phase.
         """
         self.networks.share_buffers()
         results = self.validator.validate(self.networks.eval_generator, splits)
@@ -206,7 +208,7 @@ class TrainingRun:
             self.divergence.check_finite(metrics)
             self.tracker.log(metrics, self.samples_seen)
             print_line(describe(split, scores))
-            self.warn_of_health(metrics, print_line)
+            self.warn_of_health(metrics, print_line, at_end)
             if split == "valid":
                 self.psnr_gain = metrics["val/psnr_gain"]
                 self.keep_best(metrics, scores)

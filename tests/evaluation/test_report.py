@@ -14,7 +14,7 @@ from srgan_dist.data.split import open_split
 from srgan_dist.evaluation.examples import median_image
 from srgan_dist.evaluation.metrics import psnr, ssim
 from srgan_dist.evaluation.report import add_error_reduction, evaluate, format_table
-from srgan_dist.evaluation.scoring import mean_scores, methods_of, score_split
+from srgan_dist.evaluation.scoring import mean_scores, methods_of, pattern_notes, score_split
 from srgan_dist.models.srresnet import SRResNet, SRResNetConfig
 from srgan_dist.models.weights_file import save_generator
 from srgan_dist.utils.errors import UserError
@@ -55,6 +55,24 @@ def test_generator_scores_are_those_of_its_output(shards):
         sr = ((generator(lr[None, None] * 2 - 1)[0, 0] + 1) / 2).clamp(0, 1)
     assert row["psnr"] == pytest.approx(psnr(sr[None], hr[None]).item(), abs=1e-3)
     assert row["ssim"] == pytest.approx(ssim(sr[None], hr[None]).item(), abs=1e-4)
+
+
+def test_a_pattern_above_hrs_own_is_noted_per_split_rock_and_generator():
+    def row(rock, method, dependence, excess):
+        own = {"phase_dependence_hr": 0.01, "lattice_excess_hr": 4.0}
+        texture = {"phase_dependence": dependence, "lattice_excess": excess, **own}
+        return {"split": "valid", "rock": rock, "method": method, **texture}
+
+    rows = [
+        row("coal", "bicubic", 0.9, 40.0),  # no generator
+        row("coal", "pretrain", 0.05, 13.0),
+        row("coal", "adversarial", 0.01, 19.0),
+        row("sandstone", "adversarial", 0.08, -20.0),
+    ]
+    coal, sandstone = pattern_notes(rows)
+    assert coal.startswith("warning: valid, coal: adversarial shows a pattern with the period of")
+    assert "(phase dependence +0.000, lattice excess +15.0 dB)" in coal
+    assert sandstone.startswith("warning: valid, sandstone: adversarial") and "+0.070" in sandstone
 
 
 def test_means_are_over_images_of_a_rock_and_reduction_is_per_image():

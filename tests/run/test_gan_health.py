@@ -16,10 +16,10 @@ WELL = {
     "val/mean_shift": -0.5,
     "val/histogram_distance": 2.9,
     "val/histogram_distance_bicubic": 2.0,
-    "val/phase_dependence": 0.06,
-    "val/phase_dependence_hr": 0.02,
-    "val/lattice_excess": 12.0,
-    "val/lattice_excess_hr": 4.0,
+    "val/rock/phase_dependence/coal": 0.04,
+    "val/rock/lattice_excess/coal": 8.0,
+    "test/rock/phase_dependence/coal": -0.01,
+    "test/rock/lattice_excess/coal": -3.0,
 }
 
 
@@ -38,7 +38,10 @@ def test_shares_of_weighted_terms_worked_by_hand():
 
 
 def test_a_training_that_is_well_is_not_warned_of():
-    kinds = {"discriminator won", "discriminator lost", "terms", "grey levels", "pattern"}
+    kinds = {"discriminator won", "discriminator lost", "terms", "grey levels"} | {
+        "pattern of coal, val",
+        "pattern of coal, test",
+    }
     assert set(diagnose(WELL)) == kinds
     assert not any(diagnose(WELL).values()) and diagnose({"loss/pixel": 0.1, "health/share/pixel": 1.0}) == {}
 
@@ -62,11 +65,16 @@ def test_a_training_that_is_well_is_not_warned_of():
         ),
         ("grey levels", {"val/mean_shift": -1.5}, "val/mean_shift -1.50 %"),
         (
-            "pattern",
-            {"val/phase_dependence": 0.29},
-            "(val/phase_dependence 0.290, HR's own 0.020; val/lattice_excess 12.0 dB, HR's own 4.0 dB)",
+            "pattern of coal, val",
+            {"val/rock/phase_dependence/coal": 0.27},
+            "SR of coal has shown a pattern with the period of the upsampling, above what HR shows"
+            " (val/rock/phase_dependence/coal +0.270, val/rock/lattice_excess/coal +8.0 dB)",
         ),
-        ("pattern", {"val/lattice_excess": 45.2}, "val/lattice_excess 45.2 dB, HR's own 4.0 dB"),
+        (
+            "pattern of coal, test",
+            {"test/rock/lattice_excess/coal": 41.2},
+            "test/rock/lattice_excess/coal +41.2 dB)",
+        ),
         ("grey levels", {"val/histogram_distance": 3.1}, "val/histogram_distance 3.10 %"),
     ],
 )
@@ -94,6 +102,15 @@ def test_a_warning_comes_when_trouble_stays_and_again_only_after_a_while():
     watch, won = HealthMonitor(), WELL | {"d/real": 0.99, "d/fake": 0.01}
     told = [updates for updates in range(0, 2 * QUIET_UPDATES, 100) if watch.check(won, updates)]
     assert told == [HELD_UPDATES, HELD_UPDATES + QUIET_UPDATES]
+
+
+def test_the_end_of_a_phase_warns_of_what_no_warning_has_been_about():
+    watch, bad = HealthMonitor(), WELL | {"val/rock/lattice_excess/coal": 30.0, "val/mean_shift": 2.0}
+    assert not watch.check(bad, 100)
+    shift, pattern = watch.check(bad, 200, at_end=True)
+    assert shift.startswith("warning: at the end of the phase the grey levels of SR")
+    assert pattern.startswith("warning: at the end of the phase SR of coal has shown a pattern")
+    assert not watch.check(bad, 200, at_end=True) and not HealthMonitor().check(WELL, 200, at_end=True)
 
 
 def test_trouble_that_passes_is_not_warned_of():
