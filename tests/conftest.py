@@ -143,11 +143,17 @@ def texture(seed, height=72, width=80, dtype=np.uint8):
 
 
 def write_folder(root, rocks, dtype=np.uint8, size=(72, 80)):
-    """Write HR images: rocks maps a rock to how many it has."""
+    """Write HR images, or volumes where size has three axes: rocks maps a rock to how many it has."""
+    *depth, height, width = size
     for number, (rock, count) in enumerate(rocks.items()):
         (root / rock).mkdir(parents=True, exist_ok=True)
         for i in range(count):
-            Image.fromarray(texture(100 * number + i, *size, dtype)).save(root / rock / f"slice_{i}.png")
+            seed = 100 * number + i
+            if depth:
+                pages = [texture((seed, z), height, width, dtype) for z in range(*depth)]
+                np.save(root / rock / f"volume_{i}.npy", np.stack(pages))
+            else:
+                Image.fromarray(texture(seed, height, width, dtype)).save(root / rock / f"slice_{i}.png")
     return root
 
 
@@ -161,6 +167,7 @@ def stream(paths):
 
 
 TINY = BuildOptions(tile=80, crop=32, samples_per_shard=3)
+TINY_VOLUMES = BuildOptions(ndim=3, scale=2, tile=16, crop=8, samples_per_shard=3)
 
 
 @pytest.fixture(scope="session")
@@ -170,6 +177,21 @@ def shards(tmp_path_factory):
     out = root / "shards"
     build(write_folder(root / "hr", {"sandstone": 6, "coal": 5}), out, TINY)
     return out
+
+
+@pytest.fixture(scope="session")
+def volume_shards(tmp_path_factory):
+    """A set like `shards`, of volumes: HR 12x14x16, x2, uint8."""
+    root = tmp_path_factory.mktemp("volume_set")
+    out = root / "shards"
+    build(write_folder(root / "hr", {"sandstone": 6, "coal": 5}, size=(12, 14, 16)), out, TINY_VOLUMES)
+    return out
+
+
+@pytest.fixture(scope="session")
+def shards_of(request):
+    """shards_of(ndim): the packed set of images or of volumes."""
+    return lambda ndim: request.getfixturevalue({2: "shards", 3: "volume_shards"}[ndim])
 
 
 @pytest.fixture
@@ -183,8 +205,14 @@ def train_split(shards):
     return open_split(shards, "train")
 
 
-def tiny_config(shards, output, **changes):
-    """A config that trains both phases in seconds; changes replace top-level sections."""
+LR_CROP, SCALE = {2: 8, 3: 4}, {2: 4, 3: 2}  # by the number of dimensions
+NDIMS = [2, pytest.param(3, marks=pytest.mark.slow)]  # of tests that take seconds
+
+
+def tiny_config(shards, output, ndim=2, **changes):
+    """A config that trains both phases in seconds, on images x4 or volumes x2; changes replace top-level
+    sections.
+    """
     raw = {
         "name": "tiny",
         "output": str(output),
@@ -195,8 +223,16 @@ def tiny_config(shards, output, **changes):
         "cpu_ranks": 1,
         "cpu_threads": 1,
         "num_sample_images": 1,
-        "data": {"path": str(shards), "lr_crop": 8, "batch_size": 4, "augment": "all"},
-        "generator": {"name": "srresnet", "num_blocks": 1, "num_filters": 8, "tanh": False, "init_std": None},
+        "data": {"path": str(shards), "lr_crop": LR_CROP[ndim], "batch_size": 4, "augment": "all"},
+        "generator": {
+            "name": "srresnet",
+            "ndim": ndim,
+            "scale": SCALE[ndim],
+            "num_blocks": 1,
+            "num_filters": 8,
+            "tanh": False,
+            "init_std": None,
+        },
         "discriminator": {"name": "dense", "num_filters": 4, "num_dense": 16, "init_std": None},
         "pretrain": {
             "steps": 6,

@@ -138,7 +138,7 @@ def read_exactly(config, out):
     batches.close()
     split = train_sets[-1][0]  # the first is damaged
     report["scores"] = score_split(
-        split, methods_of({}, split.scale, accelerator.device), *layout, accelerator.device
+        split, methods_of({}, split.scale, accelerator.device, split.ndim), *layout, accelerator.device
     )
     accelerator.end_training()
     return report, None

@@ -1,5 +1,5 @@
-"""One rank of test_step.py: python step_worker.py OUT, under torchrun or alone. Takes updates in float64 and
-writes what became of them.
+"""One rank of test_step.py: python step_worker.py OUT NDIM, under torchrun or alone. Takes updates in
+float64, of images or of volumes, and writes what became of them.
 """
 
 import os
@@ -10,7 +10,7 @@ import torch
 import torch.distributed
 from accelerate import Accelerator
 from accelerators import state_of
-from conftest import tiny_config
+from conftest import LR_CROP, SCALE, tiny_config
 from torch.nn.parallel import DistributedDataParallel
 
 from srgan_dist.losses.gan import Standard
@@ -18,11 +18,13 @@ from srgan_dist.optim import spike_detector
 from srgan_dist.phases import build_phase
 from srgan_dist.run.training_run import build_networks
 
+NDIM = int(sys.argv[2])
 BATCH, UPDATES = 12, 3
 VGG = {"name": "vgg19", "weights": "random", "layer": "relu2_2", "weight": 1.0}
 PIXEL = {"pixel": {"name": "l1"}}
-LOSSES = PIXEL | {"perceptual": VGG}  # of the comparison with the textbook; VGG in float64 takes long
 TWO_LOSSES = PIXEL | {"squares": {"name": "mse"}}
+# Of the comparison with the textbook; VGG in float64 takes long
+LOSSES = PIXEL | {"perceptual": VGG} if NDIM == 2 else TWO_LOSSES
 
 
 def config_of(**changes):
@@ -33,7 +35,7 @@ def config_of(**changes):
         "losses": TWO_LOSSES,
     }
     return tiny_config(
-        "unused", "unused", **{**changes, "adversarial": phase | changes.get("adversarial", {})}
+        "unused", "unused", NDIM, **{**changes, "adversarial": phase | changes.get("adversarial", {})}
     )
 
 
@@ -41,7 +43,8 @@ def batches_of(update, rank, world_size, accumulation):
     """Return the micro-batches of a rank: its slots of the global batch of an update, in order."""
     generator = torch.Generator().manual_seed(update)
     lr, hr = (
-        torch.rand(BATCH, 1, side, side, generator=generator, dtype=torch.float64) * 2 - 1 for side in (8, 32)
+        torch.rand(BATCH, 1, *[side] * NDIM, generator=generator, dtype=torch.float64) * 2 - 1
+        for side in (LR_CROP[NDIM], LR_CROP[NDIM] * SCALE[NDIM])
     )
     own = slice(rank * BATCH // world_size, (rank + 1) * BATCH // world_size)
     return list(zip(lr[own].chunk(accumulation), hr[own].chunk(accumulation), strict=True))

@@ -33,11 +33,19 @@ def test_lost_and_damaged_tables_come_back_byte_for_byte(copy, capsys):
     assert "train.index.npy written: " in printed and "test.index.npy is as it was written" in printed
 
 
-@pytest.mark.parametrize("options", [{"encoding": "png", "dtype": "uint16"}, {"scale": 2}], ids=["png", "x2"])
-def test_tables_of_every_kind_of_set_come_back(tmp_path, options):
+@pytest.mark.parametrize(
+    "options, size",
+    [
+        ({"encoding": "png", "dtype": "uint16"}, (72, 80)),
+        ({"scale": 2}, (72, 80)),
+        ({"scale": 2, "ndim": 3, "tile": 16, "crop": 8}, (24, 14, 16)),
+    ],
+    ids=["png", "x2", "3-D"],
+)
+def test_tables_of_every_kind_of_set_come_back(tmp_path, options, size):
     out = tmp_path / "set"
     settings = {"tile": 80, "crop": 32, "samples_per_shard": 2} | options
-    build(write_folder(tmp_path / "hr", {"coal": 4}), out, BuildOptions(**settings))
+    build(write_folder(tmp_path / "hr", {"coal": 4}, size=size), out, BuildOptions(**settings))
     before = contents(out)
     for table in out.glob("*.npy"):
         table.unlink()

@@ -1,22 +1,22 @@
-"""The update itself, in float64, on one rank and on two over gloo: who sends what, what equals what, what is
-skipped.
+"""The update itself, in float64, of images and of volumes, on one rank and on two over gloo: who sends what,
+what equals what, what is skipped.
 """
 
 import pytest
 import torch
 from commands import launch
-from conftest import REPOSITORY
+from conftest import NDIMS, REPOSITORY
 
 WORKER = REPOSITORY / "tests" / "step_worker.py"
 
 
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
+@pytest.fixture(scope="module", params=NDIMS, ids=["2-D", "3-D"])
+def ranks(request, tmp_path_factory):
     """What step_worker.py makes of the same updates: {number of ranks: [results of each rank]}."""
     found = {}
     for count in (1, 2):
         out = tmp_path_factory.mktemp(f"ranks{count}")
-        done = launch(WORKER, out, ranks=count)
+        done = launch(WORKER, out, request.param, ranks=count)
         assert done.returncode == 0, done.stderr[-3000:]
         found[count] = [torch.load(out / f"rank{rank}.pt", weights_only=True) for rank in range(count)]
     return found
@@ -116,6 +116,19 @@ def test_a_loss_that_is_watched_for_spikes_travels_with_the_gradients(ranks):
     ).mean()
     for found in (one, two):
         torch.testing.assert_close(found["tensors"]["generator_usual.means"][0], mean.float())
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("phase", ["pretrain", "adversarial"])
+def test_the_average_of_the_generator_is_half_the_one_before_and_half_its_weights(ranks, phase, count):
+    for rank in ranks[count]:
+        _, before, after = rank["faults"][phase, "pixel", 1]["states"]
+        averages = {name for name in after if name.startswith("generator_average.")}
+        assert len(averages) == len([name for name in after if name.startswith("generator.")]) > 0
+        for name in averages:
+            weights = after[name.replace("_average", "")]
+            assert not torch.equal(after[name], weights)
+            torch.testing.assert_close(after[name], (before[name] + weights) / 2, rtol=0, atol=1e-15)
 
 
 FAULTS = [

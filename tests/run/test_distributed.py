@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from commands import TORCHRUN, WORKER, launch, run_fresh, work, write_config
-from conftest import tiny_config
+from conftest import NDIMS, tiny_config
 
 from srgan_dist.models.srresnet import SRResNet
 from srgan_dist.models.weights_file import load_generator, save_generator
@@ -23,8 +23,9 @@ def pixel_losses_of_phase_1(config):
     return [record["loss/pixel"] for record in records(config) if "loss/pixel" in record][:3]
 
 
-def test_two_ranks_train_both_phases_and_end_with_equal_weights(shards, tmp_path):
-    config = tiny_config(shards, tmp_path / "runs", checkpoint_every=3, log_every=3)
+@pytest.mark.parametrize("ndim", NDIMS)
+def test_two_ranks_train_both_phases_and_end_with_equal_weights(shards_of, tmp_path, ndim):
+    config = tiny_config(shards_of(ndim), tmp_path / "runs", ndim, checkpoint_every=3, log_every=3)
     first, second = work("train", config, tmp_path / "two", 2)
     assert first == second  # every weight and every batch-norm buffer
     run = tmp_path / "runs" / "tiny"

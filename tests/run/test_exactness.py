@@ -9,7 +9,7 @@ from collections import defaultdict
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_config, write_folder
+from conftest import LR_CROP, NDIMS, TINY_VOLUMES, tiny_config, write_folder
 from distributed_worker import digest_of, note_what_is_seen, read_exactly
 from PIL import Image
 from test_distributed import work
@@ -20,6 +20,7 @@ from srgan_dist.packing.build import BuildOptions, build
 
 CPU = torch.device("cpu")
 BATCH = 12
+HR_SHAPE = {2: (64, 56), 3: (16, 14, 12)}
 LAYOUTS = [
     (ranks, accumulation)
     for ranks in (1, 2, 3, 4, 6, 12)
@@ -28,15 +29,15 @@ LAYOUTS = [
 ]
 
 
-def write_numbered(root, rocks):
-    """Write HR images whose pixels all tell their number: it is their value modulo 16."""
+def write_numbered(root, rocks, ndim):
+    """Write HR images or volumes whose pixels all tell their number: it is their value modulo 16."""
     numbers = iter(range(16))
     for rock, count in rocks.items():
         (root / rock).mkdir(parents=True)
         for i in range(count):
             number = next(numbers)
-            steps = np.random.default_rng(number).integers(0, 16, (64, 56), np.uint8)
-            Image.fromarray(16 * steps + np.uint8(number)).save(root / rock / f"slice_{i}.png")
+            steps = np.random.default_rng(number).integers(0, 16, HR_SHAPE[ndim], np.uint8)
+            np.save(root / rock / f"{i}.npy", 16 * steps + np.uint8(number))
     return root
 
 
@@ -45,14 +46,11 @@ def on_cpu(monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
 
 
-@pytest.fixture(scope="module")
-def split(tmp_path_factory):
-    root = tmp_path_factory.mktemp("numbered")
-    build(
-        write_numbered(root / "hr", {"coal": 7, "sandstone": 9}),
-        root / "out",
-        BuildOptions(tile=64, crop=32, samples_per_shard=4),
-    )
+@pytest.fixture(scope="module", params=[2, 3], ids=["2-D", "3-D"])
+def split(request, tmp_path_factory):
+    root, ndim = tmp_path_factory.mktemp("numbered"), request.param
+    options = {2: BuildOptions(tile=64, crop=32, samples_per_shard=4), 3: TINY_VOLUMES}[ndim]
+    build(write_numbered(root / "hr", {"coal": 7, "sandstone": 9}, ndim), root / "out", options)
     return open_split(root / "out", "train")
 
 
@@ -60,18 +58,21 @@ def split(tmp_path_factory):
 def sets(split, tmp_path_factory):
     """Two sets of different size and weight."""
     root = tmp_path_factory.mktemp("granite")
-    build(
-        write_folder(root / "hr", {"granite": 5}, size=(40, 72)), root / "out", BuildOptions(tile=72, crop=32)
-    )
+    size, options = {
+        2: ((40, 72), BuildOptions(tile=72, crop=32)),
+        3: ((12, 16, 14), TINY_VOLUMES),
+    }[split.ndim]
+    build(write_folder(root / "hr", {"granite": 5}, size=size), root / "out", options)
     return [(split, 2.5), (open_split(root / "out", "train"), 1.0)]
 
 
 def global_batches(sets, first, count, ranks=1, accumulation=1, batch_size=BATCH, bad=None, seed=5):
     """Return the crops of some updates in the order of their slots, put together from those of every rank."""
+    settings = LR_CROP[sets[0][0].ndim], batch_size, seed, "all"
     shares = [
-        TrainLoader(
-            sets, 8, batch_size, seed, "all", rank, ranks, CPU, bad, gradient_accumulation_steps=accumulation
-        ).batches(first)
+        TrainLoader(sets, *settings, rank, ranks, CPU, bad, gradient_accumulation_steps=accumulation).batches(
+            first
+        )
         for rank in range(ranks)
     ]
     share_size = batch_size // (ranks * accumulation)
@@ -96,9 +97,9 @@ def hashes(crops):
 
 def numbers_of(crops):
     """Return which image each crop was cut from."""
-    pixels = torch.stack([hr for _, hr in crops]).add(1).mul(127.5).round().to(torch.int64) % 16
-    assert (pixels == pixels[:, :, :1, :1]).all()
-    return pixels[:, 0, 0, 0].tolist()
+    pixels = torch.stack([hr.flatten() for _, hr in crops]).add(1).mul(127.5).round().to(torch.int64) % 16
+    assert (pixels == pixels[:, :1]).all()
+    return pixels[:, 0].tolist()
 
 
 @pytest.fixture(scope="module")
@@ -202,9 +203,9 @@ def test_hr_lies_over_lr_at_every_corner_and_border_in_every_orientation(tmp_pat
 
 
 @pytest.fixture
-def damaged(shards, tmp_path):
+def damaged(split, shards_of, tmp_path):
     """The train split of a set in which sample 2 is damaged."""
-    split = open_split(shutil.copytree(shards, tmp_path / "set"), "train")
+    split = open_split(shutil.copytree(shards_of(split.ndim), tmp_path / "set"), "train")
     with open(split.shards[split.rows["shard"][2]], "r+b") as file:
         file.seek(int(split.rows["hr_offset"][2]))
         file.write(bytes(8))
@@ -214,19 +215,20 @@ def damaged(shards, tmp_path):
 def data_of(split, **changes):
     return {
         "path": str(split.place),
-        "lr_crop": 8,
+        "lr_crop": LR_CROP[split.ndim],
         "augment": "all",
         "verify": "full",
         "max_bad_samples": 1,
     } | changes
 
 
+@pytest.mark.parametrize("split", NDIMS, indirect=True)
 def test_two_processes_find_spare_read_and_score_what_one_does(sets, damaged, tmp_path):
     split, other = damaged, sets[1][0]
     data = data_of(
         split, batch_size=BATCH, train=[{"path": str(split.place), "weight": 3.0}, {"path": str(other.place)}]
     )
-    config = tiny_config(split.place, tmp_path, data=data)
+    config = tiny_config(split.place, tmp_path, split.ndim, data=data)
     first, second = work("exact", config, tmp_path / "two", 2)
     one, _ = read_exactly(config, tmp_path)
     one = json.loads(json.dumps(one))
@@ -249,10 +251,12 @@ def test_two_processes_find_spare_read_and_score_what_one_does(sets, damaged, tm
     )
 
 
+@pytest.mark.parametrize("split", NDIMS, indirect=True)
 def test_a_training_on_two_ranks_that_is_continued_on_one_sees_the_same_crops(damaged, tmp_path):
     config = tiny_config(
         damaged.place,
         tmp_path / "runs",
+        damaged.ndim,
         checkpoint_every=3,
         keep_checkpoints=9,
         data=data_of(damaged, batch_size=4),

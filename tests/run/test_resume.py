@@ -1,5 +1,6 @@
 """Runs that are stopped or killed end bit for bit as one that was left alone."""
 
+import functools
 import signal
 
 import pytest
@@ -33,8 +34,16 @@ def surroundings():
 
 
 @pytest.fixture(scope="module")
-def whole(shards, tmp_path_factory):
-    return train_undisturbed(shards, tmp_path_factory.mktemp("whole"))
+def whole_of(shards_of, tmp_path_factory):
+    """whole_of(ndim): an undisturbed run on images or on volumes."""
+    return functools.cache(
+        lambda ndim: train_undisturbed(shards_of(ndim), tmp_path_factory.mktemp("whole"), ndim)
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(whole_of):
+    return whole_of(2)
 
 
 STOPS = {
@@ -47,8 +56,9 @@ STOPS = {
 }
 
 
-def test_a_run_keeps_all_that_the_comparisons_below_compare(whole):
-    found = contents(whole)
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_a_run_keeps_all_that_the_comparisons_below_compare(whole_of, ndim):
+    found = contents(whole_of(ndim))
     assert list(found["checkpoints"]) == [f"step-{update:08d}" for update in range(15, 0, -1)]
     pretrain = {"generator", "generator_optimizer", "generator_muon_optimizer", "generator_usual"}
     assert set(found["checkpoints"]["step-00000009"]) == {f"{name}.safetensors" for name in pretrain}
@@ -70,11 +80,13 @@ def test_a_run_keeps_all_that_the_comparisons_below_compare(whole):
     ]
 
 
-@pytest.mark.parametrize("update", STOPS.values(), ids=STOPS)
-def test_a_run_that_was_stopped_continues_bit_for_bit(shards, whole, tmp_path, update):
-    run_directory = stopped(whole, tmp_path, update)
-    trained = train(config_of(shards, tmp_path))
-    assert contents(run_directory) == contents(whole)
+@pytest.mark.parametrize(
+    "ndim, stop", [*((2, stop) for stop in STOPS), (3, "end of epoch in phase 1"), (3, "phase 2")]
+)
+def test_a_run_that_was_stopped_continues_bit_for_bit(shards_of, whole_of, tmp_path, ndim, stop):
+    run_directory = stopped(whole_of(ndim), tmp_path, STOPS[stop])
+    trained = train(config_of(shards_of(ndim), tmp_path, ndim))
+    assert contents(run_directory) == contents(whole_of(ndim))
     assert trained.state.global_step == 15
 
 

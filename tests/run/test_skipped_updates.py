@@ -47,10 +47,12 @@ def poisoned(monkeypatch, updates):
     monkeypatch.setattr("srgan_dist.run.training_run.TrainLoader", Poisoned)
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_updates_that_are_not_finite_are_skipped_and_counted(shards, tmp_path, monkeypatch, accumulation):
+@pytest.mark.parametrize("ndim, accumulation", [(2, 1), (2, 2), (3, 2)])
+def test_updates_that_are_not_finite_are_skipped_and_counted(
+    shards_of, tmp_path, monkeypatch, ndim, accumulation
+):
     poisoned(monkeypatch, {2, 3, 5, 8})  # of 6 and 4
-    trained = train(tiny_config(shards, tmp_path, gradient_accumulation_steps=accumulation))
+    trained = train(tiny_config(shards_of(ndim), tmp_path, ndim, gradient_accumulation_steps=accumulation))
     assert trained.state.global_step == 10
     found = [record for record in records(tmp_path / "tiny") if "health/skipped" in record]
     assert [record["health/skipped"] for record in found] == [0, 2, 1, 0, 1]

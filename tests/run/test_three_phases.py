@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import tiny_config
+from conftest import NDIMS, tiny_config
 from pydantic import create_model
 
 from srgan_dist.config import Config
@@ -21,8 +21,8 @@ def on_cpu(monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
 
 
-def config_of(shards, output, **third):
-    raw = tiny_config(shards, output).model_dump(mode="json")
+def config_of(shards, output, ndim=2, **third):
+    raw = tiny_config(shards, output, ndim).model_dump(mode="json")
     return ThreePhases.model_validate(raw | {"finetune": raw["adversarial"] | {"steps": 3} | third})
 
 
@@ -32,8 +32,9 @@ def forget_after(run, global_step):
             shutil.rmtree(path)
 
 
-def test_a_run_that_stops_between_two_gan_phases_goes_on_with_its_discriminator(shards, tmp_path):
-    config = config_of(shards, tmp_path)
+@pytest.mark.parametrize("ndim", NDIMS)
+def test_a_run_that_stops_between_two_gan_phases_goes_on_with_its_discriminator(shards_of, tmp_path, ndim):
+    config = config_of(shards_of(ndim), tmp_path, ndim)
     whole = train(config)
     assert list(whole.state.phase_ends) == ["pretrain", "adversarial", "finetune"]
     forget_after(tmp_path / "tiny", 10)

@@ -26,11 +26,12 @@ EVERYTHING = {
 PHASE_1, PHASE_2 = 9, 6  # updates; an epoch of 7 images in batches of 4 ends after update 7 and 14
 
 
-def config_of(shards, output, **changes):
+def config_of(shards, output, ndim=2, **changes):
     """A config whose run leaves a checkpoint at every update; with noise, and Muon in phase 1."""
     config = tiny_config(
         shards,
         output,
+        ndim,
         checkpoint_every=1,
         keep_checkpoints=99,
         log_every=2,
@@ -45,7 +46,7 @@ def config_of(shards, output, **changes):
     }
     losses = {
         "stationarity": StationarityLossConfig(name="stationarity"),
-        "covariance": CovarianceLossConfig(name="covariance"),
+        "covariance": CovarianceLossConfig(name="covariance", block=8),
     }
     phases["pretrain"] = phases["pretrain"].model_copy(update={"optimizer": MuonConfig(name="muon")})
     adversarial = phases["adversarial"]
@@ -63,10 +64,10 @@ def on_cpu_and_quick():
         yield
 
 
-def train_undisturbed(shards, output):
+def train_undisturbed(shards, output, ndim=2):
     """Train without a disturbance; returns the run directory."""
     with on_cpu_and_quick():
-        train(config_of(shards, output))
+        train(config_of(shards, output, ndim))
     return output / "run"
 
 

@@ -1,13 +1,15 @@
 """Trainings on remote sets: the batches and weights of the folder, in blocks where the cache is small."""
 
 import contextlib
+import functools
 import hashlib
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 import torch
-from conftest import tiny_config, write_folder
+from conftest import LR_CROP, TINY_VOLUMES, tiny_config, write_folder
 from test_remote import Server, status
 
 from srgan_dist.config import ConfigError
@@ -29,13 +31,33 @@ def hasty(monkeypatch):
     monkeypatch.setattr(remote, "RETRY_POLICY", RetryPolicy(tries=2, first_pause=0))
 
 
+KINDS = {  # by ndim: the size of an image, and the options of its set
+    2: ((72, 80), BuildOptions(tile=80, crop=32, samples_per_shard=2)),
+    3: ((12, 14, 16), replace(TINY_VOLUMES, samples_per_shard=2)),
+}
+
+
 @pytest.fixture(scope="module")
-def many_shards(tmp_path_factory):
-    """A set of 12 training shards with two samples each."""
-    root = tmp_path_factory.mktemp("many")
-    options = BuildOptions(tile=80, crop=32, samples_per_shard=2)
-    build(write_folder(root / "hr", {"granite": 30}), root / "shards", options)
-    return root / "shards"
+def many_shards_of(tmp_path_factory):
+    """many_shards_of(ndim): a set of 12 training shards with two images or volumes each."""
+
+    @functools.cache
+    def built(ndim):
+        root, (size, options) = tmp_path_factory.mktemp("many"), KINDS[ndim]
+        build(write_folder(root / "hr", {"granite": 30}, size=size), root / "shards", options)
+        return root / "shards"
+
+    return built
+
+
+@pytest.fixture
+def ndim():
+    return 2  # unless a test is parametrised with it
+
+
+@pytest.fixture
+def many_shards(many_shards_of, ndim):
+    return many_shards_of(ndim)
 
 
 @pytest.fixture
@@ -55,7 +77,8 @@ def shard_bytes(split):
 
 
 def loader(split, batch_size=4, block=None, rank=0, ranks=1):
-    return TrainLoader([(split, 1.0)], 8, batch_size, 0, "all", rank, ranks, CPU, blocks=[block])
+    settings = LR_CROP[split.ndim], batch_size, 0, "all", rank, ranks, CPU
+    return TrainLoader([(split, 1.0)], *settings, blocks=[block])
 
 
 def hashes(source, first, count, watch=lambda: None):
@@ -67,10 +90,10 @@ def hashes(source, first, count, watch=lambda: None):
     return digests
 
 
-def config_of(url, tmp_path, cache_bytes, **data):
+def config_of(url, tmp_path, cache_bytes, ndim=2, **data):
     cache = {"cache": str(tmp_path / "cache"), "cache_gib": cache_bytes / GIB}
-    data = {"path": url, "lr_crop": 8, "batch_size": 4, "augment": "all"} | cache | data
-    return tiny_config(url, tmp_path, data=data, adversarial=None)
+    data = {"path": url, "lr_crop": LR_CROP[ndim], "batch_size": 4, "augment": "all"} | cache | data
+    return tiny_config(url, tmp_path, ndim, data=data, adversarial=None)
 
 
 def sizes_of(manifest):
@@ -88,6 +111,7 @@ def test_a_failure_in_a_prefetching_thread_is_raised_by_the_batch_that_needs_the
         hashes(loader(open_split(server.url, "train", cache=Cache(tmp_path, GIB))), 0, 9)
 
 
+@pytest.mark.parametrize("ndim", [2, 3])
 def test_of_a_set_that_exceeds_the_cache_two_blocks_are_there_at_a_time(server, local, tmp_path):
     cache, sizes = Cache(tmp_path / "cache", 5 * shard_bytes(local)), []
 
@@ -177,18 +201,19 @@ def test_blocks_follow_from_the_room_in_the_cache(server, local, tmp_path):
         preflight(config, world_size=2)
 
 
+@pytest.mark.parametrize("ndim", [2, 3])
 def test_a_training_in_blocks_is_that_on_the_folder_and_continues_with_the_same_blocks(
-    server, local, tmp_path
+    server, local, tmp_path, ndim
 ):
     small = sizes_of(local.set.manifest)[1] + 4 * shard_bytes(local)
-    remote_weights = weights_of(train(config_of(server.url, tmp_path / "remote", small)))
-    folder = config_of(str(local.set.place), tmp_path / "local", GIB, block_shards=2)
+    remote_weights = weights_of(train(config_of(server.url, tmp_path / "remote", small, ndim)))
+    folder = config_of(str(local.set.place), tmp_path / "local", GIB, ndim, block_shards=2)
     local_weights = weights_of(train(folder))
     assert all(torch.equal(a, b) for a, b in zip(local_weights, remote_weights, strict=True))
     words = r"data.block_shards \(data.cache_gib decides where it is null\): \[2\] -> None"
     with pytest.raises(UserError, match=words):
-        preflight(config_of(server.url, tmp_path / "remote", GIB))
-    larger = config_of(server.url, tmp_path / "remote", GIB, block_shards=2)
+        preflight(config_of(server.url, tmp_path / "remote", GIB, ndim))
+    larger = config_of(server.url, tmp_path / "remote", GIB, ndim, block_shards=2)
     assert preflight(larger).blocks == [2] and train(larger).state.global_step == 6
 
 
