@@ -204,6 +204,13 @@ def _add_scan_options(parser):
         metavar="N",
         help="with --align: refuse pairs that are shifted by more HR pixels than this (default: 8)",
     )
+    parser.add_argument(
+        "--slabs",
+        metavar="AXIS,SPLIT=FIRST:END,...",
+        help="with --dims 3: cut every volume into these splits instead, in HR voxels along z, y or x, e.g."
+        " x,train=:300,test=-90: for the first 300 and the last 90; leave a gap of a crop between them, and"
+        " give valid alike, or none",
+    )
     for name, metavar, text in (
         ("blur", "SIGMA", "make LR as a scanner does, with a Gaussian point spread of SIGMA HR pixels"),
         ("noise", "SIGMA", "standard deviation of its noise in grey levels (default: 0)"),

@@ -28,7 +28,7 @@ from srgan_dist.packing.layout import arrange, place
 from srgan_dist.packing.options import BuildOptions
 from srgan_dist.packing.run_jobs import BuildError, decode_faults, leave_out_empty, pack_all
 from srgan_dist.packing.scan import find_sources
-from srgan_dist.packing.slabs import cut_into_slabs
+from srgan_dist.packing.slabs import cut_as_given, cut_into_slabs
 from srgan_dist.packing.source import apply_window, some
 from srgan_dist.packing.tiles import check_samples, list_samples, stored_dtype
 from srgan_dist.storage.encoding import encoder
@@ -79,7 +79,10 @@ def build(source, out, options, progress=None, run=map):
     stamps = _stamps(whole)
     if options.align is not None:
         align_sources(scan, options, run, counted)
-    cut_into_slabs(scan, options)
+    if options.slabs:
+        cut_as_given(scan, options, {source.file: source.hr.shape for source in whole})
+    else:
+        cut_into_slabs(scan, options)
     samples = list_samples(scan.sources, options)
     faults = scan.faults + check_samples(scan.sources, samples, options)
     if faults:  # decode the pixels too, so that a user can correct everything at once

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from srgan_dist.data.degradation import ScanLike
 from srgan_dist.data.formats.bare_raw import parse_raw
 from srgan_dist.data.window import parse_window
+from srgan_dist.packing.slabs import parse_slabs
 from srgan_dist.storage.encoding import ENCODINGS
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.scales import SCALES
@@ -35,6 +36,7 @@ class BuildOptions:
     window: str | None = None  # LOW:HIGH, auto or PERCENT: the values that become black and white
     raw: str | None = None  # of voxels without a header, see `parse_raw`
     min_contrast: float | None = None  # of blocks, as a share of their rock's; below it they are left out
+    slabs: str | None = None  # the splits of every volume, see `parse_slabs`
 
     def __post_init__(self):
         self._check_types()
@@ -53,6 +55,8 @@ class BuildOptions:
             parse_window(self.window)
         if self.raw is not None:
             parse_raw(self.raw)
+        if self.slabs is not None:
+            self._check_slabs()
         if self.align is not None and not 0 < self.align < math.inf:
             raise UserError(f"align={self.align} must be a number of HR pixels above 0")
         if self.min_contrast is not None and (self.ndim == 2 or not 0 <= self.min_contrast < 1):
@@ -111,6 +115,11 @@ class BuildOptions:
             raise UserError(f"samples_per_shard={self.samples_per_shard} must be 1 or more")
         if self.seed < 0:
             raise UserError(f"seed={self.seed} must be 0 or more")
+
+    def _check_slabs(self):
+        parse_slabs(self.slabs)
+        if self.ndim == 2:
+            raise UserError(f"slabs={self.slabs} cuts volumes; give --dims 3 with it, or leave it out")
 
     def _check_scanner(self):
         if self.lr_blur is None:
