@@ -4,11 +4,11 @@ A layout that only resembles this is a fault: a misspelt split would turn test i
 """
 
 import os
-import re
 from pathlib import Path
 
 from srgan_dist.data.image_files import FORMATS
 from srgan_dist.data.manifest import SPLITS
+from srgan_dist.packing.scan_pairs import HR_END, LR_END
 from srgan_dist.packing.slabs import blocks_of_slices
 from srgan_dist.packing.source import (
     Source,
@@ -23,8 +23,6 @@ from srgan_dist.packing.source import (
 )
 from srgan_dist.utils.scales import SCALES
 
-_HR = re.compile(r"(?i)[ _.-]hr$")
-_LR = re.compile(rf"(?i)([ _.-]?x({'|'.join(map(str, SCALES))})|[ _.-]lr)$")
 _SPLIT_NAMES = {"train", "training", "valid", "validation", "val", "dev", "test", "testing"}
 
 
@@ -67,10 +65,12 @@ def find_images(root, files, ndim, scan, sides=()):
 
 def _lr_beside_hr(volumes, ndim):
     """Return a list of at most one fault: LR images in the folder of their HR images, by names and sizes."""
-    fine = {(v.path.parent, _HR.sub("", v.path.stem)): v for v in volumes if not _LR.search(v.path.stem)}
+    fine = {
+        (v.path.parent, HR_END.sub("", v.path.stem)): v for v in volumes if not LR_END.search(v.path.stem)
+    }
     pairs = []
     for lr in volumes:
-        hr = fine.get((lr.path.parent, _LR.sub("", lr.path.stem)))
+        hr = fine.get((lr.path.parent, LR_END.sub("", lr.path.stem)))
         if hr and any(
             hr.shape[-ndim:] == tuple(scale * size for size in lr.shape[-ndim:]) for scale in SCALES
         ):
@@ -119,10 +119,10 @@ def _given_splits(root, images, sides, scan):
 
 def _folders_of(root, sides):
     """List the folders in `root`, and for one that is a side those in it."""
-    hr, lr = ({getattr(side, name) for side in sides} for name in ("hr", "lr"))
+    hr, lr = ([folder for side in sides for folder in (side[i], *side[i].parents)] for i in (0, 1))
     for path in root.iterdir():
-        if path.is_dir() and not path.name.startswith(".") and path not in lr:
-            yield from _folders_of(path, ()) if path in hr else (path,)
+        if path.is_dir() and not path.name.startswith(".") and (path in hr or path not in lr):
+            yield from _folders_of(path, ()) if path in {side.hr for side in sides} else (path,)
 
 
 def resembles_split(name):

@@ -1,11 +1,16 @@
 """Two folders, of HR and of LR images with the same names, as two scans of the same rocks give them.
 
-HR/sandstone/plug.tif   and   LR/sandstone/plug.npy or plugx4.npy (formats may differ)
+HR/sandstone/plug.tif   and   LR/sandstone/plug.npy, plugx4.npy or plug_LR.npy (formats may differ)
 """
 
+import re
 from dataclasses import replace
 
 from srgan_dist.packing.source import grouped, header_or_problem, only_images
+from srgan_dist.utils.scales import SCALES
+
+HR_END = re.compile(r"(?i)[ _.-]?hr$")  # of names of images; it says no more than their side
+LR_END = re.compile(rf"(?i)[ _.-]?(x({'|'.join(map(str, SCALES))})|lr)$")
 
 
 def with_partners(sources, sides, files, scale, fits, scan):
@@ -30,20 +35,21 @@ def with_partners(sources, sides, files, scale, fits, scan):
             )
         elif (lr := header_or_problem(partners.pop(own), scan, problems)) and fits(source.hr, lr, problems):
             pairs.append(replace(source, lr=lr))
-    present = {_name(path, hr_root, scan) for path in hr_files}  # some of them may be damaged
-    present |= {f"{name}x{scale}" for name in present}
+    of_damaged = {lr_name(_name(path, hr_root, scan), partners, scale) for path in hr_files}
     scan.faults.extend(
-        f"{path}: has no HR partner in {hr_root}" for name, path in partners.items() if name not in present
+        f"{path}: has no HR partner in {hr_root}" for name, path in partners.items() if name not in of_damaged
     )
     scan.faults.extend(grouped(problems))
     return pairs
 
 
 def lr_name(name, present, scale):
-    """Return the name of the LR image of an HR image, its own or with x4 behind it, or None if neither is
-    present.
+    """Return the name of the LR image of an HR image, or None if none is present: its own, or with x4 or LR
+    behind it, e.g. a_x4 or a_LR of a or a_HR.
     """
-    return next((own for own in (name, f"{name}x{scale}", f"{name}X{scale}") if own in present), None)
+    ends = [gap + end for end in (f"x{scale}", f"X{scale}", "LR", "lr") for gap in ("", *"_-. ")]
+    names = (own + end for own in (name, HR_END.sub("", name)) for end in ("", *ends))
+    return next((own for own in names if own in present), None)
 
 
 def _name(path, root, scan):

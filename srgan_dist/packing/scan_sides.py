@@ -2,9 +2,10 @@
 ratio.
 
 train/HR/0.tif and train/LR/0.tif   or   fine/sandstone/0.tif and coarse/sandstone/0x4.tif
+HR/a_HR.tif and LR/a_LR.tif         or   HR/0.png and LR/X4/0x4.png
 
-What the two are called is free. Rocks whose slices have the same names, and by chance sizes in one ratio,
-are told apart by their pictures.
+What the two are called is free, but folders called like HR and LR that are no pairs by name are a fault.
+Rocks whose slices have the same names, and by chance sizes in one ratio, are told apart by their pictures.
 """
 
 import re
@@ -19,14 +20,18 @@ from srgan_dist.data.volume import ImageError
 from srgan_dist.packing.align_sources import middle
 from srgan_dist.packing.match import PAIRED, match
 from srgan_dist.packing.scan_folder import resembles_split
+from srgan_dist.packing.scan_pairs import HR_END, LR_END
 from srgan_dist.packing.source import name_of, some
 from srgan_dist.utils.scales import SCALES
 
 _LOOKED_AT = 3  # pairs whose sizes and pictures are compared to recognise two folders
 
 _FINE = re.compile(r"(?i)(?:.*[^a-z])?(hr|hq|gt|high|fine)([ _-]?res(olution)?)?(x\d+|[^a-z].*)?")
-_X = re.compile(rf"[xX]({'|'.join(map(str, SCALES))})$")
+_X = re.compile(rf"[xX]({'|'.join(map(str, SCALES))})")
 _COARSE = re.compile(r"(?i)(?:.*[^a-z])?(lr|lq|low|coarse)([ _-]?res(olution)?)?(x\d+|[^a-z].*)?")
+_OF_ROCK = re.compile(  # names of rocks with such a word, e.g. high_porosity or sandstone_coarse
+    r"(?i)(?=.*(high|low|fine|coarse)(?![ _-]?res)).*[a-z].*[^a-z].*[a-z].*"
+)
 
 
 class Sides(NamedTuple):
@@ -49,10 +54,15 @@ def find_sides(root, files, ndim, scale, scan):
     """
     images = [*split_images([path for path in files if path not in scan.series])[0], *scan.series]
     of_parent, read = defaultdict(list), cache(scan.read)
-    for one, other, pairs in _alike(root, images, scan):
-        if sides := _compared(one, other, pairs, ndim, read, scan):
-            of_parent[one.parent].append(sides)
-    chosen = [sides for found in of_parent.values() if (sides := _only_one(found, scale, scan))]
+    for folder, named in _opened(_named(root, images, scan)).items():
+        parent, apart = root / folder, set(named)
+        for one, other, pairs in _alike(named):
+            if _side_of(one) * _side_of(other) < 0:
+                apart -= {one, other}
+            if sides := _compared(parent, one, other, pairs, ndim, read, scan):
+                of_parent[parent].append(sides)
+        scan.faults.extend(_called_like_sides(parent, apart))
+    chosen = [sides for item in of_parent.items() if (sides := _only_one(*item, scale, scan))]
     if not chosen:
         return [], []
     used = {folder for found in of_parent.values() for sides in found for folder in sides[:2]}
@@ -76,48 +86,89 @@ def _listed(chosen, root):
     return ", ".join(f"{sides.hr.relative_to(root)} with {sides.lr.relative_to(root)}" for sides in chosen)
 
 
-def _alike(root, images, scan):
-    """Yield (folder, folder beside it, [(image, image of the same name)]) where half of the names, at least,
-    of one of them are in the other too. Images of either may have x4 behind the name.
-    """
-    children = defaultdict(lambda: defaultdict(dict))  # parent -> child -> {name below it: path}
+def _named(root, images, scan):
+    """Return {parent: {folder in it: {name below it: path}}} of all folders that hold images."""
+    folders = defaultdict(lambda: defaultdict(dict))
     for path in images:
         parts = path.relative_to(root).parts + ("slices",) * (path in scan.series)
         for depth in range(len(parts) - 1):
             last = "slices" if path in scan.series else name_of(path, scan)
             name = "/".join((*parts[depth + 1 : -1], last))
-            children[parts[:depth]][parts[depth]].setdefault(name, path)
-    for parent, named in sorted(children.items()):
-        loose = {
-            child: {_X.sub("", name): path for name, path in own.items()} | own
-            for child, own in named.items()
-        }
-        for pair in combinations(sorted(child for child in named if not resembles_split(child)), 2):
-            for one, other in (pair, pair[::-1]):
-                shared = sorted(named[one].keys() & loose[other].keys(), key=natural)
-                if shared and 2 * len(shared) >= min(len(named[one]), len(named[other])):
-                    pairs = [(named[one][name], loose[other][name]) for name in shared]
-                    yield root.joinpath(*parent, one), root.joinpath(*parent, other), pairs
-                    break
+            folders[Path(*parts[:depth])][parts[depth]].setdefault(name, path)
+    return dict(sorted(folders.items()))
 
 
-def _compared(one, other, pairs, ndim, read, scan):
-    """Return the Sides that two folders are, or None; pairs: their images of the same names."""
+def _opened(folders):
+    """Return such folders with LR/X2, LR/X4 ... in place of an LR that holds nothing else, where others are
+    beside it.
+    """
+    opened = dict(folders)
+    for parent, named in folders.items():
+        of_sizes = [name for name, own in named.items() if _holds_sizes(own, folders.get(parent / name))]
+        if parent in opened and len(of_sizes) < len(named):
+            for folder in of_sizes:
+                del named[folder]
+                named.update({f"{folder}/{x}": own for x, own in opened.pop(parent / folder).items()})
+    return opened
+
+
+def _holds_sizes(names, inner):
+    """Return whether all images of a folder, `names`, are in folders X2, X4 ... inside it."""
+    return inner and all(map(_X.fullmatch, inner)) and sum(map(len, inner.values())) == len(names)
+
+
+def _alike(named):
+    """Yield (folder, folder beside it, [(image, image of the same name)]) where half of the names, at least,
+    of one of them are in the other too, if need be without x4, HR or LR behind them.
+    """
+    short = {
+        folder: {HR_END.sub("", LR_END.sub("", name)): path for name, path in own.items()}
+        for folder, own in named.items()
+    }
+    for one, other in combinations(sorted(folder for folder in named if not resembles_split(folder)), 2):
+        if "/" in one and one.split("/")[0] == other.split("/")[0]:
+            continue  # LR/X2 is not HR of LR/X4
+        for names in (named, short):
+            shared = sorted(names[one].keys() & names[other].keys(), key=natural)
+            if shared and 2 * len(shared) >= min(len(named[one]), len(named[other])):
+                yield one, other, [(names[one][name], names[other][name]) for name in shared]
+                break
+
+
+def _side_of(folder):
+    """Return 1 for a folder that is called like HR, -1 for one like LR, 0 for others."""
+    return bool(_FINE.fullmatch(folder)) - bool(_COARSE.fullmatch(folder))
+
+
+def _called_like_sides(parent, folders):
+    """Return the faults of folders that are called like HR and LR, and share too few names to be pairs."""
+    named = sorted(folder for folder in folders if not _OF_ROCK.fullmatch(folder))
+    both = [[folder for folder in named if _side_of(folder) == side] for side in (1, -1)]
+    return [
+        f"{parent / hr} and {parent / lr}: are called like the two sides of pairs, but fewer than half of"
+        f" their images have the same names: LR of {hr}/a.tif is {lr}/a.tif, ax4.tif or a_LR.tif. Rename"
+        f" them, and give --hr {parent / hr} --lr {parent / lr} instead of SOURCE; if both are rocks, call"
+        " the folders otherwise"
+        for hr, lr in zip(*both, strict=False)
+    ]
+
+
+def _compared(parent, one, other, pairs, ndim, read, scan):
+    """Return the Sides that two folders in `parent` are, or None; pairs: their images of the same names."""
     chosen = [pairs[round(i * (len(pairs) - 1) / (_LOOKED_AT - 1))] for i in range(_LOOKED_AT)]
     headers = [found for pair in dict.fromkeys(chosen) if (found := _headers(pair, read))]
     ratios = {_ratio(*(volume.shape[-ndim:] for volume in pair)) for pair in headers}
-    called = {bool(_FINE.fullmatch(one.name)) - bool(_COARSE.fullmatch(one.name)): (one, other)}
-    called |= {bool(_FINE.fullmatch(other.name)) - bool(_COARSE.fullmatch(other.name)): (other, one)}
-    named = called.get(1) if {1, -1} <= called.keys() else None
+    called, folders = (_side_of(one), _side_of(other)), (parent / one, parent / other)
+    named = {(1, -1): folders, (-1, 1): folders[::-1]}.get(called)
     ratio = ratios.pop() if len(ratios) == 1 else None
     if ratio is None:
         return Sides(*named, None) if named and headers else None
-    hr, lr, ratio = (one, other, ratio) if ratio > 0 else (other, one, -ratio)
-    sides = Sides(hr, lr, ratio)
-    if named or _show_one_place(headers, hr == one, ratio, ndim):
+    hr, lr = folders if ratio > 0 else folders[::-1]
+    sides = Sides(hr, lr, abs(ratio))
+    if named or _show_one_place(headers, ratio > 0, abs(ratio), ndim):
         return sides
     scan.notes.append(
-        f"{hr} and {lr} have images of the same names, and sizes in the ratio {ratio}, but they show"
+        f"{hr} and {lr} have images of the same names, and sizes in the ratio {abs(ratio)}, but they show"
         f" different things, so they are packed as rocks; if they are pairs: {sides}"
     )
     return None
@@ -153,14 +204,14 @@ def _show_one_place(headers, first_is_hr, ratio, ndim):
     return False
 
 
-def _only_one(found, scale, scan):
-    """Return the only Sides of those in one folder, or the only ones of that scale; others are a fault."""
+def _only_one(parent, found, scale, scan):
+    """Return the only Sides of those in a folder, or the only ones of that scale; others are a fault."""
     fitting = found if len(found) == 1 else [sides for sides in found if sides.ratio == scale]
     if len(fitting) == 1:
         return fitting[0]
     listed = "; ".join(map(str, found[:4]))
     scan.faults.append(
-        f"{found[0].hr.parent}: holds folders of the same images in several sizes, and it is not clear which"
+        f"{parent}: holds folders of the same images in several sizes, and it is not clear which"
         f" are pairs with scale={scale}; give one of: {listed}"
     )
     return None

@@ -60,6 +60,38 @@ def test_folders_of_hr_and_lr_are_pairs(tmp_path, layout, x):
     assert len({s.name for s in found.sources}) == len(expected) and note.startswith(hr.split("/")[0])
 
 
+@pytest.mark.parametrize(
+    "hr, lr",
+    [
+        ("HR/{}", "LR/{}_x4"),
+        ("HR/{}_HR", "LR/{}_LR"),
+        ("a/{}-hr", "b/{}"),
+        ("coal/a/{} hr", "coal/b/{} lr"),
+        ("HR/{}", "LR/X4/{}x4"),
+        ("HR/{}", "LR_bicubic/X4/{}"),
+        ("train/HR/{}", "train/LR/X4/{}x4"),
+        ("HR/train/{}", "LR/X4/train/{}x4"),
+    ],
+)
+@pytest.mark.parametrize("others", [(), (2, 8)])
+def test_ends_of_names_and_folders_of_sizes_say_no_more_than_the_side(tmp_path, hr, lr, others):
+    """Each HR picture is packed with its own LR, of those of several scales the one of this scale."""
+    pictures = {}
+    for i in range(2):
+        image = texture(i, 96, 96)
+        for scale in (1, 4, *(others if "X4" in lr else ())):
+            path = tmp_path / "in" / (hr if scale == 1 else lr.replace("4", str(scale))).format(i)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tifffile.imwrite(f"{path}.tif", downsample(image, scale) if scale > 1 else image)
+        pictures[image.tobytes()] = downsample(image, 4).tobytes()
+    build(tmp_path / "in", tmp_path / "out", BuildOptions(crop=32))
+    found = {}
+    for split in ("train", "valid") if "train" not in hr else ("train",):
+        reader = Reader(open_split(tmp_path / "out", split))
+        found |= {hr.tobytes(): lr.tobytes() for lr, hr in map(reader.image, range(len(reader.split)))}
+    assert found == pictures
+
+
 @pytest.mark.parametrize("scale", [2, 3, 4, 6, 8])
 def test_lr_is_the_users_and_of_any_scale(tmp_path, scale):
     write_pairs(tmp_path / "in" / "zz", tmp_path / "in" / "aa", scale=scale)
@@ -120,6 +152,41 @@ def test_a_missing_partner_is_a_fault(tmp_path):
     faults = find_sources(tmp_path, "unknown", 4).faults
     assert len(faults) == 2 and f"{tmp_path / 'HR' / '3.tif'}: has no LR partner" in faults[0]
     assert f"{tmp_path / 'LR' / '2.tif'}: has no HR partner" in faults[1]
+
+
+def write_rocks(root, *files):
+    for i, file in enumerate(files):
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(root / file, texture(i, 48, 48))
+
+
+@pytest.mark.parametrize(
+    "hr, lr",
+    [("HR", "LR"), ("gt", "lq"), ("high-res", "low-res"), ("fine", "coarse"), ("HR_1", "LR_bicubic/X4")],
+)
+def test_folders_called_hr_and_lr_with_too_few_names_in_common_are_a_fault(tmp_path, hr, lr):
+    names = [f"{hr}/{i}.tif" for i in range(5)] + [f"{lr}/{i}.tif" for i in range(3, 9)]
+    write_rocks(tmp_path, *names, "other/a.tif")
+    fault = only_fault(find_sources(tmp_path, "unknown", 4))
+    assert fault.startswith(f"{tmp_path / hr} and {tmp_path / lr}: are called like the two sides of pairs")
+    assert f"LR of {hr}/a.tif is {lr}/a.tif, ax4.tif or a_LR.tif" in fault
+    assert f"give --hr {tmp_path / hr} --lr {tmp_path / lr} instead of SOURCE" in fault
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        ("high_porosity", "low_porosity"),
+        ("sandstone fine", "sandstone coarse"),
+        ("HR", "berea"),
+        ("charcoal", "Ehringsdorf"),
+        ("berea_x2", "berea_x4"),
+    ],
+)
+def test_ordinary_rocks_are_rocks(tmp_path, one, other):
+    write_rocks(tmp_path, *(f"{rock}/{rock}_{i}.tif" for rock in (one, other) for i in range(3)))
+    found = find_sources(tmp_path, "unknown", 4)
+    assert {s.rock for s in found.sources} == {one, other} and not found.faults and not found.notes
 
 
 def test_several_sizes_are_told_apart_by_scale_or_refused(tmp_path):
