@@ -12,7 +12,7 @@ from srgan_dist.utils.progress import progress_bar
 DESCRIPTION = """\
 Make any WebDataset of image pairs trainable where it is, without copying or changing it:
 
-    {command} OUT --train 'shards-{{000000..000003}}.tar' --valid shards-000004.tar --rock berea
+    {command} OUT --train 'shards-{{000000..000003}}.tar' --valid shards-000004.tar
 
 reads all shards, checks every pair, and writes manifest.json and one index table per split into OUT, which
 may be the folder of the shards. OUT is then a set like those of `build`: train, evaluate and summarize take
@@ -44,7 +44,9 @@ def main(argv=None, prog=None):
     parser.add_argument(
         "--lr", metavar="FIELD", help="field of the LR image, e.g. lr.png (default: the only lr.*)"
     )
-    parser.add_argument("--rock", metavar="NAME", help="rock of all samples")
+    parser.add_argument(
+        "--rock", metavar="NAME", help="rock of all samples (default: the folder of the shards)"
+    )
     parser.add_argument("--rock-field", metavar="NAME", help="entry of the JSON member that names the rock")
     parser.add_argument(
         "--source-field",

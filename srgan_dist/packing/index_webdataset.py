@@ -10,12 +10,10 @@ import os
 import re
 from collections import Counter
 from dataclasses import dataclass
-from glob import glob
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from webdataset.shardlists import braceexpand
 
 from srgan_dist.data.index import load_index
 from srgan_dist.data.manifest import (
@@ -33,14 +31,12 @@ from srgan_dist.data.member_image import SUFFIXES, suffix_of
 from srgan_dist.data.sample import key_problem
 from srgan_dist.packing.pictures import Picture, judge_in_place
 from srgan_dist.packing.scan_webdataset import detect_fields, index_rows, scan_shard
+from srgan_dist.packing.shard_addresses import check_repeated, common_folder, expand_shards
 from srgan_dist.storage.remote import is_url
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.files import atomic_write
 
-MOST_SHARDS = 10**5
 SHOWN = 10  # faults
-
-_RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.-?\d+)?\}")
 
 
 @dataclass(frozen=True)
@@ -56,7 +52,8 @@ def index_webdataset(out, addresses, hr=None, lr=None, progress=None, run=map, c
     """Write index and manifest of a WebDataset of image pairs into the folder `out`.
 
     addresses: {split: [path, glob, brace expression or URL of shards]}; hr, lr: names of the fields, None:
-    the only hr.* and lr.*; fields: the others of Fields. progress(results, count, act) passes the results on;
+    the only hr.* and lr.*; fields: the others of Fields, without rock and rock_field the rock is called like
+    the folder of the shards. progress(results, count, act) passes the results on;
     run as of `executors.workers`; cache: for shards at URLs. Returns (Indexed, whether it was there already).
     Raises UserError for shards that cannot be trained on, and before it replaces anything.
     """
@@ -68,9 +65,17 @@ def index_webdataset(out, addresses, hr=None, lr=None, progress=None, run=map, c
     if hr is None or lr is None:
         found = detect_fields(next(chain(*paths.values())), cache)
         hr, lr = hr or found[0], lr or found[1]
+    notes = []
+    if fields.get("rock") is fields.get("rock_field") is None:
+        fields["rock"] = common_folder(list(chain(*paths.values())))
+        notes.append(
+            f"the rock of all samples is called {fields['rock']!r}, as the folder of the shards is; --rock"
+            " NAME calls it otherwise, --rock-field NAME takes an entry of their JSON"
+        )
     fields = _checked_fields(Fields(hr=hr.lower(), lr=lr.lower(), **fields))
     before = _manifest_there(out)
     indexed = read_webdataset(out, paths, fields, progress, run, cache)
+    indexed.notes[:0] = notes
     content = (json.dumps(indexed.manifest.model_dump(), indent=1, sort_keys=True) + "\n").encode()
     if before not in (None, content):
         raise UserError(
@@ -87,69 +92,13 @@ def index_webdataset(out, addresses, hr=None, lr=None, progress=None, run=map, c
     return indexed, before is not None
 
 
-def expand_shards(option, addresses):
-    """Return the paths or URLs that brace expressions, globs, paths and URLs stand for; raises UserError for
-    none, and for pipes. option: that names them, as --train.
-    """
-    found = []
-    for address in addresses:
-        scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):(//)?", address)
-        if (
-            scheme
-            and not os.path.exists(address)
-            and (not scheme[2] or scheme[1].lower() in ("pipe", "file"))
-        ):
-            raise UserError(
-                f"{option} {address}: shards are named by paths, or URLs such as https://HOST/FOLDER/0.tar;"
-                " no command is run to read them"
-            )
-        found += [address] if os.path.exists(address) else _expanded(option, address)
-    if 0 < sum(map(is_url, found)) < len(found):
-        raise UserError(
-            f"{option}: its shards are at paths and at URLs; give all of them at one or the other"
-        )
-    return found
-
-
-def _expanded(option, address):
-    count = 1
-    for first, last in _RANGE.findall(address):
-        count *= abs(int(last) - int(first)) + 1
-    if count > MOST_SHARDS:
-        raise UserError(f"{option} {address} stands for {count} shards; at most {MOST_SHARDS} are read")
-    try:
-        names = list(braceexpand.braceexpand(address, escape=False))
-    except ValueError as error:
-        raise UserError(f"{option} {address}: {error}") from None
-    paths = []
-    for name in names:
-        matches = sorted(glob(name)) if set(name) & set("*?[") and not is_url(name) else [name]
-        if not matches:
-            raise UserError(f"{option} {name} matches no file; give the shards of that split")
-        paths += matches
-    return paths
-
-
-def check_repeated(paths, prefix):
-    """Raise UserError for a shard that is given twice; prefix: of the names of the options."""
-    first = {}
-    for split, files in paths.items():
-        for file in files:
-            real = file if is_url(file) else os.path.realpath(file)
-            if real in first:
-                raise UserError(
-                    f"{file} of {prefix}{split} is {first[real][1]} of {prefix}{first[real][0]}; give it once"
-                )
-            first[real] = split, file
-
-
 def _checked_fields(fields):
     for side, field in (("hr", fields.hr), ("lr", fields.lr)):
         if suffix_of(field) not in SUFFIXES:
             raise UserError(f"--{side} {field} is of no format that is read in place: {', '.join(SUFFIXES)}")
     if fields.hr == fields.lr:
         raise UserError(f"--hr and --lr are both {fields.hr}; name the two images of a pair")
-    if (fields.rock is None) == (fields.rock_field is None):
+    if fields.rock is not None and fields.rock_field is not None:
         raise UserError(
             "give either --rock NAME, of all samples, or --rock-field NAME, an entry of their JSON"
         )

@@ -17,7 +17,8 @@ import webdataset
 
 from srgan_dist.data.manifest import SPLITS
 from srgan_dist.data.stream import stream_samples
-from srgan_dist.packing.index_webdataset import check_repeated, expand_shards, index_webdataset
+from srgan_dist.packing.index_webdataset import index_webdataset
+from srgan_dist.packing.shard_addresses import check_repeated, expand_shards
 from srgan_dist.storage.remote import Remote, is_url
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.locks import blocking_lock

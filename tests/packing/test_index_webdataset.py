@@ -92,6 +92,16 @@ def test_fields_of_any_name_and_a_folder_per_split(tmp_path):
     assert verify(open_set(moved)) == []
 
 
+@pytest.mark.parametrize("folders", [("berea",), ("berea/train", "berea/valid"), ("berea/training",)])
+def test_without_a_name_the_rock_is_called_like_the_folder_of_the_shards(tmp_path, capsys, folders):
+    tars = [write(tmp_path / folder / "0.tar", [sample(i)]) for i, folder in enumerate(folders)]
+    options = [word for pair in zip(("--train", "--valid"), tars, strict=False) for word in pair]
+    main([str(tmp_path / "out"), *map(str, options), "--hr", "hr.png", "--lr", "lr.png"])
+    assert "note: the rock of all samples is called 'berea'" in capsys.readouterr().out
+    assert open_set(tmp_path / "out").manifest.rocks == ["berea"]
+    assert open_split(tmp_path / "out", "train").rock(0) == "berea"
+
+
 def test_two_indexes_of_one_shard_have_copies_of_their_own(tmp_path):
     """With the fields of two LR images: the cache must not take one for the other."""
     hr, lr = pair(0)

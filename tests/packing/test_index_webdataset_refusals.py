@@ -151,6 +151,12 @@ def test_wrong_arguments_are_named(tmp_path, capsys, arguments, words):
     assert not (tmp_path / "ran").exists() and not (tmp_path / "out").exists()
 
 
+def test_a_shard_in_no_folder_that_names_a_rock_asks_for_it(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="1"):
+        main([str(tmp_path), "--train", "https://127.0.0.1:1/0.tar", "--hr", "hr.png", "--lr", "lr.png"])
+    assert "0.tar is in no folder that names its rock; give --rock NAME" in capsys.readouterr().err
+
+
 def test_unclear_fields_are_asked_for(tmp_path, capsys):
     hr, lr = pair(0)
     write(
