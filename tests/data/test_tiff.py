@@ -187,6 +187,15 @@ def test_a_stack_that_was_saved_as_planes_of_rgb_is_named(tmp_path):
         list(read_pages(path))
 
 
+@pytest.mark.filterwarnings("ignore:.*photometric:DeprecationWarning")
+@pytest.mark.parametrize("slices", [3, 4])
+def test_a_stack_that_tifffile_takes_for_planes_of_colours_is_named(tmp_path, slices):
+    """tifffile.imwrite(path, volume), as it stands in many scripts."""
+    tifffile.imwrite(tmp_path / "a.tif", VOLUME[:slices])
+    with pytest.raises(ImageError, match="If they are slices of a volume, save them as pages of their own"):
+        list(read_pages(tmp_path / "a.tif"))
+
+
 def test_an_image_larger_than_its_bytes_can_hold_is_refused_before_it_takes_memory(tmp_path):
     path = save(tmp_path / "a.tif", GREY8, compression="lzw")
     set_tag(path, 257, 2**31)

@@ -21,7 +21,7 @@ from srgan_dist.integrity.find_corruption import find_corrupt_samples
 from srgan_dist.training import train
 
 
-@pytest.mark.parametrize("kind", ["png", "tif", "npy"])
+@pytest.mark.parametrize("kind", ["png", "tif", "npy", "bmp", "mat"])
 def test_pixels_and_records_are_those_of_the_members(tmp_path, kind):
     """NPY is read where it is, other formats from a copy in the cache."""
     folder = index(write_shards(tmp_path / kind, kind), "--source-field", "slice")

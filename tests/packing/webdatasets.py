@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import scipy.io
 import webdataset
 from conftest import texture
 from PIL import Image
@@ -22,8 +23,10 @@ def encoded(image, kind):
     file = io.BytesIO()
     if kind == "npy":
         np.save(file, image)
+    elif kind == "mat":
+        scipy.io.savemat(file, {"image": image.T}, do_compression=True)  # MATLAB's first axis is x
     else:
-        Image.fromarray(image).save(file, {"png": "PNG", "tif": "TIFF"}[kind], dpi=(254, 254))
+        Image.fromarray(image).save(file, {"png": "PNG", "tif": "TIFF", "bmp": "BMP"}[kind], dpi=(254, 254))
     return file.getvalue()
 
 

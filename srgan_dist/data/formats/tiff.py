@@ -247,10 +247,10 @@ def _decoded(volume, tiff, number):
         return _grey_palette(page)[pixels]
     if page.axes != "SYX":
         return pixels
-    if len(pixels) == 3 and (pixels != pixels[0]).any():
+    if len(pixels) >= 3 and (pixels[:3] != pixels[0]).any():  # the fourth is alpha
         raise ImageError(
             volume.path,
-            f"page {number} is RGB in three planes that differ. If they are slices of a volume, save them as"
+            f"page {number} is RGB in planes that differ. If they are slices of a volume, save them as"
             " pages of their own, e.g. by tifffile.imwrite(..., photometric='minisblack'); if they are"
             " colours, save the channel that holds the scan as a grey image",
         )
