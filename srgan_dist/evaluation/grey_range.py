@@ -193,11 +193,13 @@ def check_window(volume, window):
         )
 
 
-def range_note(volumes, windows, ranges):
+def range_note(volumes, windows, ranges, way_out=None):
     """Return a list of at most one note: the volumes whose range of grey levels is none that a generator was
     trained on.
 
     windows: the Window of each volume, None: none. ranges: as of `ranges_in`; [], of older weights: no note.
+    way_out(fitting): says what to do, from the Window that gives the first of them the trained range; None:
+    to give --window.
     """
     different = []
     for volume, window in zip(volumes, windows, strict=True) if ranges else ():
@@ -214,9 +216,15 @@ def range_note(volumes, windows, ranges):
     return [
         f"{path}: its grey levels, {low:.0f} to {high:.0f} of {top} (percentiles {PERCENT} and"
         f" {100 - PERCENT}), are unlike those of the training images ({_described(ranges, top)}){others}. If"
-        " they are stored in another window, SR is wrong: give --window LOW:HIGH, the values that are black"
-        f" and white in the training images, or --window auto, which is {fitting} for this one"
+        f" they are stored in another window, SR is wrong: {(way_out or _option)(fitting)}"
     ]
+
+
+def _option(fitting):
+    return (
+        "give --window LOW:HIGH, the values that are black and white in the training images, or --window"
+        f" auto, which is {fitting} for this one"
+    )
 
 
 class MeanComparison:
@@ -233,9 +241,9 @@ class MeanComparison:
         self.sr_sum += float(np.sum(grey, dtype=np.float64))
         self.sr_count += grey.size
 
-    def note(self, path):
+    def note(self, path, way_out="--window"):
         """Return a list of at most one note: that both differ by more than MEAN_SHARE of the range of LR, and
-        a grey level of 8 bits.
+        a grey level of 8 bits. way_out: what gives an image another window.
         """
         count = self.lr.sum()
         if not (count and self.sr_count):
@@ -248,5 +256,5 @@ class MeanComparison:
         return [
             f"{path}: the mean grey level of SR is {sr:.1f}, that of LR {lr:.1f} of {self.top}: they differ"
             f" by {abs(sr - lr):.1f}{share}. The network does not keep the grey levels of this image; are"
-            " they stored in another window than those of its training (--window)?"
+            f" they stored in another window than those of its training ({way_out})?"
         ]

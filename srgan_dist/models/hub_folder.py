@@ -14,22 +14,24 @@ from srgan_dist.utils.files import take_name
 from srgan_dist.utils.tensor_files import write_failures_named
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+URL_HOST = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:/+[^/\\?#]*")  # with the scheme; not C:/
 
 
 def save_folder(folder, generator, facts):
     """Write config.json, model.safetensors and README.md into a new folder, all or nothing; `load_generator`
     takes it.
 
-    facts: those of the weights file; paths of this machine and the settings of wandb are left out. Raises
-    UserError where something has the folder's name already.
+    facts: those of the weights file, as they are `travelling`. Raises UserError where something has the
+    folder's name already.
     """
     folder = Path(folder)
     facts = travelling(facts)
+    names = "phase", "window", "grey_ranges", "data", "provenance"
     config = {
         "model_type": "srgan_dist",
         "srgan_dist_version": srgan_dist.__version__,
         "generator": generator.config.model_dump(mode="json"),
-        **{name: facts[name] for name in ("phase", "window", "data", "provenance") if facts.get(name)},
+        **{name: facts[name] for name in names if facts.get(name)},
     }
     if folder.exists():
         raise UserError(f"{folder} exists and is left as it is; give another name or delete it")
@@ -47,15 +49,16 @@ def save_folder(folder, generator, facts):
 
 
 def travelling(facts):
-    """Return facts without what belongs to one machine or person: texts of the config with a slash or a
-    backslash (paths), its output folder, and its settings of wandb.
-    """
+    """Return facts whose config, where they have one, is a `travelling_config`."""
     config = facts.get("config")
-    if not isinstance(config, dict):
-        return facts
-    return facts | {
-        "config": _without_paths({k: v for k, v in config.items() if k not in ("output", "tracking")})
-    }
+    return facts | {"config": travelling_config(config)} if isinstance(config, dict) else facts
+
+
+def travelling_config(config):
+    """Return a config, as JSON, without what belongs to one machine or person: its output folder, its
+    settings of wandb, and all of its paths and URLs but their last parts.
+    """
+    return _without_paths({k: v for k, v in config.items() if k not in ("output", "tracking")})
 
 
 def _without_paths(value):
@@ -63,7 +66,13 @@ def _without_paths(value):
         return {name: _without_paths(part) for name, part in value.items()}
     if isinstance(value, list):
         return [_without_paths(part) for part in value]
-    return None if isinstance(value, str) and ("/" in value or "\\" in value) else value
+    return _last_part(value) if isinstance(value, str) and ("/" in value or "\\" in value) else value
+
+
+def _last_part(path):
+    """Return the last part of a path, or of the path of a URL without its query; None where there is none."""
+    path = re.split(r"[?#]", URL_HOST.sub("", path))[0]
+    return re.split(r"[/\\]", path.rstrip("/\\"))[-1] or None
 
 
 def find_folder(name, revision=None):

@@ -1,5 +1,7 @@
 """The model card of a generator: what it was trained on, how it scores, and what it is not for."""
 
+import numpy as np
+
 import srgan_dist
 from srgan_dist.models import noise_channels
 from srgan_dist.models.summary import count_parameters
@@ -75,7 +77,21 @@ def _data(facts):
         ]
     if window := facts.get("window"):
         lines += [f"Values {window} of the volumes became black to white.", ""]
+    if ranges := facts.get("grey_ranges"):
+        lines += [_ranges(ranges, np.iinfo(sets[0]["dtype"]).max), ""]
     return "\n".join(lines).rstrip()
+
+
+def _ranges(ranges, top):
+    """Return a sentence with the range of LR of each rock, in several sets each of its ranges."""
+    found = {}
+    for own in ranges:
+        levels = f"{own['low'] * top:.0f} to {own['high'] * top:.0f}"
+        found.setdefault(_cell(own["rock"]), {})[levels] = None
+    return (
+        "The range of LR's grey levels (percentiles 1 and 99), with which that of an image is compared, of"
+        f" {top}: " + "; ".join(f"{rock} {', '.join(levels)}" for rock, levels in found.items()) + "."
+    )
 
 
 def _rock_row(rock, row):

@@ -150,9 +150,8 @@ def _describe(model, config, facts, onnx):
     model.doc_string = f"Super resolution x{config.scale} of {config.ndim}-D micro-CT images. " + " ".join(
         f"{name}: {text}." for name, text in texts.items()
     )
-    known = {
-        name: facts[name] for name in ("phase", "scores", "window", "data", "provenance") if name in facts
-    }
+    names = "phase", "scores", "window", "grey_ranges", "data", "provenance"
+    known = {name: facts[name] for name in names if name in facts}
     properties = texts | {
         "scale": str(config.scale),
         "ndim": str(config.ndim),

@@ -1,10 +1,16 @@
+import logging
+
 import numpy as np
 import pytest
 import torch
 from conftest import texture
 
+import srgan_dist
+from srgan_dist.data.window import Window
+from srgan_dist.evaluation.grey_range import robust_range
 from srgan_dist.evaluation.super_resolve import super_resolve_pages
 from srgan_dist.evaluation.super_resolver import SuperResolver
+from srgan_dist.models.self_ensemble import SelfEnsemble
 from srgan_dist.models.srresnet import SRResNet, SRResNetConfig
 from srgan_dist.utils.errors import UserError
 
@@ -87,3 +93,65 @@ def test_arrays_that_are_no_grey_levels_are_refused(ndim, array, words):
 def test_a_tile_without_pixels_is_refused():
     with pytest.raises(UserError, match="tile=0 must be a whole number, 1 or more"):
         resolver()(np.zeros((8, 8), np.uint8), tile=0)
+
+
+# Grey levels
+
+
+def notes_of(caplog, words):
+    return [text for text in caplog.messages if words in text]
+
+
+def test_another_grey_window_is_named_once_with_numbers_and_the_way_out(caplog):
+    scene = texture(3, 40, 44)
+    low, high = robust_range(scene)
+    ranges = [{"rock": "coal", "low": low / 255, "high": high / 255}]
+    sr = resolver(header={"grey_ranges": ranges, "window": "-500.0:1500.0"})
+    sr(scene)
+    assert notes_of(caplog, "its grey levels") == []
+    other = scene * np.uint16(16) + np.uint16(32768)
+    for array in (other, np.stack([other, other]), other):
+        sr(array)
+    (note,) = notes_of(caplog, "its grey levels")
+    assert f"the array: its grey levels, {16 * low + 32768:.0f} to {16 * high + 32768:.0f} of 65535" in note
+    assert f"training images (coal {257 * low:.0f} to {257 * high:.0f})" in note
+    assert "(values -500.0:1500.0 of its volumes)" in note and "numpy.round(65535 * numpy.clip(" in note
+    assert note.endswith("32768.0:36848.0 gives this array their range")
+    caplog.clear()
+    resolver(header={"grey_ranges": ranges})(Window(32768, 36848).to_grey_levels(other, np.uint16))
+    assert notes_of(caplog, "its grey levels") == []
+    with pytest.raises(UserError, match=r"grey levels of the training images \(values -500.0:1500.0 of its"):
+        sr(other.astype(np.float32))
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_a_mean_that_sr_does_not_keep_is_named_once_with_numbers(caplog, ndim):
+    sr = resolver(ndim=ndim)
+    with torch.no_grad():
+        for parameter in sr.generator.parameters():
+            parameter.zero_()  # paints the middle grey
+    volume = np.stack([texture(seed, 20, 24) // 2 for seed in range(4)])
+    with caplog.at_level(logging.WARNING):
+        sr(np.full_like(volume, 128))
+        assert caplog.messages == []
+        sr(volume)
+        sr(volume)
+    (note,) = caplog.messages
+    assert f"the array: the mean grey level of SR is 128.0, that of LR {volume.mean():.1f} of 255" in note
+
+
+# The hub
+
+
+@pytest.mark.parametrize("self_ensemble", [False, True])
+def test_a_saved_folder_is_loaded_again_with_its_facts(tmp_path, self_ensemble):
+    ranges = [{"rock": "coal", "low": 0.1, "high": 0.7}]
+    facts = {"phase": "adversarial", "grey_ranges": ranges, "config": {"data": {"path": "/home/jane/rocks"}}}
+    sr, lr = resolver(header=facts), texture(3, 20, 24)
+    chosen = SuperResolver(SelfEnsemble(sr.generator), facts) if self_ensemble else sr
+    chosen.save_pretrained(tmp_path / "new" / "rocks")
+    found = srgan_dist.from_pretrained(tmp_path / "new" / "rocks", "cpu")
+    assert np.array_equal(found(lr), sr(lr))
+    assert found.header == facts | {"config": {"data": {"path": "rocks"}}}
+    with pytest.raises(UserError, match="rocks exists and is left as it is"):
+        sr.save_pretrained(tmp_path / "new" / "rocks")

@@ -15,6 +15,7 @@ from safetensors import safe_open
 import srgan_dist
 from srgan_dist.cli import main
 from srgan_dist.models import onnx_file
+from srgan_dist.models.hub_folder import travelling_config
 from srgan_dist.models.srresnet import SRResNet, SRResNetConfig
 from srgan_dist.models.weights_file import save_generator
 
@@ -22,6 +23,7 @@ FACTS = {
     "phase": "adversarial",
     "samples_seen": 4096,
     "window": "-500.0:1500.0",
+    "grey_ranges": [{"rock": "coal|ä", "low": 0.2, "high": 0.6}, {"rock": "coal|ä", "low": 0.4, "high": 0.8}],
     "scores": {
         "valid": {"coal|ä": {"bicubic": {"psnr": 30.0, "ssim": 0.8}, "SR": {"psnr": 32.5, "ssim": 0.85}}}
     },
@@ -39,7 +41,11 @@ FACTS = {
     "config": {
         "name": "trial",
         "output": "runs_of_jane",
-        "data": {"path": "/home/jane/rocks", "batch_size": 16},
+        "data": {
+            "path": "/home/jane/rocks",
+            "cache": "https://jane:pw@jane.org/a/b.tar?jane#c",
+            "batch_size": 16,
+        },
         "pretrain": {"losses": {"vgg": {"weights": "C:\\jane\\vgg.pth"}}},
         "tracking": {"entity": "jane"},
     },
@@ -108,7 +114,8 @@ def test_an_onnx_file_gives_what_the_generator_gives_on_images_of_any_size(
     properties = {entry.key: entry.value for entry in model.metadata_props}
     assert "float32 [batch, 1, " in properties["lr"] and "-500.0:1500.0" in properties["lr"]
     assert properties["scale"] == str(generator.config.scale)
-    assert json.loads(properties["facts"])["scores"] == FACTS["scores"]
+    facts = json.loads(properties["facts"])
+    assert [facts[name] == FACTS[name] for name in ("scores", "grey_ranges")] == [True, True]
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["g.onnx"]
 
 
@@ -221,6 +228,7 @@ def test_a_folder_holds_config_weights_and_card_and_is_loaded_again(tmp_path):
         assert np.array_equal(load(folder, "cpu")(lr), expected)
     config = json.loads((folder / "config.json").read_text())
     assert config["model_type"] == "srgan_dist" and config["data"] == FACTS["data"]
+    assert config["grey_ranges"] == FACTS["grey_ranges"]
     assert config["generator"] == generator.config.model_dump(mode="json")
 
     # The card has the figures, and nothing names the machine
@@ -230,13 +238,19 @@ def test_a_folder_holds_config_weights_and_card_and_is_loaded_again(tmp_path):
         r"| coal\|ä | 1,200 | 7 to 60001 | 2 x 1.5 x 1.5 |",
         r"| valid | coal\|ä | 32.50 (+2.50) | 0.8500 (+0.0500) |",
         "Values -500.0:1500.0 of the volumes became black to white.",
+        "The range of LR's grey levels (percentiles 1 and 99), with which that of an image is compared, of"
+        r" 65535: coal\|ä 13107 to 39321, 26214 to 52428.",
         "- torch: 2.14.0",
     ):
         assert line in card.splitlines()
     assert all(b"jane" not in path.read_bytes() for path in folder.iterdir())
     with safe_open(folder / "model.safetensors", "pt") as file:
         facts = json.loads(file.metadata()["facts"])
-    assert facts["config"]["data"] == {"path": None, "batch_size": 16}
+    assert facts["config"] == {
+        "name": "trial",
+        "data": {"path": "rocks", "cache": "b.tar", "batch_size": 16},
+        "pretrain": {"losses": {"vgg": {"weights": "vgg.pth"}}},
+    }
 
 
 def test_weights_without_facts_have_a_card_that_says_so(tmp_path):
@@ -292,3 +306,19 @@ def test_a_folder_without_weights_is_refused(tmp_path):
         srgan_dist.from_pretrained(tmp_path)
     with pytest.raises(srgan_dist.UserError, match="revision='v1' is for a repository of the hub"):
         srgan_dist.from_pretrained(tmp_path, revision="v1")
+
+
+@pytest.mark.parametrize(
+    "path, left",
+    [
+        ("demo/shards/", "shards"),
+        ("C:/jane/rocks", "rocks"),
+        ("s3://jane/rocks", "rocks"),
+        ("https:/jane:pw@jane.org/set?key=jane/x", "set"),
+        ("https://jane:pw@jane.org", None),
+        ("/", None),
+        ("rocks_x4", "rocks_x4"),
+    ],
+)
+def test_of_paths_and_urls_the_last_part_is_left(path, left):
+    assert travelling_config({"data": [{"path": path}], "output": "/home/jane"}) == {"data": [{"path": left}]}
