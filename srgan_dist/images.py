@@ -21,7 +21,7 @@ class Pair(NamedTuple):
     rock: str
     lr: np.ndarray
     hr: np.ndarray
-    voxel_size_um: float | None  # of hr, where the set knows it
+    voxel_size_um: float | tuple | None  # of hr, where it is known; (z, y, x) where voxels are no cubes
 
 
 class RockMeasures(NamedTuple):
@@ -51,7 +51,9 @@ def read_pairs(shards, split="valid"):
         raise UserError(f"{shards} has no {split} split; it has {', '.join(present)}")
     reader = Reader(found)
     for i in range(len(found)):
-        yield Pair(found.key(i), found.rock(i), *reader.image(i), reader.record(i).get("voxel_size_um"))
+        record = reader.record(i)
+        size = record.get("voxel_size_um") or tuple(record.get("voxel_sizes_um") or ()) or None
+        yield Pair(found.key(i), found.rock(i), *reader.image(i), size)
 
 
 def bicubic(lr, scale):
@@ -98,8 +100,11 @@ def rock_measures(image, threshold, phase="dark", voxel_size_um=None, inside=Non
         )
     if phase not in ("dark", "bright"):
         raise UserError(f"phase={phase!r} must be dark or bright, that of the pores")
-    if voxel_size_um is not None and not 0 < voxel_size_um < np.inf:
-        raise UserError(f"voxel_size_um={voxel_size_um} must be above 0, or None for lengths in pixels")
+    if voxel_size_um is not None and (np.ndim(voxel_size_um) or not 0 < voxel_size_um < np.inf):
+        raise UserError(
+            f"voxel_size_um={voxel_size_um} must be one number above 0, of voxels that are cubes, or None for"
+            " lengths in pixels"
+        )
     inside = np.ones(image.shape, bool) if inside is None else np.asarray(inside)
     if inside.shape != image.shape or inside.dtype != bool or not inside.any():
         raise UserError(

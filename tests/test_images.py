@@ -81,7 +81,7 @@ def test_bicubic_is_the_baseline_of_the_scores():
         (lambda image: srgan_dist.rock_measures(image, 0.5, phase="black"), "phase='black' must be"),
         (
             lambda image: srgan_dist.rock_measures(image, 0.5, voxel_size_um=0),
-            "voxel_size_um=0 must be above",
+            "voxel_size_um=0 must be one number above 0",
         ),
         (lambda image: srgan_dist.rock_measures(image[..., None, None], 0.5), "image has dtype uint8"),
         (lambda image: srgan_dist.rock_measures(image, 0.5, inside=image > 300), "0 pixels that count"),

@@ -97,7 +97,7 @@ class _Record(BaseModel):
     left: _Pixel | None = None
     corner: list[_Pixel] | None = None
     voxel_size_um: _Length | None = None
-    voxel_sizes_um: list[_Length | None] | None = None
+    voxel_sizes_um: Annotated[list[_Length | None], Field(min_length=3, max_length=3)] | None = None
 
 
 def parse_record(content):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from srgan_dist.data.reader import Reader
-from srgan_dist.evaluation.figures import middle_slices, name_plane
+from srgan_dist.evaluation.figures import middle_slices, name_plane, size_along_bar
 
 
 @dataclass(frozen=True)
@@ -11,7 +11,7 @@ class Example:
     """An image, or one slice of a volume, as every method shows it.
 
     images: lr [H, W], hr and every method [s*H, s*W], on [0, 1]. scores: method -> {psnr, ssim} of the whole
-    image or volume. voxel_size_um: of HR, None where the file does not say.
+    image or volume. voxel_size_um: of HR along its rows, None where the file does not say.
     """
 
     split: str
@@ -43,14 +43,13 @@ def typical_examples(splits, rows, methods):
                 for row in of_split
                 if row["index"] == index
             }
-            voxel_size_um = reader.record(index).get("voxel_size_um")
+            record = reader.record(index)
             slices = {name: middle_slices(image) for name, image in images.items()}
             for plane in slices["lr"]:
                 of_plane = {name: planes[plane] for name, planes in slices.items()}
                 name = name_plane(plane, (0, 0, 0), hr.shape)
-                examples.append(
-                    Example(split.name, rock, name, split.key(index), of_plane, scores, voxel_size_um)
-                )
+                size = size_along_bar(record, plane)
+                examples.append(Example(split.name, rock, name, split.key(index), of_plane, scores, size))
     return examples
 
 

@@ -56,6 +56,15 @@ def name_plane(plane, corner, shape):
     return f"{plane}, {'zyx'[axis]} = {corner[axis] + shape[axis] // 2}"
 
 
+def size_along_bar(record, plane):
+    """Return the HR voxel size in um along the rows of a slice, as its scale bar is; None where unknown.
+
+    record: of the sample. plane: one of PLANES, or "" of an image.
+    """
+    sizes = record.get("voxel_sizes_um") or [record.get("voxel_size_um")] * 3
+    return sizes[1] if plane == "yz" else sizes[2]
+
+
 def label(name, plane):
     """Return the name of a rock or a column, with the plane of the slice if it is one of a volume."""
     return f"{name} {plane}".rstrip()
@@ -74,7 +83,7 @@ def panel(lr, bicubic, sr, hr, plane="", side=CROP, voxel_size_um=None):
 
     lr: [H, W], the others [s*H, s*W], numpy on [0, 1]; grey is stretched to the range of hr for display. The
     error |SR - HR| has a scale from 0 to a quarter of that range. plane: `name_plane` of the slice, for the
-    first caption. voxel_size_um: of HR, None where it is unknown.
+    first caption. voxel_size_um: of HR along its rows, None where it is unknown.
     """
     scale = hr.shape[0] // lr.shape[0]
     side = side // scale * scale

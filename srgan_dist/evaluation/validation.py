@@ -10,7 +10,15 @@ import numpy as np
 import torch
 
 from srgan_dist.data.reader import Reader
-from srgan_dist.evaluation.figures import CROP, PLANES, middle_slices, name_plane, panel, stack
+from srgan_dist.evaluation.figures import (
+    CROP,
+    PLANES,
+    middle_slices,
+    name_plane,
+    panel,
+    size_along_bar,
+    stack,
+)
 from srgan_dist.evaluation.measuring_settings import thresholds_of
 from srgan_dist.evaluation.scoring import (
     AVERAGED,
@@ -86,8 +94,7 @@ class Validator:
         reader = Reader(split)
         pictures, bands, bottom = [], [], 0
         for i in spread_over_rocks(split, self.num_sample_images):
-            voxel_size_um = reader.record(i).get("voxel_size_um")
-            pictures += self._panels_of(*reader.image(i), reader.peak, voxel_size_um)
+            pictures += self._panels_of(*reader.image(i), reader.peak, reader.record(i))
             top, bottom = bottom, sum(picture.height for picture in pictures)
             psnr, bicubic_psnr = (self.psnr["valid", i, method] for method in ("SR", "bicubic"))
             gain = f"{psnr:.2f} dB ({psnr - bicubic_psnr:+.2f} over bicubic)"
@@ -98,7 +105,7 @@ class Validator:
             stack(pictures).save(unfinished, format="png")
         self.tracker.panels("samples", path, bands, samples_seen)
 
-    def _panels_of(self, lr, hr, peak, voxel_size_um):
+    def _panels_of(self, lr, hr, peak, record):
         """Yield the panel of an image, or those of the three middle slices of a volume."""
         scale = self.generator.config.scale
         interpolated = bicubic(lr, scale, lr.ndim).numpy()
@@ -109,7 +116,7 @@ class Validator:
             corner = [side.start for side in of_hr]
             name = name_plane(plane, corner, images[-1].shape)
             slices = (middle_slices(image)[plane] for image in images)
-            yield panel(*slices, name, voxel_size_um=voxel_size_um)
+            yield panel(*slices, name, voxel_size_um=size_along_bar(record, plane))
 
     def _score(self, split, methods, thresholds=None):
         a = self.accelerator

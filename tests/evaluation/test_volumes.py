@@ -11,9 +11,13 @@ from conftest import texture, tiny_config
 from PIL import Image
 from skimage.metrics import structural_similarity
 
+import srgan_dist
 from srgan_dist.data.degradation import resize, upsample
 from srgan_dist.data.reader import Reader
 from srgan_dist.data.split import open_split
+from srgan_dist.data.write_volumes import create
+from srgan_dist.evaluation import validation
+from srgan_dist.evaluation.examples import typical_examples
 from srgan_dist.evaluation.figures import GAP
 from srgan_dist.evaluation.metrics import axis_log_power, psnr_of_mse
 from srgan_dist.evaluation.report import evaluate
@@ -34,12 +38,16 @@ def volumes(tmp_path_factory):
     return write_volumes(tmp_path_factory.mktemp("volumes"))
 
 
-def write_volumes(root):
-    """Pack a set of one rock with volumes of 24x24x24 voxels, x2, uint8; returns its folder."""
+def write_volumes(root, sizes=None):
+    """Pack a set of one rock with volumes of 24x24x24 voxels, x2, uint8; returns its folder. sizes: of a
+    voxel along z, y and x, in um.
+    """
     (root / "hr" / "coal").mkdir(parents=True)
     for number in range(6):
         volume = [texture(100 * number + z, SIDE, SIDE) for z in range(SIDE)]
-        np.save(root / "hr" / "coal" / f"scan_{number}.npy", np.stack(volume))
+        writer = create(root / "hr" / "coal" / f"scan_{number}.mhd", (SIDE,) * 3, np.dtype(np.uint8), sizes)
+        writer.write((0, 0, 0), np.stack(volume))
+        writer.close()
     options = BuildOptions(ndim=3, scale=2, kind="default", tile=SIDE, crop=16, samples_per_shard=3)
     build(root / "hr", root / "set", options)
     return root / "set"
@@ -124,7 +132,8 @@ class Recorder:
         self.recorded.append((name, path, bands, samples_seen))
 
 
-def test_validation_logs_ssim_of_slices_and_draws_three_planes(volumes, tmp_path):
+def validator_of(volumes, folder, recorder):
+    """Return the Validator of a training on a set of volumes."""
     generator = {
         "name": "srresnet",
         "ndim": 3,
@@ -133,10 +142,45 @@ def test_validation_logs_ssim_of_slices_and_draws_three_planes(volumes, tmp_path
         "num_filters": 4,
         "init_std": None,
     }
-    data = {"path": str(volumes), "lr_crop": 8, "batch_size": 2, "cache": str(tmp_path / "cache")}
-    config = tiny_config(volumes, tmp_path, generator=generator, data=data, adversarial=None)
+    data = {"path": str(volumes), "lr_crop": 8, "batch_size": 2, "cache": str(folder / "cache")}
+    config = tiny_config(volumes, folder, generator=generator, data=data, adversarial=None)
+    return Validator(config, {"valid": open_split(volumes, "valid")}, folder, recorder, Accelerator())
+
+
+def test_scale_bars_have_the_size_of_the_voxels_along_them(tmp_path, monkeypatch):
+    volumes = write_volumes(tmp_path, (8.0, 4.0, 2.0))
+    along_bars = [2.0, 2.0, 4.0]  # of the planes xy, xz and yz: along x, x and y
+    split, methods = open_split(volumes, "valid"), methods_of({}, 2, CPU, 3)
+    examples = typical_examples([split], score_split(split, methods, 0, 1, CPU), methods)
+    assert [example.voxel_size_um for example in examples] == along_bars
+
+    drawn, panel = [], validation.panel
+
+    def noted(*images, voxel_size_um):
+        drawn.append(voxel_size_um)
+        return panel(*images, voxel_size_um=voxel_size_um)
+
+    monkeypatch.setattr(validation, "panel", noted)
+    validator = validator_of(volumes, tmp_path, Recorder())
+    validator.validate(network(), ["valid"])
+    validator.draw_panels(5, 10)
+    assert drawn == along_bars
+
+    # The whole of it for arrays; lengths of measures count voxels, which are no lengths in um then
+    pair = next(srgan_dist.read_pairs(volumes))
+    assert pair.voxel_size_um == (8.0, 4.0, 2.0)
+    with pytest.raises(UserError, match="must be one number above 0, of voxels that are cubes"):
+        srgan_dist.rock_measures(pair.hr, 0.5, voxel_size_um=pair.voxel_size_um)
+    save_generator(tmp_path / "weights" / "pretrain.safetensors", network(), {})
+    srgan_dist.evaluate(tmp_path, volumes, splits=["valid"])
+    assert json.loads((tmp_path / "eval" / "measures.json").read_text())["voxel_size_um"] == {"coal": None}
+    page = (tmp_path / "eval" / "report.html").read_text()
+    assert "2.00 µm per HR pixel" in page and "4.00 µm per HR pixel" in page
+
+
+def test_validation_logs_ssim_of_slices_and_draws_three_planes(volumes, tmp_path):
     split, recorder = open_split(volumes, "valid"), Recorder()
-    validator = Validator(config, {"valid": split}, tmp_path, recorder, Accelerator())
+    validator = validator_of(volumes, tmp_path, recorder)
     metrics, scores = validator.validate(network(), ["valid", "test"])["valid"]
     assert metrics["val/ssim_slices"] == pytest.approx(scores["coal"]["SR"]["ssim_slices"])
     assert metrics["val/psnr_gain"] == pytest.approx(metrics["val/psnr_gain/coal"])
