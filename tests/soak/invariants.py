@@ -1,7 +1,9 @@
 """What holds after every event of the soak. Each check yields one text per fault."""
 
+import contextlib
 import json
 import os
+import re
 import signal
 import time
 from collections import Counter
@@ -14,6 +16,10 @@ from srgan_dist.tracking.tracker import X_AXIS
 
 ENDING_SECONDS = 60  # that docs/reliability.md gives the processes of a failed training
 MIB = 2**20
+KNOWN = re.compile(  # files that may be left by a kill, until the next process that writes there
+    r"\..+\.[0-9a-f]{8}\.unfinished|step-\d+(\.old)?(\.leaving)?\.unfinished|step-\d+\.old"
+    r"|[0-9a-f]{64}[a-z]*\.(part|lock)|room\.lock"
+)
 
 
 # Processes
@@ -52,6 +58,36 @@ def leftover_processes(pid, allowed, seconds=ENDING_SECONDS):
         os.kill(each, signal.SIGKILL)
 
 
+@contextlib.contextmanager
+def suspended(pids, seconds=10):
+    """Suspend processes while the block runs."""
+    send(signal.SIGSTOP, pids)
+    try:
+        deadline = time.monotonic() + seconds
+        while any(map(runs, pids)) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        yield
+    finally:
+        send(signal.SIGCONT, pids)
+
+
+def runs(pid):
+    """Return whether a thread of a process is neither suspended nor ended."""
+    try:
+        threads = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+    except OSError:  # one ends
+        return True
+    return any(thread.rpartition(")")[2].split()[0] not in "TZX" for thread in threads)
+
+
+def send(number, pids):
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:  # it has ended by itself
+            continue
+
+
 class Memory:
     """The memory of processes that run for long: `growth` bytes more than after their warm-up, or than at the
     last fault, are a fault.
@@ -78,10 +114,15 @@ def anonymous_bytes(pid):
 # Files
 
 
-def leftover_files(*folders):
-    """Hidden, temporary and unfinished files; the lock of a run, which stays, is none."""
+def leftover_files(*folders, known=None):
+    """Hidden, temporary and unfinished files; the lock of a run, which stays, is none.
+
+    known: pattern of names that may be left, of folders with all that is in them.
+    """
     for folder in folders:
         for path in sorted(Path(folder).rglob("*")):
+            if known and any(map(known.fullmatch, path.relative_to(folder).parts)):
+                continue
             hidden = path.name.startswith(".") and path.name != ".lock"
             if hidden or path.suffix in (".unfinished", ".part", ".old", ".tmp") or _is_lock_of_copy(path):
                 yield f"{path} is left"
@@ -139,14 +180,16 @@ def fault_of(act, path):
         yield f"{path}: {type(error).__name__}: {error}"
 
 
-def wrong_order(seen, count, batch_size, updates, ranks=2, micro_batches=1):
-    """Epochs of a finished run of `updates` in which not every image came once; count: of images.
+def wrong_order(seen, count, batch_size, updates, ranks=2, micro_batches=1, finished=True):
+    """Epochs of a run of `updates` in which not every image came once, of an unfinished one in which one
+    came twice; count: of images.
 
     seen: folder of the notes of soak_rank.py. A batch that was taken again after a kill has to be the same.
     """
     noted = {}
     for rank in range(ranks):
-        for line in (seen / f"{rank}.jsonl").read_text().splitlines():
+        path = seen / f"{rank}.jsonl"
+        for line in path.read_text().splitlines() if finished or path.exists() else ():
             update, micro_batch, images = json.loads(line)
             if noted.setdefault((update, micro_batch, rank), images) != images:
                 yield f"rank {rank} took other images for update {update} once it was repeated"
@@ -159,7 +202,9 @@ def wrong_order(seen, count, batch_size, updates, ranks=2, micro_batches=1):
                 order[slot] = image
     for start in range(0, len(order) - count + 1, count):
         epoch = order[start : start + count]
-        if None in epoch or len(set(epoch)) < count or set(epoch) != set(order[:count]):
+        taken = [image for image in epoch if image is not None]
+        missing = finished and (len(taken) < count or set(epoch) != set(order[:count]))
+        if missing or len(set(taken)) < len(taken):
             yield f"epoch {start // count} had the images {epoch}"
 
 

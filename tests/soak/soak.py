@@ -2,10 +2,11 @@
 
     python tests/soak/soak.py [--seconds 3600] [--seed 0] [--out soak] [--only N]
 
-After every event the invariants of invariants.py are checked. A fault is printed with its event,
-TRAINING.EVENT, and the folder of its training is kept in OUT. --only TRAINING with the same seed repeats that
-training alone: its events follow from both numbers, the moments at which they strike only roughly. At the end
-there is a line per class of events, and OUT/soak.json. Exit code 1 where there was a fault.
+After every event the invariants of invariants.py are checked, of a training that goes on while it is
+suspended. A fault is printed with its event, TRAINING.EVENT, and the folder of its training is kept in OUT.
+--only TRAINING with the same seed repeats that training alone: its events follow from both numbers, the
+moments at which they strike only roughly. At the end there is a line per class of events, and OUT/soak.json.
+Exit code 1 where there was a fault.
 """
 
 import argparse
@@ -26,8 +27,8 @@ sys.path[:0] = map(str, (TESTS.parent, TESTS, TESTS / "run", TESTS / "storage"))
 
 import fork_server  # noqa: E402
 from commands import wait_until, write_config  # noqa: E402
-from invariants import Memory, descendants, leftover_processes, wrong_records  # noqa: E402
-from story import Story, send  # noqa: E402
+from invariants import Memory, descendants, leftover_processes, send, wrong_records  # noqa: E402
+from story import Story  # noqa: E402
 from world import SMALL_CACHE, World, empty, start_training  # noqa: E402
 
 from srgan_dist.utils.errors import STOPPED  # noqa: E402
@@ -109,6 +110,7 @@ class LongTraining:
         faults = [f"process {one.pid} has ended" for one in self.processes if one.poll() is not None]
         if not faults and self.metrics.read_bytes().count(b"loss/generator") >= WARM_UP:
             faults += self.memory.grown(self.pids)
+        faults += wrong_records(self.folder / "run", SMALL_CACHE["batch_size"])
         self.report("long training", faults)
 
     def close(self):

@@ -11,11 +11,14 @@ import time
 
 from commands import processes_of, start, write_config
 from invariants import (
+    KNOWN,
     any_files,
     damaged_files,
     differences,
     leftover_files,
     leftover_processes,
+    send,
+    suspended,
     wrong_order,
     wrong_records,
 )
@@ -30,12 +33,13 @@ ENDS = {  # of a start of a training, and how often each is drawn
     "SIGTERM": 3,
     "SIGUSR1": 3,
     "SIGINT": 3,
+    "SIGHUP": 2,
     "kill one rank": 4,
     "kill all ranks": 3,
     "kill the launcher": 3,
     "finish": 2,
 }
-DISTURBANCES = {"suspend": 2, "evaluate": 1}
+DISTURBANCES = {"suspend": 2, "evaluate": 1, "close the readers": 1}
 OF_URLS = {"empty the cache": 4, "fault of the server": 2}
 DAMAGES = {"damage the newest checkpoint": 2, "delete the newest checkpoint": 1}
 STARTS = 7  # after which a training is left alone
@@ -91,27 +95,23 @@ class Story:
             self.wait(self.moment())
             if kind == "evaluate":
                 evaluation = evaluation or self.start_evaluation()
-            elif kind == "suspend":
-                self.suspend()
-            elif kind == "empty the cache":
-                empty(self.cache)
-                self.report(kind, [])
             else:
-                self.disturb_server()
-        in_order = True
+                self.disturb(kind)
+        in_order, early = True, []
         if end != "finish":
             # Nobody supervises ranks without a launcher before they know each other
             self.wait(self.moment(early=self.launcher != "none"))
             # After its last update it may have ended, which is no longer stopped
             in_order = end.startswith("SIG") and self.updates_before < self.updates() < 2 * PHASE
+            early = self.ended_early()
             self.strike(end)
-        faults = self.processes_ended(end, in_order, evaluation)
+        faults = self.processes_ended(end, in_order, evaluation, early)
         if evaluation:
             self.check_evaluation(*evaluation)
         finished = all(process.returncode == 0 for process in self.processes)
         if finished or self.updates() > self.updates_before:
             self.damaged = None
-        faults += self.files_in_order(in_order or finished)
+        faults += self.wrong_files() + self.leftovers(None if in_order or finished else KNOWN)
         self.report("finish" if finished else end, faults + (self.differs() if finished else []))
         return finished
 
@@ -156,17 +156,31 @@ class Story:
         launchers = [process.pid for process in self.processes] if self.launcher == "ranks.py" else []
         return [pid for pid in processes_of(self.config_file) if pid not in launchers]
 
-    def disturb_server(self):
-        shard = self.rng.choice(sorted(path.name for path in self.world.shards.glob("train-*.tar")))
-        self.world.server.faults[shard] = [self.rng.choice([cut, status(503)]), fine]
-        self.report("fault of the server", [])
+    def disturb(self, kind):
+        """Disturb the training; check it, suspended, when it has made an update since or has ended."""
+        if kind == "suspend":
+            with suspended(self.ranks()):
+                time.sleep(self.rng.uniform(0, 0.5))
+        elif kind == "empty the cache":
+            empty(self.cache)
+        elif kind == "close the readers":
+            for process in self.processes:
+                process.stdout.close()
+                process.stderr.close()
+        else:
+            shard = self.rng.choice(sorted(path.name for path in self.world.shards.glob("train-*.tar")))
+            self.world.server.faults[shard] = [self.rng.choice([cut, status(503)]), fine]
+        before = self.updates()
+        self.wait(lambda: self.updates() > before)
+        with suspended(self.ranks()):
+            faults = self.ended_early() + self.wrong_files() + [*leftover_files(self.run, known=KNOWN)]
+        self.report(kind, faults)
 
-    def suspend(self):
-        ranks = self.ranks()
-        for number in (signal.SIGSTOP, signal.SIGCONT):
-            send(number, ranks)
-            time.sleep(self.rng.uniform(0, 0.5))
-        self.report("suspend", [])
+    def ended_early(self):
+        """Return a text for each process that has ended by itself and not well."""
+        codes = {process.pid: process.poll() for process in self.processes}
+        allowed = (None, 0) if self.updates() >= 2 * PHASE else (None,)
+        return [f"process {pid} has ended with {code}" for pid, code in codes.items() if code not in allowed]
 
     def start_evaluation(self):
         """Evaluate what the run has by now; returns the process and whether there were weights."""
@@ -195,7 +209,7 @@ class Story:
     def strike(self, end):
         """End the training by a signal."""
         ranks = self.ranks()
-        if end in ("SIGTERM", "SIGUSR1", "SIGINT"):
+        if end.startswith("SIG"):
             targets = [process.pid for process in self.processes]
             alone = self.launcher == "none" and self.rng.random() < 0.5
             send(getattr(signal, end), targets[:1] if alone else targets)
@@ -206,12 +220,12 @@ class Story:
         else:
             send(signal.SIGKILL, [process.pid for process in self.processes])
 
-    def processes_ended(self, end, in_order, evaluation):
-        """Wait for the end of all processes but an evaluation; return the faults.
+    def processes_ended(self, end, in_order, evaluation, early):
+        """Wait for the end of all processes but an evaluation; return the faults, with those before its end.
 
         in_order: the training was under way and was not killed, so it ends with the exit code 0 or 85.
         """
-        errors, faults = [], []
+        errors, faults = [], early.copy()
         for process in self.processes:
             try:
                 errors.append(process.communicate(timeout=WAIT_SECONDS)[1])
@@ -221,29 +235,35 @@ class Story:
         faults += leftover_processes(os.getpid(), self.bystanders | others)
         codes = [process.wait() for process in self.processes]
         allowed = [0] if end == "finish" else [0, STOPPED]
-        if in_order and (len(set(codes)) > 1 or codes[0] not in allowed):
+        if early or in_order and (len(set(codes)) > 1 or codes[0] not in allowed):
             faults.append(f"exit codes {codes}: {errors}")
         self.world.server.faults.clear()
         return faults
 
-    def files_in_order(self, in_order):
-        """Return the faults of the files of an ended training; in_order: as above, nothing is left."""
-        faults = [
+    def wrong_files(self):
+        """Return the faults of the files of a run that is suspended or has ended, and of its batches."""
+        return [
             *wrong_records(self.run, self.config.data.batch_size),
             *damaged_files(self.run, self.damaged),
+            *self.wrong_batches(finished=False),
         ]
-        if in_order:
-            faults += leftover_files(self.run, self.cache)
-            faults += any_files(self.temporary)
-        return faults
+
+    def leftovers(self, known):
+        """Return the files that an ended training has left, but for those of `known` names."""
+        return [*leftover_files(self.run, self.cache, known=known), *any_files(self.temporary)]
 
     def differs(self):
         """Return the faults of the finished run."""
+        undisturbed = self.world.undisturbed(self.variant)
+        return [*differences(contents(self.run), undisturbed), *self.wrong_batches(finished=True)]
+
+    def wrong_batches(self, finished):
         parts, batch_size = self.config.gradient_accumulation_steps, self.config.data.batch_size
-        return [
-            *differences(contents(self.run), self.world.undisturbed(self.variant)),
-            *wrong_order(self.folder / "seen", IMAGES["train"], batch_size, 2 * PHASE, micro_batches=parts),
-        ]
+        return wrong_order(
+            *(self.folder / "seen", IMAGES["train"], batch_size, 2 * PHASE),
+            micro_batches=parts,
+            finished=finished,
+        )
 
     # Between two starts
 
@@ -266,12 +286,4 @@ class Story:
                 os.truncate(path, self.rng.randrange(path.stat().st_size))
             else:
                 path.unlink()
-        self.report(kind, [])
-
-
-def send(number, pids):
-    for pid in pids:
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:  # it has ended by itself
-            continue
+        self.report(kind, self.wrong_files())

@@ -9,6 +9,7 @@ import sys
 import pytest
 from commands import RANKS, run, start
 from invariants import (
+    KNOWN,
     MIB,
     Memory,
     any_files,
@@ -17,6 +18,8 @@ from invariants import (
     differences,
     leftover_files,
     leftover_processes,
+    runs,
+    suspended,
     wrong_order,
     wrong_records,
 )
@@ -120,6 +123,35 @@ def test_a_left_file_is_reported(finished, name):
     assert list(any_files(finished / "weights" / "best")) != []
 
 
+@pytest.mark.parametrize(
+    "name, is_known",
+    [
+        (".metrics.jsonl.0a1b2c3d.unfinished", True),
+        ("step-00000012.unfinished", True),
+        ("step-00000012.leaving.unfinished", True),
+        ("step-00000012.old", True),
+        (f"{64 * 'a'}.part", True),
+        (".hidden", False),
+        ("config.yaml.tmp", False),
+        ("other.part", False),
+    ],
+)
+def test_a_kill_leaves_files_of_known_names_alone(tmp_path, name, is_known):
+    (tmp_path / name).touch()
+    assert list(leftover_files(tmp_path)) == [f"{tmp_path / name} is left"]
+    assert (list(leftover_files(tmp_path, known=KNOWN)) == []) == is_known
+
+
+def test_a_suspended_process_runs_afterwards():
+    child = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    with suspended([child.pid]):
+        assert not runs(child.pid)
+    assert runs(child.pid)
+    child.kill()
+    child.wait()
+    assert not runs(child.pid)
+
+
 def test_a_left_process_is_reported_and_ended():
     before = descendants(os.getpid()).keys()
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
@@ -169,6 +201,17 @@ def test_an_epoch_without_each_image_once_is_reported(tmp_path, order, repeated,
     note(tmp_path / "seen", order, repeated)
     faults = list(wrong_order(tmp_path / "seen", 6, 4, 3))
     assert (words is None and faults == []) or words in faults[0]
+
+
+def test_an_unfinished_run_may_lack_images_but_has_none_twice(tmp_path):
+    def faults(name, order):
+        note(tmp_path / name, order)
+        return list(wrong_order(tmp_path / name, 6, 4, 6, finished=False))
+
+    assert faults("right", [0, 1, 2, 3, 4, 5, 5, 4, 3, 2, 1, 0]) == []
+    (fault,) = faults("doubled", [0, 1, 2, 3, 4, 5, 5, 4, 3, 2, 1, 1])
+    assert "epoch 1 had the images" in fault
+    assert list(wrong_order(tmp_path / "not begun", 6, 4, 6, finished=False)) == []
 
 
 # Faults that the soak has found
