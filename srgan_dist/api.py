@@ -28,7 +28,8 @@ from srgan_dist.packing import build as packing
 from srgan_dist.packing.options import BuildOptions
 from srgan_dist.packing.summary import format_counts
 from srgan_dist.runtime.cpu import on_cpu
-from srgan_dist.runtime.device import launched, use_exact_float32
+from srgan_dist.runtime.device import use_exact_float32
+from srgan_dist.runtime.launch_variables import launched
 from srgan_dist.runtime.process_group import end_all_ranks_on_error
 from srgan_dist.storage.cache import DEFAULT_GIB, cache_at
 from srgan_dist.utils.errors import UserError

@@ -26,7 +26,8 @@ from srgan_dist.benchmarks.step_plan import measure_baseline, plan_of, read_base
 from srgan_dist.benchmarks.step_table import format_head, format_row
 from srgan_dist.benchmarks.variants import precision_of, without_weight_files
 from srgan_dist.config import load_config
-from srgan_dist.runtime.device import cpu_wanted, launched_ranks
+from srgan_dist.runtime.device import cpu_wanted
+from srgan_dist.runtime.launch_variables import launched_ranks
 from srgan_dist.runtime.process_group import barrier, end_all_ranks_on_error, max_over_ranks
 from srgan_dist.training import start
 

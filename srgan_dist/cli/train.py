@@ -28,7 +28,8 @@ def main(argv=None, prog=None):
     from srgan_dist.run.dry_run import dry_run_report
     from srgan_dist.run.preflight import preflight
     from srgan_dist.runtime.cpu import on_cpu
-    from srgan_dist.runtime.device import check_device, launched, launched_ranks
+    from srgan_dist.runtime.device import check_device
+    from srgan_dist.runtime.launch_variables import launch_number, launched, launched_ranks
     from srgan_dist.training import train
 
     world_size = launched_ranks()
@@ -38,7 +39,7 @@ def main(argv=None, prog=None):
     if device_type == "cpu" and not launched():
         ranks = ranks_on_cpu(config, preflight(config, arguments.resume).state.cpu_ranks)
     if arguments.dry_run:
-        if os.environ.get("RANK", "0") == "0":
+        if launch_number("RANK", 0) == 0:
             print(dry_run_report(config, preflight(config, arguments.resume, ranks), device_type, ranks))
         return
     if ranks > world_size:

@@ -157,7 +157,8 @@ def parse_arguments(argv, prog):
 def joined_ranks(device):
     """Join the ranks of a launcher, if there is one; yields (rank, ranks, device)."""
     from srgan_dist.runtime.cpu import on_cpu, use_cpu_threads
-    from srgan_dist.runtime.device import check_device, check_group, launched_ranks
+    from srgan_dist.runtime.device import check_device, check_group
+    from srgan_dist.runtime.launch_variables import launched_ranks
     from srgan_dist.runtime.process_group import end_all_ranks_on_error, join
 
     if launched_ranks() == 1:

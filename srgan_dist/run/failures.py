@@ -3,7 +3,6 @@ apart.
 """
 
 import math
-import os
 from functools import partial
 
 import torch
@@ -12,6 +11,7 @@ from srgan_dist.run.checkpoint import list_checkpoints
 from srgan_dist.run.update_cost import update_cost
 from srgan_dist.runtime.cpu import free_memory
 from srgan_dist.runtime.device import memory_of, precision_on
+from srgan_dist.runtime.launch_variables import launch_number
 from srgan_dist.runtime.process_group import gather_lists
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.memory import memory_named
@@ -55,7 +55,7 @@ def _estimate(config, world_size, device, crops):
     if device.type == "cuda":
         size, unused = torch.cuda.get_device_properties(device).total_memory, 0
     else:  # what has been allocated already is not free any more
-        size, unused = None, free_memory() / int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        size, unused = None, free_memory() / launch_number("LOCAL_WORLD_SIZE", 1)
     try:
         costs = phase_costs(config, precision_on(device.type, config.mixed_precision))
     except (RuntimeError, ValueError):  # e.g. of a loss of one's own that asks for a value

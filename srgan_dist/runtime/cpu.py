@@ -7,7 +7,6 @@ program; ranks synchronise once per update and network.
 
 import contextlib
 import ctypes
-import os
 import platform
 import statistics
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 import torch
 
 from srgan_dist.runtime.device import cpu_wanted
+from srgan_dist.runtime.launch_variables import launch_number
 from srgan_dist.runtime.process_group import from_rank_zero, max_over_ranks
 from srgan_dist.utils.executors import usable_cores
 
@@ -72,7 +72,7 @@ def _free_in_groups(path, mount, limit, usage, cache):
 
 def share_of_cores(accelerator):
     """Return a rank's share of the cores of its machine, at least 1."""
-    local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
+    local_ranks = launch_number("LOCAL_WORLD_SIZE", accelerator.num_processes)
     return max(1, usable_cores() // local_ranks)
 
 

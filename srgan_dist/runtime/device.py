@@ -11,6 +11,7 @@ import torch
 from accelerate.utils import parse_flag_from_env
 
 from srgan_dist.runtime.accelerate_options import check_launch_options
+from srgan_dist.runtime.launch_variables import launch_number
 from srgan_dist.utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -21,36 +22,11 @@ except ImportError:  # Windows
     resource = None
 
 
-def launched():
-    """Return whether a launcher has started this process as one of its ranks."""
-    return any(
-        name in os.environ
-        for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
-    )
-
-
-def launched_ranks():
-    """Return the number of launched processes; raises UserError for inconsistent variables."""
-    variables = {
-        name: os.environ[name]
-        for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-        if name in os.environ
-    }
-    count = variables.get("WORLD_SIZE", "1")
-    if not count.isdecimal() or count != "1" and len(variables) < 5:
-        found = " ".join(f"{name}={value}" for name, value in variables.items())
-        raise UserError(
-            f"{found}: a launcher sets WORLD_SIZE, RANK, LOCAL_RANK, MASTER_ADDR and MASTER_PORT; unset them,"
-            " or use accelerate launch, torchrun or launch/ranks.py"
-        )
-    return int(count)
-
-
 def check_group(accelerator):
     """Raise UserError unless all launched processes formed one group, without options that this
     program cannot follow.
     """
-    launched = int(os.environ.get("WORLD_SIZE", 1))
+    launched = launch_number("WORLD_SIZE", 1)
     check_launch_options()
     if launched != accelerator.num_processes:
         raise UserError(
@@ -83,10 +59,10 @@ def check_device(wanted):
             f"device=cuda, but PyTorch finds no GPU on {platform.node()}; ask the scheduler for one, look at"
             " nvidia-smi and CUDA_VISIBLE_DEVICES, or use device=cpu"
         )
-    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    local_rank = launch_number("LOCAL_RANK", 0)
     if gpus and not cpu_wanted(wanted) and local_rank >= gpus:
         raise UserError(
-            f"{os.environ.get('LOCAL_WORLD_SIZE', local_rank + 1)} processes were launched on"
+            f"{launch_number('LOCAL_WORLD_SIZE', local_rank + 1)} processes were launched on"
             f" {platform.node()}, where PyTorch finds {gpus} GPU(s); launch one process per GPU"
             " (--num_processes, --nproc_per_node)"
         )

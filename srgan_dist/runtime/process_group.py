@@ -14,6 +14,7 @@ import torch
 import torch.distributed
 from accelerate import PartialState
 
+from srgan_dist.runtime.launch_variables import launch_number, launched_ranks
 from srgan_dist.utils.errors import TrainingStopped, UserError, report
 from srgan_dist.utils.progress import wait_explained
 
@@ -23,19 +24,22 @@ CLOSING_SECONDS = 40.0  # for a failed rank to close its records, and for any to
 
 
 def join(cpu, timeout_minutes):
-    """Form the group of all ranks that a launcher has started; returns the PartialState."""
+    """Form the group of all ranks that a launcher has started; returns the PartialState.
+
+    Raises UserError where the variables of the launcher are wrong.
+    """
     timeout = timedelta(minutes=timeout_minutes)
-    rank, ranks = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
+    ranks = launched_ranks()
     if ranks == 1:
         return _join(cpu, timeout)
     address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-    with wait_explained(f"rank {rank}", f"the others of {ranks} ranks", address):
+    with wait_explained(f"rank {launch_number('RANK', 0)}", f"the others of {ranks} ranks", address):
         return _join(cpu, timeout)
 
 
 def _join(cpu, timeout):
-    if not cpu and torch.cuda.is_available() and int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    if not cpu and torch.cuda.is_available() and launch_number("WORLD_SIZE", 1) > 1:
+        torch.cuda.set_device(launch_number("LOCAL_RANK", 0))
         torch.distributed.init_process_group("cpu:gloo,cuda:nccl", timeout=timeout)
     return PartialState(cpu=cpu, timeout=timeout)
 
@@ -94,7 +98,7 @@ class _Peers:
         self.busy = lambda: False  # whether this rank is writing a checkpoint
         self.remote_failure = None  # message of the first rank that failed
         self.store_of_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        address, port = os.environ["MASTER_ADDR"], launch_number("MASTER_PORT", None)
         # A separate connection to the store of the group, which a launcher may keep over restarts
         self.store = torch.distributed.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=30))
         self.key = f"srgan_dist/failed/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"

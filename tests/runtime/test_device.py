@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from commands import TRAIN, run, write_config
+from commands import run, write_config
 from conftest import tiny_config
 
 from srgan_dist.runtime import device as machine
@@ -37,38 +37,6 @@ def test_processes_that_formed_another_group_than_launched_are_refused(monkeypat
         UserError, match=f"{launched or 1} processes were launched but each formed a group of {formed}"
     ):
         machine.check_group(SimpleNamespace(num_processes=formed))
-
-
-LAUNCHED = {
-    "WORLD_SIZE": "2",
-    "RANK": "0",
-    "LOCAL_RANK": "0",
-    "MASTER_ADDR": "127.0.0.1",
-    "MASTER_PORT": "29500",
-}
-
-
-@pytest.mark.parametrize("variables, expected", [({}, 1), ({"WORLD_SIZE": "1"}, 1), (LAUNCHED, 2)])
-def test_the_launcher_says_how_many_ranks_there_are(monkeypatch, variables, expected):
-    for name in LAUNCHED:
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    assert machine.launched_ranks() == expected
-
-
-@pytest.mark.parametrize(
-    "variables, said",
-    [
-        ({"WORLD_SIZE": "2"}, "WORLD_SIZE=2: a launcher sets"),
-        ({"WORLD_SIZE": "abc"}, "WORLD_SIZE=abc: "),
-        ({"WORLD_SIZE": "2", "RANK": "0"}, "WORLD_SIZE=2 RANK=0: "),
-    ],
-)
-def test_half_of_a_launchers_variables_are_refused_by_the_command(variables, said):
-    done = run(*TRAIN, "configs/demo.yaml", **dict.fromkeys(LAUNCHED) | variables)
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert said in done.stderr and "launch/ranks.py" in done.stderr
 
 
 @pytest.mark.parametrize("value", ["eager", "INDUCTOR"])
