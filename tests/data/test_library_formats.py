@@ -5,6 +5,7 @@ import struct
 
 import h5py
 import library_samples as samples
+import numcodecs
 import numpy as np
 import pytest
 import scipy.io
@@ -128,6 +129,23 @@ def test_unsigned_bytes_and_voxel_sizes_as_mango_writes_them(tmp_path):
     np.testing.assert_array_equal(volume.read((0, 0, 0), volume.shape), VOXELS >> 8)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"compression": "gzip", "shuffle": True, "fletcher32": True},
+        {"compression": "lzf", "shuffle": True},
+        {"scaleoffset": 0},
+        {"fletcher32": True},
+    ],
+    ids=str,
+)
+def test_filters_of_hdf5(tmp_path, options):
+    voxels = np.random.default_rng(1).integers(0, 2**16, (3, 200, 200), np.uint16)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("tomo", data=voxels, chunks=(2, 190, 190), **options)
+    np.testing.assert_array_equal(voxels_of(tmp_path / "a.h5"), voxels)
+
+
 # --- Zarr ---
 
 
@@ -157,6 +175,39 @@ def test_a_block_touches_only_its_own_chunks(tmp_path, version):
     np.testing.assert_array_equal(volume.read((0, 0, 0), (2, 4, 4)), VOXELS[:2, :, :4])
     with pytest.raises(ImageError, match="a.zarr: cannot be read"):
         volume.read((0, 0, 0), volume.shape)
+
+
+COMPRESSORS = {
+    "zlib": numcodecs.Zlib(),
+    "gzip": numcodecs.GZip(),
+    "zstd": numcodecs.Zstd(),
+    "lz4": numcodecs.LZ4(),
+    **{f"blosc {name}": numcodecs.Blosc(name) for name in numcodecs.blosc.list_compressors()},
+}
+
+
+@pytest.mark.parametrize("name", COMPRESSORS)
+def test_compressors_of_zarr_2(tmp_path, name):
+    path, _, _ = samples.zarr_of(tmp_path, 2, chunks=(2, 3, 2), compressors=COMPRESSORS[name])
+    np.testing.assert_array_equal(voxels_of(path), VOXELS)
+
+
+@pytest.mark.parametrize("shards", [None, (2, 4, 6)])
+@pytest.mark.parametrize(
+    "compressors",
+    [
+        None,
+        zarr.codecs.BloscCodec(),
+        zarr.codecs.GzipCodec(),
+        (zarr.codecs.ZstdCodec(checksum=True), zarr.codecs.Crc32cCodec()),
+        (zarr.codecs.Crc32cCodec(), zarr.codecs.GzipCodec()),
+    ],
+    ids=str,
+)
+def test_compressors_of_zarr_3(tmp_path, compressors, shards):
+    options = {"filters": zarr.codecs.TransposeCodec(order=(2, 0, 1)), "compressors": compressors}
+    path, _, _ = samples.zarr_of(tmp_path, 3, chunks=(2, 2, 3), shards=shards, **options)
+    np.testing.assert_array_equal(voxels_of(path), VOXELS)
 
 
 def test_a_store_among_files_is_one_volume(tmp_path):

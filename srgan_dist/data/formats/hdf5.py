@@ -8,8 +8,9 @@ import math
 
 import numpy as np
 
+from srgan_dist.data.formats.hdf5_chunks import bounded
 from srgan_dist.data.formats.header import micrometres, sizes_um
-from srgan_dist.data.formats.libraries import Chunked, check_chunk, library, only_one, volume_shape
+from srgan_dist.data.formats.libraries import Chunked, library, only_one, volume_shape
 from srgan_dist.data.volume import ImageError, Volume
 
 SCALING = {"scale_factor": 1, "add_offset": 0}  # attributes, and their values where nothing is scaled
@@ -63,9 +64,8 @@ def dataset_volume(path, file, name):
     """Return the Volume of a dataset of an HDF5 file, whose voxels are compared with the file's size."""
     dataset = file[name]
     shape = volume_shape(path, dataset.shape, name)
+    bounded(path, dataset)
     if dataset.chunks:
-        check_chunk(path, dataset.chunks, dataset.dtype.itemsize)
-        _check_filters(path, dataset)
         chunks = math.prod(-(-size // side) for size, side in zip(dataset.shape, dataset.chunks))
         missing = chunks - dataset.id.get_num_chunks()
     else:
@@ -88,24 +88,13 @@ def refuse_scaling(path, name, attributes):
             raise ImageError(path, f"{name} has {key} {value}; save the values without scaling")
 
 
-def _check_filters(path, dataset):
-    h5py, filters = library("h5py", path), dataset.id.get_create_plist()
-    for number in range(filters.get_nfilters()):
-        code, _, _, name = filters.get_filter(number)
-        if not h5py.h5z.filter_avail(code):
-            raise ImageError(
-                path,
-                f"is compressed with {name.decode(errors='replace') or 'a filter'} (HDF5 filter {code}),"
-                " which is not available; save it with gzip or without compression",
-            )
-
-
 @contextlib.contextmanager
 def _voxels(volume):
     with opened_file(volume.path) as file:
         dataset = file[volume.layout]
         _check_storage(volume.path, volume.layout, dataset)
-        yield Chunked(dataset, dataset.chunks[0] if dataset.chunks and dataset.ndim == 3 else 1)
+        depth = dataset.chunks[0] if dataset.chunks and dataset.ndim == 3 else 1
+        yield Chunked(bounded(volume.path, dataset), depth)
 
 
 def attribute(item, name, default=None):
@@ -145,8 +134,7 @@ def _step_um(path, coordinate, size):
     _check_storage(path, coordinate.name, coordinate)
     if coordinate.dtype.kind not in "iuf" or coordinate.nbytes > 2**24:
         return None
-    check_chunk(path, coordinate.chunks or (), coordinate.dtype.itemsize)
-    return even_step_um(coordinate[:], attribute(coordinate, "units", ""))
+    return even_step_um(bounded(path, coordinate)[(slice(0, size),)], attribute(coordinate, "units", ""))
 
 
 def even_step_um(coordinates, unit):

@@ -16,7 +16,9 @@ FILES = (".zarray", ".zgroup", ".zattrs", ".zmetadata", "zarr.json")
 
 _MOST_BYTES = 2**24  # of one file
 _CODECS_2 = (None, "blosc", "zstd", "gzip", "zlib", "lz4")
-_CODECS_3 = ("bytes", "transpose", "blosc", "zstd", "gzip", "crc32c")
+_COMPRESSORS_3 = ("blosc", "zstd", "gzip")
+_CODECS_3 = ("bytes", "transpose", *_COMPRESSORS_3, "crc32c")
+_INDEX_CODECS = ("bytes", "crc32c")
 _DTYPES_3 = tuple(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64))
 _DTYPES_3 += ("float32", "float64")
 
@@ -29,6 +31,7 @@ class ArrayMetadata(NamedTuple):
     dtype: np.dtype
     chunk: tuple  # that is decoded as a whole
     stored: tuple  # chunks of this shape are stored in one file each
+    content: dict  # of the file, without attributes
 
     @property
     def files(self):
@@ -57,6 +60,7 @@ def read_array(folder):
     else:
         return None
     content = _read_json(file)
+    content.pop("attributes", None)
     if file.name == "zarr.json" and content.get("node_type") == "group":
         return None
     try:
@@ -73,7 +77,7 @@ def _read_json(file):
     if file.stat().st_size > _MOST_BYTES:
         raise ImageError(file, f"is longer than {_MOST_BYTES} bytes, and no metadata of a Zarr array")
     try:
-        content = json.loads(file.read_bytes())
+        content = json.loads(file.read_bytes(), parse_constant=str)  # NaN equals itself
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
@@ -91,7 +95,7 @@ def _array_2(file, content):
     if not isinstance(content["dtype"], str) or content["dtype"][1:2] not in ("i", "u", "f"):
         raise ImageError(file, f"has dtype {content['dtype']}; only numbers are read")
     shape, chunk = _sizes(file, content["shape"]), _sizes(file, content["chunks"], content["shape"])
-    return ArrayMetadata(2, shape, np.dtype(content["dtype"]), chunk, chunk)
+    return ArrayMetadata(2, shape, np.dtype(content["dtype"]), chunk, chunk, content)
 
 
 def _array_3(file, content):
@@ -104,14 +108,18 @@ def _array_3(file, content):
     codecs = content["codecs"]
     if len(codecs) == 1 and codecs[0]["name"] == "sharding_indexed":
         shards = codecs[0]["configuration"]
-        chunk, codecs = (
-            _sizes(file, shards["chunk_shape"], shape),
-            [*shards["codecs"], *shards["index_codecs"]],
-        )
-    for codec in codecs:
-        if codec["name"] not in _CODECS_3:
-            raise ImageError(file, f"uses the codec {codec['name']!r}; use one of {', '.join(_CODECS_3)}")
-    return ArrayMetadata(3, shape, np.dtype(content["data_type"]), chunk, stored)
+        chunk, codecs = _sizes(file, shards["chunk_shape"], shape), shards["codecs"]
+        _check_codecs(file, shards["index_codecs"], _INDEX_CODECS)
+    _check_codecs(file, codecs, _CODECS_3)
+    return ArrayMetadata(3, shape, np.dtype(content["data_type"]), chunk, stored, content)
+
+
+def _check_codecs(file, codecs, known):
+    names = [codec["name"] for codec in codecs]
+    if unknown := [name for name in names if name not in known]:
+        raise ImageError(file, f"uses the codec {unknown[0]!r}; use one of {', '.join(known)}")
+    if len(compressors := [name for name in names if name in _COMPRESSORS_3]) > 1:
+        raise ImageError(file, f"is compressed more than once ({', '.join(compressors)}); compress it once")
 
 
 def _sizes(file, sizes, like=None):

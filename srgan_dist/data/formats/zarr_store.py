@@ -69,10 +69,12 @@ def _arrays(root):
 @contextlib.contextmanager
 def _voxels(volume):
     zarr, (name, metadata) = library("zarr", volume.path), volume.layout
-    store = zarr.storage.LocalStore(volume.path / name, read_only=True)
-    array = zarr.open_array(store, mode="r", zarr_format=metadata.version)
-    if array.shape != metadata.shape or array.dtype != metadata.dtype:
+    from srgan_dist.data.formats.zarr_codecs import bounded  # imports zarr
+
+    if read_array(volume.path / name) != metadata:
         raise ImageError(volume.path, "has changed since its metadata was read; start again")
+    store = zarr.storage.StorePath(zarr.storage.LocalStore(volume.path / name, read_only=True))
+    array = zarr.Array(zarr.AsyncArray(bounded(metadata), store))
     yield Chunked(array, metadata.chunk[-3] if array.ndim > 2 else 1)
 
 
