@@ -107,9 +107,14 @@ def ome_zarr(folder, version=3):
     return folder / "a.zarr", header, header.stat().st_size
 
 
+def ome_level(folder):
+    path, _, _ = ome_zarr(folder)
+    return path, path / "0" / "zarr.json", (path / "0" / "zarr.json").stat().st_size
+
+
 def txm_file(folder):
     (folder / "a.txm").write_bytes(txm(VOXELS, 5))
-    return folder / "a.txm", folder / "a.txm", 512
+    return whole(folder / "a.txm")
 
 
 def write_dicom(path, pixels, **elements):
@@ -164,6 +169,7 @@ WRITERS = {
     "zarr 2": zarr_2,
     "zarr 3": zarr_3,
     "ome-zarr": ome_zarr,
+    "ome-zarr level": ome_level,
     "txm": txm_file,
     "dicom": dicom,
     "dicom series": dicom_series,

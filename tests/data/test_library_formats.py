@@ -18,7 +18,9 @@ from srgan_dist.data.volume import ImageError
 
 VOXELS = samples.VOXELS
 SIZES_UM = {"hdf5": (4, 3, 2), "gzip hdf5": (4, 3, 2), "ome-zarr": (4, 3, 2), "txm": (2.5, 2.5, 2.5)}
-SIZES_UM |= dict.fromkeys(("netcdf 3", "netcdf 4", "dicom"), (4, 3, 2)) | {"dicom series": (4, 3, 2)}
+SIZES_UM |= dict.fromkeys(("ome-zarr level", "netcdf 3", "netcdf 4", "dicom"), (4, 3, 2)) | {
+    "dicom series": (4, 3, 2)
+}
 
 
 def voxels_of(path):

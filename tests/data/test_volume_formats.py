@@ -14,9 +14,11 @@ from srgan_dist.data.volume import ImageError
 
 SIZES_UM = (4.0, 3.0, 2.0)
 KNOWN = {  # format -> voxel sizes (z, y, x)
-    **dict.fromkeys(("mha", "mhd", "zlib mha", "nrrd", "gzip nrrd", "nhdr", "am", "vgi"), SIZES_UM),
+    **dict.fromkeys(("mha", "mhd", "zlib mha", "zlib mhd", "nrrd", "gzip nrrd"), SIZES_UM),
+    **dict.fromkeys(("nhdr", "am", "vgi"), SIZES_UM),
     "vol.info": (2.5, 2.5, 2.5),
     "slices": None,
+    "logged slices": (5.0, 2.5, 2.5),
 }
 
 

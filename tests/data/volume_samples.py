@@ -52,6 +52,13 @@ def zlib_mha(folder):
     return with_header(folder / "a.mha", header, imagecodecs.zlib_encode(LITTLE))
 
 
+def zlib_mhd(folder):
+    data = imagecodecs.zlib_encode(LITTLE)
+    header = MHA.format(msb="False", compressed="True", file="a.zraw")
+    header = header.replace("TransformMatrix", f"CompressedDataSize = {len(data)}\nTransformMatrix")
+    return beside_header(folder / "a.mhd", header, data, "a.zraw")
+
+
 NRRD = """NRRD0004
 # written by hand
 type: uint16
@@ -173,6 +180,22 @@ def slices(folder):
     return folder, folder / "slice_1.tif", 300
 
 
+BRUKER_LOG = """[Acquisition]
+Image Pixel Size (um)=5.000000
+[Reconstruction]
+Pixel Size (um)=2.500000
+Section to Section Step=2
+"""
+
+
+def logged_slices(folder):
+    for number, page in enumerate(VOXELS):
+        (folder / f"slice_{number}.png").write_bytes(imagecodecs.png_encode(page))
+    for name in ("a.log", "b.log"):  # which have to agree
+        (folder / name).write_text(BRUKER_LOG)
+    return folder, folder / "a.log", len(BRUKER_LOG)
+
+
 def npy(folder):
     np.save(folder / "a.npy", VOXELS)
     return folder / "a.npy", folder / "a.npy", 128
@@ -203,6 +226,7 @@ WRITERS = {
     "mha": mha,
     "mhd": mhd,
     "zlib mha": zlib_mha,
+    "zlib mhd": zlib_mhd,
     "nrrd": nrrd,
     "gzip nrrd": gzip_nrrd,
     "nhdr": nhdr,
@@ -212,6 +236,7 @@ WRITERS = {
     "bmp": bmp,
     "rgb bmp": rgb_bmp,
     "slices": slices,
+    "logged slices": logged_slices,
     "npy": npy,
     "png": png,
     "tiff": tiff,

@@ -131,15 +131,20 @@ def _logged_sizes_um(folder):
     found = {}
     for path in sorted(Path(folder).glob("*.[lL][oO][gG]")):
         with failures_named(path), open(path, "rb") as file:
-            text = text_of(file.read(2**20))
-        names = ("Pixel Size", "Image Pixel Size")  # of the reconstruction, of the scan
-        matches = (re.search(_PIXEL_SIZE.format(name), text, re.MULTILINE) for name in names)
-        if match := next(filter(None, matches), None):
-            step = _STEP.search(text)
-            size = float(match[1])
-            found[path.name] = size * int(step[1] if step else 1), size, size
+            if sizes := _sizes_of_log(text_of(file.read(2**20))):
+                found[path.name] = sizes
     if len(set(found.values())) > 1 and len({sizes for name, sizes in found.items() if "_rec" in name}) == 1:
         found = {name: sizes for name, sizes in found.items() if "_rec" in name}
     if len(set(found.values())) > 1:
         raise ImageError(folder, f"its logs {', '.join(found)} have different pixel sizes; leave one there")
     return sizes_um(next(iter(found.values()))) if found else None
+
+
+def _sizes_of_log(text):
+    names = ("Pixel Size", "Image Pixel Size")  # of the reconstruction, of the scan
+    matches = (re.search(_PIXEL_SIZE.format(name), text, re.MULTILINE) for name in names)
+    match, step = next(filter(None, matches), None), _STEP.search(text)
+    if match is None:
+        return None
+    size = float(match[1])
+    return size * int(step[1] if step else 1), size, size
