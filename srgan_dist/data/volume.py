@@ -45,6 +45,7 @@ class Volume:
     voxel_sizes_um: tuple | None = None  # (z, y, x); None, or None for an axis, where the file does not say
     tags: dict = field(default_factory=dict)  # resolution and description to be carried over, see write_pages
     layout: Any = None  # what else `opened` has to know
+    notes: tuple = ()  # sentences for the user
 
     @property
     def slices(self):

@@ -118,6 +118,7 @@ def list_images_and_volumes(
     inputs = [info for info, _ in jobs]
     for info in inputs:
         check_window(info, found.window_of(info))
+    notes += [note for info in inputs for note in info.notes]
     notes += _sizes_note(jobs)
     notes += range_note(inputs, map(found.window_of, inputs), ranges)
     return found

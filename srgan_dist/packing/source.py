@@ -56,7 +56,9 @@ def only_images(files, folder, scan):
 def header_or_problem(path, scan, problems):
     """Return the Volume of a file, or None and add its problem to {problem: paths}."""
     try:
-        return scan.read(path)
+        volume = scan.read(path)
+        scan.notes.extend(volume.notes)
+        return volume
     except ImageError as error:
         if error.path == path:
             problems.setdefault(str(error).removeprefix(f"{path}: "), []).append(path)

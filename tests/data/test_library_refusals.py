@@ -180,6 +180,18 @@ def test_zarr_without_the_chunks_that_it_claims(tmp_path):
     refused(path, r"shape \[3, -4, 5\]")
 
 
+def test_chunks_of_zarr_that_are_not_stored_are_told(tmp_path):
+    path, header, _ = samples.zarr_2(tmp_path)
+    assert read_header(path).notes == ()
+    (path / "0.1.1").unlink()
+    edit(header, fill_value=7)
+    (note,) = read_header(path).notes
+    assert note.startswith(
+        f"{path}: 1 of the 12 chunks of its array (8.3 %) are not stored, so their voxels are 7: chunks of"
+        " one value are left out, but a copy that was cut short lacks some too."
+    )
+
+
 def test_zarr_with_several_arrays_times_or_no_folder(tmp_path):
     group = zarr.open_group(tmp_path / "a.zarr", mode="w")
     for name in ("one", "two"):

@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 import tifffile
+import zarr
 from commands import run
 from conftest import texture
 from volume_runs import network, source, whole
@@ -128,6 +129,14 @@ def test_a_folder_of_any_formats_has_outputs_of_the_same_names(tmp_path, plain, 
     assert [path.name for path in chosen] == ["a.npy", "b_14x12x13_uint8.npy", "c.npy"]
     (into,) = srgan_dist.super_resolve(plain[3], folder / "c.nrrd", tmp_path / "chosen", device="cpu")
     assert into.name == "c.tif"
+
+
+def test_chunks_that_a_zarr_store_lacks_are_told(tmp_path, plain, caplog):
+    voxels = source(tmp_path / "in.npy")
+    zarr.create_array(tmp_path / "in.zarr", data=voxels, chunks=(7, 6, 7))
+    (tmp_path / "in.zarr" / "c" / "1" / "0" / "1").unlink()
+    srgan_dist.super_resolve(plain[2], tmp_path / "in.zarr", tmp_path / "out.tif", device="cpu")
+    assert "in.zarr: 1 of the 8 chunks of its array (12 %) are not stored" in caplog.text
 
 
 def test_outputs_of_one_name_and_formats_that_are_not_written_are_named(tmp_path, plain):

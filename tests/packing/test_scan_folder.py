@@ -1,6 +1,8 @@
 import unicodedata
 
+import numpy as np
 import pytest
+import zarr
 from conftest import texture, write_folder
 from PIL import Image
 from source_folders import only_fault
@@ -54,6 +56,13 @@ def test_other_files_are_named_and_hidden_ones_are_not(tmp_path):
         f"{tmp_path}: 1 files are of no format that is read and are left out: 1 .jpg (photo.jpg):"
         " compression has changed their grey levels: take the originals"
     ]
+
+
+def test_chunks_that_a_zarr_store_lacks_are_told(tmp_path):
+    zarr.create_array(tmp_path / "coal" / "plug.zarr", data=np.full((8, 8, 8), 7, "u1"), chunks=(4, 4, 4))
+    (tmp_path / "coal" / "plug.zarr" / "c" / "1" / "0" / "1").unlink()
+    (note,) = find_sources(tmp_path, "default", 4, ndim=3).notes
+    assert "plug.zarr: 1 of the 8 chunks of its array (12 %) are not stored" in note
 
 
 def test_empty_and_missing_sources(tmp_path):

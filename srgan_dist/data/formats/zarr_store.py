@@ -41,8 +41,21 @@ def open_zarr(path):
             f"is not complete: {files} of the {metadata.files} chunks of {name or 'its array'} are stored;"
             " copy the folder again",
         )
-    dtype = metadata.dtype.newbyteorder("=")
-    return Volume(path, shape, dtype, _voxels, sizes, layout=(name, metadata))
+    dtype, notes = metadata.dtype.newbyteorder("="), _missing_note(path, name, metadata, files)
+    return Volume(path, shape, dtype, _voxels, sizes, layout=(name, metadata), notes=notes)
+
+
+def _missing_note(path, name, metadata, files):
+    """Return at most one note: chunks that are not stored, which may be empty or lost."""
+    missing, value = metadata.files - files, metadata.content.get("fill_value") or 0
+    if missing <= 0:
+        return ()
+    return (
+        f"{path}: {missing} of the {metadata.files} chunks of {name or 'its array'}"
+        f" ({100 * missing / metadata.files:.2g} %) are not stored, so their voxels are {value!r:.20}:"
+        " chunks of one value are left out, but a copy that was cut short lacks some too. Compare its"
+        " number of files with that of the original",
+    )
 
 
 def _arrays(root):
