@@ -193,7 +193,8 @@ def _add_scan_options(parser):
     parser.add_argument(
         "--raw",
         metavar="SHAPE,TYPE,ORDER,OFFSET",
-        help="of voxels without a header whose name does not say it, e.g. 400x500x500,uint16,little,0",
+        help="of voxels without a header whose name does not say it, e.g. 400x500x600,uint16,little,0 for 400"
+        " slices",
     )
     parser.add_argument(
         "--align", action="store_true", help="register pairs and cut them to their overlap by whole HR pixels"
