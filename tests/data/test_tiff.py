@@ -116,6 +116,34 @@ def test_multi_page_ome_tiff_is_read(tmp_path, metadata):
     assert "description" not in read_info(path).tags  # its sizes would be wrong for other pixels
 
 
+OME_OF_TWO_FILES = """<?xml version="1.0"?>
+<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:a">
+<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint8" SizeX="{width}" SizeY="{height}"
+ SizeZ="3" SizeC="1" SizeT="1"><Channel ID="Channel:0" SamplesPerPixel="1"/>
+<TiffData IFD="0" FirstZ="0" PlaneCount="2"><UUID FileName="a.ome.tif">urn:uuid:a</UUID></TiffData>
+<TiffData IFD="0" FirstZ="2" PlaneCount="1"><UUID FileName="{other}">urn:uuid:b</UUID></TiffData>
+</Pixels></Image></OME>"""
+
+
+@pytest.mark.parametrize("other", ["b.ome.tif", "../b.ome.tif", "{tmp_path}/b.ome.tif"])
+def test_files_that_ome_xml_names_are_never_opened(tmp_path, monkeypatch, other):
+    (tmp_path / "scan").mkdir()
+    for folder in (tmp_path, tmp_path / "scan"):
+        save(folder / "b.ome.tif", VOLUME[2:3], photometric="minisblack", metadata=None)
+    height, width = VOLUME.shape[1:]
+    text = OME_OF_TWO_FILES.format(height=height, width=width, other=other.format(tmp_path=tmp_path))
+    options = {"photometric": "minisblack", "metadata": None, "description": text}
+    path, opened, original = save(tmp_path / "scan/a.ome.tif", VOLUME[:2], **options), set(), open
+
+    def recorded(name, *arguments, **options):
+        opened.add(str(name))
+        return original(name, *arguments, **options)
+
+    monkeypatch.setattr("builtins.open", recorded)
+    assert np.array_equal(np.stack(list(read_pages(path))), VOLUME[:2])
+    assert opened == {str(path)}
+
+
 def test_ome_tiff_of_slices_and_channels_is_refused(tmp_path):
     path = save(tmp_path / "both.ome.tif", np.stack([VOLUME] * 2), metadata={"axes": "CZYX"})
     with pytest.raises(ImageError, match="side by side .C=2, Z=5."):

@@ -3,11 +3,12 @@
 import pickle
 
 import imagecodecs
+import nrrd
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
-from volume_samples import LITTLE, MHA, NRRD, VGI, VOL_INFO, VOXELS, WRITERS, bmp_of, with_header
+from volume_samples import BIG, LITTLE, MHA, NRRD, VGI, VOL_INFO, VOXELS, WRITERS, bmp_of, with_header
 
 from srgan_dist.data.image_files import find_images, read_header, read_image, read_info
 from srgan_dist.data.volume import ImageError
@@ -94,6 +95,20 @@ def test_a_header_names_files_of_its_own_folder_only(tmp_path, template, suffix,
         read_info(folder / f"a{suffix}")
 
 
+@pytest.mark.parametrize("suffix", [".vol", ".raw"])
+def test_the_data_file_of_an_info_header_is_no_link_out_of_its_folder(tmp_path, suffix):
+    folder = tmp_path / "scan"
+    folder.mkdir()
+    (tmp_path / "out.raw").write_bytes(BIG)
+    (folder / f"a{suffix}").symlink_to(tmp_path / "out.raw")
+    (folder / f"a{suffix}.info").write_text(VOL_INFO)
+    with pytest.raises(ImageError, match=f"a{suffix}.info: names .* which is not inside of its own folder"):
+        read_info(folder / f"a{suffix}.info")
+    (folder / f"a{suffix}").unlink()
+    (folder / f"a{suffix}").write_bytes(BIG)
+    np.testing.assert_array_equal(read_info(folder / f"a{suffix}.info").read((0, 0, 0), (3, 4, 5)), VOXELS)
+
+
 def test_a_data_file_in_a_folder_below_the_header_is_read(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "a.raw").write_bytes(LITTLE)
@@ -162,6 +177,15 @@ def test_fields_of_nrrd(tmp_path, old, new, expected):
     else:
         assert read_info(path).voxel_sizes_um == (expected and pytest.approx(expected))
         assert np.array_equal(np.stack(list(read_info(path).pages())), VOXELS)
+
+
+@pytest.mark.parametrize("encoding", ["raw", "gzip"])
+def test_nrrd_files_of_pynrrd(tmp_path, encoding):
+    header = {"encoding": encoding, "spacings": [2.0, 3.0, 4.0], "units": ["um"] * 3}
+    nrrd.write(str(tmp_path / "a.nrrd"), VOXELS, header, index_order="C")
+    volume = read_info(tmp_path / "a.nrrd")
+    np.testing.assert_array_equal(volume.read((0, 0, 0), (3, 4, 5)), VOXELS)
+    assert volume.voxel_sizes_um == pytest.approx(SIZES_UM)
 
 
 def test_nrrd_spacings_have_a_size_only_with_units(tmp_path):
