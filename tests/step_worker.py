@@ -207,6 +207,7 @@ if __name__ == "__main__":
             for name, faults in (("pretrain", PRETRAIN_FAULTS), ("adversarial", FAULTS))
             for fault in faults
             for k in (1, 2)
+            if NDIM == 2 or (k == 2 and "spike" not in fault)
         },
     }
     if accelerator.num_processes > 1:

@@ -2,6 +2,8 @@
 what equals what, what is skipped.
 """
 
+import functools
+
 import pytest
 import torch
 from commands import launch
@@ -10,16 +12,26 @@ from conftest import NDIMS, REPOSITORY
 WORKER = REPOSITORY / "tests" / "step_worker.py"
 
 
-@pytest.fixture(scope="module", params=NDIMS, ids=["2-D", "3-D"])
-def ranks(request, tmp_path_factory):
-    """What step_worker.py makes of the same updates: {number of ranks: [results of each rank]}."""
-    found = {}
-    for count in (1, 2):
-        out = tmp_path_factory.mktemp(f"ranks{count}")
-        done = launch(WORKER, out, request.param, ranks=count)
-        assert done.returncode == 0, done.stderr[-3000:]
-        found[count] = [torch.load(out / f"rank{rank}.pt", weights_only=True) for rank in range(count)]
-    return found
+@pytest.fixture(scope="module")
+def ranks_of(tmp_path_factory):
+    """ranks_of(ndim): what step_worker.py makes of the same updates, {number of ranks: [results of each]}."""
+
+    @functools.cache
+    def results(ndim):
+        found = {}
+        for count in (1, 2):
+            out = tmp_path_factory.mktemp(f"ranks{count}")
+            done = launch(WORKER, out, ndim, ranks=count)
+            assert done.returncode == 0, done.stderr[-3000:]
+            found[count] = [torch.load(out / f"rank{rank}.pt", weights_only=True) for rank in range(count)]
+        return found
+
+    return results
+
+
+@pytest.fixture(params=NDIMS, ids=["2-D", "3-D"])
+def ranks(request, ranks_of):
+    return ranks_of(request.param)
 
 
 def assert_equal(one, other, atol=0.0):
@@ -122,7 +134,7 @@ def test_a_loss_that_is_watched_for_spikes_travels_with_the_gradients(ranks):
 @pytest.mark.parametrize("phase", ["pretrain", "adversarial"])
 def test_the_average_of_the_generator_is_half_the_one_before_and_half_its_weights(ranks, phase, count):
     for rank in ranks[count]:
-        _, before, after = rank["faults"][phase, "pixel", 1]["states"]
+        _, before, after = rank["faults"][phase, "pixel", 2]["states"]
         averages = {name for name in after if name.startswith("generator_average.")}
         assert len(averages) == len([name for name in after if name.startswith("generator.")]) > 0
         for name in averages:
@@ -156,11 +168,17 @@ FAULTS = [
 ]
 
 
+CASES = [(2, *fault, accumulation) for fault in FAULTS for accumulation in (1, 2)] + [
+    pytest.param(3, *fault, 2, marks=pytest.mark.slow) for fault in FAULTS if "spike" not in fault[1]
+]
+
+
 @pytest.mark.parametrize("count", [1, 2])
-@pytest.mark.parametrize("accumulation", [1, 2])
-@pytest.mark.parametrize("phase, fault", FAULTS)
-def test_every_rank_skips_an_update_that_is_not_sound_on_one(ranks, phase, fault, accumulation, count):
-    for rank in ranks[count]:
+@pytest.mark.parametrize("ndim, phase, fault, accumulation", CASES)
+def test_every_rank_skips_an_update_that_is_not_sound_on_one(
+    ranks_of, ndim, phase, fault, accumulation, count
+):
+    for rank in ranks_of(ndim)[count]:
         result = rank["faults"][phase, fault, accumulation]
         assert result["skipped"] == [0, 1, 0]
         before, skipped, after = (
