@@ -53,9 +53,18 @@ demo3d: .venv/installed
 	@mkdir -p "$(DEMO3D)"
 	$(if $(ROCKS),,$(BIN)/python shards/synthesize.py "$(DEMO3D)/rocks" --dims 3)
 	@# Few volumes would teach few of the kernels of --kind unknown
-	$(BIN)/python shards/build.py "$(SOURCE3D)" "$(DEMO3D)/shards" --dims 3 --crop 48 --kind default
+	@# A volume needs 5 crops along an axis for splits of its own: 240 voxels, or of smaller ones 120
+	@for crop in 48 24; do \
+		rm -rf "$(DEMO3D)/shards"; lr=$$(( crop / 4 )); \
+		echo "--data.lr_crop=$$lr --data.batch_size=$$(( 4 * 12 * 12 * 12 / (lr * lr * lr) ))" > "$(DEMO3D)/crops"; \
+		$(BIN)/python shards/build.py "$(SOURCE3D)" "$(DEMO3D)/shards" --dims 3 --crop $$crop --kind default; \
+		if [ -e "$(DEMO3D)/shards/valid.index.npy" ]; then exit 0; fi; \
+		echo "With crops of $$crop voxels there is no valid split"; \
+	done; \
+	echo "ROCKS=$(ROCKS) is too small: the demo needs a volume of 120 voxels along an axis and 24 along the others," \
+		"or two volumes of one rock of 24 along all axes"; exit 1
 	$(BIN)/python launch/train.py configs/volume_demo.yaml --name=run --output="$(DEMO3D)" \
-		--data.path="$(DEMO3D)/shards" --pretrain.max_seconds=$$(( $(DEMO3D_SECONDS) * 3 / 4 )) \
+		--data.path="$(DEMO3D)/shards" $$(cat "$(DEMO3D)/crops") --pretrain.max_seconds=$$(( $(DEMO3D_SECONDS) * 3 / 4 )) \
 		--adversarial.max_seconds=$$(( $(DEMO3D_SECONDS) / 4 ))
 	$(BIN)/python launch/evaluate.py "$(DEMO3D)/run" "$(DEMO3D)/shards"
 	@echo
