@@ -125,14 +125,24 @@ def list_images_and_volumes(
 
 
 def _sizes_note(jobs):
-    """Return a list of at most one note: the outputs that lose a voxel size that their input has."""
-    lost = [(info, path) for info, path in jobs if info.voxel_sizes_um and path.suffix.lower() == ".npy"]
-    if not lost:
-        return []
-    others = f", and {len(lost) - 1} more" if len(lost) > 1 else ""
-    return [
-        f"{lost[0][1]}{others}: NPY holds no voxel size, so that of {lost[0][0].path} is lost; .tif keeps it"
-    ]
+    """Return notes, at most one per format: the outputs that lose a voxel size that their input has."""
+    notes = []
+    for suffix, problem in (
+        (".npy", "NPY holds no voxel size"),
+        (".mhd", "MetaImage holds the voxel sizes of all axes or none, and one is unknown"),
+    ):
+        lost = [
+            (info, path)
+            for info, path in jobs
+            if path.suffix.lower() == suffix
+            and any(sizes := info.voxel_sizes_um or ())
+            and (suffix == ".npy" or not all(sizes))
+        ]
+        if lost:
+            others = f", and {len(lost) - 1} more" if len(lost) > 1 else ""
+            source = lost[0][0].path
+            notes.append(f"{lost[0][1]}{others}: {problem}, so that of {source} is lost; .tif keeps it")
+    return notes
 
 
 def _given_window(text):

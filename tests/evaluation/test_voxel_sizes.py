@@ -84,3 +84,11 @@ def test_a_format_without_sizes_is_named(tmp_path, caplog):
     write_ome(tmp_path / "in.tif")
     upscale(tmp_path, "in.tif", "out.npy", network(2))
     assert "out.npy: NPY holds no voxel size, so that of " in caplog.text
+
+
+@pytest.mark.parametrize("z, lost", [(None, True), (10.0, False)])
+def test_a_metaimage_that_cannot_leave_one_size_open_is_named(tmp_path, caplog, z, lost):
+    create(tmp_path / "in.tif", VOXELS.shape, VOXELS.dtype, (z, 2.5, 2.5)).close()
+    found = upscale(tmp_path, "in.tif", "out.mhd", network(2, ndim=3))
+    assert found.voxel_sizes_um == (None if lost else pytest.approx((5, 1.25, 1.25)))
+    assert ("out.mhd: MetaImage holds the voxel sizes of all axes or none, and" in caplog.text) == lost
