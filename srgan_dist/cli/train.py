@@ -25,7 +25,7 @@ def main(argv=None, prog=None):
 
     from srgan_dist.config import load_config
     from srgan_dist.run.cpu_ranks import ranks_on_cpu
-    from srgan_dist.run.dry_run import dry_run_report
+    from srgan_dist.run.dry_run import dry_run_report, memory_of_rank
     from srgan_dist.run.preflight import preflight
     from srgan_dist.runtime.cpu import on_cpu
     from srgan_dist.runtime.device import check_device
@@ -40,7 +40,8 @@ def main(argv=None, prog=None):
         ranks = ranks_on_cpu(config, preflight(config, arguments.resume).state.cpu_ranks)
     if arguments.dry_run:
         if launch_number("RANK", 0) == 0:
-            print(dry_run_report(config, preflight(config, arguments.resume, ranks), device_type, ranks))
+            checked, memory = preflight(config, arguments.resume, ranks), memory_of_rank(device_type, ranks)
+            print(dry_run_report(config, checked, device_type, ranks, memory))
         return
     if ranks > world_size:
         preflight(config, arguments.resume, ranks)  # reports errors once, not on every rank

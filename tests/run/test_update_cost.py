@@ -110,7 +110,8 @@ def test_a_loss_that_asks_for_a_value_has_no_known_cost(monkeypatch):
         return SimpleNamespace(to=lambda _: AskingLoss())
 
     monkeypatch.setattr(update_cost_module, "build_loss", asking)
-    assert cost_plan(config, config.pretrain, "no", 2).startswith("its cost is not known (")
+    words, cost = cost_plan(config, config.pretrain, "no", 2)
+    assert words.startswith("its cost is not known (") and cost is None
 
 
 class AskingLoss(torch.nn.Module):
