@@ -69,7 +69,7 @@ def test_both_sides_of_a_pair_are_cut_in_one_place(tmp_path, scale):
 
 def test_slabs_of_registered_scans_are_in_voxels_of_the_file(tmp_path):
     """Registration cuts voxels 0 to 2 of z off, and begins LR voxels at odd ones."""
-    hr, lr = write_shifted(tmp_path, (3.2, -4.3, 0.4))
+    hr, lr = write_shifted(tmp_path, (3.2, -4.3, 0.4), blocks=(20, 6, 6))
     options = BuildOptions(scale=2, tile=128, crop=16, ndim=3, align=8.0, slabs="z,train=:60,test=80:112")
     build((tmp_path / "hr", tmp_path / "lr"), tmp_path / "out", options)
     for name, first, end in (("train", 3, 59), ("test", 81, 111)):

@@ -188,10 +188,10 @@ def test_pairs_that_do_not_fit_are_faults(tmp_path):
     assert "wide.npy: is 24x24x24, which is not scale=2 times 13x13x13 of its partner" in words
 
 
-def write_shifted(root, shift, ndim=3, scale=2):
+def write_shifted(root, shift, ndim=3, scale=2, blocks=(20, 20, 20)):
     """Write a pair of scans whose LR is shifted and larger than it should be."""
     rng = np.random.default_rng(5)
-    whole = np.kron(rng.integers(40, 200, (20,) * ndim), np.ones((6,) * ndim)).astype(np.uint8)
+    whole = np.kron(rng.integers(40, 200, blocks[:ndim]), np.ones((6,) * ndim)).astype(np.uint8)
     lr = np.floor(0.9 * blur(whole, scale, 1.8, shift) + 10.5).astype(np.uint8)
     hr = whole[tuple([slice(0, 112)] * ndim)]
     save(root / "hr" / "plug.npy", hr)
