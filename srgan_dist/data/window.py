@@ -9,6 +9,7 @@ import numpy as np
 from srgan_dist.utils.errors import UserError
 
 AUTO_PERCENT = 0.1  # of the voxels, that --window auto makes black, and as many white
+REPEATED = 0.01  # share of the voxels with the very lowest or highest value that makes it no grey level
 
 _READ, _KEPT = 2**28, 2**22  # voxels that are looked at, and kept in memory, to find a window
 
@@ -95,6 +96,19 @@ def find_values(volumes, most=_READ):
         for number in own
     ]
     return np.concatenate(kept) if kept else np.empty(0)
+
+
+def without_repeated_ends(values):
+    """Return values, sorted, [N], without the lowest and the highest one where a share of REPEATED or more
+    has it, as masks around a plug and saturated pixels have; all of them where hardly one would be left.
+    """
+    values = np.sort(np.ravel(values))
+    if not values.size:
+        return values
+    first, last = np.searchsorted(values, values[0], "right"), np.searchsorted(values, values[-1], "left")
+    start = first if first >= REPEATED * values.size else 0
+    stop = last if values.size - last >= REPEATED * values.size else values.size
+    return values[start:stop] if stop - start > values.size // 100 else values
 
 
 def _finite(volume, values):

@@ -7,11 +7,10 @@ import numpy as np
 
 from srgan_dist.data.reader import Reader
 from srgan_dist.data.volume import ALLOWED_DTYPES
-from srgan_dist.data.window import Window, find_values
+from srgan_dist.data.window import Window, find_values, without_repeated_ends
 from srgan_dist.utils.errors import UserError
 
 PERCENT = 1  # of the pixels are darker than a range, and as many brighter
-REPEATED = 0.01  # share of the pixels with the very lowest or highest value that makes it no grey level
 IMAGES = 16  # of a rock: its first training images
 LOOKED_AT = 2**26  # voxels of an input that are read to know its range
 
@@ -38,18 +37,12 @@ class GreyRange:
 
 
 def robust_range(values):
-    """Return (low, high): the percentiles PERCENT and 100 - PERCENT of some values, None where they are one.
-
-    The lowest and the highest value do not count where a share of REPEATED or more has it, as masks around a
-    plug and saturated pixels have.
+    """Return (low, high): the percentiles PERCENT and 100 - PERCENT of some values without repeated ends, as
+    `without_repeated_ends` leaves them; None where they are one.
     """
-    values = np.sort(np.ravel(values))
-    if not values.size:
+    kept = without_repeated_ends(values)
+    if not kept.size:
         return None
-    first, last = np.searchsorted(values, values[0], "right"), np.searchsorted(values, values[-1], "left")
-    start = first if first >= REPEATED * values.size else 0
-    stop = last if values.size - last >= REPEATED * values.size else values.size
-    kept = values[start:stop] if stop - start > values.size // 100 else values
     low, high = np.percentile(kept, (PERCENT, 100 - PERCENT))
     return (float(low), float(high)) if low < high else None
 

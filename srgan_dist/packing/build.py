@@ -101,7 +101,7 @@ def build(source, out, options, progress=None, run=map):
 
     # Write the set beside OUT, then rename it
     needed = sum(map(place, chain(*shards.values()))) + sum(table.nbytes for table in tables.values())
-    maker = {"version": VERSION, "journal": 2, "encoder": encoder(options.encoding)}
+    maker = {"version": VERSION, "journal": 3, "encoder": encoder(options.encoding)}
     with _write_failures_named(out, needed, options), build_directory(out, fingerprint | maker) as directory:
         notes = pack_all(scan.sources, samples, tables, shards, dtype, options, directory, run, counted)
         if changed := dict(stamps ^ _stamps(whole)):

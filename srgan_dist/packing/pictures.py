@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from srgan_dist.data.window import without_repeated_ends
 from srgan_dist.packing.match import MARGIN, PAIRED, Match, fit, match
 
 FEW_LEVELS = 8  # of segmented images; a scan has more, as it has noise
@@ -19,6 +20,7 @@ _PIXELS = 4096  # that are looked at
 _TAIL = 8  # of them at either end that do not count: hot pixels
 
 _UNRELATED = 0.2  # the largest correlation of sides that certainly show different things
+_USUAL = 5  # pairs of a rock from which on their median says how well LR fits HR
 _NAMED = 10  # pictures of one kind that are listed by name
 
 
@@ -26,8 +28,8 @@ class Look(NamedTuple):
     """A few numbers of one picture."""
 
     levels: int  # different grey levels among some pixels
-    low: int  # robust darkest and brightest grey level
-    high: int
+    low: int | None  # robust darkest and brightest grey level, without that of a mask around a plug; None
+    high: int | None  # where there is hardly anything but a mask
     match: Match | None  # with LR, where there is one that is not registered
 
     @classmethod
@@ -39,11 +41,17 @@ class Look(NamedTuple):
 
 def look(hr, lr=None, scale=None):
     """Return the Look of an HR picture, uint8 or uint16, and of the LR picture that belongs to it."""
-    pixels = np.sort(hr.reshape(-1)[:: hr.size // _PIXELS | 1])
-    tail = min(_TAIL, (len(pixels) - 1) // 4)
+    every = hr.size // _PIXELS | 1
+    pixels = np.sort(hr.reshape(-1)[::every])
     levels = 1 + int(np.count_nonzero(np.diff(pixels)))
+    kept = without_repeated_ends(pixels) if levels > FEW_LEVELS else pixels
+    tail = min(_TAIL, (len(kept) - 1) // 4)
+    low, high = int(kept[tail]), int(kept[-1 - tail])
+    between = np.count_nonzero((pixels > pixels[0]) & (pixels < pixels[-1]))
+    if levels > FEW_LEVELS and between <= len(pixels) // 100:
+        low = high = None
     found = match(hr, lr, scale) if lr is not None else None
-    return Look(levels, int(pixels[tail]), int(pixels[-1 - tail]), found)
+    return Look(levels, low, high, found)
 
 
 class Picture(NamedTuple):
@@ -65,7 +73,7 @@ def judge(pictures):
         found = _pairs(rock, [picture for picture in own if picture.look.match])
         faults += found[0]
         notes += found[1]
-    return faults, notes + _narrow(pictures)
+    return faults, notes + _narrow(of_rock)
 
 
 def judge_in_place(pictures):
@@ -138,7 +146,7 @@ def _pairs(rock, pictures):
     fits = np.array([_best(picture.look.match) for picture in pictures])
     usual = float(np.median(fits))
     spread = 1.48 * float(np.median(np.abs(fits - usual)))  # the standard deviation of most of them
-    turned, inverted, other, shifted, worse = {}, {}, {}, {}, {}
+    turned, inverted, other, shifted, worse, exchanged = {}, {}, {}, {}, {}, {}
     for name, found in ((picture.name, picture.look.match) for picture in pictures):
         best = _best(found)
         if found.turned >= PAIRED and found.turned > best + MARGIN:
@@ -150,8 +158,10 @@ def _pairs(rock, pictures):
         elif any(found.shift) and found.shifted > found.correlation + 0.02:
             shift = ", ".join(map(str, found.shift))
             shifted[name] = f"({shift}): correlation {found.shifted:.2f} for {found.correlation:.2f}"
-        elif len(pictures) >= 5 and best < usual - max(0.08, 6 * spread):
+        elif len(pictures) >= _USUAL and best < usual - max(0.08, 6 * spread):
             worse[name] = f"correlation {best:.2f}{_owner(name, found, pictures)}"
+        elif len(pictures) < _USUAL and (owner := _owner(name, found, pictures)):
+            exchanged[name] = f"correlation {best:.2f}{owner}"
     faults = [
         f"{rock}: {_listed(some, problem)}"
         for some, problem in (
@@ -174,6 +184,7 @@ def _pairs(rock, pictures):
                 " for it",
             ),
             (worse, f"LR fits HR much worse than elsewhere, where the median is {usual:.2f}; look at them"),
+            (exchanged, "LR fits HR of another pair better; look at them"),
         )
         if some
     ]
@@ -207,19 +218,31 @@ def _some(names):
     return ", ".join(names[:3]) + f" and {len(names) - 3} more" * (len(names) > 3)
 
 
-def _narrow(pictures):
-    """Return a note if the grey levels of all use a small part of their range."""
-    drawn = [picture for picture in pictures if picture.look.levels > FEW_LEVELS]
-    if not drawn or len({picture.dtype for picture in drawn}) > 1:
-        return []
-    dtype, low = drawn[0].dtype, min(picture.look.low for picture in drawn)
-    high, peak = max(picture.look.high for picture in drawn), np.iinfo(drawn[0].dtype).max
-    if high - low >= NARROW[dtype.name] * peak:
-        return []
-    sixteen = " --dtype uint16" * (dtype == np.uint16)
-    return [
-        f"but for a few pixels, the grey levels are between {low} and {high} of {peak}"
-        f"{' (12-bit data?)' * (dtype == np.uint16)}: networks and scores take {peak} for white, so PSNR is"
-        f" {20 * np.log10(peak / max(1, high - low)):.0f} dB higher than over the range that is used; map it"
-        f" onto the whole one with e.g. --window {low}:{high}{sixteen}"
-    ]
+def _narrow(of_rock):
+    """Return notes on the rocks whose grey levels use a small part of their range."""
+    used = {}
+    for rock, pictures in of_rock.items():
+        drawn = [p for p in pictures if p.look.low is not None and p.look.levels > FEW_LEVELS]
+        if len({picture.dtype for picture in drawn}) == 1:
+            low, high = min(p.look.low for p in drawn), max(p.look.high for p in drawn)
+            used[rock] = drawn[0].dtype, low, high
+    narrow = {rock: own for rock, own in used.items() if _is_narrow(*own)}
+    dtypes, lows, highs = zip(*narrow.values(), strict=True) if narrow else ((), (), ())
+    if len(narrow) == len(used) and len(set(dtypes)) == 1 and _is_narrow(dtypes[0], min(lows), max(highs)):
+        return [_narrow_note(_some(narrow), dtypes[0], min(lows), max(highs), "map it onto the whole one")]
+    alone = "a window is for a whole set, so pack this rock as one of its own,"
+    return [_narrow_note(rock, *own, alone) for rock, own in narrow.items()]
+
+
+def _is_narrow(dtype, low, high):
+    return high - low < NARROW[dtype.name] * np.iinfo(dtype).max
+
+
+def _narrow_note(rocks, dtype, low, high, advice):
+    peak, sixteen = np.iinfo(dtype).max, dtype == np.uint16
+    return (
+        f"{rocks}: but for a few pixels and masks, the grey levels are between {low} and {high} of {peak}"
+        f"{' (12-bit data?)' * sixteen}: networks and scores take {peak} for white, so PSNR is"
+        f" {20 * np.log10(peak / max(1, high - low)):.0f} dB higher than over the range that is used;"
+        f" {advice} with e.g. --window {low}:{high}{' --dtype uint16' * sixteen}"
+    )

@@ -1,4 +1,4 @@
-"""Pictures that do not belong into a set of scans: labels, pairs that do not fit, narrow grey levels."""
+"""Pictures that do not belong into a set of scans: pairs that do not fit, narrow grey levels."""
 
 import numpy as np
 import pytest
@@ -120,6 +120,28 @@ def test_lr_of_the_next_slice_is_a_note(tmp_path):
     assert f"its LR seems to be that of {tmp_path / 'hr' / 'coal' / '6.npy'}" in note
 
 
+@pytest.mark.parametrize("count", [2, 4])
+def test_lr_of_the_next_slice_is_a_note_in_a_rock_of_few_pairs(tmp_path, count):
+    volume = rock(0, (30, 160, 160))
+    hr = [volume[3 * i] for i in range(count)]
+    lr = [scanned(image, 4, (0, 0), 4, noise=1) for image in hr]
+    assert not any("LR" in note for note in built(tmp_path / "right", hr, lr).notes)
+    lr[0] = lr[1]
+    (note,) = [note for note in built(tmp_path / "wrong", hr, lr).notes if "LR" in note]
+    path = tmp_path / "wrong" / "hr" / "coal"
+    assert note.startswith(f"coal: 1 pairs: LR fits HR of another pair better; look at them: {path}/0.npy")
+    assert note.endswith(f"its LR seems to be that of {path / '1.npy'}")
+
+
+def test_ten_pairs_are_named_and_the_others_counted(tmp_path):
+    hr, lr = pairs(12)
+    with pytest.raises(BuildError) as caught:
+        built(tmp_path, hr, [image[::-1] for image in lr])
+    (fault,) = caught.value.faults
+    assert "coal: 12 pairs: LR fits HR better when it is turned" in fault
+    assert fault.count("flipped along y") == 10 and fault.endswith(" and 2 more")
+
+
 def test_pages_of_stacks_and_blocks_of_volumes_are_compared_each(tmp_path):
     hr, lr = pairs(8)
     lr[6] = lr[6][:, ::-1]
@@ -144,34 +166,6 @@ def write(folder, images):
     folder.mkdir(parents=True)
     for name, image in images.items():
         tifffile.imwrite(folder / f"{name}.tif", image)
-
-
-@pytest.mark.parametrize("labels", [(0, 255), (0, 1), (0, 1, 2, 3)])
-def test_a_folder_of_masks_beside_scans_is_a_fault(tmp_path, labels):
-    write(tmp_path / "in" / "rock", {str(i): texture(i) for i in range(3)})
-    edges = np.linspace(60, 200, len(labels) - 1)
-    masks = {str(i): np.array(labels, np.uint8)[np.digitize(texture(i), edges)] for i in range(3)}
-    write(tmp_path / "in" / "rock_mask", masks)
-    with pytest.raises(
-        BuildError, match="rock_mask: 3 images have 8 grey levels or fewer, as label"
-    ) as caught:
-        build(tmp_path / "in", tmp_path / "out", BuildOptions(tile=80, crop=32))
-    assert len(caught.value.faults) == 1 and "move them out of SOURCE" in caught.value.faults[0]
-
-
-def test_a_mask_among_scans_is_a_fault_and_faint_pages_are_none(tmp_path):
-    images = {str(i): texture(i) for i in range(9)} | {"air": texture(9) // 64}
-    write(tmp_path / "in" / "rock", images)
-    build(tmp_path / "in", tmp_path / "out", BuildOptions(tile=80, crop=32))
-    tifffile.imwrite(tmp_path / "in" / "rock" / "0_mask.tif", np.uint8(255) * (images["0"] > 128))
-    with pytest.raises(BuildError, match="rock: 1 images have 8 grey levels or fewer.*0_mask.tif"):
-        build(tmp_path / "in", tmp_path / "other", BuildOptions(tile=80, crop=32))
-
-
-def test_segmented_images_alone_are_a_note(tmp_path):
-    write(tmp_path / "in" / "rock", {str(i): np.uint8(texture(i) > 128) for i in range(3)})
-    notes = build(tmp_path / "in", tmp_path / "out", BuildOptions(tile=80, crop=32)).notes
-    assert any("rock: 3 images have 8 grey levels or fewer" in note for note in notes)
 
 
 def hot(image):
@@ -199,3 +193,56 @@ def test_grey_levels_that_use_little_of_their_range_are_noted_with_a_window(tmp_
     assert not any("grey levels are" in n for n in build(tmp_path / "in", tmp_path / "new", mapped).notes)
     grey = Reader(open_split(tmp_path / "new", "train")).image(0)[1]
     assert grey.min() == 0 and grey.max() == 65535
+
+
+def plug(image, outside=0):
+    """The image in a disc, as round plugs are stored."""
+    y, x = np.indices(image.shape) - 39.5
+    return np.where(y**2 + x**2 < 35**2, image, np.array(outside, image.dtype))
+
+
+def offset(i):
+    return (32768 + texture(i) / 255 * 4095).astype(np.uint16)
+
+
+def grey_level_notes(tmp_path, rocks):
+    for name, images in rocks.items():
+        write(tmp_path / "in" / name, {str(i): image for i, image in enumerate(images)})
+    notes = build(tmp_path / "in", tmp_path / "out", BuildOptions(tile=80, crop=32)).notes
+    return [note for note in notes if "grey levels are" in note]
+
+
+@pytest.mark.parametrize("outside", [0, 65535, 40000])
+def test_a_mask_around_plugs_hides_no_narrow_range(tmp_path, outside):
+    """Outside of the disc, 40 % of each image, all pixels are black, white or any other level; the end of the
+    plug is hardly in the last image.
+    """
+    end = np.full((72, 80), outside, np.uint16)
+    end[40, :30] = offset(3)[40, :30]
+    (note,) = grey_level_notes(tmp_path, {"core": [*(plug(offset(i), outside) for i in range(3)), end]})
+    low, high = map(int, note.partition("--window ")[2].split()[0].split(":"))
+    assert note.startswith("core: ") and 32768 <= low < 33768 < 35863 < high <= 36863
+
+
+def test_a_narrow_plug_of_8_bits_is_noted_and_one_of_all_levels_is_not(tmp_path):
+    narrow = [plug((100 + texture(i) / 255 * 20).astype(np.uint8)) for i in range(3)]
+    (note,) = grey_level_notes(tmp_path / "narrow", {"core": narrow})
+    low, high = map(int, note.partition("--window ")[2].split(":"))
+    assert 100 <= low < 106 and 114 < high <= 120
+    assert not grey_level_notes(tmp_path / "wide", {"core": [plug(texture(i)) for i in range(3)]})
+
+
+def test_a_rock_of_all_levels_hides_no_narrow_one(tmp_path):
+    wide = [texture(i).astype(np.uint16) * 257 for i in range(3, 6)]
+    (note,) = grey_level_notes(tmp_path, {"core": map(offset, range(3)), "wide": wide})
+    assert note.startswith("core: ") and "pack this rock as one of its own, with e.g. --window 33" in note
+
+
+def test_narrow_rocks_get_one_window_where_their_levels_overlap(tmp_path):
+    rocks = {"a": [offset(i) for i in range(3)], "b": [offset(i) + np.uint16(2000) for i in range(3, 6)]}
+    (note,) = grey_level_notes(tmp_path / "one", rocks)
+    low, high = map(int, note.partition("--window ")[2].split()[0].split(":"))
+    assert note.startswith("a, b: ") and low < 33768 and high > 37863
+    rocks["b"] = [offset(i) - np.uint16(30000) for i in range(3, 6)]
+    notes = grey_level_notes(tmp_path / "two", rocks)
+    assert [note[:3] for note in notes] == ["a: ", "b: "] and all("as one of its own" in n for n in notes)
