@@ -86,9 +86,12 @@ def build(source, out, options, progress=None, run=map):
     samples = list_samples(scan.sources, options)
     faults = scan.faults + check_samples(scan.sources, samples, options)
     if faults:  # decode the pixels too, so that a user can correct everything at once
-        raise BuildError(faults + decode_faults(scan.sources, samples, options, run, counted))
-    if not holds_files(out) and (faults := faults_at_first_look(scan.sources, samples, options, run)):
-        raise BuildError(faults)
+        decoded = decode_faults(scan.sources, samples, options, run, counted)
+        raise BuildError([*faults, *scan.labels.values(), *decoded])
+    if not holds_files(out):
+        labels = list(scan.labels.values())
+        if faults := labels or faults_at_first_look(scan.sources, samples, options, run):
+            raise BuildError(faults)
     fingerprint = {"options": options.recorded(), "source_sha256": _digest(whole, run, counted)}
     if holds_files(out):
         return Result(_same_set(out, fingerprint), scan.notes, already_there=True)

@@ -32,6 +32,9 @@ _COARSE = re.compile(r"(?i)(?:.*[^a-z])?(lr|lq|low|coarse)([ _-]?res(olution)?)?
 _OF_ROCK = re.compile(  # names of rocks with such a word, e.g. high_porosity or sandstone_coarse
     r"(?i)(?=.*(high|low|fine|coarse)(?![ _-]?res)).*[a-z].*[^a-z].*[a-z].*"
 )
+_LABELS = re.compile(
+    r"(?i)(.*(mask|label)(s|l?ed)?|(.*[^a-z])?(seg(s|mented|mentations?)?|gt|ground[ _-]?truth))([^a-z].*)?"
+)
 
 
 class Sides(NamedTuple):
@@ -49,8 +52,8 @@ def find_sides(root, files, ndim, scale, scan):
     """Return (the Sides among the folders below `root`, at most one for each folder above them, folders of
     other sizes of the same images).
 
-    files: all below root. Faults of the Scan name folders of pairs where it is not clear which they are; its
-    notes say what was recognised.
+    files: all below root. Faults of the Scan name folders of pairs where it is not clear which they are, and
+    of label images; its notes say what was recognised.
     """
     images = [*split_images([path for path in files if path not in scan.series])[0], *scan.series]
     of_parent, read = defaultdict(list), cache(scan.read)
@@ -160,6 +163,8 @@ def _compared(parent, one, other, pairs, ndim, read, scan):
     ratios = {_ratio(*(volume.shape[-ndim:] for volume in pair)) for pair in headers}
     called, folders = (_side_of(one), _side_of(other)), (parent / one, parent / other)
     named = {(1, -1): folders, (-1, 1): folders[::-1]}.get(called)
+    if not named and headers and all(hr.shape == lr.shape for hr, lr in headers):
+        scan.labels.update(_called_like_labels(*folders) | scan.labels)
     ratio = ratios.pop() if len(ratios) == 1 else None
     if ratio is None:
         return Sides(*named, None) if named and headers else None
@@ -172,6 +177,21 @@ def _compared(parent, one, other, pairs, ndim, read, scan):
         f" different things, so they are packed as rocks; if they are pairs: {sides}"
     )
     return None
+
+
+def _called_like_labels(*folders):
+    """Return {folder: fault} of the one of two folders, with the same names and sizes, that is called like
+    masks.
+    """
+    labels = [folder for folder in folders if _LABELS.fullmatch(folder.name)]
+    if len(labels) != 1:
+        return {}
+    scans = folders[folders[0] == labels[0]]
+    return {
+        labels[0]: f"{labels[0]}: is called like label images or masks, and has images of the same names and"
+        f" sizes as {scans}; they are no scans, so move them out of SOURCE. If they are, call the folder"
+        " otherwise"
+    }
 
 
 def _headers(pair, read):

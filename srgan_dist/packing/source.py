@@ -37,11 +37,12 @@ class Source:
 
 @dataclass(frozen=True)
 class Scan:
-    """The sources of a folder; `faults` are errors, `notes` are information for the user."""
+    """The sources of a folder; `faults` and `labels` are errors, `notes` are information for the user."""
 
     sources: list = field(default_factory=list)
     faults: list = field(default_factory=list)
     notes: list = field(default_factory=list)
+    labels: dict = field(default_factory=dict)  # {folder that is called like label images: fault}
     read: Callable = read_info  # path -> Volume; all Volumes of a build are made by it
     series: set = field(default_factory=set)  # folders whose files are the slices of one volume
 

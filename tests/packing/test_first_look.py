@@ -41,10 +41,10 @@ def halved(image):
 
 def test_masks_beside_scans_end_a_build_before_it_packs(tmp_path):
     write(tmp_path / "in" / "coal", scans(0))
-    write(tmp_path / "in" / "coal_mask", [image // 128 * 255 for image in scans(0)])
+    write(tmp_path / "in" / "coal_pores", [image // 128 * 255 for image in scans(0)])
     seen, (fault,) = acts(tmp_path / "in", tmp_path / "out")
     assert seen == [] and fault.startswith(
-        "of 32 pictures that were looked at first, coal_mask: 16 images have"
+        "of 32 pictures that were looked at first, coal_pores: 16 images have"
     )
     assert not (tmp_path / "out").exists()
 
