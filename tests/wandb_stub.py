@@ -22,6 +22,7 @@ class Stub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.rows, self.summary, self.opened, self.dead = {}, {}, threading.Event(), False
         self.reports = []  # that were saved, as variables of their requests
+        self.sweeps = []
 
     @property
     def address(self):
@@ -71,6 +72,11 @@ class Handler(BaseHTTPRequestHandler):
             project |= {"isBenchmark": False, "user": None}
             found = {"edges": [{"node": project, "cursor": "a"}], "pageInfo": END}
             self._answer({"data": {"models": found}})
+        elif "upsertSweep" in query:
+            self.server.sweeps.append(variables)
+            project = {"id": "p", "name": "srgan_dist", "entity": {"id": "e", "name": "lab"}}
+            sweep = {"name": "sweep123", "project": project}
+            self._answer({"data": {"upsertSweep": {"sweep": sweep, "configValidationWarnings": []}}})
         elif "upsertView" in query:
             self.server.reports.append(variables)
             project = {"id": "p", "name": variables["projectName"], "entityName": variables["entityName"]}

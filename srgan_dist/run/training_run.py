@@ -10,6 +10,7 @@ from srgan_dist.data.loader import TrainLoader
 from srgan_dist.evaluation.grey_range import trained_ranges
 from srgan_dist.evaluation.validation import Validator
 from srgan_dist.models import noise_channels
+from srgan_dist.models.hub_folder import travelling_config
 from srgan_dist.models.networks import Networks
 from srgan_dist.models.weights_file import save_generator
 from srgan_dist.run.checkpoint import holds, load_checkpoint
@@ -84,7 +85,7 @@ class TrainingRun:
             self.state.grey_ranges = trained_ranges([split for split, _ in checked.train], rows)
 
         # Records
-        seen, records, settings = None, 0, config.model_dump(mode="json")
+        seen, records, settings = None, 0, travelling_config(config.model_dump(mode="json"))
         if self.is_main:
             seen, records = self.directory.open(config, self.state, self.checkpoint, self.samples_seen)
             self.provenance = provenance_of(self.device, checked.train)

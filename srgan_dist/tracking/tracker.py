@@ -127,7 +127,7 @@ class Tracker:
             "options": {
                 "project": project_of(config.project),
                 "entity": config.entity,
-                "name": run_name,
+                "name": os.environ.get("WANDB_NAME") or run_name,
                 "id": self.run_id,
                 "dir": str(self.directory),
                 "config": settings,

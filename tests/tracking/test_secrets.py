@@ -1,14 +1,17 @@
 """What a run writes holds nothing of its surroundings that was not meant for it."""
 
+import json
 import os
 import re
 import sys
 
 import pytest
-from conftest import tiny_config
+from conftest import REPOSITORY, tiny_config
 from wandb_stub import offline_records, serving
 
 from srgan_dist.config import Config
+from srgan_dist.models import build_generator
+from srgan_dist.models.weights_file import save_generator
 from srgan_dist.training import train
 
 PLANTED = {
@@ -55,6 +58,38 @@ def test_no_artefact_of_a_training_holds_a_secret_of_its_environment_or_command_
         assert len(session) > 10  # checked by their sums: nothing is compressed there
     for path, content in below:
         assert b"5ec4e7" not in content, path
+
+
+@pytest.mark.slow
+def test_no_path_reaches_a_tracker(shards, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
+    first, weights = tiny_config(shards, tmp_path), tmp_path / "first" / "pretrain.safetensors"
+    save_generator(weights, build_generator(first.generator), {})
+    config = tiny_config(
+        shards,
+        tmp_path / "runs",
+        data=first.data.model_dump() | {"cache": str(tmp_path / "copies")},
+        pretrain=first.pretrain.model_dump() | {"init_weights": str(weights)},
+        adversarial=None,
+        tracking={"wandb": "offline", "also": ["tensorboard"]},
+    )
+    train(config)
+    run = tmp_path / "runs" / "tiny"
+    sent = [*run.glob("wandb/offline-run-*/*.wandb"), *run.glob("wandb/offline-run-*/files/**/*")]
+    sent += run.glob("trackers/**/*")
+    written = {path: path.read_bytes() for path in sent if path.is_file()}
+    assert {path.suffix for path in written} >= {".wandb", ".png", ".yml"}
+    assert [path for path in written if path.name.startswith("events.out.tfevents")]
+    for path, content in written.items():
+        for private in (tmp_path, shards.parent, REPOSITORY):
+            assert os.fsencode(private) not in content, path
+    (session,) = offline_records(run)
+    (of_wandb,) = [r.run.config.update for r in session if r.WhichOneof("record_type") == "run"]
+    settings = {item.key: json.loads(item.value_json) for item in of_wandb}
+    assert (settings["data"]["path"], settings["data"]["cache"]) == ("shards", "copies")
+    assert settings["pretrain"]["init_weights"] == "pretrain.safetensors"
+    assert settings["name"] == "tiny" and settings["data"]["batch_size"] == 4
+    assert not {"output", "tracking"} & settings.keys()
 
 
 def names_in(schema):

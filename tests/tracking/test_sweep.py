@@ -10,9 +10,39 @@ import pytest
 import yaml
 from conftest import REPOSITORY, tiny_config
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
-from wandb_stub import offline_records
+from wandb_stub import offline_records, serving
 
-SWEEP = yaml.safe_load((REPOSITORY / "launch" / "wandb" / "sweep.yaml").read_text())
+FILE = REPOSITORY / "launch" / "wandb" / "sweep.yaml"
+SWEEP = yaml.safe_load(FILE.read_text())
+# Of https://github.com/wandb/sweeps, src/sweeps/config/schema.json, by which the server judges what it gets
+FORMS = {
+    "log_uniform_values": {"min": (int, float), "max": (int, float)},
+    "categorical": {"values": list},
+}
+
+
+@pytest.mark.usefixtures("wandb_environment")
+def test_wandb_sweep_takes_the_file(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with serving() as stub:
+        environment = os.environ | {"WANDB_BASE_URL": stub.address}
+        command = [sys.executable, "-m", "wandb", "sweep", "--project", "srgan_dist", str(FILE)]
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert ended.returncode == 0, ended.stderr
+        (sent,) = stub.sweeps
+    assert "Creating sweep with ID: sweep123" in ended.stderr and "WARNING" not in ended.stderr
+    assert "wandb agent lab/srgan_dist/sweep123" in ended.stderr
+    assert yaml.safe_load(sent["config"]) == SWEEP
+
+
+def test_the_parameters_of_the_sweep_have_a_form_that_the_server_knows():
+    assert SWEEP["method"] in ("bayes", "random", "grid") and SWEEP["metric"]["goal"] == "maximize"
+    for name, parameter in SWEEP["parameters"].items():
+        form = FORMS[parameter.get("distribution", "categorical")]
+        assert parameter.keys() - {"distribution"} == form.keys(), name
+        # 3e-4 without a point would be a text in YAML 1.1
+        assert all(isinstance(parameter[key], kinds) for key, kinds in form.items()), name
+        assert "min" not in parameter or 0 < parameter["min"] < parameter["max"]
 
 
 @pytest.mark.usefixtures("wandb_environment")

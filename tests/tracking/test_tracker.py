@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import resource
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY, full_disk, tiny_config
@@ -148,8 +150,11 @@ def test_wandb_holds_the_same_records_offline_and_nothing_of_the_machine(tmp_pat
         with Image.open(path) as image:
             heights.append(image.height)
     assert sorted(heights) == [3, 5]
-    loads = {item.key for record in session for item in record.stats.item}
-    assert "proc.memory.rssMB" in loads and "network.sent" in loads
+    loads = {item.key: item.value_json for record in session for item in record.stats.item}
+    resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+    assert "network.sent" in loads
+    # of this process, not of wandb's, which is a fraction of it
+    assert float(loads["proc.memory.rssMB"]) == pytest.approx(resident, rel=0.2)
     (folder,) = tmp_path.glob("wandb/offline-run-*")
     assert f"wandb sync {os.path.relpath(folder)}` sends it" in capfd.readouterr().err
     written = b"".join(
@@ -185,6 +190,18 @@ def test_project_and_run_are_those_of_the_environment_unless_the_config_has_them
         (run,) = [record.run for record in session if record.WhichOneof("record_type") == "run"]
         found.append((run.project, run.run_id))
     assert found == [("lab-rocks", "fromagent"), ("lab-rocks", "resumed1")]
+
+
+def test_names_tags_and_groups_are_those_of_the_environment(tmp_path, monkeypatch):
+    values = {"ENTITY": "lab", "NAME": "third", "TAGS": "coal,x4", "RUN_GROUP": "seeds", "NOTES": "as before"}
+    for name, value in (values | {"JOB_TYPE": "trial"}).items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "elsewhere"))  # the run's folder all the same
+    tracker(tmp_path, "offline").finish()
+    (session,) = offline_records(tmp_path)
+    (run,) = [record.run for record in session if record.WhichOneof("record_type") == "run"]
+    found = (run.entity, run.display_name, [*run.tags], run.run_group, run.notes, run.job_type)
+    assert found == ("lab", "third", ["coal", "x4"], "seeds", "as before", "trial")
 
 
 @pytest.mark.parametrize(
