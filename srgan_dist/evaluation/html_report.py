@@ -121,6 +121,7 @@ def plot_sections(sources):
         "cross": plot_cards.cross_cards,
         "curves": plot_cards.curve_cards,
         "texture": plot_cards.texture_cards,
+        "uncertainty": plot_cards.calibration_cards,
     }
     sections = {topic: {} for topic in topics}
     for topic, cards_of in topics.items():

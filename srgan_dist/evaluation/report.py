@@ -22,6 +22,8 @@ from srgan_dist.evaluation.metrics import relative_error_reduction
 from srgan_dist.evaluation.scoring import (
     AVERAGED,
     METRICS_OF_VOLUMES,
+    OF_HR,
+    TEXTURE_METRICS,
     check_scorable,
     constant_note,
     mean_of,
@@ -50,8 +52,9 @@ COLUMNS = (
     "spectrum_error",
     "mse",
     "relative_error_reduction",
+    *TEXTURE_METRICS,
+    *(f"{name}_hr" for name in OF_HR),
 )
-
 
 MEASURE_FILES = "measures.json", "measures.csv", "curves.npz", "calibration.json"
 

@@ -18,6 +18,7 @@ def write_scores(out, rocks=("coal",), splits=("valid", "test"), methods=METHODS
     """Write scores.json and scores.csv of three images per rock."""
     out.mkdir(parents=True, exist_ok=True)
     score = {"ssim": 0.7, "spectrum_error": 2.0, "count": 3, "lattice_excess": 12.3, "lattice_excess_hr": 3.1}
+    score["directional_spectrum_error"] = 1.25
     means = {
         split: {rock: {m: {"psnr": 28.0 + k, **score} for k, m in enumerate(methods)} for rock in rocks}
         for split in splits
@@ -107,14 +108,21 @@ def curves(rocks, splits, methods):
 
 
 def write_run(run):
-    """Write config.yaml and metrics.jsonl of a run; its weights are not there."""
+    """Write config.yaml, metrics.jsonl and run.json of a run; its weights are not there."""
     run.mkdir(parents=True, exist_ok=True)
     (run / "config.yaml").write_text("name: tiny\nseed: 3\n")
+    names = "val/psnr_gain", "val/texture_score", "val/spectrum_error", "val/directional_spectrum_error"
+    of_rocks = [f"val/rock/{name}/coal" for name in ("porosity_bias", "interface_ratio", "lattice_excess")]
     records = [
-        {"samples_seen": 16 * k, "train/psnr": 20.0 + k, "loss/pixel": 0.1 / k, "val/psnr_gain": 0.1 * k}
+        {"samples_seen": 16 * k, "train/psnr": 20.0 + k, "loss/pixel": 0.1 / k}
+        | dict.fromkeys([*names, *of_rocks], 0.1 * k)
         for k in range(1, 20)
     ]
     (run / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    made = {"srgan_dist": "0.2.0", "commit": "c0ffee", "device": "NVIDIA H200", "ranks": 8, "torch": "2.10"}
+    starts = [{"global_step": step, **made, "data_sha256": ["ab" * 32]} for step in (0, 1500)]
+    starts.append({**starts[0], "global_step": 2000, "ranks": 4, "commit": None})
+    (run / "run.json").write_text(json.dumps({"starts": starts}))
 
 
 def example(rock="coal", split="valid", key="coal_0", methods=METHODS, voxel_size_um=2.5, size=(64, 72)):

@@ -8,11 +8,14 @@ from itertools import combinations
 import numpy as np
 import pytest
 from browser import look_at
+from matplotlib.figure import Figure
 from report_files import METHODS, entry, example, write_measures, write_run, write_scores
 
 from srgan_dist.evaluation.html_report import write_report
+from srgan_dist.evaluation.report_page import plots
 from srgan_dist.evaluation.report_page.pictures import OVERLAY, overlays
 from srgan_dist.evaluation.report_page.sources import OPTIONAL
+from srgan_dist.evaluation.report_page.svg import method_style
 from srgan_dist.evaluation.report_page.tables import decision
 from srgan_dist.evaluation.report_page.training_curves import MAX_POINTS, read_training_curves
 from srgan_dist.models.srresnet import SRResNet, SRResNetConfig
@@ -63,8 +66,8 @@ def test_verdicts_in_words_come_first_and_every_part_follows(full):
     links = [a["href"].removeprefix("#") for a in page.all("a")]
     assert links == sections
     titles = [tag for tag, _ in page.tags].count("svg")
-    # per split a box plot, the bias, 3 cross plots (no Euler density is known); 7 curves; 3 of the training
-    assert titles == 2 * (1 + 1 + 3) + 7 + 3
+    # per split a box plot, the bias, 3 cross plots (no Euler density is known); 7 curves; 8 of the training
+    assert titles == 2 * (1 + 1 + 3) + 7 + 8
     assert all(svg["role"] == "img" and svg["aria-label"] for svg in page.all("svg"))
     for words in ("shards of coal", "seed: 3", "scipy", "9.9", "3 images, 1 source image, 1 plug"):
         assert words in page.text
@@ -139,6 +142,9 @@ def test_names_of_strangers_are_text_and_nothing_else(tmp_path):
     write_run(tmp_path)
     (tmp_path / "config.yaml").write_text("name: </pre><script>alert(1)</script>")
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"samples_seen": 1, f"loss/{HOSTILE}": 0.5}))
+    (tmp_path / "run.json").write_text(
+        json.dumps({"starts": [{"device": HOSTILE, "data_sha256": [HOSTILE]}]})
+    )
     source = report(tmp_path, example(HOSTILE, key=HOSTILE, methods=methods), facts=[(HOSTILE, "\udcff")])
     page = check_loads_nothing(source)
     assert all(picture["src"].startswith("data:image/png") for picture in page.all("img"))
@@ -291,6 +297,59 @@ def test_uncertainty_of_generators_with_noise_is_a_table(tmp_path):
     text = Page(report(tmp_path)).text
     assert "valid phase 2 (SRGAN) coal 0.520 – 1.50 3.00 8" in text
     assert "Of a generator with noise" not in Page(report(tmp_path, written=())).text
+
+
+def test_calibration_is_drawn_where_draws_were_made(tmp_path):
+    write_scores(tmp_path / "eval")
+    found = {"samples": 8, "ratio": 0.9, "bins": [[0.5, 0.75], [1.0, 1.25], [2.0, None]]}
+    calibration = {"valid": {"adversarial": {"coal": found}}, "test": {"adversarial": {"coal": {"bins": []}}}}
+    (tmp_path / "eval" / "calibration.json").write_text(json.dumps(calibration))
+    page = Page(report(tmp_path))
+    labels = [svg["aria-label"] for svg in page.all("svg")]
+    assert [name for name in labels if "over their spread" in name] == [
+        "error of the mean of draws over their spread, coal, valid"
+    ]
+    assert "Error over spread, of ten equal parts" in page.text
+    figure = Figure()
+    axis = figure.subplots()
+    plots.calibration(axis, {"bicubic": [], "adversarial": [[0.5, 0.75], [1.0, 1.5]]}, 8)
+    points, line = axis.lines[1], axis.lines[2]
+    assert np.array_equal(points.get_xydata(), [[0.5, 0.75], [1.0, 1.5]])
+    assert points.get_color() == method_style(1)["color"]
+    assert line.get_xydata()[1] == pytest.approx([np.sqrt(8 / 9) * 1.5, 1.5])  # where the ratio is 1
+
+
+def test_what_trained_the_weights_stands_beside_what_evaluated_them(full, tmp_path):
+    text = Page(full).text
+    assert "this evaluation data set shards of coal" in text
+    assert (
+        "the training starts, at update 0, 1500 2000 srgan_dist 0.2.0 0.2.0 git commit c0ffee –"
+        " PyTorch 2.10 2.10 device NVIDIA H200 NVIDIA H200 ranks 8 4 sha256 of the data" in text
+    )
+    # A folder of weights knows them from their headers
+    write_scores(tmp_path / "eval")
+    network = SRResNet(SRResNetConfig(scale=4, num_blocks=1, num_filters=4))
+    for phase in ("pretrain", "adversarial"):
+        facts = {"phase": phase, "provenance": {"torch": "2.11", "device": "cpu", "commit": None}}
+        save_generator(tmp_path / f"{phase}.safetensors", network, facts)
+    assert "the training PyTorch 2.11 device cpu weights" in Page(report(tmp_path)).text
+    for content in ("[", "[]", "{}", '{"starts": [1]}'):
+        (tmp_path / "run.json").write_text(content)
+        with pytest.raises(UserError, match=r"run.json is damaged \(.*\); restore it, or move it away"):
+            report(tmp_path)
+
+
+def test_scores_and_training_show_the_texture(full):
+    text = Page(full).text
+    assert "spectrum error over directions" in text and "2.00 1.25" in text
+    labels = [svg["aria-label"].removesuffix(" during the training") for svg in Page(full).all("svg")]
+    assert {
+        "Spectrum errors",
+        "Texture score",
+        "Porosity of SR over HR, minus 1",
+        "Interface of SR over HR",
+        "Lattice excess above HR's own",
+    } <= {*labels}
 
 
 # In a browser

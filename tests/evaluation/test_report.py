@@ -183,6 +183,10 @@ def test_the_command_writes_tables_and_figures(shards, tmp_path):
         if (row["split"], row["rock"], row["method"]) == ("test", "coal", "pretrain")
     ]
     assert np.mean(coal) == pytest.approx(scores["test"]["coal"]["pretrain"]["psnr"])
+    of_coal = [r for r in rows if (r["split"], r["rock"], r["method"]) == ("test", "coal", "pretrain")]
+    for name in ("directional_spectrum_error", "phase_dependence", "lattice_excess", "lattice_excess_hr"):
+        expected = scores["test"]["coal"]["pretrain"][name]
+        assert np.mean([float(row[name]) for row in of_coal]) == pytest.approx(expected)
     other = run(tmp_path / "run", shards, "--out", tmp_path / "elsewhere", "--splits", "train")
     assert other.returncode == 0 and set(
         json.loads((tmp_path / "elsewhere" / "scores.json").read_text())

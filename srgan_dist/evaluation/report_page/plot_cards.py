@@ -10,6 +10,7 @@ CROSS = ("porosity", "specific_interface", "euler_density", "chord_length")
 TRAINING = (  # title, y label, scale of y, [(logged name, label)]
     ("PSNR", "PSNR, dB", "linear", [("train/psnr", "training crops"), ("val/psnr", "valid")]),
     ("Gain over bicubic", "dB", "linear", [("val/psnr_gain", "all rocks"), ("val/psnr_gain/*", "")]),
+    ("Texture score", "dB", "linear", [("val/texture_score", "valid")]),
     ("Losses", "unweighted", "log", [("loss/*", "")]),
     ("Discriminator", "mean probability of real", "linear", [("d/real", "HR"), ("d/fake", "SR")]),
     (
@@ -23,6 +24,12 @@ TRAINING = (  # title, y label, scale of y, [(logged name, label)]
         ],
     ),
     (
+        "Spectrum errors",
+        "log power",
+        "linear",
+        [("val/spectrum_error", "over frequency"), ("val/directional_spectrum_error", "over direction")],
+    ),
+    (
         "Lattice excess",
         "dB",
         "linear",
@@ -34,6 +41,9 @@ TRAINING = (  # title, y label, scale of y, [(logged name, label)]
         "linear",
         [("val/phase_dependence", "SR"), ("val/phase_dependence_hr", "HR")],
     ),
+    ("Porosity of SR over HR, minus 1", "bias", "linear", [("val/rock/porosity_bias/*", "")]),
+    ("Interface of SR over HR", "ratio", "linear", [("val/rock/interface_ratio/*", "")]),
+    ("Lattice excess above HR's own", "dB", "linear", [("val/rock/lattice_excess/*", "")]),
     ("Norms of gradients", "before clipping", "log", [("health/grad_norm/*", "")]),
 )
 MAX_LINES = 10  # in a plot of the training
@@ -154,6 +164,18 @@ def texture_cards(sources, split, rock):
         ("Grey levels", levels, ("grey level, share of the range", "share of pixels, %"), {}),
     ]
     return cards + _curve_cards(found, split, rock)
+
+
+def calibration_cards(sources, split, rock):
+    """Return the plot of error over spread of the draws of a rock, in bins by spread."""
+    of_methods = sources.calibration.get(split) or {}
+    found = {method: (of_methods.get(method) or {}).get(rock) or {} for method in sources.methods}
+    bins = {m: [pair for pair in of.get("bins") or () if plots.is_interval(pair)] for m, of in found.items()}
+    draws = [of["samples"] for of in found.values() if plots.is_number(of.get("samples"))]
+    if not any(bins.values()) or not draws:
+        return []
+    name = f"error of the mean of draws over their spread, {rock}, {split}"
+    return [_card("Error over spread", name, plots.calibration, bins, draws[0])]
 
 
 def _curve_cards(found, split, rock):

@@ -93,6 +93,20 @@ def cross(axis, of_methods, label):
     axis.locator_params(nbins=5)
 
 
+def calibration(axis, of_methods, draws):
+    """Draw the error of the mean of `draws` draws over their spread: {method: [(spread, error)]}, in % of the
+    range, a point per bin; on the dashed line the draws are as wide as the truth is uncertain.
+    """
+    top = max(value for points in of_methods.values() for pair in points for value in pair)
+    for k, points in enumerate(of_methods.values()):
+        x, y = np.array(points, float).reshape(-1, 2).T
+        axis.plot(x, y, color=method_style(k)["color"], marker="osD^v"[k % 5], markersize=4, linewidth=1.2)
+    steepness = math.sqrt((draws + 1) / draws)
+    axis.plot([0, top / steepness], [0, top], color=INK, linewidth=0.8, linestyle="--")
+    axis.set(xlabel="spread of the draws, %", ylabel="error of their mean, %")
+    axis.set(xlim=(0, None), ylim=(0, None))
+
+
 def bias(axis, raw, median):
     """Draw the signed relative bias of each measure in %, with its 95 % interval where there is one.
 

@@ -29,6 +29,7 @@ class Sources:
     image_measures: list = field(default_factory=list)  # rows of measures.csv
     curves: dict = field(default_factory=dict)  # of curves.npz
     training: dict = field(default_factory=dict)  # name -> (samples seen, values)
+    starts: list = field(default_factory=list)  # of the training, as of `_starts_of`
     config: str = ""
     weights: list = field(default_factory=list)  # of {file, phase, samples_seen, sha256}
 
@@ -76,7 +77,7 @@ def read_sources(out, run, written=OPTIONAL):
     found = {
         name: _read(out / name, reader, None) if name in written else None for name, reader in readers.items()
     }
-    config, weights = _config_and_weights(run)
+    config, weights, provenance = _config_and_weights(run)
     return Sources(
         scores=_read(out / "scores.json", _read_json, {}),
         rows=[row for row in _read(out / "scores.csv", _read_csv, []) if row.get("psnr")],
@@ -85,6 +86,7 @@ def read_sources(out, run, written=OPTIONAL):
         curves=found["curves.npz"] or {},
         calibration=found["calibration.json"] or {},
         training=read_training_curves(run / "metrics.jsonl"),
+        starts=_starts_of(run / "run.json", provenance),
         config=config,
         weights=weights,
     )
@@ -119,9 +121,26 @@ def _read_npz(path):
         return {name: file[name].astype(float) for name in file.files}
 
 
+def _starts_of(path, provenance):
+    """Return what made the weights, [{global_step, ranks, commit, device, ...}]: every start of a run.json,
+    where there is none the provenance of the weights, which knows neither update nor ranks.
+    """
+    if not path.is_file():
+        return provenance
+    try:
+        return [dict(start) for start in _read_json(path)["starts"]]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"{path} is damaged ({' '.join(str(error).split()):.160}); restore it, or move it away: the"
+            " weights have most of it too"
+        ) from None
+
+
 def _config_and_weights(run):
-    """Return the resolved config as text, and facts of the weights that were scored."""
-    weights, config = [], ""
+    """Return the resolved config as text, facts of the weights that were scored, and their provenance, each
+    once.
+    """
+    weights, config, provenance = [], "", []
     for path in find_weights(run):
         facts = read_facts(path)
         weights.append(
@@ -133,6 +152,8 @@ def _config_and_weights(run):
             }
         )
         config = json.dumps(facts.get("config"), indent=2) if facts.get("config") else config
+        if isinstance(made := facts.get("provenance"), dict) and made not in provenance:
+            provenance.append(made)
     if (run / "config.yaml").is_file():
         config = (run / "config.yaml").read_text(encoding="utf-8", errors="replace")
-    return config[:MAX_CONFIG], weights
+    return config[:MAX_CONFIG], weights, provenance

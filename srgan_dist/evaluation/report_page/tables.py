@@ -13,7 +13,20 @@ from srgan_dist.evaluation.report_page.words import (
 )
 
 TEXTURE = {"lattice_excess": "lattice excess, dB", "phase_dependence": "phase dependence"}
-ALONG_AXES = {f"spectrum_error_{axis}": f"spectrum error along {axis}" for axis in "zyx"}  # of volumes
+SPECTRA = {
+    "directional_spectrum_error": "over directions",
+    **{f"spectrum_error_{axis}": f"spectrum error along {axis}" for axis in "zyx"},  # of volumes
+}
+STARTS = {  # of a training: entry of run.json -> its name
+    "global_step": "starts, at update",
+    "srgan_dist": "srgan_dist",
+    "commit": "git commit",
+    "torch": "PyTorch",
+    "python": "Python",
+    "device": "device",
+    "ranks": "ranks",
+    "data_sha256": "sha256 of the data",
+}
 LEVELS = {
     "plug": "intervals by resampling plugs",
     "source": "intervals by resampling source images",
@@ -44,7 +57,7 @@ def score_rows(sources, split):
                 {"text": f"{score['ssim']:.4f}", "sort": score["ssim"]},
                 *([cell(score["ssim_slices"], 4)] if "ssim_slices" in score else []),
                 cell(score["spectrum_error"]),
-                *(cell(score[name]) for name in ALONG_AXES if name in score),
+                *(cell(score[name]) for name in SPECTRA if name in score),
                 {"text": percent(cut), "sort": cut},
                 *(_beside_hr(score, name) for name in TEXTURE if name in score),
                 cell(score["count"], 1),
@@ -68,9 +81,27 @@ def score_columns(sources, split):
     of_split = [score for methods in sources.scores[split].values() for score in methods.values()]
     texture = [title for name, title in TEXTURE.items() if of_split and name in of_split[0]]
     slices = ["SSIM of slices"] if of_split and "ssim_slices" in of_split[0] else []
-    along = [title for name, title in ALONG_AXES.items() if of_split and name in of_split[0]]
-    spectra = "spectrum error", *along
+    further = [title for name, title in SPECTRA.items() if of_split and name in of_split[0]]
+    spectra = "spectrum error", *further
     return ["PSNR, dB", "gain, dB", "SSIM", *slices, *spectra, "error cut", *texture, "images"]
+
+
+def start_rows(sources):
+    """Return (name, [texts]) of what the training was made by: a text for each set of versions, device and
+    data, with the updates at which the run started with it.
+    """
+    made = {}
+    for start in sources.starts:
+        facts = tuple(_fact(start.get(name)) for name in STARTS if name != "global_step")
+        made.setdefault(facts, []).append(_fact(start.get("global_step")))
+    rows = zip(STARTS.values(), zip(*((", ".join(steps), *facts) for facts, steps in made.items())))
+    return [(name, texts) for name, texts in rows if any(text != NONE for text in texts)]
+
+
+def _fact(value):
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return NONE if value is None else str(value)
 
 
 def verdicts(sources):
