@@ -18,7 +18,7 @@ LAUGHS = "l0: &l0 [1, 1]\n" + "".join(
     [
         (LAUGHS, "its aliases (*NAME) stand for more than 100,000 values; write them out"),
         ("a: &a [1, *a]", "its aliases (*NAME) stand for more than 100,000 values"),
-        ("# " + "x" * 10_000_000, "it has more than 10,000,000 characters"),
+        ("# " + "x" * 2**16, "it has more than 65,536 characters"),
     ],
     ids=["aliases of aliases", "itself", "too long"],
 )
@@ -30,6 +30,32 @@ def test_a_file_that_would_grow_without_end_is_refused(tmp_path, text, words):
     assert str(error.value).startswith(f"CONFIG={path} cannot be read: {words}")
     with pytest.raises(ConfigError, match="--seed=.*: the value is not YAML: .*aliases"):
         parse_config(MINIMAL, overrides=["seed={a: &a [*a]}"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 51,
+        "{a: " * 60000,
+        "- " * 30000,
+        "? " * 51 + "a",
+        "!a " * 51 + "a",
+        "".join(" " * depth + "a:\n" for depth in range(51)),
+        "".join("- [\n" + " " * depth for depth in range(1, 51)),
+    ],
+    ids=["lists", "tables", "dashes", "keys", "tags", "indentation", "mixed"],
+)
+def test_values_deep_within_one_another_are_refused_before_they_are_parsed(text):
+    with pytest.raises(ValueError, match="it holds more than 50 values within one another|65,536"):
+        parse_yaml(text)
+
+
+def test_values_within_one_another_may_be_many():
+    value = parse_yaml("".join(" " * depth + "a:\n" for depth in range(40)) + " " * 40 + "b: [{c: [1]}]")
+    for _ in range(40):
+        value = value["a"]
+    assert value == {"b": [{"c": [1]}]}
+    assert parse_yaml("a: [1]\nb:\n" + "- {c: [2]}\n" * 200) == {"a": [1], "b": 200 * [{"c": [2]}]}
 
 
 def test_an_alias_may_stand_for_a_table():
