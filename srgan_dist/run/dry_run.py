@@ -1,7 +1,6 @@
 """The plan of a training in words."""
 
 import math
-import os
 
 import torch
 
@@ -14,6 +13,7 @@ from srgan_dist.run.header import crops_line, image_lines, phase_plan
 from srgan_dist.run.update_cost import update_cost
 from srgan_dist.runtime.cpu import free_memory
 from srgan_dist.runtime.device import precision_on
+from srgan_dist.runtime.launch_variables import launch_number
 from srgan_dist.storage.cache import GIB
 
 
@@ -122,4 +122,4 @@ def memory_of_rank(device_type, ranks):
     """Return the bytes of memory of a rank: of a GPU all, of a CPU the rank's share of what is free now."""
     if device_type == "cuda" and torch.cuda.is_available():
         return torch.cuda.get_device_properties(0).total_memory
-    return free_memory() / int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
+    return free_memory() / launch_number("LOCAL_WORLD_SIZE", ranks)
