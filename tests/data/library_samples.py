@@ -26,13 +26,17 @@ def compressed_mat_5(folder):
     return whole(folder / "a.mat")
 
 
-def mat_73(folder):
+def write_mat_73(path, voxels):
     """Write as MATLAB does: HDF5 behind 512 bytes of text, [z, y, x] for MATLAB's (x, y, z)."""
-    with h5py.File(folder / "a.mat", "w", userblock_size=512) as file:
-        file["temp"] = VOXELS
-        file["temp"].attrs["MATLAB_class"] = np.bytes_("uint16")
-    with open(folder / "a.mat", "r+b") as file:
+    with h5py.File(path, "w", userblock_size=512) as file:
+        file["temp"] = voxels
+        file["temp"].attrs["MATLAB_class"] = np.bytes_(voxels.dtype.name)
+    with open(path, "r+b") as file:
         file.write(b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(124) + b"\0\2IM")
+
+
+def mat_73(folder):
+    write_mat_73(folder / "a.mat", VOXELS)
     return whole(folder / "a.mat")
 
 

@@ -50,6 +50,17 @@ def test_known_shifts_blurs_and_grey_levels_are_found(shape, scale, shift):
     assert found.residual == pytest.approx(2, abs=0.2) and found.correlation > 0.95
 
 
+@pytest.mark.parametrize("scale, shift", [(6, (-3.3, 1.45, 7.8)), (8, (4.7, -9.6, 0.85))])
+def test_small_volumes_are_registered_at_large_scales(scale, shift):
+    """Of a thousand LR voxels with noise: to a twentieth of one."""
+    hr = rock(0, (12 * scale, 11 * scale, 10 * scale))
+    lr = scanned(hr, scale, shift, 1.1 * scale, gain=0.9, offset=20, noise=1)
+    found = find_shift(hr, lr, scale)
+    assert np.abs(np.subtract(found.shift, shift)).max() < 0.05 * scale
+    assert found.blur_sigma == pytest.approx(1.1 * scale, rel=0.05)
+    assert found.gain == pytest.approx(0.9, rel=0.05) and found.correlation > 0.95
+
+
 def test_a_shift_of_whole_voxels_by_cropping_is_found():
     """Not made by the model that is fitted: blurred by scipy, averaged over voxels, then cut elsewhere."""
     whole = rock(2, (120, 120, 120))

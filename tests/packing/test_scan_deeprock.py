@@ -1,7 +1,10 @@
+import io
+
 import numpy as np
 import pytest
 import tifffile
-from conftest import texture, write_folder
+from conftest import stream, texture, write_folder
+from library_samples import write_mat_73
 from PIL import Image
 from source_folders import only_fault, write_set
 
@@ -207,6 +210,28 @@ def test_sides_of_8_and_16_bits_are_stored_as_16_where_told_so(tmp_path, deep):
     image = texture(int(split.key(0)[-4:]), 64, 48).astype(np.uint16)
     assert np.array_equal(hr, image * (200 if deep == "HR" else 257))
     assert np.array_equal(lr, image[::4, ::4] * (200 if deep == "LR" else 257))
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_volumes_of_matlab_keep_their_bytes_and_their_axes(tmp_path, scale):
+    """As DeepRockSR-3D has them: version 7.3, with the axes (x, y, z), which are read as [z, y, x]."""
+    x, y, z = np.meshgrid(np.arange(24), np.arange(20), np.arange(16), indexing="ij")
+    of_place = (x + 100 * y + 2000 * z).astype(np.uint16)  # (x, y, z), as MATLAB sees it
+    rock = tmp_path / "DeepRockSR-3D" / "coal3D"
+    for side, name, step in (("HR", "", 1), ("LR_default_X2", "x2", 2), ("LR_default_X4", "x4", 4)):
+        folder = rock / f"coal3D_train_{side}"
+        folder.mkdir(parents=True)
+        write_mat_73(folder / f"0801{name}.mat", of_place[::step, ::step, ::step].T)
+    options = BuildOptions(scale=scale, kind="default", ndim=3, tile=24, crop=8)
+    build(tmp_path / "DeepRockSR-3D", tmp_path / "out", options)
+    split = open_split(tmp_path / "out", "train")
+    (sample,) = stream(split.shards)
+    assert split.key(0) == sample["__key__"] == "coal_0801" and split.rock(0) == "coal"
+    for member, step in (("hr.npy", 1), ("lr.npy", scale)):
+        found = np.load(io.BytesIO(sample[member]))
+        assert found.shape == (16 // step, 20 // step, 24 // step) and found.dtype == np.uint16
+        assert found[-1, 1, 2] == 2000 * (16 - step) + 100 * step + 2 * step
+        assert np.array_equal(found, of_place.T[::step, ::step, ::step])
 
 
 def test_sides_that_are_turned_otherwise_are_a_fault(tmp_path):

@@ -192,17 +192,19 @@ def write_shifted(root, shift, ndim=3, scale=2, blocks=(20, 20, 20)):
     """Write a pair of scans whose LR is shifted and larger than it should be."""
     rng = np.random.default_rng(5)
     whole = np.kron(rng.integers(40, 200, blocks[:ndim]), np.ones((6,) * ndim)).astype(np.uint8)
-    lr = np.floor(0.9 * blur(whole, scale, 1.8, shift) + 10.5).astype(np.uint8)
+    lr = np.floor(0.9 * blur(whole, scale, 0.9 * scale, shift) + 10.5).astype(np.uint8)
     hr = whole[tuple([slice(0, 112)] * ndim)]
     save(root / "hr" / "plug.npy", hr)
     save(root / "lr" / "plug.npy", lr)
     return hr, lr
 
 
-@pytest.mark.parametrize("shift", [(3.2, -4.3, 0.4), (-1.0, 2.0, 6.45)])
-def test_scans_are_registered_and_cut_to_their_overlap(tmp_path, shift):
-    hr, lr = write_shifted(tmp_path, shift)
-    options = BuildOptions(scale=2, tile=128, crop=32, ndim=3, align=8.0)
+@pytest.mark.parametrize(
+    "scale, shift", [(2, (3.2, -4.3, 0.4)), (2, (-1.0, 2.0, 6.45)), (3, (3.2, -4.3, 0.4))]
+)
+def test_scans_are_registered_and_cut_to_their_overlap(tmp_path, scale, shift):
+    hr, lr = write_shifted(tmp_path, shift, scale=scale)
+    options = BuildOptions(scale=scale, tile=64 * scale, crop=16 * scale, ndim=3, align=8.0)
     result = build((tmp_path / "hr", tmp_path / "lr"), tmp_path / "out", options)
     assert result.notes[0].startswith("plug.npy: registered in HR pixels and grey levels: shift [")
     ((record, low, high),) = records(tmp_path / "out", "train")
@@ -210,7 +212,8 @@ def test_scans_are_registered_and_cut_to_their_overlap(tmp_path, shift):
     assert np.abs(np.subtract(found["shift"], shift)).max() < 0.05 and found["correlation"] > 0.99
     assert np.abs(found["rest_shift"]).max() <= 0.5 and found["gain"] == pytest.approx(0.9, abs=0.02)
     assert np.array_equal(high, hr[tuple(slice(c, c + n) for c, n in zip(corner, record["shape"]))])
-    first = (corner - np.round(shift).astype(int)) // 2
+    first = (corner - np.round(shift).astype(int)) // scale
+    assert np.array_equal(scale * first + np.round(shift), corner) and high.shape[0] == scale * low.shape[0]
     assert np.array_equal(low, lr[tuple(slice(c, c + n) for c, n in zip(first, low.shape))])
     assert np.all(np.array(high.shape) >= 112 - 8)
 
