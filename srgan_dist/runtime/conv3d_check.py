@@ -10,7 +10,10 @@ from torch.nn import functional as F
 from srgan_dist.utils.errors import UserError
 
 WRONG_CUDNN = range(90800, 91100)  # as torch.backends.cudnn.version() counts
-CASES = ((3, 1, 1), (3, 2, 1), (2, 1, 1), (1, 1, 0))  # kernel, stride and padding of the networks here
+CASES = (  # kernel, stride and padding of the networks here
+    *((3, 1, 1), (2, 1, 1), (1, 1, 0), (5, 1, 2)),  # of generators; the last is that of NoiseHead's grain
+    *((3, 2, 1), (3, 1, 0), (3, 2, 0), (4, 2, 1), (4, 1, 1)),  # of discriminators
+)
 CHANNELS, SIDE = 32, 8
 LIMIT = 2**-6  # of the largest value; rounding to bfloat16 alone moves a value by 2^-9 of itself
 

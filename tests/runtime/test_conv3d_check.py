@@ -1,9 +1,17 @@
 """The check of convolutions of volumes, against right ones and wrong ones."""
 
+import itertools
+
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.nn.modules.utils import _triple
 
+from srgan_dist.models import build_discriminator, build_generator
+from srgan_dist.models.discriminator import DenseDiscriminatorConfig
+from srgan_dist.models.patch_discriminator import PatchDiscriminatorConfig
+from srgan_dist.models.rrdb import RRDBConfig
+from srgan_dist.models.srresnet import UPSAMPLING, SRResNetConfig
 from srgan_dist.runtime import conv3d_check
 from srgan_dist.runtime.conv3d_check import check_conv3d, check_cudnn_version
 from srgan_dist.utils.errors import UserError
@@ -13,6 +21,33 @@ CPU = torch.device("cpu")
 
 def test_convolutions_of_this_machine_are_right():
     check_conv3d(CPU)
+
+
+def networks_of_volumes():
+    """Yield every kind of network and what it is called with."""
+    small = {"ndim": 3, "scale": 2, "num_blocks": 1, "num_filters": 2, "noise": 1}
+    generators = [RRDBConfig(name="rrdb", growth=2, **small)]
+    for upsampling, tail_kernel in itertools.product(UPSAMPLING, (1, 3)):
+        generators.append(SRResNetConfig(upsampling=upsampling, tail_kernel=tail_kernel, **small))
+    for config in generators:
+        yield build_generator(config), (torch.zeros(1, 1, 4, 4, 4), torch.zeros(1, 1, 8, 8, 8))
+    critics = [DenseDiscriminatorConfig(num_filters=1, num_dense=1, padding=padding) for padding in (0, 1)]
+    for config in (*critics, PatchDiscriminatorConfig(name="patch", num_filters=1)):
+        yield build_discriminator(config, 61, 3).eval(), (torch.zeros(1, 1, 61, 61, 61),)
+
+
+def test_the_cases_are_the_convolutions_of_all_networks(monkeypatch):
+    found, convolve = set(), F.conv3d
+
+    def noted(x, weight, bias=None, stride=1, padding=0):
+        found.add((tuple(weight.shape[2:]), *map(_triple, (stride, padding))))
+        return convolve(x, weight, bias, stride, padding)
+
+    monkeypatch.setattr(F, "conv3d", noted)
+    for network, inputs in networks_of_volumes():
+        with torch.no_grad():
+            network(*inputs)
+    assert found == {tuple((value,) * 3 for value in case) for case in conv3d_check.CASES}
 
 
 def shifted(x, *arguments):
