@@ -114,6 +114,14 @@ def parse_record(content):
     return record
 
 
+def corner_of(record, ndim):
+    """Return the first pixel of an image in its source file, (page, row, column) or (z, y, x), or None where
+    the record does not say.
+    """
+    corner = record.get("corner") if ndim == 3 else [record.get(name) for name in ("page", "top", "left")]
+    return tuple(corner) if corner and len(corner) == 3 and None not in corner else None
+
+
 def key_problem(key):
     """Return why a key is not valid, or None: it must be a file name for any tar and WebDataset reader."""
     if _KEY.fullmatch(key):

@@ -47,7 +47,7 @@ def typical_examples(splits, rows, methods):
             slices = {name: middle_slices(image) for name, image in images.items()}
             for plane in slices["lr"]:
                 of_plane = {name: planes[plane] for name, planes in slices.items()}
-                name = name_plane(plane, (0, 0, 0), hr.shape)
+                name = name_plane(plane, record, (0, 0, 0), hr.shape)
                 size = size_along_bar(record, plane)
                 examples.append(Example(split.name, rock, name, split.key(index), of_plane, scores, size))
     return examples

@@ -9,6 +9,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from PIL import Image, ImageDraw, ImageFont
 
+from srgan_dist.data.sample import corner_of
 from srgan_dist.evaluation.metrics import EXACT_COPY_MSE
 
 # Of methods; others have their names as titles
@@ -44,16 +45,18 @@ def middle_slices(image):
     return {plane: image.take(image.shape[axis] // 2, axis) for axis, plane in enumerate(PLANES)}
 
 
-def name_plane(plane, corner, shape):
-    """Return the name of the middle slice across one axis of a block of a volume, e.g. "xy, z = 64"; of an
-    image "".
+def name_plane(plane, record, corner, shape):
+    """Return the name of the middle slice across one axis of a part of a sample, e.g. "xy, z = 64"; of an
+    image "". The index is that of the source file, or of the sample where its record does not say where in
+    the file it lies.
 
-    plane: one of PLANES or "". corner, shape: of the block in HR voxels.
+    plane: one of PLANES or "". corner, shape: of the part in the sample, in HR voxels.
     """
     if plane == "":
         return ""
     axis = PLANES.index(plane)
-    return f"{plane}, {'zyx'[axis]} = {corner[axis] + shape[axis] // 2}"
+    first = (corner_of(record, 3) or (0, 0, 0))[axis]
+    return f"{plane}, {'zyx'[axis]} = {first + corner[axis] + shape[axis] // 2}"
 
 
 def size_along_bar(record, plane):

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from srgan_dist.data.reader import Reader
+from srgan_dist.data.sample import corner_of
 from srgan_dist.data.sampler import images_of_rank
 from srgan_dist.evaluation.independent_units import LEVELS, levels_of
 from srgan_dist.evaluation.metrics import radial_log_power
@@ -45,7 +46,7 @@ def measure_split(split, methods, thresholds, measuring, rank, world_size, devic
         i, lr, hr, record = sample
         rock = split.rock(i)
         unit, threshold = hr / reader.peak, thresholds[rock]["value"]
-        corner = _corner_of(record, split.ndim)
+        corner = corner_of(record, split.ndim)
         edges = edges_of(corner[-split.ndim :], hr.shape) if corner else None
         extent = measuring.extent == "full", measuring.permeability
         air = thresholds[rock].get("air")
@@ -83,12 +84,6 @@ def _measure_methods(reference, lr, methods, scale):
     for forms in images.values():
         forms["cells"] = {form: forms[form].pop("cells", {}) for form in FORMS}
     return images
-
-
-def _corner_of(record, ndim):
-    """Return the first pixel of an image in its source, (page, row, column) or (z, y, x), or None."""
-    corner = record.get("corner") if ndim == 3 else [record.get(name) for name in ("page", "top", "left")]
-    return tuple(corner) if corner and None not in corner else None
 
 
 def _texture(sr, hr, scale):

@@ -13,6 +13,7 @@ from srgan_dist.data.reader import Reader
 from srgan_dist.evaluation.figures import (
     CROP,
     PLANES,
+    label,
     middle_slices,
     name_plane,
     panel,
@@ -94,11 +95,13 @@ class Validator:
         reader = Reader(split)
         pictures, bands, bottom = [], [], 0
         for i in spread_over_rocks(split, self.num_sample_images):
-            pictures += self._panels_of(*reader.image(i), reader.peak, reader.record(i))
-            top, bottom = bottom, sum(picture.height for picture in pictures)
             psnr, bicubic_psnr = (self.psnr["valid", i, method] for method in ("SR", "bicubic"))
             gain = f"{psnr:.2f} dB ({psnr - bicubic_psnr:+.2f} over bicubic)"
-            bands.append((f"{split.rock(i)}, {split.key(i)}: {gain}, update {updates:,}", top, bottom))
+            for plane, picture in self._panels_of(*reader.image(i), reader.peak, reader.record(i)):
+                top, bottom = bottom, bottom + picture.height
+                name = label(f"{split.rock(i)}, {split.key(i)}", plane)
+                bands.append((f"{name}: {gain}, update {updates:,}", top, bottom))
+                pictures.append(picture)
         path = self.directory / "samples" / f"step-{updates:08d}.png"
         path.parent.mkdir(exist_ok=True)
         with atomic_write(path) as unfinished:
@@ -106,7 +109,9 @@ class Validator:
         self.tracker.panels("samples", path, bands, samples_seen)
 
     def _panels_of(self, lr, hr, peak, record):
-        """Yield the panel of an image, or those of the three middle slices of a volume."""
+        """Yield the panel of an image, or those of the three middle slices of a volume: (`name_plane` of it,
+        picture).
+        """
         scale = self.generator.config.scale
         interpolated = bicubic(lr, scale, lr.ndim).numpy()
         for plane, window in middle_windows(lr.shape, CROP // scale).items():
@@ -114,9 +119,9 @@ class Validator:
             sr = super_resolve_window(self.generator, lr, window).cpu().numpy()
             images = (lr[window] / peak, interpolated[of_hr], sr, hr[of_hr] / peak)
             corner = [side.start for side in of_hr]
-            name = name_plane(plane, corner, images[-1].shape)
+            name = name_plane(plane, record, corner, images[-1].shape)
             slices = (middle_slices(image)[plane] for image in images)
-            yield panel(*slices, name, voxel_size_um=size_along_bar(record, plane))
+            yield name, panel(*slices, name, voxel_size_um=size_along_bar(record, plane))
 
     def _score(self, split, methods, thresholds=None):
         a = self.accelerator

@@ -10,12 +10,14 @@ from srgan_dist.evaluation.examples import Example
 from srgan_dist.evaluation.figures import (
     GAP,
     MAX_EXAMPLES,
+    PLANES,
     TITLES,
     centre,
     figure_2,
     figure_3,
     label,
     middle_slices,
+    name_plane,
     panel,
     scale_bar,
     stack,
@@ -63,25 +65,42 @@ def test_an_image_is_its_own_middle_slice_and_keeps_its_name():
     assert (label("coal", ""), label("coal", "xz")) == ("coal", "coal xz")
 
 
-def test_the_plane_of_a_slice_is_in_the_caption_of_its_panel():
-    i = images(0)
-    plain, named = (
-        np.asarray(panel(i["lr"], i["bicubic"], i["hr"], i["hr"], plane, side=40)) for plane in ("", "xy")
-    )
-    assert np.array_equal(plain[16:], named[16:]) and not np.array_equal(plain[:16], named[:16])
+@pytest.mark.parametrize(
+    "record, names",
+    [
+        ({"corner": [100, 20, 30]}, ["xy, z = 102", "xz, y = 23", "yz, x = 34"]),
+        ({}, ["xy, z = 2", "xz, y = 3", "yz, x = 4"]),  # of the sample, in sets of others
+        ({"corner": [1, 2]}, ["xy, z = 2", "xz, y = 3", "yz, x = 4"]),
+    ],
+)
+def test_a_slice_is_named_by_its_axis_and_its_index_in_the_file(record, names):
+    assert [name_plane(plane, record, (0, 2, 4), (4, 3, 1)) for plane in PLANES] == names
+    assert name_plane("", record, (0, 2), (4, 3)) == ""
 
 
-def test_a_panel_has_a_scale_bar_of_the_right_length_and_the_psnr_of_its_crops(monkeypatch):
-    i, captions = images(0), []
-    draw = figures.ImageDraw.ImageDraw.text
+@pytest.fixture
+def captions(monkeypatch):
+    """The texts that panels draw."""
+    found, draw = [], figures.ImageDraw.ImageDraw.text
     monkeypatch.setattr(
         figures.ImageDraw.ImageDraw,
         "text",
         lambda self, place, text, *rest, **options: (
-            captions.append(text),
+            found.append(text),
             draw(self, place, text, *rest, **options),
         ),
     )
+    return found
+
+
+def test_the_name_of_a_slice_is_in_the_caption_of_its_panel(captions):
+    i = images(0)
+    panel(i["lr"], i["bicubic"], i["hr"], i["hr"], "xy, z = 102", side=40)
+    assert captions[0] == "LR xy, z = 102" and "z = " not in "".join(captions[1:])
+
+
+def test_a_panel_has_a_scale_bar_of_the_right_length_and_the_psnr_of_its_crops(captions):
+    i = images(0)
     picture = np.asarray(panel(i["lr"], i["bicubic"], i["hr"], i["hr"], side=40, voxel_size_um=2.5))
     error = np.mean((centre(i["bicubic"], 40) - centre(i["hr"], 40)) ** 2)
     psnr = -10 * np.log10(error)
@@ -96,23 +115,25 @@ def test_panel_of_a_blank_image():
     assert panel(blank[:10, :10], blank, blank, blank).size[1] == 56
 
 
-def example(seed=0, methods=("bicubic", "pretrain"), split="valid", rock="coal", voxel_size_um=None):
+def example(
+    seed=0, methods=("bicubic", "pretrain"), split="valid", rock="coal", voxel_size_um=None, plane=""
+):
     of_image = images(seed)
     scores = {name: {"psnr": 20.0 + k, "ssim": 0.5} for k, name in enumerate(methods)}
     shown = {name: of_image[name] for name in ("lr", *methods, "hr")}
-    return Example(split, rock, "", f"{rock}_0", shown, scores, voxel_size_um)
+    return Example(split, rock, plane, f"{rock}_0", shown, scores, voxel_size_um)
 
 
 @pytest.mark.parametrize(
     "methods", [("bicubic", "pretrain", "adversarial"), ("bicubic", "adversarial"), ("bicubic", "pretrain")]
 )
 def test_figure_2_shows_every_method_and_its_error_on_one_scale(methods):
-    examples = [example(0, methods), example(1, methods, "test", "sandstone", 2.5)]
+    examples = [example(0, methods), example(1, methods, "test", "sandstone", 2.5, "xz, y = 7")]
     figure = figure_2(examples)
     names = [TITLES.get(name, name) for name in methods]
     rows = np.array(figure.axes[: 4 * (len(methods) + 3)]).reshape(4, -1)
     assert [axis.get_title() for axis in rows[0]] == ["coal\nvalid", "LR", *names, "HR"]
-    assert rows[2][0].get_title() == "sandstone\ntest, 2.5 \u00b5m per HR pixel"
+    assert rows[2][0].get_title() == "sandstone xz, y = 7\ntest, 2.5 \u00b5m per HR pixel"
     assert [axis.get_title() for axis in rows[3]] == [
         "",
         "",

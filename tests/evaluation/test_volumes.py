@@ -24,6 +24,7 @@ from srgan_dist.evaluation.report import evaluate
 from srgan_dist.evaluation.scoring import methods_of, score_split
 from srgan_dist.evaluation.super_resolve import super_resolve
 from srgan_dist.evaluation.validation import Validator, spread_over_rocks
+from srgan_dist.models import build_generator
 from srgan_dist.models.srresnet import SRResNet, SRResNetConfig
 from srgan_dist.models.weights_file import save_generator
 from srgan_dist.packing.build import BuildOptions, build
@@ -38,9 +39,9 @@ def volumes(tmp_path_factory):
     return write_volumes(tmp_path_factory.mktemp("volumes"))
 
 
-def write_volumes(root, sizes=None):
-    """Pack a set of one rock with volumes of 24x24x24 voxels, x2, uint8; returns its folder. sizes: of a
-    voxel along z, y and x, in um.
+def write_volumes(root, sizes=None, tile=SIDE):
+    """Pack a set of one rock with volumes of 24x24x24 voxels, x2, uint8, in blocks of `tile` voxels a side;
+    returns its folder. sizes: of a voxel along z, y and x, in um.
     """
     (root / "hr" / "coal").mkdir(parents=True)
     for number in range(6):
@@ -48,7 +49,7 @@ def write_volumes(root, sizes=None):
         writer = create(root / "hr" / "coal" / f"scan_{number}.mhd", (SIDE,) * 3, np.dtype(np.uint8), sizes)
         writer.write((0, 0, 0), np.stack(volume))
         writer.close()
-    options = BuildOptions(ndim=3, scale=2, kind="default", tile=SIDE, crop=16, samples_per_shard=3)
+    options = BuildOptions(ndim=3, scale=2, kind="default", tile=tile, crop=16, samples_per_shard=3)
     build(root / "hr", root / "set", options)
     return root / "set"
 
@@ -190,8 +191,12 @@ def test_validation_logs_ssim_of_slices_and_draws_three_planes(volumes, tmp_path
     assert (name, samples_seen) == ("samples", 10)
     key, psnr = split.key(0), scores["coal"]["SR"]["psnr"]
     gain = psnr - scores["coal"]["bicubic"]["psnr"]
-    caption = f"coal, {key}: {psnr:.2f} dB ({gain:+.2f} over bicubic), update 5"
-    assert bands == [(caption, 0, 3 * (16 + SIDE))]
+    scored = f"{psnr:.2f} dB ({gain:+.2f} over bicubic), update 5"
+    planes = "xy, z = 13", "xz, y = 13", "yz, x = 13"
+    assert bands == [
+        (f"coal, {key} {plane}: {scored}", number * (16 + SIDE), (number + 1) * (16 + SIDE))
+        for number, plane in enumerate(planes)
+    ]
     with Image.open(path) as image:
         picture = np.asarray(image.convert("L"), float)
     assert picture.shape == (3 * (16 + SIDE), 5 * (SIDE + GAP) - GAP)
@@ -201,3 +206,26 @@ def test_validation_logs_ssim_of_slices_and_draws_three_planes(volumes, tmp_path
         top = number * (16 + SIDE) + 16
         drawn = picture[top : top + SIDE, left : left + SIDE]
         assert np.corrcoef(drawn.ravel(), plane.ravel())[0, 1] > 0.999
+
+
+def test_slices_of_blocks_are_named_by_their_index_in_the_file(tmp_path):
+    split = open_split(write_volumes(tmp_path, tile=16), "valid")
+    first, *_, last = sorted(range(len(split)), key=split.key)
+    reader = Reader(split)
+    record = reader.record(last)
+    assert record["corner"] == [8, 8, 8]
+    recorder, config = Recorder(), tiny_config(split.place, tmp_path, 3, num_sample_images=len(split))
+    validator = Validator(config, {"valid": split}, tmp_path, recorder, Accelerator())
+    validator.validate(build_generator(config.generator), ["valid"])
+    validator.draw_panels(5, 10)
+    captions = [caption.partition(":")[0] for caption, *_ in recorder.recorded[0][2]]
+    for three, i, index in ((captions[:3], first, 9), (captions[-3:], last, 17)):
+        planes = f"xy, z = {index}", f"xz, y = {index}", f"yz, x = {index}"
+        assert three == [f"coal, {split.key(i)} {plane}" for plane in planes]
+
+    row = {"split": "valid", "rock": "coal", "index": last, "method": "bicubic", "psnr": 20.0, "ssim": 0.5}
+    examples = typical_examples([split], [row], {})
+    assert [example.plane for example in examples] == ["xy, z = 16", "xz, y = 16", "yz, x = 16"]
+    volume = np.load(tmp_path / "hr" / record["source"])
+    for axis, example in enumerate(examples):
+        assert np.array_equal(example.images["hr"] * reader.peak, volume.take(16, axis)[8:, 8:])
