@@ -1,3 +1,4 @@
+import re
 from typing import Annotated, Literal
 
 import pytest
@@ -24,14 +25,14 @@ def error_of(raw):
     return str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "name", ["demo", "deeprock_x4", "deeprock_x2", "deeprock3d_x4", "best_x4", "report_x4"]
-)
-def test_shipped_configs_are_valid_and_say_how_to_run_them(name):
-    path = REPOSITORY / "configs" / f"{name}.yaml"
-    assert load_config(path).name == name
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_configs_are_valid_and_say_how_to_run_them(path):
+    assert load_config(path).name == path.stem
     head = path.read_text().split("\n\n")[0]
-    assert head.startswith("#") and "accelerate launch launch/train.py" in head
+    assert all(line.startswith("#") for line in head.splitlines())
+    assert re.search(
+        rf"^#   (accelerate launch launch/train\.py|srgan-dist train) configs/{path.stem}\.yaml\b", head, re.M
+    )
 
 
 def test_shipped_recipes_are_the_papers():
