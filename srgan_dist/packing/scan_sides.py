@@ -102,12 +102,13 @@ def _named(root, images, scan):
 
 
 def _opened(folders):
-    """Return such folders with LR/X2, LR/X4 ... in place of an LR that holds nothing else, where others are
-    beside it.
+    """Return such folders with LR/X2, LR/X4 ... in place of a folder called like LR that holds nothing else,
+    where others are beside it.
     """
     opened = dict(folders)
     for parent, named in folders.items():
-        of_sizes = [name for name, own in named.items() if _holds_sizes(own, folders.get(parent / name))]
+        lr = [name for name in named if _side_of(name) < 0]
+        of_sizes = [name for name in lr if _holds_sizes(named[name], folders.get(parent / name))]
         if parent in opened and len(of_sizes) < len(named):
             for folder in of_sizes:
                 del named[folder]

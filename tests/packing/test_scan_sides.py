@@ -92,6 +92,14 @@ def test_ends_of_names_and_folders_of_sizes_say_no_more_than_the_side(tmp_path, 
     assert found == pictures
 
 
+def test_folders_of_sizes_in_a_rock_are_its_sides(tmp_path):
+    write_pairs(tmp_path / "coal" / "X2", tmp_path / "coal" / "X4", scale=2)
+    (tmp_path / "sand").mkdir()
+    tifffile.imwrite(tmp_path / "sand" / "a.tif", texture(7))
+    found = find_sources(tmp_path, "unknown", 2)
+    assert "is beside the pairs of coal/X2 with coal/X4" in only_fault(found)
+
+
 @pytest.mark.parametrize("scale", [2, 3, 4, 6, 8])
 def test_lr_is_the_users_and_of_any_scale(tmp_path, scale):
     write_pairs(tmp_path / "in" / "zz", tmp_path / "in" / "aa", scale=scale)
