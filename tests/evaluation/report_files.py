@@ -1,13 +1,17 @@
-"""Invented evaluation directories, run directories and examples of a tiny rock, for the report."""
+"""Invented evaluation directories, run directories and examples of a tiny rock, for the report; its page."""
 
 import csv
 import json
+import re
+from html.parser import HTMLParser
 
 import numpy as np
 from conftest import texture
 
 from srgan_dist.data.degradation import downsample, upsample
 from srgan_dist.evaluation.examples import Example
+from srgan_dist.evaluation.html_report import write_report
+from srgan_dist.evaluation.report_page.sources import OPTIONAL
 
 METHODS = ("bicubic", "pretrain", "adversarial")
 MEASURES = {"porosity": "", "specific_interface": "1/px", "euler_density": "1/px^n", "chord_length": "px"}
@@ -132,3 +136,27 @@ def example(rock="coal", split="valid", key="coal_0", methods=METHODS, voxel_siz
     images = {"lr": lr / 255, **dict.fromkeys(methods, bicubic), "hr": hr / 255}
     scores = {method: {"psnr": 28.25, "ssim": 0.701} for method in methods}
     return Example(split, rock, "", key, images, scores, voxel_size_um)
+
+
+class Page(HTMLParser):
+    """The tags of a page with their attributes, and its text."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.tags, self.pieces = [("", {})], []
+        self.feed(source)
+        self.text = re.sub(r"\s+", " ", " ".join(self.pieces))
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        if self.tags[-1][0] not in ("script", "style"):
+            self.pieces.append(data)
+
+    def all(self, tag):
+        return [attributes for found, attributes in self.tags if found == tag]
+
+
+def report(tmp_path, *examples, written=OPTIONAL, facts=()):
+    return write_report(tmp_path / "eval", tmp_path, examples, written, facts).read_text()
