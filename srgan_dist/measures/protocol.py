@@ -12,11 +12,12 @@ import numpy as np
 
 from srgan_dist.measures import correlation, geometry, pore_sizes
 from srgan_dist.measures.permeability import permeability
-from srgan_dist.measures.segmentation import SWEEP, histogram, inside, median, pores_of
+from srgan_dist.measures.segmentation import SWEEP, filled, histogram, inside, median, pores_of
 
 LONGEST_DISTANCE = 100  # pixels of the two-point correlation in 2-D; in 3-D half of the side
 SILENT = 1e-12  # power of all rings of HR together: of constant images there is nothing to resolve
 LARGEST_RADIUS = {2: 40, 3: 12}  # pixels of pores
+RIM = 3  # pixels at the rim of a grain, where a pore is moved rather than invented
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ MEASURES = {
     "grey_error": Measure("", "absolute", lambda sums: np.sqrt(ratio(sums)), perfect=0.0),
     "porosity": Measure("", "relative", ratio),
     "dice": Measure("", "absolute", ratio, perfect=1.0),
+    "invented_pores": Measure("%", "absolute", lambda sums: 100 * ratio(sums), perfect=0.0),
     "specific_interface": Measure("1/px", "relative", ratio),
     "euler_density": Measure("1/px^n", "relative", ratio),
     "two_point_error": Measure("", "absolute", ratio, perfect=0.0),
@@ -81,28 +83,33 @@ class Reference:
         self.full = full or hr.ndim == 2
         self.valid = inside(hr, air)
         self.denoised = {"raw": hr, "median": median(hr)}
+        self.filled = {form: filled(image, self.valid) for form, image in self.denoised.items()}
         self.r_max = min(LONGEST_DISTANCE if hr.ndim == 2 else min(hr.shape) // 2, min(hr.shape) - 1)
         self.pores, self.pairs, self.sums = {}, {}, {}
-        for form, image in self.denoised.items():
-            if threshold is not None:
-                self.pores[form] = pores_of(image, threshold, phase)
-                self.pairs[form] = correlation.two_point_sums(self.pores[form], self.valid, self.r_max)
-                self.sums[form] = self._segmented(self.pores[form], form)
+        if threshold is not None:
+            self.pores = self._pores_of(self.denoised)
+            self.grains = geometry.deeper_than(RIM, self.valid & ~self.pores["median"])
+            for form, pore in self.pores.items():
+                self.pairs[form] = correlation.two_point_sums(pore, self.valid, self.r_max)
+                self.sums[form] = self._segmented(self.pores, form)
+
+    def _pores_of(self, images):
+        return {form: pores_of(image, self.threshold, self.phase) for form, image in images.items()}
 
     def measure(self, sr):
         """Return {form: {name: sums}} of an image, forms raw and median; curves are among the names."""
-        found = {}
-        for form, image in {"raw": sr, "median": median(sr)}.items():
+        found, images = {}, {"raw": sr, "median": median(sr)}
+        pores = {} if self.threshold is None else self._pores_of(images)
+        for form, image in images.items():
             errors = geometry.squared_error(image, self.denoised[form], self.valid, self.edges)
             found[form] = {
                 "grey_error": errors.sum(0),
-                "frc_resolution": correlation.ring_sums(image, self.denoised[form]).ravel(),
+                "frc_resolution": correlation.ring_sums(filled(image, self.valid), self.filled[form]).ravel(),
                 "histogram": histogram(image[self.valid]),
                 "cells": {},
             }
             if self.threshold is not None:
-                pore = pores_of(image, self.threshold, self.phase)
-                found[form] |= self._segmented(pore, form)
+                found[form] |= self._segmented(pores, form)
                 found[form]["threshold_sweep"] = self._sweep(image)
             found[form]["cells"]["grey_error"] = errors
         return found
@@ -116,9 +123,11 @@ class Reference:
                 found[form] |= self.sums[form] | {"threshold_sweep": self._sweep(image)}
         return found
 
-    def _segmented(self, pore, form):
-        """Return {name: sums} of what needs pores; `cells` are those of every cell: {name: [cells, k]}."""
-        valid, of_hr, edges = self.valid, self.pores[form], self.edges
+    def _segmented(self, pores, form):
+        """Return {name: sums} of what needs pores, {form: [*shape]}; `cells` are those of every cell: {name:
+        [cells, k]}. Invented pores are after the median in both forms: a speck is none.
+        """
+        pore, valid, of_hr, edges = pores[form], self.valid, self.pores[form], self.edges
         pairs, all_pairs = correlation.two_point_sums(pore, valid, self.r_max)
         rho, rho_hr = (correlation.normalised(p, all_pairs)[1] for p in (pairs, self.pairs[form][0]))
         error = float(np.abs(rho - rho_hr).mean())
@@ -127,6 +136,7 @@ class Reference:
         cells = {
             "porosity": geometry.porosity(pore, valid, edges),
             "dice": geometry.dice(pore, of_hr, valid, edges),
+            "invented_pores": geometry.porosity(pores["median"], self.grains, edges),
             "specific_interface": geometry.specific_interface(pore, valid, edges),
             "euler_density": geometry.euler(pore, valid, edges),
             "chord_length": chord_sums,

@@ -71,6 +71,13 @@ def inside(image, air=None):
     return rock if air is None else rock & ~_air(image, air)
 
 
+def filled(image, valid):
+    """Return an image with the mean of its valid pixels in the place of the others, for what needs a whole
+    image: the outside of a plug then has no power at any frequency.
+    """
+    return image if valid.all() or not valid.any() else np.where(valid, image, image[valid].mean())
+
+
 def _cut_by_border(mask):
     regions, _ = ndimage.label(mask)
     faces = [regions.take(side, axis).ravel() for axis in range(mask.ndim) for side in (0, -1)]

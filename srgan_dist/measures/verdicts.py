@@ -10,6 +10,7 @@ WORDS = {
     "pore_size": "pore sizes",
     "connected_porosity": "connected porosity",
     "dice": "overlap of pores",
+    "invented_pores": "invented pores",
     "frc_resolution": "resolution",
     "permeability": "permeability",
 }

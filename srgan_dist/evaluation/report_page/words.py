@@ -32,6 +32,11 @@ MEASURES = {
         "overlap of the pores of SR and HR, 2 |A and B| / (|A| + |B|); 1 is the same pixels",
         "Simulations on this very plug need pores in their places, not only as many.",
     ),
+    "invented_pores": Measure(
+        "invented pores",
+        "share of the pixels more than 3 pixels deep in HR's grains that are pores of SR after the median",
+        "Voids where the rock is solid; porosity hides them where as many other pores are missed.",
+    ),
     "specific_interface": Measure(
         "specific interface",
         "length (2-D) or area (3-D) of the pore-solid interface per area or volume, Crofton",
