@@ -20,14 +20,15 @@ from srgan_dist.measures.correlation import normalised, ring_correlation
 from srgan_dist.measures.pooling import alike, entry_of, gain_of, number, pool
 from srgan_dist.measures.pore_sizes import radii_up_to
 from srgan_dist.measures.protocol import LARGEST_RADIUS, MEASURES, Reference
-from srgan_dist.measures.segmentation import SWEEP
+from srgan_dist.measures.segmentation import SWEEP, filled
 from srgan_dist.measures.statistics import choose_level
 from srgan_dist.measures.verdicts import verdict
 from srgan_dist.runtime.cpu import one_thread_each
 from srgan_dist.runtime.process_group import gather_lists
 from srgan_dist.utils.files import atomic_write, write_json
 
-PROTOCOL = 1
+PROTOCOL = 2  # version of the measures and their intervals
+CPU = torch.device("cpu")
 FORMS = "raw", "median"
 IMAGES_OF_BAND = 3  # of which the spread of a curve is known
 
@@ -39,11 +40,20 @@ def measure_split(split, methods, thresholds, measuring, rank, world_size, devic
     (None: unknown), voxel_size_um, corner in the source (None: unknown), shape, left_out (pixels outside of a
     plug) and images: {"hr" or method: {form: {name: sums}}}, empty where nothing of the image is rock. Beside
     the forms, "cells" has those of each cell of what is counted pixel by pixel, {form: {name: [cells, k]}}.
+    Threads of the CPU measure; SR is made there too, on an accelerator (`device`) by this thread.
     """
     reader = Reader(split)
 
+    def enlarge(lr):
+        with torch.inference_mode():
+            return {name: method(lr[None])[0].cpu().numpy() for name, method in methods.items()}
+
+    def read(i):
+        lr, hr = reader.image(i)
+        return i, lr, hr, reader.record(i), None if device.type == "cpu" else enlarge(lr)
+
     def measure(sample):
-        i, lr, hr, record = sample
+        i, lr, hr, record, enlarged = sample
         rock = split.rock(i)
         unit, threshold = hr / reader.peak, thresholds[rock]["value"]
         corner = corner_of(record, split.ndim)
@@ -51,7 +61,9 @@ def measure_split(split, methods, thresholds, measuring, rank, world_size, devic
         extent = measuring.extent == "full", measuring.permeability
         air = thresholds[rock].get("air")
         reference = Reference(unit, threshold, measuring.phase, *extent, edges, air)
-        images = _measure_methods(reference, lr, methods, split.scale) if reference.valid.any() else {}
+        images = {}
+        if reference.valid.any():
+            images = _measure_methods(reference, enlarged or enlarge(lr), split.scale)
         return {
             "index": i,
             "key": split.key(i),
@@ -65,36 +77,34 @@ def measure_split(split, methods, thresholds, measuring, rank, world_size, devic
         }
 
     # Read in this thread: a Reader keeps one shard mapped
-    indices = progress(images_of_rank(len(split), rank, world_size))
-    samples = ((i, *reader.image(i), reader.record(i)) for i in indices)
-    records = gather_lists(list(one_thread_each(measure, samples, device)))
+    samples = map(read, progress(images_of_rank(len(split), rank, world_size)))
+    records = gather_lists(list(one_thread_each(measure, samples, CPU)))
     return sorted(records, key=lambda record: record["index"])
 
 
-def _measure_methods(reference, lr, methods, scale):
-    """Return {"hr" or method: {form: {name: sums}}} of an image lr [*shape]."""
-    images = {"hr": reference.own()}
-    of_hr = torch.from_numpy(reference.hr).float()[None]
-    with torch.inference_mode():
-        images["hr"]["raw"] |= _texture(of_hr, of_hr, scale)
-        for name, method in methods.items():
-            sr = method(lr[None])
-            images[name] = reference.measure(sr[0].cpu().numpy().astype(float))
-            images[name]["raw"] |= _texture(sr, of_hr.to(sr.device), scale)
+def _measure_methods(reference, enlarged, scale):
+    """Return {"hr" or method: {form: {name: sums}}} of an image; enlarged: {method: SR [*shape]}."""
+    images, of_hr = {"hr": reference.own()}, reference.filled["raw"]
+    images["hr"]["raw"] |= _texture(of_hr, of_hr, scale)
+    for name, sr in enlarged.items():
+        sr = sr.astype(float)
+        images[name] = reference.measure(sr)
+        images[name]["raw"] |= _texture(filled(sr, reference.valid), of_hr, scale)
     for forms in images.values():
         forms["cells"] = {form: forms[form].pop("cells", {}) for form in FORMS}
     return images
 
 
 def _texture(sr, hr, scale):
-    """Return the sums of what torch computes: [*values, 1]."""
+    """Return the sums of what torch computes of images [*shape]: {name: [*values, 1]}."""
+    sr, hr = (torch.from_numpy(image).float()[None] for image in (sr, hr))
     values = {
         "lattice_excess": lattice_excess(sr, hr, scale),
         "phase_dependence": phase_dependence(sr, hr, scale),
         "spectrum": radial_log_power(sr),
         "spectrum_directional": directional_log_power(sr, scale),
     }
-    return {name: np.append(value.cpu().numpy().ravel(), 1.0) for name, value in values.items()}
+    return {name: np.append(value.numpy().ravel(), 1.0) for name, value in values.items()}
 
 
 # Pooling
@@ -141,7 +151,7 @@ def _pool_measure(table, records, methods, form, measure, levels, scale):
         counts = {
             "images": len(places),
             "sources": len({records[place]["source"] for place in places} - {None}) or None,
-            "plugs": 1,
+            "plugs": len({levels["plug"][place] for place in places}),
         }
         table[name][form][measure] = entry_of(measure, found[name], _others(found, name), counts, level)
         if measure == "frc_resolution":

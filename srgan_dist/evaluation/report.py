@@ -7,6 +7,7 @@ import math
 from collections import defaultdict
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 
 from srgan_dist.data.manifest import SPLITS
@@ -34,7 +35,7 @@ from srgan_dist.evaluation.scoring import (
 )
 from srgan_dist.models import noise_channels
 from srgan_dist.models.weights_file import MODEL, find_weights, load_generator, read_facts
-from srgan_dist.runtime.cpu import use_cpu_threads
+from srgan_dist.runtime.cpu import share_of_cores
 from srgan_dist.runtime.device import check_group, cpu_wanted, use_exact_float32
 from srgan_dist.runtime.process_group import barrier, join
 from srgan_dist.storage.remote import is_url
@@ -127,7 +128,7 @@ def joined_accelerator():
     """Join the ranks of a launcher, if there is one, and return the Accelerator of an evaluation."""
     check_group(join(cpu_wanted(), timeout_minutes=30))
     accelerator = Accelerator()
-    use_cpu_threads(accelerator)
+    torch.set_num_threads(share_of_cores(accelerator))  # beside a GPU too, for rock measures
     use_exact_float32()
     return accelerator
 

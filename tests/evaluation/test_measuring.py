@@ -1,9 +1,10 @@
-"""Rock measures of a set: thresholds, files, perfect SR, refusals."""
+"""Rock measures of a set: perfect SR, pooling, files."""
 
 import csv
 import dataclasses
 import json
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -11,41 +12,23 @@ import torch
 from accelerate import Accelerator
 from commands import run
 from conftest import TINY, texture, write_folder
+from measured_sets import CPU, THRESHOLDS, measure, settings, truth
 from PIL import Image
 from test_report import network
-from test_volumes import write_volumes
 
 from srgan_dist.data.reader import Reader
-from srgan_dist.data.split import open_set, open_split
+from srgan_dist.data.split import open_split
 from srgan_dist.evaluation import measuring
 from srgan_dist.evaluation.measuring import measure_split, pool_split
-from srgan_dist.evaluation.measuring_settings import check_measuring, measuring_of, thresholds_of
+from srgan_dist.evaluation.measuring_settings import check_measuring
 from srgan_dist.evaluation.report import evaluate
 from srgan_dist.evaluation.scoring import methods_of
 from srgan_dist.measures.protocol import MEASURES
-from srgan_dist.measures.segmentation import otsu
 from srgan_dist.models.weights_file import save_generator
 from srgan_dist.packing.build import BuildOptions, build
 from srgan_dist.utils.errors import UserError
 
-CPU = torch.device("cpu")
-THRESHOLDS = {rock: {"value": 0.5, "source": "given", "refused": None} for rock in ("coal", "sandstone")}
-
-
-def settings(**changes):
-    options = {"measures": "basic", "threshold": "otsu", "phase": "dark", "permeability": False, "samples": 0}
-    return measuring_of(**options | changes)
-
-
-def truth(split):
-    """Return a method that knows HR."""
-    reader = Reader(split)
-    images = {reader.image(i)[0].tobytes(): reader.image(i)[1] / reader.peak for i in range(len(split))}
-    return lambda lr: torch.from_numpy(np.stack([images[one.tobytes()] for one in lr])).float()
-
-
-def measure(split, methods, thresholds=THRESHOLDS, rank=0, world_size=1, **changes):
-    return measure_split(split, methods, thresholds, settings(**changes), rank, world_size, CPU)
+OF_VOLUMES, OF_RAW = {"connected_porosity", "permeability"}, {"lattice_excess", "phase_dependence"}
 
 
 @pytest.mark.parametrize("phase", ["dark", "bright"])
@@ -56,8 +39,11 @@ def test_perfect_sr_has_no_error_in_any_measure(train_split, phase):
     for rock, of_rock in tables.items():
         for form in ("raw", "median"):
             found = of_rock["perfect"][form]
+            assert set(found) == set(MEASURES) - OF_VOLUMES - (OF_RAW if form == "median" else set())
             for name, entry in found.items():
-                assert entry["bias"] in (0, None) or abs(entry["bias"]) < 1e-6, (rock, form, name)
+                assert entry["value"] == pytest.approx(entry["hr"], rel=1e-6, abs=1e-6), (rock, form, name)
+                if (name, entry["hr"]) != ("euler_density", 0):  # as many pieces as holes: no relative bias
+                    assert entry["bias"] == pytest.approx(0, abs=1e-6), (rock, form, name)
             assert found["dice"]["value"] == 1 and found["frc_resolution"]["value"] == pytest.approx(2)
             assert of_rock["bicubic"][form]["dice"]["value"] < 1
             assert found["frc_gain"]["value"] == pytest.approx(4)
@@ -67,6 +53,30 @@ def test_perfect_sr_has_no_error_in_any_measure(train_split, phase):
         for name in ("two_point", "chords", "pore_sizes", "histogram", "threshold_sweep"):
             assert np.array_equal(curves[f"{rock}/perfect/{name}"], curves[f"{rock}/hr/{name}"])
         assert curves[f"{rock}/hr/chords"].sum() == pytest.approx(1)
+
+
+def write_ducts(root):
+    """Pack three volumes with ducts from side to side and pores that lead nowhere, x2; returns the folder."""
+    (root / "hr" / "coal").mkdir(parents=True)
+    for number in range(3):
+        volume = np.random.default_rng(number).integers(150, 200, (24, 24, 24), np.uint8)
+        volume[:, 9:14, 9:14] = volume[9:14, :, 9:14] = volume[9:14, 9:14] = 40
+        volume[2:6, 2:6, 2:6] = volume[16:20, 17:22, 2:6] = volume[2:6, 17:22, 17:22] = 40
+        np.save(root / "hr" / "coal" / f"scan_{number}.npy", volume)
+    options = BuildOptions(ndim=3, scale=2, kind="default", tile=24, crop=16, samples_per_shard=3)
+    build(root / "hr", root / "set", options)
+    return root / "set"
+
+
+def test_perfect_sr_of_volumes_has_no_error_in_any_measure(tmp_path):
+    split = open_split(write_ducts(tmp_path), "train")
+    records = measure(split, {"perfect": truth(split)}, measures="full", permeability=True)
+    (table,) = pool_split(records, ["perfect"], 2)[0].values()
+    for form, found in table["perfect"].items():
+        assert set(found) == set(MEASURES) - (OF_RAW if form == "median" else set())
+        for name, entry in found.items():
+            assert entry["bias"] == pytest.approx(0, abs=1e-6), (form, name)
+        assert found["permeability"]["hr"] > 0.03 and found["connected_porosity"]["hr"] > 0.05
 
 
 def test_blocks_of_one_source_give_intervals_to_what_is_a_sum_over_cells(train_split):
@@ -130,23 +140,11 @@ def test_two_ranks_measure_each_image_once(train_split, monkeypatch):
             assert np.array_equal(one["images"]["perfect"]["raw"][name], sums)
 
 
-def test_thresholds_come_from_all_train_images_of_a_rock_or_are_given(shards, train_split):
-    packed, reader = open_set(shards, None), Reader(train_split)
-    found = thresholds_of(packed, ["coal", "sandstone"], {"coal": 0.3}, "dark", 0, 1)
-    assert found["coal"] == {"value": 0.3, "source": "given", "refused": None}
-    images = [reader.image(i)[1] for i in range(len(train_split)) if train_split.rock(i) == "sandstone"]
-    counts = np.bincount(np.concatenate([image.ravel() for image in images]), minlength=256)
-    assert found["sandstone"]["source"] == f"Otsu of {len(images)} HR images of train"
-    assert found["sandstone"]["value"] == pytest.approx(otsu(counts))
-
-
-def test_an_otsu_threshold_that_leaves_no_rock_is_refused_and_the_rest_is_measured(shards, train_split):
-    found = thresholds_of(open_set(shards, None), ["coal"], {None: "otsu"}, "dark", 0, 1)["coal"]
+def test_a_rock_without_a_threshold_has_the_measures_of_grey_levels(train_split):
     refused = {
         rock: {"value": None, "source": "none", "refused": "two classes are not enough"}
         for rock in THRESHOLDS
     }
-    assert found["value"] is not None or "--threshold coal=VALUE" in found["refused"]
     methods = {"perfect": truth(train_split)}
     tables, curves = pool_split(measure(train_split, methods, refused), list(methods), 4)
     assert set(tables["coal"]["perfect"]["raw"]) == {
@@ -157,6 +155,40 @@ def test_an_otsu_threshold_that_leaves_no_rock_is_refused_and_the_rest_is_measur
         "grey_error",
     }
     assert "coal/perfect/frc" in curves and "coal/perfect/two_point" not in curves
+
+
+def test_beside_an_accelerator_threads_of_the_cpu_measure_what_it_makes(train_split, monkeypatch):
+    """A device that is no CPU, whose methods run here: one after another in this thread."""
+    own = threading.current_thread()
+    makers, measurers, together = set(), set(), threading.Barrier(2, timeout=30)
+    perfect = truth(train_split)
+
+    def method(lr):
+        makers.add(threading.current_thread())
+        return perfect(lr)
+
+    class Noted(measuring.Reference):
+        def __init__(self, *arguments):
+            if threading.current_thread() not in measurers:
+                measurers.add(threading.current_thread())
+                together.wait()  # until two are at work
+            super().__init__(*arguments)
+
+    expected = measure(train_split, {"perfect": perfect})
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(measuring, "Reference", Noted)
+    torch.set_num_threads(2)
+    try:
+        found = measure_split(
+            train_split, {"perfect": method}, THRESHOLDS, settings(), 0, 1, torch.device("cuda")
+        )
+    finally:
+        torch.set_num_threads(threads)
+    assert makers == {own} and len(measurers) == 2 and own not in measurers
+    for one, two in zip(found, expected, strict=True):
+        assert one["key"] == two["key"]
+        for name, sums in two["images"]["perfect"]["raw"].items():
+            assert np.array_equal(one["images"]["perfect"]["raw"][name], sums), name
 
 
 def test_images_of_one_grey_level_have_no_part_in_any_measure(tmp_path):
@@ -180,7 +212,7 @@ def test_images_of_one_grey_level_have_no_part_in_any_measure(tmp_path):
 
 
 def test_volumes_have_permeability_and_pore_sizes_on_request(tmp_path):
-    split = open_split(write_volumes(tmp_path), "valid")
+    split = open_split(write_ducts(tmp_path), "valid")
     thresholds = {rock: THRESHOLDS["coal"] for rock in split.rocks}
     methods = {"perfect": truth(split)}
     basic = measure(split, methods, thresholds)[0]["images"]["perfect"]["raw"]
@@ -281,65 +313,3 @@ def test_the_command_writes_measures_that_any_json_reader_takes(shards, tmp_path
     assert not (tmp_path / "wrong").exists()
     evaluate(tmp_path / "run", shards, out, ["valid"], accelerator, measuring=off)
     assert not (out / "measures.json").exists()  # nothing of the evaluation before it stays
-
-
-@pytest.mark.parametrize(
-    "changes, words",
-    [
-        ({"threshold": ["coal=1.5"]}, "--threshold coal=1.5: use otsu, or a number between 0 and 1"),
-        ({"threshold": 90}, "--threshold 90: use otsu"),
-        ({"threshold": ["0.3", "0.4"]}, "--threshold for all rocks is given twice"),
-        ({"threshold": "nan"}, "--threshold nan: use otsu"),
-        ({"permeability": True}, "--permeability needs --measures full, not basic"),
-        ({"measures": "all"}, "--measures all: use one of basic, full, off"),
-        ({"phase": "grey"}, "--phase grey: use one of dark, bright"),
-        ({"samples": 1}, "--samples 1: use 0"),
-        ({"measures": "off", "threshold": 0.5}, "--measures off takes no measures: leave --threshold"),
-        ({"measures": "off", "plugs": ["coal"]}, "--measures off takes no measures"),
-        ({"plugs": ["coal", "coal"]}, "--plug coal is given twice"),
-    ],
-)
-def test_wrong_settings_are_named(changes, words):
-    with pytest.raises(UserError, match=words):
-        settings(**changes)
-
-
-def test_an_unknown_rock_is_named_with_those_there(shards):
-    for changes, option in (
-        ({"threshold": {"cole": 0.3}}, "threshold cole=..."),
-        ({"plugs": ["cole"]}, "plug cole"),
-    ):
-        with pytest.raises(
-            UserError, match=f"--{option}: the set has no rock 'cole'; do you mean coal[?] it has"
-        ):
-            check_measuring([open_split(shards, "valid")], settings(**changes))
-
-
-def test_air_around_a_plug_is_told_by_the_rock_not_by_each_image(tmp_path):
-    """Tiles of a slice of 10 % pores: some are wholly air, some wholly rock."""
-    (tmp_path / "hr" / "core").mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[:480, :480] - 240
-    for number in range(4):
-        pores = rng.random((60, 60)).repeat(8, 0).repeat(8, 1) < 0.1
-        rock = (np.hypot(y, x) < 200) & ~pores
-        image = np.where(rock, 140, 30) + rng.normal(0, 6, rock.shape)
-        Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(
-            tmp_path / "hr" / "core" / f"slice_{number}.png"
-        )
-    build(tmp_path / "hr", tmp_path / "set", TINY)
-    split = open_split(tmp_path / "set", "train")
-    perfect = {"perfect": truth(split)}
-    found = {}
-    for plugs in ((), ("core",)):
-        thresholds = thresholds_of(split.set, ["core"], {}, "dark", 0, 1, plugs=plugs)
-        records = measure(split, perfect, thresholds, plugs=plugs)
-        found[plugs] = pool_split(records, ["perfect"], 4)[0]["core"]["perfect"]["raw"]["porosity"]["value"]
-    assert found[()] > 0.4 and found["core",] == pytest.approx(0.1, abs=0.06)
-
-
-def test_permeability_of_images_is_refused(train_split):
-    with pytest.raises(
-        UserError, match="--permeability needs volumes of at most 128 voxels a side; the train.*leave it out"
-    ):
-        check_measuring([train_split], settings(measures="full", permeability=True))
