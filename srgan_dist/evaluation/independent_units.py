@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 
@@ -14,14 +15,15 @@ LEVELS = "plug", "source", "block"  # of independent units, from the highest to 
 
 def levels_of(records):
     """Return {level: the unit of every image, or None where they are unknown}, from the highest level to the
-    lowest. A set does not know its plugs, so a rock's folder counts as one.
+    lowest. A folder in that of a rock counts as a plug; without such folders the rock is one.
 
     The lowest, blocks, are parts of the sources that are two correlation lengths wide or more: images (tiles)
     that do not overlap, or, of what is summed over cells, groups of these ("cells": the unit of every cell of
     every image). Pages of one file that are nearer than two correlation lengths are in one block.
     """
     sources = [record["source"] for record in records]
-    levels = {"plug": [record["rock"] for record in records], "source": None, "block": None, "cells": None}
+    plugs = [_plug_of(record["source"], record["rock"]) for record in records]
+    levels = {"plug": plugs, "source": None, "block": None, "cells": None}
     if None in sources:
         return levels
     levels["source"] = sources
@@ -37,6 +39,12 @@ def levels_of(records):
             extents = [(distance, *record["shape"])[-len(record["corner"]) :] for record in records]
             levels["block"] = _joined(sources, corners, extents)
     return levels
+
+
+def _plug_of(source, rock):
+    """Return the name of the folder in that of a rock in which a source is; "" where there is none."""
+    folders = Path(source or "").parts[:-1]
+    return "".join(folders[folders.index(rock) + 1 :][:1]) if rock in folders else ""
 
 
 def _blocks_of_cells(records, distance):

@@ -35,6 +35,14 @@ def test_blocks_of_one_file_are_units_where_they_are_apart(corners, shape, count
     assert len(set(levels["block"])) == count
 
 
+def test_a_folder_in_that_of_a_rock_is_a_plug():
+    sources = [f"valid/coal/plug_{n // 2}/scan_{n}/0.png" for n in range(10)]
+    plugs = levels_of([record_of(source, None) for source in sources])["plug"]
+    assert [plugs.count(f"plug_{n}") for n in range(5)] == [2] * 5
+    for sources in (["hr/coal/0.png", "hr/coal/1.png"], ["LR/x2/0.png", "HR/1.png"], [None, None]):
+        assert len(set(levels_of([record_of(source, None) for source in sources])["plug"])) == 1
+
+
 def units(*corners, **changes):
     return levels_of([record_of("scan.tif", corner, **changes) for corner in corners])["cells"]
 
