@@ -17,6 +17,7 @@ class Pooled(NamedTuple):
     hr: float
     bias: float
     biases: np.ndarray | None  # [resamples]; None: too few units
+    units: int | None  # that were resampled
 
 
 def pool(measure, sums, of_hr, units):
@@ -34,12 +35,12 @@ def pool(measure, sums, of_hr, units):
         with np.errstate(invalid="ignore", divide="ignore"):
             return value, hr, value / hr - 1 if kind.bias == "relative" else value - hr
 
-    whole, biases = values(*(x.sum(0) for x in both)), None
+    whole, biases, count = values(*(x.sum(0) for x in both)), None, None
     if units is not None:
         of_units = [sums_of_units(x, units) for x in both]
-        weights = resample_weights(len(of_units[0]))
-        biases = values(*(weights @ x for x in of_units))[2]
-    return Pooled(*map(float, whole), biases)
+        count = len(of_units[0])
+        biases = values(*(resample_weights(count) @ x for x in of_units))[2]
+    return Pooled(*map(float, whole), biases, count)
 
 
 def gain_of(resolution, scale):
@@ -47,7 +48,8 @@ def gain_of(resolution, scale):
     nothing gained, scale is all of HR.
     """
     biases = None if resolution.biases is None else 1 / (1 + resolution.biases) - 1
-    return Pooled(2 * scale / resolution.value, float(scale), 1 / (1 + resolution.bias) - 1, biases)
+    bias = 1 / (1 + resolution.bias) - 1
+    return Pooled(2 * scale / resolution.value, float(scale), bias, biases, resolution.units)
 
 
 def entry_of(measure, pooled, others, counts, level):
@@ -60,25 +62,30 @@ def entry_of(measure, pooled, others, counts, level):
         "hr": number(pooled.hr),
         "bias": number(pooled.bias),
         "bias_kind": kind.bias,
-        "interval": None if pooled.biases is None else interval(pooled.biases),
+        "interval": _interval(pooled, pooled.biases, pooled.bias),
         "unit": kind.unit,
         **counts,
         "level": level,
+        "units": pooled.units,
         "against": against,
     }
 
 
 def _compared(pooled, others):
     """Return {method: the difference of |bias|, and its interval} against other methods."""
-    return {
-        other: {
-            "difference": number(abs(pooled.bias) - abs(their.bias)),
-            "interval": None
-            if pooled.biases is None
-            else interval(np.abs(pooled.biases) - np.abs(their.biases)),
+    found = {}
+    for other, their in others.items():
+        difference = abs(pooled.bias) - abs(their.bias)
+        resampled = None if pooled.biases is None else np.abs(pooled.biases) - np.abs(their.biases)
+        found[other] = {
+            "difference": number(difference),
+            "interval": _interval(pooled, resampled, difference),
         }
-        for other, their in others.items()
-    }
+    return found
+
+
+def _interval(pooled, resampled, estimate):
+    return None if resampled is None else interval(resampled, estimate, pooled.units)
 
 
 def alike(arrays):

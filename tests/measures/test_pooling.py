@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from srgan_dist.measures.pooling import Pooled, alike, entry_of, gain_of, number, pool
-from srgan_dist.measures.statistics import choose_level, interval, resample_weights, sums_of_units
+from srgan_dist.measures.statistics import choose_level, resample_weights, sums_of_units
 from srgan_dist.measures.verdicts import verdict
 
 COUNTS = {"images": 8, "sources": 8, "plugs": 1}
@@ -14,7 +14,7 @@ def test_a_measure_is_a_ratio_of_sums_and_its_bias_that_of_ratios():
     sums, of_hr = np.array([[1.0, 10], [5, 10]]), np.array([[2.0, 10], [8, 10]])
     found = pool("porosity", sums, of_hr, None)
     assert found.value == 0.3 and found.hr == 0.5 and found.bias == pytest.approx(-0.4)
-    assert found.biases is None
+    assert found.biases is found.units is None
     assert pool("dice", sums, None, None).bias == pytest.approx(-0.7)  # HR itself is perfect
 
 
@@ -28,12 +28,6 @@ def test_resamples_take_units_whole_and_the_same_ones_for_every_method():
     rows = np.arange(12.0).reshape(6, 2)
     summed = sums_of_units(rows, ["b", "a", "b", "c", "d", "e"])
     assert summed.tolist() == [[2, 3], [4, 6], [6, 7], [8, 9], [10, 11]]
-
-
-def test_the_interval_of_a_known_distribution():
-    low, high = interval(np.linspace(0, 1, 1001))
-    assert low == pytest.approx(0.025) and high == pytest.approx(0.975)
-    assert interval([0.0, np.nan]) is None
 
 
 def test_the_highest_level_with_five_units_is_resampled():
@@ -59,6 +53,7 @@ def test_a_verdict_is_in_words_only_where_the_interval_excludes_0():
     entries = {"porosity": entry_of("porosity", best, {"bicubic": worse}, COUNTS, "source")}
     assert entries["porosity"]["against"]["bicubic"]["interval"][1] < 0
     assert entries["porosity"]["interval"][0] > 0 and entries["porosity"]["level"] == "source"
+    assert entries["porosity"]["units"] == 8
     assert verdict("pretrain", entries, {}) == "Against bicubic: closer to HR in porosity."
     entries = {"porosity": entry_of("porosity", worse, {"phase 1": best}, COUNTS, "source")}
     assert verdict("x", entries, {}) == "Against phase 1: further from HR in porosity."
@@ -71,7 +66,8 @@ def test_too_few_units_give_no_verdict_and_a_reference_none():
     sums = np.array([[1.0, 10]])
     few = pool("porosity", sums, sums, None)
     entries = {"porosity": entry_of("porosity", few, {"bicubic": few}, COUNTS, None)}
-    assert entries["porosity"]["interval"] is None and "fewer than 5 independent" in verdict("x", entries, {})
+    assert entries["porosity"]["interval"] is entries["porosity"]["units"] is None
+    assert "fewer than 5 independent" in verdict("x", entries, {})
     alone = {"porosity": entry_of("porosity", few, {}, COUNTS, None)}
     assert verdict("bicubic", alone, {"bicubic": "Bicubic"}) == "Bicubic: the others are compared with it."
 
@@ -86,7 +82,7 @@ def test_numbers_that_are_not_finite_are_null():
 
 
 def test_the_gain_over_the_nyquist_frequency_of_lr_follows_from_the_resolution():
-    gain = gain_of(Pooled(5.0, 2.0, 1.5, np.array([1.0, 3.0])), scale=4)
+    gain = gain_of(Pooled(5.0, 2.0, 1.5, np.array([1.0, 3.0]), 6), scale=4)
     assert (gain.value, gain.hr, gain.bias) == (pytest.approx(1.6), 4, pytest.approx(-0.6))
-    assert gain.biases == pytest.approx([-0.5, -0.75])
-    assert gain_of(Pooled(2.0, 2.0, 0.0, None), scale=4) == Pooled(4.0, 4.0, 0.0, None)
+    assert gain.biases == pytest.approx([-0.5, -0.75]) and gain.units == 6
+    assert gain_of(Pooled(2.0, 2.0, 0.0, None, None), scale=4) == Pooled(4.0, 4.0, 0.0, None, None)

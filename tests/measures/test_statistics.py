@@ -20,13 +20,30 @@ def test_the_spread_of_resampled_means_is_the_standard_error_of_units():
     assert copies[:, 0] == pytest.approx(10 * values)
 
 
-def test_an_interval_covers_the_truth_about_as_often_as_it_says():
-    rng, covered = np.random.default_rng(1), 0
-    weights = resample_weights(20) / 20
-    for _ in range(300):
-        low, high = interval(weights @ rng.exponential(1, 20))
-        covered += low <= 1 <= high
-    assert 0.85 < covered / 300 < 0.97  # percentiles of 20 skewed values cover somewhat less than 95 %
+@pytest.mark.parametrize("count", [5, 9])
+def test_intervals_of_few_units_cover_the_truth_about_as_often_as_they_say(count):
+    rng, weights = np.random.default_rng(count), resample_weights(count) / count
+
+    def coverage(draw, truth):
+        covered = 0
+        for _ in range(1000):
+            values = draw(count)
+            low, high = interval(weights @ values, values.mean(), count)
+            covered += low <= truth <= high
+        return covered / 1000
+
+    assert 0.92 < coverage(rng.standard_normal, 0) < 0.97
+    assert 0.85 < coverage(rng.standard_exponential, 1) < 0.95  # skewed: a few units seldom show the tail
+
+
+def test_the_interval_of_five_units_worked_by_hand():
+    # t of 4 degrees of freedom is 2.776: percentiles are moved away by 2.776 / 1.96 * sqrt(5 / 4) = 1.584
+    low, high = interval(np.linspace(0, 1, 1001), 0.5, 5)
+    assert low == pytest.approx(0.5 - 1.584 * 0.475, abs=1e-3) and high == pytest.approx(1 - low)
+    assert interval(np.linspace(0, 1, 1001), 0.5, 10**6) == pytest.approx([0.025, 0.975], abs=1e-4)
+    # An estimate beside its resamples makes no interval narrower
+    assert interval(np.linspace(0, 1, 1001), -1, 5)[0] == pytest.approx(0.025)
+    assert interval([0.0, np.nan], 0.0, 5) is None and interval([0.0, 1.0], np.nan, 5) is None
 
 
 def test_blocks_that_overlap_or_join_in_a_chain_are_one():
