@@ -59,6 +59,7 @@ def entry(method, unit="", hr=0.2, interval=True, methods=METHODS, **changes):
         "sources": 1,
         "plugs": 1,
         "level": "block" if interval else None,
+        "units": 12 if interval else None,
         "against": {} if method == "bicubic" else against,
     } | changes
 

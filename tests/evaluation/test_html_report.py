@@ -57,6 +57,26 @@ def test_what_a_verdict_rests_on_is_decided_by_its_interval(full):
     assert "porosity phase 2 (SRGAN) +15.0 % +14.0 to +16.0 % further from HR" in text
 
 
+def test_every_row_of_a_measure_says_what_it_rests_on(tmp_path):
+    write_scores(tmp_path / "eval", splits=("valid",))
+    write_measures(tmp_path / "eval", splits=("valid",))
+    measures = json.loads((tmp_path / "eval" / "measures.json").read_text())
+    raw = {m: of["raw"] for m, of in measures["per_split"]["valid"]["coal"].items()}
+    for method in raw:
+        few = entry(method, interval=False, images=2)
+        raw[method] |= {"frc_gain": few, "dice": entry(method, level="source", units=7, images=9, sources=7)}
+    (tmp_path / "eval" / "measures.json").write_text(json.dumps(measures))
+    text = Page(report(tmp_path)).text
+    text = text[text.index("Measures of the pore space") :]
+    row = text[text.index(" porosity 0.200 ") :]
+    for words in (
+        "3 images, 1 source image, 1 plug 12 blocks",
+        "2 images, 1 source image, 1 plug too few units",
+        "9 images, 7 source images, 1 plug 7 source images",
+    ):
+        assert words in row
+
+
 def test_a_missing_interval_says_why():
     assert decision(None, None) == "too few units"
     assert decision(None, "block") == "not defined in some resamples"
@@ -134,7 +154,9 @@ def test_without_measures_the_page_says_how_to_get_them(tmp_path):
     write_run(tmp_path)
     text = Page(report(tmp_path, example())).text
     assert "srgan-dist evaluate RUN SHARDS --measures" in text and "There are no rock measures" in text
-    assert "PSNR +1.00 dB against bicubic, closer to HR in grey levels" in text
+    verdicts = text[text.index("Mean scores, in numbers") : text.index("Scores Means over")]
+    assert "PSNR +1.00 dB against bicubic; spectrum error 2.00 against 2.00." in verdicts
+    assert not re.search("closer to HR in|further from HR|nearer", verdicts)  # no interval, no word
     write_measures(tmp_path / "eval")  # of an earlier evaluation
     again = Page(report(tmp_path, example(), written=())).text
     assert again.partition(" UTC ")[2] == text.partition(" UTC ")[2]  # maybe a minute later

@@ -32,6 +32,7 @@ LEVELS = {
     "source": "intervals by resampling source images",
     "block": "intervals by resampling blocks of the images",
 }
+UNITS = {"plug": "plugs", "source": "source images", "block": "blocks"}
 
 
 def cell(value, digits=3, sign=False):
@@ -108,7 +109,7 @@ def verdicts(sources):
     """Return [{split, rocks: [{rock, basis, lines: [{method, sentence, scores, evidence}]}]}].
 
     sentence: of measures.json; None without it, and for a method that is compared with no other, e.g.
-    bicubic. scores: a sentence about the scores.
+    bicubic. scores: numbers, without a word that no interval stands behind.
     """
     return [
         {
@@ -149,32 +150,36 @@ def _score_sentence(method, methods):
     if method == "bicubic" or bicubic is None:
         return f"PSNR {score['psnr']:.2f} dB, {spectrum}: the baseline of this rock."
     gain = score["psnr"] - bicubic["psnr"]
-    words = "closer to HR in grey levels" if gain > 0 else "further from HR in grey levels"
-    texture = "nearer to its texture" if score["spectrum_error"] < bicubic["spectrum_error"] else "not nearer"
-    return (
-        f"PSNR {_signed(gain)} dB against bicubic, {words} on average; {spectrum} against"
-        f" {number(bicubic['spectrum_error'])}, {texture}."
-    )
+    of_bicubic = number(bicubic["spectrum_error"])
+    return f"PSNR {_signed(gain)} dB against bicubic; {spectrum} against {of_bicubic}."
 
 
 def basis(sources, split, rock):
-    """Return in words how many images a rock's numbers rest on."""
+    """Return in words how many images a rock's numbers rest on, those of the measure with most of them."""
     entries = [entry for of in sources.entries(split, rock).values() for entry in of.values()]
     counted = [entry for entry in entries if entry.get("images")]
     if not counted:
         count = max((score["count"] for score in sources.scores[split][rock].values()), default=0)
         return f"{count} image{'s' * (count != 1)}"
-    entry = max(counted, key=lambda entry: entry["images"])
-    counts = [
+    counts = _counts(max(counted, key=lambda entry: entry["images"]))
+    levels = {entry.get("level") for entry in counted}
+    words = LEVELS.get(next((level for level in LEVELS if level in levels), None))
+    return f"{counts}; {words or 'too few independent units for intervals, so nothing is decided'}"
+
+
+def _counts(entry):
+    """Return in words how many images, sources and plugs an entry rests on."""
+    return ", ".join(
         f"{entry[name]} {word}{'s' * (entry[name] != 1)}"
         for name, word in (("images", "image"), ("sources", "source image"), ("plugs", "plug"))
         if entry.get(name)
-    ]
-    levels = {entry.get("level") for entry in counted}
-    words = LEVELS.get(next((level for level in LEVELS if level in levels), None))
-    return (
-        ", ".join(counts) + "; " + (words or "too few independent units for intervals, so nothing is decided")
     )
+
+
+def _rests_on(entry):
+    """Return the counts of an entry in words, the units that its interval resamples, and by what it sorts."""
+    units = f"{entry['units']} {UNITS.get(entry['level'])}" if entry.get("units") else "too few units"
+    return {"counts": _counts(entry), "units": units, "sort": entry.get("images", "")}
 
 
 def evidence(entries):
@@ -259,8 +264,8 @@ def decision(interval, level):
 
 
 def measure_table(sources, split, rock, variant):
-    """Return the methods and a row per measure: {measure, name, unit, hr, cells}; a cell per method has its
-    value, bias, interval and whether that excludes 0.
+    """Return the methods and a row per measure: {measure, name, unit, hr, cells, rests_on}; a cell per method
+    has its value, bias, interval and whether that excludes 0. What a row rests on is that of all methods.
     """
     entries = sources.entries(split, rock, variant)
     rows = []
@@ -278,6 +283,7 @@ def measure_table(sources, split, rock, variant):
                 "unit": unit,
                 "hr": cell(hr),
                 "cells": [_bias_cell(entry, factor) for entry in of_methods],
+                "rests_on": _rests_on(next(entry for entry in of_methods if entry)),
             }
         )
     return list(entries), rows
