@@ -27,31 +27,35 @@ def test_texture_without_a_pattern_has_the_floor_of_chance(scale, shape):
     assert (directional_spectrum_error(sr, hr, scale) < 0.15).all()
 
 
-@pytest.mark.parametrize("scale", [2, 3, 4, 6, 8])
-def test_phase_dependence_of_modulated_noise_worked_by_hand(scale):
-    # Noise whose variance is 1 + a at the first sub-pixel phase of each pixel of LR and 1 elsewhere: only the
-    # covariance at offset 0 depends on the phase, its mean square deviation is a^2 (1/s^2) (1 - 1/s^2)
-    side, a = 40 * scale, 4.0
-    hr = torch.randn(1, side, side, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    factor = torch.ones(scale, scale, dtype=torch.float64)
-    factor[0, 0] = np.sqrt(1 + a)
-    sr = hr * factor.repeat(side // scale, side // scale)
-    share = 1 / scale**2
-    expected = a * np.sqrt(share * (1 - share) / 7)  # over 7 offsets
+@pytest.mark.parametrize("scale, ndim", [(2, 2), (3, 2), (4, 2), (6, 2), (8, 2), (2, 3), (3, 3)])
+def test_phase_dependence_of_modulated_noise_worked_by_hand(scale, ndim):
+    # Noise whose variance is 1 + a at the first of n sub-pixel phases of each pixel of LR and 1 elsewhere:
+    # only the covariance at offset 0 depends on the phase, its mean square deviation is a^2 (1/n) (1 - 1/n)
+    times, a = (40 if ndim == 2 else 20), 4.0
+    side = times * scale
+    hr = torch.randn(1, *[side] * ndim, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    factor = torch.ones(*[scale] * ndim, dtype=torch.float64)
+    factor[(0,) * ndim] = np.sqrt(1 + a)
+    sr = hr * factor.repeat(*[times] * ndim)
+    share = 1 / scale**ndim
+    expected = a * np.sqrt(share * (1 - share) / {2: 7, 3: 13}[ndim])  # over 7 or 13 offsets
     assert phase_dependence(sr, hr, scale).item() == pytest.approx(expected, rel=0.15)
 
 
-@pytest.mark.parametrize("scale", [2, 3, 4, 8])
-def test_lattice_excess_of_a_cosine_worked_by_hand(scale):
-    side, amplitude = 240, 0.02
-    hr, sr = grains(1, side, side), grains(1, side, side, seed=1)
+@pytest.mark.parametrize(
+    "scale, ndim, side",
+    [(2, 2, 240), (3, 2, 240), (4, 2, 240), (6, 2, 240), (8, 2, 240), (2, 3, 48), (3, 3, 48)],
+)
+def test_lattice_excess_of_a_cosine_worked_by_hand(scale, ndim, side):
+    amplitude, shape = 0.02, [side] * ndim
+    hr, sr = grains(1, *shape), grains(1, *shape, seed=1)
     period = torch.cos(2 * torch.pi * torch.arange(side) / scale)
     found = lattice_excess(sr + amplitude * period, hr, scale).item()
-    # Under a window w the peak is (A/2)^2 (sum w)^2 / sum w^2, A^2 at the Nyquist frequency; of the nine
-    # frequencies around it the Hann window gives 1, 1/4 (four neighbours), 1/16 (four corners)
-    window = torch.outer(*[torch.hann_window(side)] * 2)
-    peak = (amplitude / (1 if scale == 2 else 2)) ** 2 * window.sum() ** 2 / (window**2).sum()
-    expected = 10 * np.log10((peak * (1 + 1 + 1 / 4) / 9 + STD**2).item() / STD**2)
+    # Under a window w the peak is (A/2)^2 (sum w)^2 / sum w^2, A^2 at the Nyquist frequency; along each axis
+    # the Hann window gives its two neighbours a quarter each, of the 3^n frequencies around it
+    window = torch.hann_window(side)
+    peak = (amplitude / (1 if scale == 2 else 2)) ** 2 * (window.sum() ** 2 / (window**2).sum()) ** ndim
+    expected = 10 * np.log10((peak * (1.5 / 3) ** ndim + STD**2).item() / STD**2)
     assert found == pytest.approx(expected, abs=1.5) and found > 15
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from srgan_dist.data.split import open_split
 from srgan_dist.evaluation import scoring
-from srgan_dist.evaluation.validation import Validator
+from srgan_dist.evaluation.validation import Validator, texture_score
 from srgan_dist.models import build_generator
 from srgan_dist.training import train
 from srgan_dist.utils.errors import UserError
@@ -154,3 +154,20 @@ def test_panels_show_the_same_part_of_lr_sr_and_hr(shards, tmp_path):
     assert (
         np.corrcoef(blocks.mean((1, 3)).ravel(), hr.reshape(18, 4, 20, 4).mean((1, 3)).ravel())[0, 1] > 0.98
     )
+
+
+def test_the_texture_score_worked_by_hand():
+    metrics = {
+        "val/psnr_gain": 2.0,
+        "val/spectrum_error": 0.4,
+        "val/directional_spectrum_error": 0.6,
+        "val/lattice_excess": 15.0,
+        "val/lattice_excess_hr": 5.0,
+        "val/phase_dependence": 0.06,
+        "val/phase_dependence_hr": 0.01,
+    }
+    # Half of 0.5 nats, which are 0.5 * 4.342945 dB; a tenth of 10 dB; 10 times 0.05
+    assert texture_score(metrics, "val") == pytest.approx(2 - 1.085736 - 1 - 0.5)
+    # Less of a lattice than HR itself earns nothing
+    metrics |= {"val/lattice_excess": 1.0, "val/phase_dependence": 0.0}
+    assert texture_score(metrics, "val") == pytest.approx(2 - 1.085736)

@@ -1,5 +1,7 @@
 """Known answers of correlations in space and by frequency."""
 
+import itertools
+
 import numpy as np
 import pytest
 from shapes import boolean_model
@@ -33,14 +35,19 @@ def test_two_points_of_a_small_image_counted_by_hand():
 
 
 def test_two_points_of_a_checkerboard():
-    # Squares of side a: along an axis S2 falls linearly from 1/2 to 0 at a
+    # Two pixels (y, x) apart are of one colour where both or no axis crosses from one square into the next;
+    # along an axis d of every 16 pairs do, of 640 pixels 39 d of 640 - d
+    r_max, expected = 3, [[] for _ in range(4)]
     cells = np.kron(np.indices((40, 40)).sum(0) % 2, np.ones((16, 16))).astype(bool)
-    s2, rho = s2_of(cells, 3)
-    # 8 neighbours at rounded distance 1: 4 along axes lose 1/16 of 1/2, 4 diagonals (1 - (15/16)^2 ... ) by
-    # 1 - 2 (1/16) (15/16) - ... of both axes
-    along, diagonal = 0.5 * 15 / 16, 0.5 * ((15 / 16) ** 2 + (1 / 16) ** 2)
+    for offset in itertools.product(range(-r_max, r_max + 1), repeat=2):
+        y, x = (39 * abs(d) / (640 - abs(d)) for d in offset)
+        distance = round(float(np.hypot(*offset)))
+        if distance <= r_max:
+            expected[distance].append(0.5 * (y * x + (1 - y) * (1 - x)))
+    assert [len(values) for values in expected] == [1, 8, 12, 16]  # at distance 2: (0, 2) and (1, 2), turned
+    s2, rho = s2_of(cells, r_max)
+    assert s2 == pytest.approx([np.mean(values) for values in expected], abs=2e-4)
     assert s2[0] == pytest.approx(0.5, abs=1e-3) and rho[0] == pytest.approx(1)
-    assert s2[1] == pytest.approx((4 * along + 4 * diagonal) / 8, abs=2e-3)
 
 
 @pytest.mark.parametrize("shape, radius, phi", [((700, 700), 12, 0.35), ((160, 160, 160), 15, 0.3)])
