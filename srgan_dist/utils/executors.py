@@ -80,10 +80,14 @@ def process_pool(count):
         return
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the processes already use every core
     lost = f"one of {count} processes was killed, perhaps for want of memory; try again with fewer --jobs"
-    with (
-        ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _obey_parent) as pool,
-        _ordered_map(pool, lost) as run,
-    ):
+    try:
+        pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _obey_parent)
+    except (OSError, ImportError, NotImplementedError) as error:
+        raise UserError(
+            f"--jobs {count}: processes need semaphores in /dev/shm, which cannot be made ({error}); mount a"
+            " tmpfs there, or give --jobs 1"
+        ) from None
+    with pool, _ordered_map(pool, lost) as run:
         yield run
 
 

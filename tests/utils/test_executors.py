@@ -7,7 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import write_folder
 
+from srgan_dist.cli import main
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.executors import process_pool, usable_cores, workers
 
@@ -229,3 +231,21 @@ def test_jobs_go_with_processes_only():
     words = "jobs=4 goes with executor=processes only: dask has workers of its own; leave out --jobs"
     with pytest.raises(UserError, match=words), workers("dask", 4):
         pass
+
+
+def test_without_shared_memory_the_command_names_it_and_the_way_out(tmp_path, monkeypatch, capsys):
+    class NoSemaphore:
+        SEM_VALUE_MAX = 1
+
+        def __init__(self, *arguments):
+            raise FileNotFoundError(2, "No such file or directory")  # as without /dev/shm
+
+    write_folder(tmp_path / "hr", {"coal": 4})
+    monkeypatch.setattr("_multiprocessing.SemLock", NoSemaphore)
+    command = ["build", str(tmp_path / "hr"), str(tmp_path / "out"), "--tile", "80", "--crop", "32", "--jobs"]
+    with pytest.raises(SystemExit, match="1"):
+        main([*command, "2"])
+    said = capsys.readouterr().err
+    assert "error: --jobs 2: processes need semaphores in /dev/shm" in said and "--jobs 1" in said, said
+    main([*command, "1"])
+    assert (tmp_path / "out" / "manifest.json").exists()
