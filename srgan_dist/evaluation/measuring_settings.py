@@ -1,6 +1,7 @@
 """Settings of rock measures, and the thresholds between pores and rock."""
 
 import difflib
+import logging
 import numbers
 from dataclasses import dataclass
 
@@ -9,6 +10,8 @@ from srgan_dist.measures.permeability import LARGEST_SIDE
 from srgan_dist.measures.segmentation import LARGEST_POROSITY, histogram, inside, otsu
 from srgan_dist.runtime.process_group import gather_lists
 from srgan_dist.utils.errors import UserError
+
+log = logging.getLogger(__name__)
 
 IMAGES_FOR_OTSU = 64  # of a rock: its first training images
 
@@ -144,7 +147,7 @@ def _train_histograms(packed, rocks, air, rank, world_size, most):
     """Return {rock: (histogram of HR, images)} of the training split, without what is air: {rock: grey
     level}.
     """
-    # Damaged images are blank here: whether they may be trained on is not for a threshold to decide
+    # Damaged images are left out: whether they may be trained on is not for a threshold to decide
     split = packed.split("train", blank_corrupt_images=True) if rocks else None
     if split is None:
         return {}
@@ -155,6 +158,9 @@ def _train_histograms(packed, rocks, air, rank, world_size, most):
     reader, found = Reader(split), []
     for rock, images in chosen.items():
         for i in images[rank::world_size]:
+            if damage := reader.corruption(i):
+                log.warning("%s; the threshold of %s is found without it", damage.text, rock)
+                continue
             hr = reader.unchecked_image(i)[1] / reader.peak
             found.append((rock, histogram(hr[inside(hr, air.get(rock))])))
     totals = {}

@@ -1,6 +1,7 @@
 """Settings of rock measures, thresholds from the training split, and what has no part in a measure."""
 
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -134,3 +135,17 @@ def test_what_sr_draws_outside_of_a_round_plug_has_no_part_in_any_measure(tmp_pa
     seen = pool_split([record | {"images": record["images"]} for record in records], ["hatch"], 4)[1]
     for name in ("spectrum", "spectrum_directional"):
         assert seen[f"coal/hatch/{name}"] == pytest.approx(seen[f"coal/hr/{name}"], abs=1e-4)
+
+
+def test_a_threshold_is_found_without_damaged_images_which_are_named(shards, tmp_path, caplog):
+    copy = shutil.copytree(shards, tmp_path / "copy")
+    split = open_set(copy).split("train")
+    row = next(row for i, row in enumerate(split.rows) if split.rock(i) == "sandstone")
+    intact = thresholds_of(open_set(copy), ["sandstone"], {}, "dark", 0, 1)["sandstone"]
+    with open(split.shards[row["shard"]], "r+b") as file:
+        file.seek(int(row["hr_offset"]))
+        file.write(b"\xff" * int(row["hr_bytes"]))
+    found = thresholds_of(open_set(copy), ["sandstone"], {}, "dark", 0, 1)["sandstone"]
+    counts = [int(each["source"].split()[2]) for each in (intact, found)]
+    assert counts[1] == counts[0] - 1 and found["value"] == pytest.approx(intact["value"], abs=0.1)
+    assert f"{row['key'].decode()} has other HR pixels" in caplog.text

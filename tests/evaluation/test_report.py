@@ -7,7 +7,9 @@ import pytest
 import torch
 from accelerate import Accelerator
 from commands import run as run_command
+from conftest import full_disk
 
+from srgan_dist.cli import main
 from srgan_dist.data.degradation import upsample
 from srgan_dist.data.reader import Reader
 from srgan_dist.data.split import open_split
@@ -280,3 +282,14 @@ def test_images_too_small_to_score_are_refused_before_a_training_too(tmp_path):
                 data={"path": str(tmp_path / "out"), "lr_crop": 2, "batch_size": 4},
             )
         )
+
+
+def test_a_full_disk_is_named_by_the_command_with_the_file(shards, tmp_path, capsys):
+    path = tmp_path / "generator.safetensors"
+    save_generator(path, SRResNet(SRResNetConfig(num_blocks=1, num_filters=4)), {"phase": "pretrain"})
+    command = ["evaluate", str(path), str(shards), "--out", str(tmp_path / "eval"), "--measures", "off"]
+    with full_disk(2000), pytest.raises(SystemExit, match="1"):
+        main([*command, "--samples", "0"])
+    said = capsys.readouterr().err
+    assert "error: [Errno 27] File too large: '" + str(tmp_path / "eval") in said and "Traceback" not in said
+    assert [path for path in (tmp_path / "eval").iterdir() if path.stat().st_size >= 2000] == []
