@@ -8,10 +8,12 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from srgan_dist.storage.encoding import ENCODINGS
-from srgan_dist.utils.errors import UserError
+from srgan_dist.utils.errors import UserError, masked
 from srgan_dist.utils.json_text import load_json
 
 SPLITS = ("train", "valid", "test")
+MOST_SHARDS = 300_000  # of a set: at some 170 bytes each they fit into MANIFEST_BYTES
+MANIFEST_BYTES = 2**26  # the largest manifest.json that is read
 ROCK_RULE = "a rock is called by 1 to 100 printable characters without / and \\"
 
 FORMAT = "srgan_dist shards"
@@ -30,6 +32,21 @@ def index_name(split):
 def is_rock_name(name):
     """Return whether a rock can have this name, by which files and panels are called."""
     return bool(name.strip(". ")) and name.isprintable() and len(name) <= 100 and not set(name) & set("/\\")
+
+
+def check_manifest_size(named, shards, content=b""):
+    """Raise UserError for a set of so many shards, or with so long a manifest.json, that it is not read.
+
+    named: the option or file whose shards they are.
+    """
+    if shards > MOST_SHARDS:
+        raise UserError(f"{named}: {shards:,} shards are more than the {MOST_SHARDS:,} that a set may have")
+    if len(content) > MANIFEST_BYTES:
+        raise UserError(
+            f"{named}: the manifest of {shards:,} shards would have {len(content):,} bytes, more than the"
+            f" {MANIFEST_BYTES:,} that are read; shorten the paths of the shards, e.g. index them in the"
+            " folder they are in"
+        )
 
 
 def _rock(name):
@@ -132,7 +149,7 @@ class Fields(_Entry):
 
 def _shard_place(name):
     """Check where a shard is: below the folder of the manifest, at an absolute path, or at a URL."""
-    if re.fullmatch(r"(?!pipe|file)[a-z][a-z0-9+.-]+://[^\s?#]{1,4000}", name):
+    if re.fullmatch(r"(?!pipe|file)[a-z][a-z0-9+.-]+://[^\s?#]{1,4000}", name) and masked(name) == name:
         return name
     path = PurePosixPath(name)
     if not name or len(name) > 4096 or "\0" in name or ".." in path.parts or str(path) != name:
@@ -189,6 +206,9 @@ def parse_manifest(content, path):
             f"{path} has version {content.get('version')}, this program reads 2 and {VERSION};"
             " build the set again"
         )
+    splits = content["splits"].values() if isinstance(content.get("splits"), dict) else ()
+    shards = [split["shards"] for split in splits if isinstance(split, dict) and "shards" in split]
+    check_manifest_size(path, sum(len(each) for each in shards if isinstance(each, list)))
     try:
         return kind.model_validate(content)
     except ValidationError as error:

@@ -24,6 +24,7 @@ from srgan_dist.data.manifest import (
     IndexedManifest,
     IndexedShard,
     IndexedSplit,
+    check_manifest_size,
     index_name,
     is_rock_name,
 )
@@ -62,6 +63,7 @@ def index_webdataset(out, addresses, hr=None, lr=None, progress=None, run=map, c
     if not paths:
         raise UserError("no shards are given; name them by split: --train 'shards-{000000..000003}.tar'")
     check_repeated(paths, "--")
+    check_manifest_size(f"OUT={out}", sum(map(len, paths.values())))
     if hr is None or lr is None:
         found = detect_fields(next(chain(*paths.values())), cache)
         hr, lr = hr or found[0], lr or found[1]
@@ -77,6 +79,7 @@ def index_webdataset(out, addresses, hr=None, lr=None, progress=None, run=map, c
     indexed = read_webdataset(out, paths, fields, progress, run, cache)
     indexed.notes[:0] = notes
     content = (json.dumps(indexed.manifest.model_dump(), indent=1, sort_keys=True) + "\n").encode()
+    check_manifest_size(f"OUT={out}", sum(map(len, paths.values())), content)
     if before not in (None, content):
         raise UserError(
             f"OUT={out} holds the index of other shards, or of these before they changed, or with other"

@@ -6,12 +6,13 @@ any order and by many processes. The places of encoded images are known when all
 
 import math
 import os
+from collections import Counter
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from srgan_dist.data.index import index_dtype
-from srgan_dist.data.manifest import SPLITS, shard_name
+from srgan_dist.data.manifest import SPLITS, check_manifest_size, shard_name
 from srgan_dist.data.sample import BLOCK, RECORD, encode_record, members, padded, tar_header
 
 
@@ -38,7 +39,12 @@ def arrange(sources, samples, rocks, dtype, options):
 
     Returns {split: index}, complete but for the facts that need pixels (for encoded images the byte counts
     are those of the uncompressed pixels), and {split: list of Shard}, whose rows are parts of these tables.
+    Raises UserError for more shards than a set may have.
     """
+    per_shard = options.samples_per_shard
+    of_splits = Counter(sources[sample.source].split for sample in samples)
+    count = sum(-(-of_split // per_shard) for of_split in of_splits.values())
+    check_manifest_size(f"samples_per_shard={per_shard}", count)
     tables, shards = {}, {}
     for number, split in enumerate(SPLITS):
         chosen = [sample for sample in samples if sources[sample.source].split == split]
@@ -47,7 +53,7 @@ def arrange(sources, samples, rocks, dtype, options):
         order = np.random.default_rng((options.seed, number)).permutation(len(chosen))
         tables[split] = table = np.zeros(len(chosen), index_dtype(options.ndim))
         shards[split], start = [], 0
-        for shard, group in enumerate(np.array_split(order, -(-len(chosen) // options.samples_per_shard))):
+        for shard, group in enumerate(np.array_split(order, -(-len(chosen) // per_shard))):
             rows, records = table[start : start + len(group)], []
             rows["shard"] = shard
             for row, sample in zip(rows, [chosen[i] for i in group], strict=True):

@@ -7,11 +7,10 @@ from itertools import takewhile
 
 from webdataset.shardlists import braceexpand
 
+from srgan_dist.data.manifest import MOST_SHARDS
 from srgan_dist.packing.scan_folder import resembles_split
 from srgan_dist.storage.remote import is_url
-from srgan_dist.utils.errors import UserError
-
-MOST_SHARDS = 10**5
+from srgan_dist.utils.errors import UserError, masked
 
 _RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.-?\d+)?\}")
 
@@ -33,6 +32,13 @@ def expand_shards(option, addresses):
                 " no command is run to read them"
             )
         found += [address] if os.path.exists(address) else _expanded(option, address)
+    for address in filter(is_url, found):
+        if masked(address) != address:
+            raise UserError(
+                f"{option} {address}: a user, a password, ? and # would be stored with the set or the run;"
+                " remove them, and put secrets where the protocol looks for them, e.g. ~/.netrc or"
+                " ~/.aws/credentials"
+            )
     if 0 < sum(map(is_url, found)) < len(found):
         raise UserError(
             f"{option}: its shards are at paths and at URLs; give all of them at one or the other"

@@ -21,7 +21,6 @@ from srgan_dist.storage.cache import Cache, Cancelled
 from srgan_dist.utils.errors import UserError, masked
 from srgan_dist.utils.files import open_regular, sha256_of
 
-MANIFEST_BYTES = 2**26  # the largest manifest that is read: about a million shards
 CONNECTIONS = 8  # that ask for the sizes of files
 WEB = "http", "https"
 PACKAGES = {
@@ -90,9 +89,10 @@ class Remote:
         except Exception as error:  # every protocol raises its own for settings and credentials
             raise UserError(f"{self.url} cannot be opened: {_cause(error)}") from None
 
-    def manifest(self):
-        """Return the bytes of manifest.json; raises MissingFile (a FileNotFoundError too) without one."""
-        most = MANIFEST_BYTES
+    def manifest(self, most):
+        """Return the bytes of manifest.json, at most `most`; raises MissingFile (a FileNotFoundError too)
+        without one.
+        """
         return self._retried("manifest.json", lambda: self._bytes("manifest.json", 0, most, most))
 
     def file(self, entry):

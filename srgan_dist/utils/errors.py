@@ -3,28 +3,17 @@
 import contextlib
 import json
 import os
-import re
 import signal
 import sys
 import time
 import traceback
 from pathlib import Path
 
-from srgan_dist.utils.output import surviving_output
+from srgan_dist.utils.output import masked, surviving_output
 from srgan_dist.utils.signals import EndSignals
 
 STOPPED = 85  # exit code, as HTCondor's examples have it; else 0 done, 1 error
 RESTART = 86  # exit code of one that a launcher stopped, or its death: launch/ranks.py restarts it
-
-
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:/+)([^\s'\"]+)")
-# A user and a password, which may hold a slash; not the port of a host
-_USER = re.compile(r"^(?:[^/?#@]*:(?!\d*(?:/|$))\S*|[^/?#]*)@")
-
-
-def masked(text):
-    """Return text without the secrets that URLs in it may hold: user information, queries and fragments."""
-    return _URL.sub(lambda url: url[1] + re.sub(r"([?#]).+", r"\1***", _USER.sub("***@", url[2])), text)
 
 
 class UserError(ValueError):
@@ -64,8 +53,14 @@ def cli_errors():
             sys.exit(RESTART if isinstance(stop, TrainingInterrupted) else STOPPED)
         except (Exception, KeyboardInterrupt) as error:
             if not signals.raised and not isinstance(error, (UserError, OSError, KeyboardInterrupt)):
+                sys.excepthook = _print_traceback
                 raise
             sys.exit(report(signals.raised or error))
+
+
+def _print_traceback(kind, error, trace):
+    """Print a traceback as Python does, without secrets in URLs."""
+    print(masked("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
 
 
 def report(error):
@@ -87,7 +82,7 @@ def report(error):
     elif isinstance(error, (UserError, OSError)):
         words = f"error: {rank}{masked(str(error)) or type(error).__name__}"
     else:
-        words = f"{rank}{''.join(traceback.format_exception(error))}"
+        words = f"{rank}{masked(''.join(traceback.format_exception(error)))}"
     print(words, file=sys.stderr, flush=True)
     _tell_torch(words)
     return code

@@ -15,10 +15,20 @@ CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f]|\x1b(?!\[
 READER_SECONDS = 10.0  # a training waits so long for a reader that has stopped reading
 
 
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:/+)([^\s'\"]+)")
+# A user and a password, which may hold a slash; not the port of a host
+_USER = re.compile(r"^(?:[^/?#@]*:(?!\d*(?:/|$))\S*|[^/?#]*)@")
+
+
+def masked(text):
+    """Return text without the secrets that URLs in it may hold: user information, queries and fragments."""
+    return _URL.sub(lambda url: url[1] + re.sub(r"([?#]).+", r"\1***", _USER.sub("***@", url[2])), text)
+
+
 class Output:
     """A text stream whose `write` and `flush` never raise; `fault` is the first error of the stream, or None.
 
-    Control characters are written as the escapes of Python.
+    Control characters are written as the escapes of Python, URLs without what may be secret in them.
 
     patience: seconds to wait for a reader that has stopped reading (a pager, Ctrl-S, a stopped `tee`), after
     which text is left out until it reads again; None: for ever.
@@ -31,7 +41,7 @@ class Output:
         return getattr(self.stream, name)
 
     def write(self, text):
-        written = CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)
+        written = CONTROLS.sub(lambda found: repr(found[0])[1:-1], masked(text))
         try:
             for start in range(0, len(written), PIECE):
                 if self._has_room():

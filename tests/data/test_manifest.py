@@ -1,9 +1,20 @@
+import json
 import re
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from packed_sets import edit_manifest
 
+from srgan_dist.data.manifest import (
+    MANIFEST_BYTES,
+    MOST_SHARDS,
+    ShardEntry,
+    check_manifest_size,
+    shard_name,
+)
 from srgan_dist.data.split import open_split, read_manifest
+from srgan_dist.packing.layout import arrange
 from srgan_dist.utils.errors import UserError
 
 
@@ -140,3 +151,28 @@ def test_many_shards_in_a_manifest_are_named_by_the_first_that_is_missing(copy):
     edit_manifest(copy, lambda manifest: with_shards(manifest, 10**4))
     with pytest.raises(UserError, match=r"train-\d+.tar (is missing|has \d+ bytes)"):
         open_split(copy, "train")
+
+
+def test_a_million_shards_are_refused_by_name_where_they_are_read(copy):
+    path = copy / "manifest.json"
+    edit_manifest(copy, lambda manifest: manifest.update(splits={"train": {"shards": [0] * 10**6}}))
+    with pytest.raises(UserError, match=f"{path}: 1,000,000 shards are more than the 300,000 that a set may"):
+        read_manifest(copy)
+
+
+def test_the_most_shards_that_may_be_are_within_the_bytes_that_are_read():
+    shard = ShardEntry(file=shard_name("train", 10**6), bytes=10**10, sha256="0" * 64, count=10**6)
+    entry = json.dumps({"splits": {"train": {"shards": [shard.model_dump()] * 2}}}, indent=1)
+    assert MOST_SHARDS * len(entry) / 2 < MANIFEST_BYTES
+
+
+def test_a_million_shards_are_refused_before_they_are_packed():
+    source, sample = SimpleNamespace(split="train"), SimpleNamespace(source=0)
+    options = SimpleNamespace(samples_per_shard=1)
+    with pytest.raises(UserError, match="samples_per_shard=1: 1,000,000 shards are more than the 300,000"):
+        arrange([source], [sample] * 10**6, ["coal"], np.dtype("uint8"), options)
+
+
+def test_an_index_of_paths_that_are_too_long_is_refused_before_it_is_written():
+    with pytest.raises(UserError, match="OUT=out: the manifest of 7 shards would have .* shorten the paths"):
+        check_manifest_size("OUT=out", 7, bytes(MANIFEST_BYTES + 1))

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import subprocess
 import sys
 
 import pytest
@@ -12,7 +13,9 @@ from wandb_stub import offline_records, serving
 from srgan_dist.config import Config
 from srgan_dist.models import build_generator
 from srgan_dist.models.weights_file import save_generator
+from srgan_dist.packing.index_webdataset import index_webdataset
 from srgan_dist.training import train
+from srgan_dist.utils.errors import UserError
 
 PLANTED = {
     "WANDB_API_KEY": "5ec4e7aa" * 5,
@@ -108,3 +111,50 @@ def test_there_is_no_setting_that_a_secret_would_be_put_into():
     assert names >= {"learning_rate", "wandb", "lr_crop", "num_filters", "adversarial_weight"}
     assert [name for name in names if SECRET.search(name)] == []
     assert SECRET.search("api_key") and SECRET.search("PASSWORD")
+
+
+@pytest.mark.parametrize(
+    "address", ["https://h/{0..3}.tar?sig=5ec4e7ff", "https://u:5ec4e7ff@h/0.tar", "s3://5ec4e7ff@b/0.tar"]
+)
+@pytest.mark.parametrize("place", ["data.stream.train", "--train"])
+def test_addresses_of_shards_with_secrets_are_refused_and_not_shown(tmp_path, address, place):
+    if place == "--train":
+        with pytest.raises(UserError, match="--train .* put secrets where the protocol looks") as error:
+            index_webdataset(tmp_path / "out", {"train": [address]}, rock="coal")
+    else:
+        stream = {"train": address, "rock": "coal"}
+        data = {
+            "path": str(tmp_path),
+            "reader": "webdataset",
+            "stream": stream,
+            "lr_crop": 8,
+            "batch_size": 4,
+        }
+        with pytest.raises(UserError, match="data.stream.train .* put secrets where") as error:
+            train(tiny_config(tmp_path, tmp_path / "runs", data=data, adversarial=None))
+    assert "5ec4e7" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+LEAKY = """
+import argparse, logging, sys
+from srgan_dist.utils.errors import cli_errors
+with cli_errors():
+    url = "https://u:5ec4e7ff@h/x?sig=5ec4e7ff"
+    if sys.argv[1] == "usage":
+        argparse.ArgumentParser().parse_args([url])
+    if sys.argv[1] == "warning":
+        logging.getLogger("a").warning("%s is slow", url)
+    if sys.argv[1] == "line":
+        print(url)
+    if sys.argv[1] == "traceback":
+        raise KeyError(url)
+"""
+
+
+@pytest.mark.parametrize("how", ["usage", "warning", "line", "traceback"])
+def test_what_a_command_prints_shows_no_secret_of_a_url(how):
+    done = subprocess.run([sys.executable, "-c", LEAKY, how], capture_output=True, text=True, cwd=REPOSITORY)
+    said = done.stdout + done.stderr
+    assert "https://***@h/x?***" in said and "5ec4e7" not in said, said
+    assert (done.returncode == 1 and "Traceback" in said and "KeyError" in said) or how != "traceback"
