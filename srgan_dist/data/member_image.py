@@ -4,6 +4,7 @@ They are read as files of that format are (`image_files.py`): one grey channel o
 equal channels. Formats whose header may name other files are left out.
 """
 
+import contextlib
 import io
 import math
 import tempfile
@@ -14,7 +15,7 @@ import numpy as np
 from srgan_dist.data.image_files import read_header
 from srgan_dist.data.volume import ALLOWED_DTYPES, ImageError
 from srgan_dist.storage.encoding import LARGEST_IMAGE, EncodingError
-from srgan_dist.utils.files import unwritable_named
+from srgan_dist.utils.errors import UserError
 
 SUFFIXES = (".png", ".tif", ".tiff", ".npy", ".bmp", ".mat")
 
@@ -36,10 +37,16 @@ def read_member(field, data, shape=None):
         raise EncodingError(f"is of a format that is not read; use one of {', '.join(SUFFIXES)}")
     if suffix == ".mat" and data[512:520] == _HDF5:
         raise EncodingError("is a MATLAB 7.3 file, which may point to other files; save it with -v7")
-    with tempfile.TemporaryDirectory(prefix="srgan_dist_") as folder:
-        path = Path(folder) / f"image{suffix}"
-        with unwritable_named(path):
+    with contextlib.ExitStack() as opened:
+        try:
+            folder = opened.enter_context(tempfile.TemporaryDirectory(prefix="srgan_dist_"))
+            path = Path(folder) / f"image{suffix}"
             path.write_bytes(data)
+        except OSError as error:
+            raise UserError(
+                f"TMPDIR={tempfile.gettempdir()} does not hold an image of {len(data):,} bytes while it is"
+                f" decoded ({error}); free more, or set TMPDIR to another folder"
+            ) from None
         try:
             return _read(path, shape)
         except ImageError as error:

@@ -60,6 +60,7 @@ class Reader:
         row = self._turn_to(i)
         start = int(row["record_offset"])
         content = self._map(int(row["shard"]))[start : start + int(row["record_bytes"])]
+        self._check_unchanged([i])
         return self.split.record(i, content)
 
     def corruption(self, i):
@@ -100,6 +101,7 @@ class Reader:
             lr_image, hr_image = self.views(i)
             lr_out[b] = lr_image[tuple([slice(start, start + lr_side) for start in corner])]
             hr_out[b] = hr_image[tuple([slice(start * scale, start * scale + hr_side) for start in corner])]
+        self._check_unchanged(crops.samples)
 
     def forget(self, needed=()):
         """Unmap all shards but the needed ones, whose copies in a cache may then be removed."""
@@ -122,13 +124,23 @@ class Reader:
         A truncation in the milliseconds between this check and the end of a batch still does; then the
         launcher restarts or names it.
         """
-        for shard in set(self.split.rows["shard"][samples].tolist()):
+        for shard in self._shards_of(samples):
             mapped = self._map(shard)
             if mapped.size() < len(mapped):
                 raise UserError(
                     f"{self.split.shards[shard]} has been cut while it was read;"
                     " copy it again, then start again"
                 )
+
+    def _check_unchanged(self, samples):
+        """Raise UserError if a shard has been written to before or while samples were read from its map."""
+        for shard in self._shards_of(samples):
+            if self.split.was_rewritten(shard):
+                with opened(self.split.shards[shard], self.stop) as file:
+                    self.split.check_unchanged(shard, file)
+
+    def _shards_of(self, samples):
+        return set(self.split.rows["shard"][samples].tolist())
 
     def _views(self, i):
         """Return the images of sample i, (lr, hr), as views of the mapped shard."""

@@ -11,6 +11,7 @@ places, also at URLs.
 import hashlib
 import io
 import json
+import os
 import stat
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,14 +21,14 @@ from typing import Any
 import numpy as np
 
 from srgan_dist.data.index import load_index
-from srgan_dist.data.manifest import IndexedManifest, Manifest, parse_manifest
+from srgan_dist.data.manifest import MANIFEST_BYTES, IndexedManifest, Manifest, parse_manifest
 from srgan_dist.data.sample import parse_record
 from srgan_dist.storage.cache import Cache, opened
 from srgan_dist.storage.decoded import DecodedShard, decoded_rows
 from srgan_dist.storage.encoding import decode
-from srgan_dist.storage.remote import MANIFEST_BYTES, Remote, RemoteFile, is_url
+from srgan_dist.storage.remote import Remote, RemoteFile, is_url
 from srgan_dist.utils.errors import UserError
-from srgan_dist.utils.files import read_regular, sha256_of_open, version_of
+from srgan_dist.utils.files import read_regular, sha256_of_open, version_in, version_of
 
 FETCHERS = 4  # shards that are fetched, or decoded, at a time
 
@@ -41,7 +42,7 @@ def open_set(address, cache=None):
     cache = cache or Cache()
     place = Remote(address, cache) if is_url(address) else Folder(address, cache)
     try:
-        content = place.manifest()
+        content = place.manifest(MANIFEST_BYTES)
     except FileNotFoundError:
         raise UserError(
             f"{place} is not a packed data set: it has no manifest.json. Make one with: srgan-dist"
@@ -85,9 +86,9 @@ class Folder:
     def __str__(self):
         return str(self.path)
 
-    def manifest(self):
-        """Return the bytes of manifest.json; raises FileNotFoundError where there is none."""
-        return read_regular(self.path / "manifest.json", MANIFEST_BYTES)
+    def manifest(self, most):
+        """Return the bytes of manifest.json, at most `most`; raises FileNotFoundError where there is none."""
+        return read_regular(self.path / "manifest.json", most)
 
     def file(self, entry):
         """Return the path of a file of the set, given its FileEntry; a RemoteFile where it is at a URL."""
@@ -97,16 +98,18 @@ class Folder:
         return self.path / entry.file
 
     def check_files(self, entries, again="build the set again"):
-        """Raise UserError if one of the files is missing or has another size than the manifest says."""
-        for entry in entries:
-            file = self.file(entry)
-            if isinstance(file, Path):
-                _check_size(file, entry.bytes, again)
-            else:
-                file.check_size()
+        """Return the version of each file, None of remote ones; raises UserError if one of them is missing or
+        has another size than the manifest says.
+        """
+        files = [(self.file(entry), entry.bytes) for entry in entries]
+        return [
+            _check_size(file, size, again) if isinstance(file, Path) else file.check_size()
+            for file, size in files
+        ]
 
 
 def _check_size(path, size, again):
+    """Return the version of a file of this size."""
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -121,6 +124,7 @@ def _check_size(path, size, again):
         raise UserError(
             f"{path} has {status.st_size} bytes, the manifest says {size}; copy it again or {again}"
         )
+    return version_in(status)
 
 
 @dataclass(frozen=True)
@@ -177,7 +181,9 @@ class PackedSet:
         entry = self.manifest.splits.get(name)
         if entry is None:
             return None
-        self.place.check_files([entry.index, *(entry.shards if check_sizes else ())], self.manifest.again)
+        self.place.check_files([entry.index], self.manifest.again)
+        checked = self.place.check_files(entry.shards, self.manifest.again) if check_sizes else None
+        versions = {number: version for number, version in enumerate(checked or ()) if version}
         table = self.place.file(entry.index)
         with opened(table) as file:
             content = file.read(entry.index.bytes)
@@ -186,7 +192,8 @@ class PackedSet:
                 f"{table} is not the index that the manifest names (sha256 differs); {self.manifest.again}"
             )
         rows = load_index(table, io.BytesIO(content), self.manifest, entry)
-        return Split(self, name, rows, rows, [self.place.file(shard) for shard in entry.shards])
+        shards = [self.place.file(shard) for shard in entry.shards]
+        return Split(self, name, rows, rows, shards, versions)
 
 
 @dataclass(frozen=True)
@@ -240,8 +247,8 @@ class Split:
         return sum(sorted(fetched)[-FETCHERS:])
 
     def check_unchanged(self, number, file):
-        """Raise UserError where an open shard is another file than when it was first opened, and checked, or
-        was rewritten, and is not the one that was packed. Copies in a cache are compared there.
+        """Raise UserError where an open shard is another file than when its size was checked, or it was first
+        opened, or was rewritten, and is not the one that was packed. Copies in a cache are compared there.
         """
         version = version_of(file)
         if not self.is_cached and self.versions.setdefault(number, version) != version:
@@ -252,6 +259,20 @@ class Split:
                     " manifest names any more; copy it again or build the set again, then start again"
                 )
             self.versions[number] = version
+
+    def was_rewritten(self, number):
+        """Return whether a shard that is open has been written to since it was checked; not of a cached copy.
+
+        One that has been replaced or removed stays open as it was.
+        """
+        if number not in self.versions:
+            return False
+        known = self.versions[number]
+        try:
+            version = version_in(os.stat(self.shards[number]))
+        except FileNotFoundError:
+            return False
+        return version != known and version[:2] == known[:2]
 
     def record(self, i, content):
         """Return the record of sample i, given the bytes of its JSON member; raises UserError for another's.

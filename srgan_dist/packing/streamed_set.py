@@ -21,6 +21,7 @@ from srgan_dist.packing.index_webdataset import index_webdataset
 from srgan_dist.packing.shard_addresses import check_repeated, expand_shards
 from srgan_dist.storage.remote import Remote, is_url
 from srgan_dist.utils.errors import UserError
+from srgan_dist.utils.files import UnusableFile, check_own_folder
 from srgan_dist.utils.locks import blocking_lock
 
 TRAIN_SHARDS, TRAIN_SAMPLES = 8, 8  # training shards that are looked at, and samples of each
@@ -41,7 +42,7 @@ def local_part(shards, stream, cache):
     """Return the folder of the local part of a streamed set, made where there is none for these shards.
 
     shards: of `shards_of`, stream: the settings. Raises UserError for shards that cannot be streamed whole,
-    and for samples that `index_webdataset` refuses.
+    and for samples that `index_webdataset` refuses, and where somebody else has put something there.
     """
     chosen = dict(shards)
     train = shards["train"]
@@ -52,6 +53,8 @@ def local_part(shards, stream, cache):
     folder = cache.folder / "streamed" / hashlib.sha256(json.dumps(key).encode()).hexdigest()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        cache.warn_if_shared()
+        check_own_folder(folder.parent)
         with blocking_lock(folder.with_suffix(".lock")):
             if not folder.exists():
                 part = folder.with_suffix(".part")
@@ -59,6 +62,9 @@ def local_part(shards, stream, cache):
                 part.mkdir()
                 _copy(part, chosen, fields, cache)
                 os.replace(part, folder)
+            check_own_folder(folder)
+    except UnusableFile as error:
+        raise UserError(f"data.cache={cache.folder}: {error}, or give another folder") from None
     except OSError as error:
         raise UserError(
             f"data.cache={cache.folder} cannot hold the copies of what data.stream validates and tests"

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from srgan_dist.utils import locks
 from srgan_dist.utils.errors import UserError
-from srgan_dist.utils.files import open_regular, read_regular, sha256_of_open, version_of
+from srgan_dist.utils.files import is_shared, open_regular, read_regular, sha256_of_open, version_of
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class Cache:
         """
         stop, path, removals = stop or threading.Event(), self.folder / name, 0
         is_intact = is_intact or (lambda file: sha256_of_open(file) == name)
-        _warn_if_shared(self.folder)
+        self.warn_if_shared()
         while True:
             if (file := self._opened(path, size)) is not None:
                 if self._is_verified(path, file, is_intact):
@@ -112,6 +112,17 @@ class Cache:
         """Return whether there is a copy of that name now."""
         # Unlike Path.exists also False in a folder that may not be searched
         return os.path.exists(self.folder / name)
+
+    def warn_if_shared(self):
+        """Warn, once, where other users may write to the folder."""
+        if self.folder not in _warned and is_shared(self.folder):
+            _warned.add(self.folder)
+            log.warning(
+                "data.cache=%s: other users may write to this folder. Copies are compared when they are"
+                " opened, but whoever changes them later decides what is trained on; chmod go-w, or give"
+                " another folder",
+                self.folder,
+            )
 
     def _is_verified(self, path, file, is_intact):
         """Return whether an open copy has its content: compared once, and again where it has changed."""
@@ -227,21 +238,6 @@ class Cache:
                 used = max(status.st_atime, status.st_mtime)
                 found.append((Path(entry.path), used, max(status.st_size, reserved)))
         return sorted(found, key=lambda file: file[1])
-
-
-def _warn_if_shared(folder):
-    """Warn, once, of a folder that other users may write to."""
-    if not (hasattr(os, "getegid") and os.path.exists(folder)):
-        return
-    status = folder.stat()
-    by_others = status.st_mode & 0o002 or status.st_mode & 0o020 and status.st_gid != os.getegid()
-    if by_others and folder not in _warned:
-        _warned.add(folder)
-        log.warning(
-            "data.cache=%s: other users may write to this folder. Copies are compared when they are opened,"
-            " but whoever changes them later decides what is trained on; chmod go-w, or give another folder",
-            folder,
-        )
 
 
 def _reserved_bytes(lock):

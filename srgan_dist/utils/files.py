@@ -52,6 +52,37 @@ _PROBLEMS = {errno.ELOOP: "is a link that is not followed", errno.ENXIO: "is no 
 _WAY_OUT = "delete it, or put a plain file of your own there"
 
 
+def check_own_folder(path):
+    """Raise UnusableFile for a folder that is a link, or of another user, who may change its files."""
+    status = os.lstat(path)
+    if not stat.S_ISDIR(status.st_mode):
+        raise UnusableFile(f"{path} is no folder, or a link to one; delete it")
+    if hasattr(os, "geteuid") and status.st_uid != os.geteuid():
+        raise UnusableFile(f"{path} belongs to another user (uid {status.st_uid}); delete it")
+
+
+def is_shared(folder):
+    """Return whether a folder exists to which other users may write; root may anyway."""
+    if not (hasattr(os, "geteuid") and os.path.exists(folder)):
+        return False
+    status = os.stat(folder)
+    by_group = status.st_mode & stat.S_IWGRP and not _is_private_group(status.st_gid)
+    by_others = status.st_mode & stat.S_IWOTH
+    return bool(by_group or by_others or status.st_uid not in (0, os.geteuid()))
+
+
+def _is_private_group(number):
+    """Return whether a group is that of this user alone, as many systems make one for each."""
+    import grp
+    import pwd
+
+    try:
+        group, user = grp.getgrgid(number), pwd.getpwuid(os.geteuid())
+    except KeyError:  # unknown to the system
+        return False
+    return group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
+
+
 def read_regular(path, most=TEXT_BYTES, own=False):
     """Return the bytes of a file of at most `most` bytes, opened by `open_regular`; UnusableFile for more."""
     with open_regular(path, own=own) as file:
@@ -62,8 +93,12 @@ def read_regular(path, most=TEXT_BYTES, own=False):
 
 
 def version_of(file):
-    """Return what changes where an open file is replaced or rewritten: its inode, size, time of change."""
-    status = os.fstat(file.fileno())
+    """Return what changes where an open file is replaced or rewritten: see `version_in`."""
+    return version_in(os.fstat(file.fileno()))
+
+
+def version_in(status):
+    """Return of an os.stat_result what changes with a file: its device, inode, size and time of change."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 

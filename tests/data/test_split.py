@@ -4,10 +4,14 @@ import socket
 
 import numpy as np
 import pytest
+from commands import long_config
 from packed_sets import edit_manifest
 
 from srgan_dist.data.reader import Reader
+from srgan_dist.data.sampler import Crops
 from srgan_dist.data.split import open_split
+from srgan_dist.phases.pretrain import PretrainPhase
+from srgan_dist.training import train
 from srgan_dist.utils.errors import UserError
 
 
@@ -67,9 +71,9 @@ def test_a_shard_that_is_replaced_while_it_is_in_use_is_named(copy):
 
 
 def test_pixels_that_are_scored_are_those_that_were_packed(copy):
-    split = open_split(copy, "valid")
-    shard = split.shards[0]
+    shard = copy / "valid-000000.tar"
     shard.write_bytes(bytes(shard.stat().st_size))
+    split = open_split(copy, "valid")
     with pytest.raises(
         UserError, match=r"valid-000000.tar: \w+ has other LR pixels at offset \d+ .*crc32 differs"
     ):
@@ -98,3 +102,46 @@ def test_a_manifest_of_any_size_takes_bounded_memory(copy):
     os.truncate(copy / "manifest.json", 2**40)
     with pytest.raises(UserError, match="manifest.json has more than 67,108,864 bytes"):
         open_split(copy, "train")
+
+
+def crops_of(reader):
+    """Cut one crop of every sample."""
+    count = len(reader.split)
+    crops = Crops(np.arange(count), np.zeros((count, 2), np.int64), np.zeros(count, np.int64))
+    reader.batch(crops, *reader.empty_batch(count, 8))
+
+
+@pytest.mark.parametrize("how", ["zeroed", "touched", "replaced"])
+@pytest.mark.parametrize("opened", [True, False], ids=["mapped", "checked"])
+def test_a_shard_that_is_rewritten_in_place_is_named_before_its_next_batch_is_used(copy, how, opened):
+    split = open_split(copy, "train")
+    reader = Reader(split)
+    if opened:
+        crops_of(reader)
+    shard = split.shards[1]
+    if how == "zeroed":
+        with open(shard, "r+b") as file:
+            file.write(bytes(shard.stat().st_size))
+        with pytest.raises(UserError, match=f"{shard} was changed while it was in use"):
+            crops_of(reader)
+        return
+    if how == "touched":
+        os.utime(shard, ns=(1, 1))
+    else:
+        shutil.copy(shard, copy / "same")
+        os.replace(copy / "same", shard)
+    crops_of(reader)
+
+
+def test_a_training_on_a_shard_that_is_zeroed_meanwhile_ends_with_its_name(copy, tmp_path, monkeypatch):
+    update = PretrainPhase.update
+
+    def zeroing(self, *batch):
+        for shard in copy.glob("train-*.tar"):
+            with open(shard, "r+b") as file:
+                file.write(bytes(shard.stat().st_size))
+        return update(self, *batch)
+
+    monkeypatch.setattr(PretrainPhase, "update", zeroing)
+    with pytest.raises(UserError, match=r"train-\d+.tar was changed while it was in use"):
+        train(long_config(copy, tmp_path, steps=300))

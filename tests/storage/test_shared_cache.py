@@ -1,6 +1,8 @@
 """A cache folder that others may write to."""
 
+import grp
 import os
+import pwd
 import subprocess
 import sys
 from functools import partial
@@ -10,6 +12,7 @@ from conftest import REPOSITORY
 from test_cache import ONE, TWO, cache, maker, name_of, read  # noqa: F401
 
 from srgan_dist.utils.errors import UserError
+from srgan_dist.utils.files import is_shared
 
 
 def test_a_copy_with_other_content_is_made_again(cache, caplog):  # noqa: F811
@@ -79,6 +82,28 @@ def test_a_folder_that_others_may_write_to_is_named_once(cache, caplog):  # noqa
     read(cache, ONE)
     read(cache, TWO)
     assert caplog.text.count(f"data.cache={cache.folder}: other users may write to this folder") == 1
+
+
+@pytest.mark.parametrize(
+    "mode, uid, gid, members, shared",
+    [
+        (0o755, None, None, [], False),
+        (0o775, None, None, [], False),  # a group of the user's own
+        (0o775, None, None, ["guest"], True),
+        (0o775, None, 65534, [], True),
+        (0o777, None, None, [], True),
+        (0o755, 65534, None, [], True),
+    ],
+)
+def test_whether_others_may_write_to_a_folder(tmp_path, monkeypatch, mode, uid, gid, members, shared):
+    if os.geteuid():
+        pytest.skip("needs root, to give a folder to somebody else")
+    user = pwd.getpwuid(os.geteuid())
+    name = user.pw_name if gid is None else "staff"
+    monkeypatch.setattr(grp, "getgrgid", lambda number: grp.struct_group((name, "x", number, members)))
+    tmp_path.chmod(mode)
+    os.chown(tmp_path, -1 if uid is None else uid, -1 if gid is None else gid)
+    assert is_shared(tmp_path) == shared
 
 
 def test_a_user_without_home_needs_no_cache_for_a_set_in_place(shards):

@@ -1,10 +1,14 @@
 """Shards that are streamed with webdataset: each sample once an epoch on any number of ranks."""
 
 import contextlib
+import errno
 import hashlib
 import itertools
 import json
+import os
+import tempfile
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -229,3 +233,41 @@ def test_samples_that_do_not_fit_the_set_are_named(folder, tmp_path):
         config = config_of(tmp_path / "set", tmp_path, {"train": "0.tar", "valid": None})
         with pytest.raises(UserError, match=words):
             crops(loader(config), 0, 9)
+
+
+@pytest.mark.parametrize("planted", ["folder of another user", "link", "streamed of another user"])
+def test_a_local_part_that_somebody_else_has_put_there_is_not_used(folder, tmp_path, planted):
+    config = config_of(folder, tmp_path, data={"cache": str(tmp_path / "cache")})
+    place = open_splits(config)[0][0][0].place.path
+    if planted == "link":
+        place.rename(tmp_path / "elsewhere")
+        place.symlink_to(tmp_path / "elsewhere")
+    elif os.geteuid():
+        pytest.skip("needs root, to give a folder to somebody else")
+    else:
+        os.chown(place if planted.startswith("folder") else place.parent, 65534, 65534)
+    words = "is no folder, or a link" if planted == "link" else "belongs to another user .uid 65534."
+    with pytest.raises(UserError, match=f"data.cache=.*{words}.*delete it, or give another folder"):
+        open_splits(config)
+
+
+def test_a_streamed_set_warns_of_a_cache_that_others_may_write_to(folder, tmp_path, caplog):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache").chmod(0o777)
+    open_splits(config_of(folder, tmp_path, data={"cache": str(tmp_path / "cache")}))
+    assert f"data.cache={tmp_path / 'cache'}: other users may write to this folder" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["gone", "full"])
+def test_a_folder_of_temporary_files_without_room_is_named(folder, tmp_path, monkeypatch, kind):
+    """It is neither the cache nor a damaged image."""
+
+    def no_room(path, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    config = config_of(folder, tmp_path, data={"cache": str(tmp_path / "cache")})
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("gone" if kind == "gone" else "")))
+    if kind == "full":
+        monkeypatch.setattr(Path, "write_bytes", no_room)
+    with pytest.raises(UserError, match=r"TMPDIR=.* does not hold an image of .* set TMPDIR to another"):
+        open_splits(config)
