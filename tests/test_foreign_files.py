@@ -107,7 +107,11 @@ class ManifestInPlace(SetManifest):
 
     def is_named(self, text):
         """Return whether an error begins with the set, or with a place that its manifest names."""
-        return str(self.path) in text or text.partition(" ")[0].encode() in self.content
+        files = []
+        with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError):
+            splits = json.loads(self.content)["splits"].values()
+            files = [shard["file"] for split in splits for shard in split["shards"]]
+        return str(self.path) in text or any(file and file in text for file in files)
 
 
 PATHS = ("", ".", "..", "./0.tar", "a/../0.tar", "//0.tar", "/dev/zero", "0.tar\0", "x" * 5000)
