@@ -86,6 +86,20 @@ def full_disk(limit):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+@pytest.fixture
+def no_waiting():
+    """Make a test that blocks, e.g. as it opens a pipe, fail after 20 s."""
+
+    def fail(number, frame):
+        raise AssertionError("it blocks")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(20)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
 @contextlib.contextmanager
 def limited_memory():
     """Let this process allocate half a GiB more, no matter by which library."""

@@ -39,6 +39,7 @@ from srgan_dist.evaluation.unfinished_volume import is_all_but_removed, is_unfin
 from srgan_dist.runtime.device import memory_of
 from srgan_dist.storage.remote import is_url
 from srgan_dist.utils.errors import UserError
+from srgan_dist.utils.files import unwritable_named
 from srgan_dist.utils.memory import memory_named
 
 LISTED = 20  # faults that an error lists
@@ -275,7 +276,7 @@ def _write_and_note(info, facts, finished, path, pages):
 
 def _write_mean_and_spread(path, pages, count, write):
     """Write the spread of (mean, spread) pages, and then their mean, which waits in a file beside it."""
-    with tempfile.TemporaryFile(dir=path.parent) as file:
+    with unwritable_named(path), tempfile.TemporaryFile(dir=path.parent) as file:
 
         def spreads():
             for mean, spread in pages:

@@ -8,8 +8,6 @@ same command continue it. Several volumes of one shape, of which each block give
 """
 
 import contextlib
-import errno
-import json
 import os
 import shutil
 import time
@@ -17,7 +15,8 @@ import time
 from srgan_dist.data.write_volumes import open_created, parts_of, remove_partial_chunks
 from srgan_dist.runtime.process_group import barrier
 from srgan_dist.utils.errors import UserError
-from srgan_dist.utils.files import read_regular, sync, take_name, unwritable_named, write_json
+from srgan_dist.utils.files import beside, read_regular, sync, take_name, unwritable_refused, write_json
+from srgan_dist.utils.json_text import load_json
 from srgan_dist.utils.locks import file_lock
 
 SETTINGS = "settings.json"
@@ -25,7 +24,7 @@ SECONDS_BETWEEN_FLUSHES = 0.5  # neighbours along x share pages of the disk: eac
 
 
 def folder_of(output):
-    return output.with_name(f".{output.name}.unfinished")
+    return beside(output, ".unfinished", hidden=True)
 
 
 def is_unfinished(output):
@@ -103,7 +102,7 @@ def _prepare(folder, outputs, settings, make):
 
 def _compare(folder, output, settings):
     try:
-        before = json.loads(read_regular(folder / SETTINGS))
+        before = load_json(read_regular(folder / SETTINGS))
         other = [name for name in {**settings, **before} if before.get(name) != settings.get(name)]
     except (ValueError, TypeError, AttributeError):
         other = ["a damaged settings.json"]
@@ -123,23 +122,15 @@ def _check_space(output, needed):
         )
 
 
-@contextlib.contextmanager
 def disk_named(output, missing=lambda: 0):
-    """Turn the error of a full disk into a UserError with the bytes that are needed and free, and let any
-    other name the output.
-    """
-    try:
-        with unwritable_named(output):
-            yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
+    """Turn an OSError of the block into a UserError with the bytes that are needed and free."""
+
+    def room():
         free, needed = shutil.disk_usage(output.parent).free, missing()
-        needs = f"needs up to {needed:,} more bytes" if needed else "needs more room"
-        raise UserError(
-            f"OUTPUT={output} {needs}, and its disk has {free:,} free ({error.strerror}); make room and run"
-            " the same command again, which continues"
-        ) from None
+        needs = f"It needs up to {needed:,} more bytes, its disk has {free:,} free. " if needed else ""
+        return f"{needs}The same command continues"
+
+    return unwritable_refused(f"OUTPUT={output}", room)
 
 
 class UnfinishedVolume:
@@ -201,6 +192,6 @@ def _lines(path):
 
 def _read(path):
     try:
-        return {json.loads(line)["block"] for line in _lines(path).splitlines()}
+        return {load_json(line)["block"] for line in _lines(path).splitlines()}
     except (ValueError, TypeError, LookupError):
         raise UserError(f"{path} is damaged; delete {path.parent} to start over") from None

@@ -10,7 +10,7 @@ import srgan_dist
 from srgan_dist.models.model_card import model_card
 from srgan_dist.models.weights_file import MODEL, save_generator
 from srgan_dist.utils.errors import UserError
-from srgan_dist.utils.files import take_name
+from srgan_dist.utils.files import beside, take_name
 from srgan_dist.utils.tensor_files import write_failures_named
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
@@ -37,7 +37,7 @@ def save_folder(folder, generator, facts):
         raise UserError(f"{folder} exists and is left as it is; give another name or delete it")
     with write_failures_named(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.unfinished")
+        unfinished = beside(folder, f".{secrets.token_hex(4)}.unfinished", hidden=True)
         unfinished.mkdir()
         try:
             (unfinished / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

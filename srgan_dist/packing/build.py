@@ -7,7 +7,6 @@ directory beside OUT (`build_directory.py`) and gets that name in one rename whe
 fault. An interrupted build is continued by the next one.
 """
 
-import contextlib
 import hashlib
 import json
 import os
@@ -34,7 +33,7 @@ from srgan_dist.packing.tiles import check_samples, list_samples, stored_dtype
 from srgan_dist.storage.encoding import encoder
 from srgan_dist.storage.remote import is_url
 from srgan_dist.utils.errors import UserError
-from srgan_dist.utils.files import sha256_of, sync
+from srgan_dist.utils.files import sha256_of, sync, unwritable_refused
 
 
 @dataclass(frozen=True)
@@ -189,16 +188,12 @@ def _digest(sources, run, progress):
     return total.hexdigest()
 
 
-@contextlib.contextmanager
 def _write_failures_named(out, needed, options):
     """Turn an OSError into a UserError that names OUT and the space the set takes."""
-    try:
-        yield
-    except OSError as error:
-        # encoded images are on disk twice while their shard is assembled
-        takes = f"{needed:,}" if options.encoding == "npy" else f"at most {2 * needed:,}"
-        free = shutil.disk_usage(_nearest_parent(out)).free
-        raise UserError(
-            f"OUT={out} cannot be written ({error}). The set takes {takes} bytes, {free:,} are free there;"
-            " free more, or give a folder that can be written to"
-        ) from None
+    # encoded images are on disk twice while their shard is assembled
+    takes = f"{needed:,}" if options.encoding == "npy" else f"at most {2 * needed:,}"
+
+    def room():
+        return f"The set takes {takes} bytes, {shutil.disk_usage(_nearest_parent(out)).free:,} are free there"
+
+    return unwritable_refused(f"OUT={out}", room)

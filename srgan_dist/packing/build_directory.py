@@ -19,7 +19,7 @@ import zlib
 
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.executors import WorkersLost
-from srgan_dist.utils.files import atomic_write, sync
+from srgan_dist.utils.files import atomic_write, beside, read_regular, sync
 from srgan_dist.utils.locks import output_lock
 
 MARKER = "building.json"
@@ -67,7 +67,7 @@ def remove_left_over(out):
 
 
 def _beside(out):
-    return out.with_name(out.name + ".building")
+    return beside(out, ".building")
 
 
 def _is_ours(top):
@@ -139,7 +139,7 @@ def _line(entry):
 def _read(journal):
     """Return the entries of a journal, or none if it is missing or damaged."""
     try:
-        entries = [(line, json.loads(line)[1]) for line in journal.read_bytes().split(b"\n")[:-1]]
+        entries = [(line, json.loads(line)[1]) for line in read_regular(journal, 2**30).split(b"\n")[:-1]]
     except (FileNotFoundError, ValueError, LookupError, TypeError, RecursionError):
         return []
     intact = all(_line(entry) == line + b"\n" for line, entry in entries)

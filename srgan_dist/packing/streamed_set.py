@@ -21,8 +21,8 @@ from srgan_dist.packing.index_webdataset import index_webdataset
 from srgan_dist.packing.shard_addresses import check_repeated, expand_shards
 from srgan_dist.storage.remote import Remote, is_url
 from srgan_dist.utils.errors import UserError
-from srgan_dist.utils.files import UnusableFile, check_own_folder
-from srgan_dist.utils.locks import blocking_lock
+from srgan_dist.utils.files import UnusableFile, check_own_folder, unwritable_refused
+from srgan_dist.utils.locks import blocking_lock, try_lock
 
 TRAIN_SHARDS, TRAIN_SAMPLES = 8, 8  # training shards that are looked at, and samples of each
 
@@ -51,10 +51,11 @@ def local_part(shards, stream, cache):
     fields = stream.model_dump(include={"hr", "lr", "rock", "rock_field", "record"})
     key = [{split: list(map(_stamp, found)) for split, found in chosen.items()}, train, fields]
     folder = cache.folder / "streamed" / hashlib.sha256(json.dumps(key).encode()).hexdigest()
-    try:
+    with unwritable_refused(f"data.cache={cache.folder}: what data.stream validates and tests"):
         folder.parent.mkdir(parents=True, exist_ok=True)
         cache.warn_if_shared()
-        check_own_folder(folder.parent)
+        _check_own(folder.parent, cache)
+        _remove_left_over(folder.parent)
         with blocking_lock(folder.with_suffix(".lock")):
             if not folder.exists():
                 part = folder.with_suffix(".part")
@@ -62,15 +63,23 @@ def local_part(shards, stream, cache):
                 part.mkdir()
                 _copy(part, chosen, fields, cache)
                 os.replace(part, folder)
-            check_own_folder(folder)
+            _check_own(folder, cache)
+    return folder
+
+
+def _check_own(folder, cache):
+    try:
+        check_own_folder(folder)
     except UnusableFile as error:
         raise UserError(f"data.cache={cache.folder}: {error}, or give another folder") from None
-    except OSError as error:
-        raise UserError(
-            f"data.cache={cache.folder} cannot hold the copies of what data.stream validates and tests"
-            f" ({error}); free more, or give another folder"
-        ) from None
-    return folder
+
+
+def _remove_left_over(folder):
+    """Remove the parts of processes that were killed while they made them."""
+    for part in folder.glob("*.part"):
+        with try_lock(part.with_suffix(".lock")) as lock:
+            if lock:
+                shutil.rmtree(part, ignore_errors=True)
 
 
 def _stamp(address):

@@ -6,14 +6,14 @@ import contextlib
 import json
 import os
 import platform
-import shutil
 from pathlib import Path
 
 from srgan_dist.config import dump_config
+from srgan_dist.models.weights_file import load_generator, save_generator
 from srgan_dist.run.checkpoint import remove_unfinished, set_aside_later
 from srgan_dist.tracking.tracker import X_AXIS
 from srgan_dist.utils.errors import UserError
-from srgan_dist.utils.files import atomic_write, open_regular, read_regular, write_json
+from srgan_dist.utils.files import atomic_write, open_regular, read_regular, unwritable_refused, write_json
 from srgan_dist.utils.json_text import load_json
 from srgan_dist.utils.locks import file_lock, has_path
 
@@ -53,7 +53,8 @@ class RunDirectory:
                     " name"
                 )
                 self.held = stack.enter_context(file_lock(lock, message))
-                lock.write_text(f"process {os.getpid()} on {platform.node()}")
+                os.truncate(self.held, 0)
+                os.pwrite(self.held, f"process {os.getpid()} on {platform.node()}".encode(), 0)
             yield
 
     def check_held(self):
@@ -102,20 +103,11 @@ class RunDirectory:
             for target in (self.weights(phase), self.best_weights(phase)):
                 source = checkpoint.parent.parent / target.relative_to(self.path)
                 if not target.exists() and source.exists():
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    with atomic_write(target) as path:
-                        shutil.copyfile(source, path)
+                    save_generator(target, *load_generator(source))  # no manifest has its sha256
 
-    @contextlib.contextmanager
     def write_failures_named(self):
         """Raise UserError that names the setting when the system refuses to write in the directory."""
-        try:
-            yield
-        except OSError as error:
-            raise UserError(
-                f"output={self.path.parent}: {self.path} cannot be written ({error}); choose another folder,"
-                " or make room or restore the right to write there"
-            ) from None
+        return unwritable_refused(f"output={self.path.parent}: {self.path}")
 
 
 def truncate_records(path, samples_seen, count):

@@ -215,6 +215,7 @@ class TrainingRun:
                 self.keep_best(metrics, scores)
         if "valid" in results:
             with self.warn_if_unwritable("panels"):
+                self.directory.check_held()
                 self.validator.draw_panels(self.state.global_step, self.samples_seen)
         return {split: scores for split, (_, scores) in results.items()}
 

@@ -27,7 +27,14 @@ from pathlib import Path
 
 from srgan_dist.utils import locks
 from srgan_dist.utils.errors import UserError
-from srgan_dist.utils.files import is_shared, open_regular, read_regular, sha256_of_open, version_of
+from srgan_dist.utils.files import (
+    is_shared,
+    open_regular,
+    read_regular,
+    sha256_of_open,
+    unwritable_refused,
+    version_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +115,11 @@ class Cache:
             if stop.is_set():
                 raise Cancelled
 
+    def rename(self, path, name):
+        """Give a copy that is open the name of its content."""
+        with self._name_write_errors(0), locks.blocking_lock(self.folder / "room.lock"):
+            os.replace(path, self.folder / name)
+
     def holds(self, name):
         """Return whether there is a copy of that name now."""
         # Unlike Path.exists also False in a folder that may not be searched
@@ -167,18 +179,12 @@ class Cache:
         with locks.blocking_lock(self.folder / "room.lock"):  # or a listing might find neither name
             os.replace(part, path)
 
-    @contextlib.contextmanager
     def _name_write_errors(self, size):
-        try:
-            yield
-        except (Cancelled, UserError):
-            raise
-        except OSError as error:
+        def room():
             existing = next(p for p in (self.folder, *self.folder.parents) if os.path.exists(p))
-            raise UserError(
-                f"data.cache={self.folder} cannot be written to ({error}); a copy needs {size:,} bytes and"
-                f" {shutil.disk_usage(existing).free:,} are free there. Free more, or give another folder"
-            ) from None
+            return f"A copy needs {size:,} bytes, {shutil.disk_usage(existing).free:,} are free there"
+
+        return unwritable_refused(f"data.cache={self.folder}", room)
 
     # Room
 

@@ -34,7 +34,7 @@ def open_regular(path, mode="rb", follow=True, own=False):
     except OSError as error:
         if error.errno not in _PROBLEMS:
             raise
-        raise UnusableFile(f"{path} {_PROBLEMS[error.errno]}; {_WAY_OUT}") from None
+        raise UnusableFile(f"{path} {_PROBLEMS[error.errno]}") from None
     status, problem = os.fstat(file.fileno()), None
     if not stat.S_ISREG(status.st_mode):
         problem = "is no regular file"
@@ -48,8 +48,12 @@ def open_regular(path, mode="rb", follow=True, own=False):
     return file
 
 
-_PROBLEMS = {errno.ELOOP: "is a link that is not followed", errno.ENXIO: "is no regular file"}
 _WAY_OUT = "delete it, or put a plain file of your own there"
+_PROBLEMS = {
+    errno.ELOOP: f"is a link that is not followed; {_WAY_OUT}",
+    errno.ENXIO: f"is no regular file; {_WAY_OUT}",
+    errno.EISDIR: "is a folder; give a file",
+}
 
 
 def check_own_folder(path):
@@ -110,8 +114,8 @@ def atomic_write(path, durable=False, replace=True):
     replace: whether an existing file of the name is replaced; otherwise it stays and UserError is raised.
     """
     path = Path(path)
-    # A name of its own: another process may be writing the same file. Cut, as a name has 255 bytes at most
-    unfinished = path.with_name(f".{path.name[:50]}.{secrets.token_hex(4)}.unfinished")
+    # A name of its own: another process may be writing the same file
+    unfinished = beside(path, f".{secrets.token_hex(4)}.unfinished", hidden=True)
     try:
         with unwritable_named(path, unfinished):
             yield unfinished
@@ -143,6 +147,41 @@ def unwritable_named(path, unfinished=None):
         if error.errno is None:  # of a library, e.g. a picture that it does not know
             raise
         raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+_ROOM = "Make room, or choose another place"
+_RIGHT = "Restore the right to write there, or choose another place"
+_WAYS_OUT = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _ROOM),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _RIGHT),
+    errno.ENAMETOOLONG: "Choose shorter names",
+}
+
+
+@contextlib.contextmanager
+def unwritable_refused(subject, more=lambda: "", kind=UserError):
+    """Raise `kind`, with the way out of the error's number, where the block cannot write. more(): what else
+    is to be said.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except OSError as error:
+        way = _WAYS_OUT.get(error.errno, "Choose another place")
+        raise kind(f"{subject} cannot be written ({error}). {way}. {more()}".rstrip(". ")) from None
+
+
+def beside(path, suffix, hidden=False):
+    """Return the path beside another whose name is that with a suffix, and with a dot before it where it is
+    hidden. Where that has more than 255 bytes, a hash stands for the end of the name.
+    """
+    path = Path(path)
+    name = f"{'.' * hidden}{path.name}{suffix}"
+    if len(os.fsencode(name)) > 255:
+        digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+        name = f"{'.' * hidden}{path.name[:40]}.{digest}{suffix}"
+    return path.with_name(name)
 
 
 def take_name(unfinished, path):

@@ -1,13 +1,14 @@
 """Tensors in safetensors files, which hold nothing that could execute code."""
 
 import contextlib
+import re
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save_file
 
 from srgan_dist.utils.errors import UserError
-from srgan_dist.utils.files import open_regular
+from srgan_dist.utils.files import open_regular, unwritable_refused
 
 
 class CheckpointError(UserError):
@@ -62,11 +63,10 @@ def _as_safetensors(path):
 @contextlib.contextmanager
 def write_failures_named(path):
     """Raise CheckpointError with the way out when `path` cannot be written, e.g. because the disk is full."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{path} cannot be written ({error}). Make room (keep_checkpoints, output) or restore the"
-            " right to write there; what was saved before is whole, and the same command continues"
-            " from it"
-        ) from None
+    more = "What was saved before is whole, and the same command continues from it (keep_checkpoints, output)"
+    with unwritable_refused(path, lambda: more, CheckpointError):
+        try:
+            yield
+        except SafetensorError as error:
+            number = re.search(r"os error (\d+)", str(error))
+            raise OSError(number and int(number[1]), str(error)) from None

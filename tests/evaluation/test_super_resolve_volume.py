@@ -170,7 +170,7 @@ def test_a_disk_that_gets_full_is_named_and_the_run_continues(tmp_path):
         with full_disk(9000):
             yield from numbers
 
-    with pytest.raises(UserError, match=r"out.npy needs .* bytes, and its disk has [\d,]+ free"):
+    with pytest.raises(UserError, match=r"out.npy cannot .* needs up to .* bytes, its disk has [\d,]+ free"):
         by_blocks(generator, tmp_path / "in.npy", output, progress=progress)
     assert np.array_equal(by_blocks(generator, tmp_path / "in.npy", output), expected)
 
@@ -186,3 +186,12 @@ def test_a_disk_that_is_too_small_is_named_before_the_work(tmp_path, suffix, sam
     found = int(re.search(r"needs up to ([0-9,]+)", str(error.value))[1].replace(",", ""))
     assert needed * 0.999 < found < needed * 1.02
     assert [path.name for path in tmp_path.iterdir()] == ["in.npy"]
+
+
+def test_a_volume_may_have_the_longest_name(tmp_path):
+    voxels, output = source(tmp_path / "in.npy"), tmp_path / f"{'o' * 251}.npy"
+    expected = whole(network(), voxels)
+    with pytest.raises(Stopped):
+        by_blocks(network(), tmp_path / "in.npy", output, progress=stop_after(2))
+    assert np.array_equal(by_blocks(network(), tmp_path / "in.npy", output), expected)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.npy", output.name]

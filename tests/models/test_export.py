@@ -15,9 +15,9 @@ from safetensors import safe_open
 import srgan_dist
 from srgan_dist.cli import main
 from srgan_dist.models import onnx_file
-from srgan_dist.models.hub_folder import travelling_config
+from srgan_dist.models.hub_folder import save_folder, travelling_config
 from srgan_dist.models.srresnet import SRResNet, SRResNetConfig
-from srgan_dist.models.weights_file import save_generator
+from srgan_dist.models.weights_file import load_generator, save_generator
 
 FACTS = {
     "phase": "adversarial",
@@ -322,3 +322,9 @@ def test_a_folder_without_weights_is_refused(tmp_path):
 )
 def test_of_paths_and_urls_the_last_part_is_left(path, left):
     assert travelling_config({"data": [{"path": path}], "output": "/home/jane"}) == {"data": [{"path": left}]}
+
+
+def test_a_folder_may_have_the_longest_name(tmp_path):
+    folder = tmp_path / ("o" * 255)
+    save_folder(folder, SRResNet(SRResNetConfig(num_blocks=1, num_filters=2)), {})
+    assert list(tmp_path.iterdir()) == [folder] and load_generator(folder)

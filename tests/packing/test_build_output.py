@@ -204,3 +204,12 @@ def test_a_link_as_out_leads_to_the_set(tmp_path, made):
     build(tmp_path / "hr", tmp_path / "out", TINY)
     assert (tmp_path / "out").is_symlink() and verify(open_set(tmp_path / "out")) == []
     assert [path.name for path in (tmp_path / "disk").iterdir()] == ["set"]
+
+
+def test_a_set_may_have_the_longest_name(tmp_path):
+    out = tmp_path / ("o" * 255)
+    build(write_folder(tmp_path / "hr", {"coal": 4}), out, TINY)
+    assert open_set(out).manifest.totals and sorted(path.name for path in tmp_path.iterdir()) == [
+        "hr",
+        out.name,
+    ]

@@ -108,7 +108,7 @@ def test_a_run_directory_without_the_right_to_write_is_named_before_anything_is_
     with (
         read_only(open_folder),
         pytest.raises(
-            UserError, match="^output=.*run cannot be written \\(.*Permission denied.*choose another folder"
+            UserError, match="^output=.*run cannot be written \\(.*Permission denied.*choose another place"
         ),
     ):
         train(config)
@@ -125,7 +125,7 @@ def test_a_run_directory_without_the_right_to_write_is_named_before_anything_is_
 def test_a_disk_that_is_full_at_the_start_is_named(shards, tmp_path):
     with (
         full_disk(500),
-        pytest.raises(UserError, match="^output=.*run cannot be written \\(.*File too large.*make room"),
+        pytest.raises(UserError, match="^output=.*run cannot be written \\(.*File too large.*Make room"),
     ):
         train(config_of(shards, tmp_path))
 

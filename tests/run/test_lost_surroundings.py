@@ -20,6 +20,9 @@ from commands import (
 from conftest import tiny_config
 
 from srgan_dist.run.checkpoint import newest_checkpoint
+from srgan_dist.run.training_run import TrainingRun
+from srgan_dist.training import train
+from srgan_dist.utils.errors import UserError
 
 TWO_RANKS = (*RANKS, "--standalone", "--nproc_per_node=2", "launch/train.py")
 SETUP = """
@@ -152,3 +155,17 @@ def test_a_run_directory_that_has_gone_is_an_error_and_no_promise(shards, tmp_pa
     assert f"error: {run} was removed, moved or replaced while it was being trained" in done.stderr
     assert "Traceback" not in done.stderr and "which is saved" not in done.stdout
     assert not list(run.glob("**/step-*")) and run.exists() == (how == "replaced")
+
+
+def test_no_panels_are_drawn_into_a_directory_that_has_been_replaced(shards, tmp_path, monkeypatch):
+    run = tmp_path / "tiny"
+
+    def replaced(*arguments):  # between the scores of a validation and its panels
+        run.rename(tmp_path / "moved")
+        run.mkdir()
+        (run / ".lock").touch()
+
+    monkeypatch.setattr(TrainingRun, "keep_best", replaced)
+    with pytest.raises(UserError, match=f"{run} was removed, moved or replaced while it was being trained"):
+        train(tiny_config(shards, tmp_path, adversarial=None, validate_every=2))
+    assert [path.name for path in run.iterdir()] == [".lock"]

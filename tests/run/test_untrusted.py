@@ -1,5 +1,6 @@
 """Files that somebody else has prepared: none of those that are loaded can execute anything."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -10,7 +11,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_config
+from conftest import full_disk, tiny_config
 from test_checkpoint import save
 
 from srgan_dist.config import load_config
@@ -18,11 +19,14 @@ from srgan_dist.data.reader import Reader
 from srgan_dist.data.split import open_split
 from srgan_dist.losses.perceptual import VGGLossConfig, vgg19_features
 from srgan_dist.models.weights_file import load_generator
+from srgan_dist.run import run_directory
 from srgan_dist.run.checkpoint import newest_checkpoint, read_state
 from srgan_dist.run.preflight import preflight
 from srgan_dist.run.run_directory import RunDirectory, truncate_records
+from srgan_dist.run.run_state import RunState
 from srgan_dist.training import train
 from srgan_dist.utils.errors import UserError
+from srgan_dist.utils.locks import file_lock
 from srgan_dist.utils.tensor_files import CheckpointError
 
 
@@ -212,3 +216,35 @@ def test_what_is_no_file_of_a_run_is_named_before_it_is_read(tmp_path, name, mak
                 pass
         else:
             truncate_records(run.metrics, 0, None)
+
+
+@pytest.mark.parametrize("folder", ["weights", "weights/best"])
+@pytest.mark.parametrize(
+    "make", [os.mkfifo, partial(os.symlink, "/dev/zero"), lambda path: path.write_bytes(bytes(99))]
+)
+def test_weights_of_another_run_are_copied_as_weights_or_named(shards, tmp_path, folder, make, no_waiting):
+    source = tmp_path / "other" / folder / "pretrain.safetensors"
+    source.parent.mkdir(parents=True)
+    make(source)
+    state = RunState(phase="adversarial", phase_ends={"pretrain": 6})
+    run, checkpoint = RunDirectory(tmp_path / "run"), tmp_path / "other" / "checkpoints" / "step-00000006"
+    with full_disk(10**6), run.lock(is_main=True), pytest.raises(CheckpointError, match=str(source)):
+        run.open(tiny_config(shards, tmp_path), state, checkpoint, 0)
+    assert not run.weights("pretrain").exists() and not run.best_weights("pretrain").exists()
+
+
+def test_the_holder_of_a_run_is_written_to_its_lock_and_nowhere_else(tmp_path, monkeypatch):
+    """Somebody puts a link in the place of the lock just after it was taken."""
+    (tmp_path / "victim").write_text("precious")
+
+    @contextlib.contextmanager
+    def then_replaced(path, message):
+        with file_lock(path, message) as held:
+            path.unlink()
+            path.symlink_to(tmp_path / "victim")
+            yield held
+
+    monkeypatch.setattr(run_directory, "file_lock", then_replaced)
+    with RunDirectory(tmp_path / "run").lock(is_main=True):
+        pass
+    assert (tmp_path / "victim").read_text() == "precious"

@@ -217,7 +217,7 @@ def test_a_copy_is_made_again_while_somebody_empties_the_folder(cache, what):
 
 
 def test_a_folder_that_is_emptied_again_and_again_is_named(cache):
-    with pytest.raises(UserError, match=r"data.cache=.*cache cannot be written to \(.*\.part"):
+    with pytest.raises(UserError, match=r"data.cache=.*cache cannot be written \(.*\.part"):
         cache.open(name_of(ONE), len(ONE), lambda part, stop: part.unlink())
 
 
@@ -237,7 +237,7 @@ def test_other_files_are_left_alone(cache):
 
 
 def test_a_disk_that_fills_up_while_a_copy_is_made(cache):
-    words = r"data.cache=.*cache cannot be written to \(.*File too large.*a copy needs 1,000 bytes"
+    words = r"data.cache=.*cache cannot be written \(.*File too large.*A copy needs 1,000 bytes"
     with full_disk(500), pytest.raises(UserError, match=words):
         read(cache, ONE)
     assert held(cache) == set()
@@ -260,7 +260,7 @@ def test_a_read_only_cache_serves_what_it_has_and_refuses_the_rest(open_folder):
     with read_only(cache.folder):
         assert read(cache, ONE) == ONE
         with pytest.raises(
-            UserError, match="data.cache=.* cannot be written to .*Permission denied.*give another folder"
+            UserError, match="data.cache=.* cannot be written .*Permission denied.*Restore the right"
         ):
             read(cache, TWO)
 

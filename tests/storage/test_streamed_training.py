@@ -27,6 +27,7 @@ from srgan_dist.run.dry_run import dry_run_report
 from srgan_dist.run.preflight import preflight
 from srgan_dist.training import train
 from srgan_dist.utils.errors import UserError
+from srgan_dist.utils.locks import try_lock
 
 CPU = torch.device("cpu")
 
@@ -271,3 +272,13 @@ def test_a_folder_of_temporary_files_without_room_is_named(folder, tmp_path, mon
         monkeypatch.setattr(Path, "write_bytes", no_room)
     with pytest.raises(UserError, match=r"TMPDIR=.* does not hold an image of .* set TMPDIR to another"):
         open_splits(config)
+
+
+def test_the_part_of_a_local_copy_that_a_killed_process_has_left_is_removed_by_the_next(folder, tmp_path):
+    left, busy = (tmp_path / "cache" / "streamed" / f"{letter * 64}.part" for letter in "ab")
+    for part in (left, busy):
+        part.mkdir(parents=True)
+        (part / "valid-000000.tar").write_bytes(bytes(9999))
+    with try_lock(busy.with_suffix(".lock")):
+        loader(config_of(folder, tmp_path, data={"cache": str(tmp_path / "cache")}))
+    assert not left.exists() and busy.exists()

@@ -7,7 +7,7 @@ import pytest
 from conftest import full_disk
 
 from srgan_dist.utils.errors import UserError
-from srgan_dist.utils.files import atomic_write, sha256_of
+from srgan_dist.utils.files import atomic_write, beside, open_regular, sha256_of, unwritable_refused
 
 
 @pytest.mark.parametrize("durable", [False, True])
@@ -141,3 +141,38 @@ def test_a_file_may_have_the_longest_name_that_there_is(tmp_path, name):
     with atomic_write(tmp_path / name) as unfinished:
         unfinished.write_text("whole")
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize(
+    "number, way",
+    [
+        (errno.ENOSPC, "Make room"),
+        (errno.EDQUOT, "Make room"),
+        (errno.EACCES, "Restore the right"),
+        (errno.EROFS, "Restore the right"),
+        (errno.ENAMETOOLONG, "Choose shorter names"),
+        (errno.EIO, "Choose another place"),
+    ],
+)
+def test_the_way_out_is_that_of_the_error(number, way):
+    with pytest.raises(UserError) as raised, unwritable_refused("out=x", lambda: "It needs 1 byte"):
+        raise OSError(number, os.strerror(number))
+    text = f"out=x cannot be written ([Errno {number}] {os.strerror(number)}). {way}"
+    assert str(raised.value).startswith(text) and str(raised.value).endswith(". It needs 1 byte")
+
+
+def test_a_file_of_somebody_else_is_no_lack_of_room(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="pipe is no regular file"), unwritable_refused("out=x"):
+        open_regular(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize("name", ["a" * 255, "ä" * 127, "岩" * 85, "a.tif"])
+def test_a_name_beside_another_is_a_name(tmp_path, name):
+    path = tmp_path / name
+    other = path.with_name(name[:-1] + "b")
+    made = [beside(each, ".unfinished", hidden=True) for each in (path, other)]
+    for each in made:
+        each.touch()  # the system takes it
+    assert len(set(made)) == 2 and made[0] == beside(path, ".unfinished", hidden=True)
+    assert beside(tmp_path / "a.tif", ".unfinished", hidden=True).name == ".a.tif.unfinished"
