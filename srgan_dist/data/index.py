@@ -9,7 +9,7 @@ from srgan_dist.data.manifest import IndexedManifest
 from srgan_dist.data.sample import BLOCK, PARTS, key_problem, next_content
 from srgan_dist.storage.encoding import LARGEST_IMAGE, LARGEST_RATIO
 from srgan_dist.utils.errors import UserError
-from srgan_dist.utils.memory import is_out_of_memory
+from srgan_dist.utils.memory import raise_out_of_memory
 
 _VERSION_2 = np.dtype(
     [
@@ -65,8 +65,7 @@ def load_index(table, file, manifest, entry):
     try:
         rows = np.load(file, allow_pickle=False)
     except Exception as error:  # numpy raises many kinds for a damaged file
-        if is_out_of_memory(error):
-            raise UserError(f"{table} of {entry.index.bytes:,} bytes does not fit into memory") from None
+        raise_out_of_memory(error, table)
         raise UserError(
             f"{table} cannot be read: {str(error) or type(error).__name__}; {manifest.again}"
         ) from None

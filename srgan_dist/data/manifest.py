@@ -18,6 +18,7 @@ ROCK_RULE = "a rock is called by 1 to 100 printable characters without / and \\"
 
 FORMAT = "srgan_dist shards"
 INDEXED = "srgan_dist index of a WebDataset"  # of other people, whose shards stay as and where they are
+MOST_ROW_BYTES = 256  # of a sample in an index, see index_dtype
 VERSION = 3  # version 2, which had 2-D images only and called the encoding payload, is read too
 
 
@@ -93,6 +94,8 @@ class SplitEntry(_Entry):
         ):
             if count != self.count:
                 raise ValueError(f"its {name} have {count} samples, it says count={self.count}")
+        if self.index.bytes > self.count * MOST_ROW_BYTES + 4096:  # it is read as a whole
+            raise ValueError(f"its index has {self.index.bytes} bytes, too many for count={self.count}")
         return self
 
 

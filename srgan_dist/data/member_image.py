@@ -16,6 +16,7 @@ from srgan_dist.data.image_files import read_header
 from srgan_dist.data.volume import ALLOWED_DTYPES, ImageError
 from srgan_dist.storage.encoding import LARGEST_IMAGE, EncodingError
 from srgan_dist.utils.errors import UserError
+from srgan_dist.utils.memory import raise_out_of_memory
 
 SUFFIXES = (".png", ".tif", ".tiff", ".npy", ".bmp", ".mat")
 
@@ -50,6 +51,7 @@ def read_member(field, data, shape=None):
         try:
             return _read(path, shape)
         except ImageError as error:
+            raise_out_of_memory(error.__cause__, f"the image of a field {field}")
             problem = str(error).removeprefix(f"{path}: ")
             raise EncodingError(problem.replace(str(path), f"the image{suffix}")) from None
 

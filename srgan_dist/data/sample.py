@@ -100,6 +100,20 @@ class _Record(BaseModel):
     voxel_sizes_um: Annotated[list[_Length | None], Field(min_length=3, max_length=3)] | None = None
 
 
+def text_entry(record, name):
+    """Return an entry of the record of other people as text; raises UserError, whose message has no
+    subject.
+    """
+    value = record.get(name)
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise UserError(
+            f"has no text or whole number {name!r} in its JSON; it has {', '.join(map(repr, record))}"
+        )
+    if not (text := str(value)).strip() or not text.isprintable() or len(text) > 200:
+        raise UserError(f"has {name!r} {text[:200]!r} in its JSON; it must be 1 to 200 printable characters")
+    return text
+
+
 def parse_record(content):
     """Return the JSON member of a sample as a dictionary; raises UserError, whose message has no subject."""
     try:

@@ -10,7 +10,6 @@ places, also at URLs.
 
 import hashlib
 import io
-import json
 import os
 import stat
 from dataclasses import dataclass, field
@@ -22,13 +21,15 @@ import numpy as np
 
 from srgan_dist.data.index import load_index
 from srgan_dist.data.manifest import MANIFEST_BYTES, IndexedManifest, Manifest, parse_manifest
-from srgan_dist.data.sample import parse_record
+from srgan_dist.data.sample import parse_record, text_entry
 from srgan_dist.storage.cache import Cache, opened
 from srgan_dist.storage.decoded import DecodedShard, decoded_rows
 from srgan_dist.storage.encoding import decode
 from srgan_dist.storage.remote import Remote, RemoteFile, is_url
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.files import read_regular, sha256_of_open, version_in, version_of
+from srgan_dist.utils.json_text import load_json
+from srgan_dist.utils.memory import memory_named
 
 FETCHERS = 4  # shards that are fetched, or decoded, at a time
 
@@ -185,15 +186,19 @@ class PackedSet:
         checked = self.place.check_files(entry.shards, self.manifest.again) if check_sizes else None
         versions = {number: version for number, version in enumerate(checked or ()) if version}
         table = self.place.file(entry.index)
-        with opened(table) as file:
+        problem = f"{table} of {entry.index.bytes:,} bytes does not fit into memory"
+        with memory_named(lambda _: UserError(problem)), opened(table) as file:
             content = file.read(entry.index.bytes)
+            rows = self._rows(table, content, entry)
+        shards = [self.place.file(shard) for shard in entry.shards]
+        return Split(self, name, rows, rows, shards, versions)
+
+    def _rows(self, table, content, entry):
         if hashlib.sha256(content).hexdigest() != entry.index.sha256:
             raise UserError(
                 f"{table} is not the index that the manifest names (sha256 differs); {self.manifest.again}"
             )
-        rows = load_index(table, io.BytesIO(content), self.manifest, entry)
-        shards = [self.place.file(shard) for shard in entry.shards]
-        return Split(self, name, rows, rows, shards, versions)
+        return load_index(table, io.BytesIO(content), self.manifest, entry)
 
 
 @dataclass(frozen=True)
@@ -282,15 +287,16 @@ class Split:
         try:
             if isinstance(self.set.manifest, IndexedManifest):
                 field = self.set.manifest.fields.source_field
-                return {"rock": self.rock(i), "source": str(json.loads(content)[field]) if field else None}
+                source = text_entry(load_json(content), field) if field else None
+                return {"rock": self.rock(i), "source": source}
             record = parse_record(content)
             if record["rock"] == self.rock(i):
                 return record
             problem = f"is of the rock {record['rock']!r}, in the index it is of {self.rock(i)!r}"
         except UserError as error:
             problem = str(error)
-        except (ValueError, LookupError, TypeError, RecursionError) as error:
-            problem = f"has no entry {field!r} ({error})"
+        except (ValueError, AttributeError, RecursionError) as error:
+            problem = f"is no JSON object ({error})"
         raise UserError(
             f"{self.shards[self.rows['shard'][i]]}: the JSON member of {self.key(i)} {problem};"
             " copy the shard again or build the set again"

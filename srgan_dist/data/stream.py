@@ -26,6 +26,7 @@ from srgan_dist.storage.cache import Cancelled
 from srgan_dist.storage.encoding import EncodingError
 from srgan_dist.storage.tar_stream import TarStream
 from srgan_dist.utils.errors import UserError
+from srgan_dist.utils.memory import raise_out_of_memory
 
 READY = 4  # decoded pairs that wait in each worker
 
@@ -53,8 +54,9 @@ def stream_samples(addresses, buffer=1, shuffled_by=None, stop=None):
     except Exception as error:  # webdataset has added stream and shard to its arguments
         if reached and reached.error:
             raise reached.error from None
-        if isinstance(error, (UserError, Cancelled)):
+        if not reached or isinstance(error, (UserError, Cancelled)):
             raise
+        raise_out_of_memory(error, f"a sample of {reached.address}")
         reached.finish()  # names what is wrong with the tar
         raise UserError(
             f"{reached.address} cannot be read as a WebDataset ({error.args[0]}); copy it again"

@@ -2,6 +2,7 @@
 noise.
 """
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,11 @@ from srgan_dist.data.sampler import images_of_rank
 from srgan_dist.data.value_range import to_metric_range, to_network_range
 from srgan_dist.evaluation.metrics import mse, psnr_of_mse
 from srgan_dist.evaluation.report import check_fit, load_generators, open_splits
-from srgan_dist.evaluation.scoring import constant_note, methods_of
+from srgan_dist.evaluation.scoring import constant_note, image_too_large, methods_of
 from srgan_dist.runtime.cpu import one_thread_each
 from srgan_dist.runtime.process_group import gather_lists
 from srgan_dist.utils.errors import UserError
+from srgan_dist.utils.memory import memory_named
 
 LIMITS = {"blur": 16, "noise": 1}  # the largest level
 UNITS = {"blur": "sigma in LR pixels", "noise": "standard deviation, share of the range of grey levels"}
@@ -47,8 +49,12 @@ def measure_robustness(runs, shards, splits, levels, accelerator, cache=None, pr
 
         def score(image):
             rock, number, lr, hr = image
+            with memory_named(partial(image_too_large, hr.shape, rock)):
+                return rock, scores_of(number, lr, hr)
+
+        def scores_of(number, lr, hr):
             hr = to_metric_range(to_network_range(torch.from_numpy(hr[None]).to(accelerator.device)))
-            return rock, [
+            return [
                 [psnr_of_mse(mse(method(lr_of_case[None]), hr).item()) for method in methods.values()]
                 for lr_of_case in (degraded(lr, number, **{kind: level}) for kind, level in cases)
             ]

@@ -228,14 +228,19 @@ def _in_halves(score, lr, hr, limits, where):
         if not is_out_of_memory(error):
             raise
         if len(lr) == 1:
-            size = "x".join(map(str, hr.shape[1:]))
-            raise UserError(
-                f"the scores of an image of {size} HR pixels in {where} need more memory than there is;"
-                " pack the set with smaller tiles (srgan-dist build --tile)"
-            ) from None
+            raise image_too_large(hr.shape[1:], where, error) from None
     parts = [[None] * 2 if x is None else np.array_split(x, 2) for x in (lr, hr, limits)]
     halves = zip(*parts, strict=True)
     return torch.cat([_in_halves(score, *half, where) for half in halves], -1)
+
+
+def image_too_large(shape, where, error):
+    """Return the UserError of an image that lacks memory as it is scored; shape: of HR."""
+    size = "x".join(map(str, shape))
+    return UserError(
+        f"the scores of an image of {size} HR pixels in {where} need more memory than there is;"
+        " pack the set with smaller tiles (srgan-dist build --tile)"
+    )
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from srgan_dist.storage.cache import opened
 from srgan_dist.storage.encoding import EncodingError, image_shape
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.files import sha256_of_open
+from srgan_dist.utils.memory import raise_out_of_memory
 
 
 def verify(packed, progress=iter):
@@ -89,6 +90,7 @@ def _stream_problems(split, number):
                 None, (_sample_problem(row, sample, split) for row, sample in zip_longest(rows, samples))
             )
         except Exception as error:  # whatever tar, NPY and JSON readers raise
+            raise_out_of_memory(error, f"a sample of {path}")
             again = split.set.manifest.again
             yield f"WebDataset cannot read it ({str(error) or type(error).__name__}); {again}"
 

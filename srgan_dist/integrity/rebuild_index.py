@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 import tarfile
 import zlib
 from pathlib import Path
@@ -15,6 +14,8 @@ from srgan_dist.data.manifest import IndexedManifest
 from srgan_dist.packing.index_webdataset import read_webdataset
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.files import sha256_of
+from srgan_dist.utils.json_text import load_json
+from srgan_dist.utils.memory import raise_out_of_memory
 
 
 def is_intact(path, entry):
@@ -90,6 +91,7 @@ def _rows_of_shard(path, number, manifest):
                 _row(tar, members[start : start + 3], number, manifest) for start in range(0, len(members), 3)
             ]
     except Exception as error:  # tar, NPY, PNG and JSON readers raise many kinds
+        raise_out_of_memory(error, f"a sample of {path}")
         reason = str(error) or type(error).__name__
         raise UserError(f"{path} is not a shard of this format ({reason}); build the set again") from None
 
@@ -98,7 +100,7 @@ def _row(tar, members, number, manifest):
     hr, record, lr = members
     row = np.zeros((), index_dtype(manifest.ndim))
     row["key"], row["shard"] = hr.name.partition(".")[0].encode(), number
-    row["rock"] = manifest.rocks.index(json.loads(tar.extractfile(record).read())["rock"])
+    row["rock"] = manifest.rocks.index(load_json(tar.extractfile(record).read())["rock"])
     row["record_offset"], row["record_bytes"] = record.offset_data, record.size
     images = {}
     for side, member in (("hr", hr), ("lr", lr)):

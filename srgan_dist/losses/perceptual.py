@@ -16,6 +16,7 @@ from torchvision.models.vgg import cfgs, make_layers
 
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.files import sha256_of
+from srgan_dist.utils.memory import raise_out_of_memory
 from srgan_dist.utils.settings import Settings
 
 # layer name -> number of modules of torchvision's vgg19().features up to and including it
@@ -131,6 +132,7 @@ def vgg19_features(config):
             {k.removeprefix("features."): v for k, v in state.items() if k.startswith("features.")}
         )
     except (pickle.UnpicklingError, AttributeError, RuntimeError) as error:
+        raise_out_of_memory(error, path)
         raise UserError(f"weights={path} does not hold the weights of torchvision's vgg19: {error}") from None
     return features
 

@@ -12,6 +12,7 @@ from srgan_dist.models.self_ensemble import SelfEnsemble
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.files import atomic_write
 from srgan_dist.utils.json_text import load_json
+from srgan_dist.utils.memory import memory_named, raise_out_of_memory
 from srgan_dist.utils.tensor_files import (
     CheckpointError,
     load_tensors,
@@ -49,6 +50,11 @@ def load_generator(path, device="cpu", self_ensemble=False):
     mode, facts). self_ensemble: as a SelfEnsemble.
     """
     path = generator_file(path)
+    with memory_named(lambda error: CheckpointError(f"{path} does not fit into the memory of {device}")):
+        return _load(path, device, self_ensemble)
+
+
+def _load(path, device, self_ensemble):
     shapes, metadata = _generator_header(path)
     facts = _facts_of(path, metadata)
     try:
@@ -62,6 +68,7 @@ def load_generator(path, device="cpu", self_ensemble=False):
     except CheckpointError:
         raise
     except (KeyError, ValueError, RuntimeError) as error:
+        raise_out_of_memory(error, path)
         raise CheckpointError(
             f"{path} does not hold the weights that its header describes: {' '.join(str(error).split())}"
         ) from None
@@ -163,6 +170,7 @@ def _check_device(device):
     try:
         torch.zeros(1, device=device).cpu()
     except (AssertionError, RuntimeError, ImportError) as error:
+        raise_out_of_memory(error, "a tensor")
         words = f"{str(error).splitlines()[0]:.160}"  # torch lists all its backends
         raise UserError(
             f"--device {device} cannot be used on this machine ({words}); use cpu, or cuda where there is"

@@ -11,6 +11,7 @@ import io
 import math
 import zlib
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from srgan_dist.packing.blocks import cut, read_region, widened, window
 from srgan_dist.packing.pictures import look
 from srgan_dist.packing.source import Source, name_of_block, name_of_page
 from srgan_dist.storage.encoding import encode
+from srgan_dist.utils.memory import memory_named
 
 
 @dataclass(frozen=True)
@@ -80,13 +82,20 @@ def pack(job):
         return job.known
     contents, looks, facts = [], [], [None] * len(job.samples)
     try:
-        with open(job.spool, "wb") if job.spool else contextlib.nullcontext() as spool:
+        with (
+            memory_named(partial(_too_large, job.source.hr.path)),
+            open(job.spool, "wb") if job.spool else contextlib.nullcontext() as spool,
+        ):
             for i, *images in (_blocks if job.ndim == 3 else _tiles)(job, contents, looks):
                 if job.places or job.spool:
                     facts[i] = _write(job, i, *images, spool)
     except ImageError as error:
         return Packed(str(error), contents, facts, looks)
     return Packed(None, contents, facts, looks)
+
+
+def _too_large(path, error):
+    return ImageError(path, "does not fit into memory with its LR; use fewer processes (--jobs)")
 
 
 def _tiles(job, contents, looks):

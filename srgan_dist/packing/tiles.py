@@ -125,11 +125,6 @@ def check_samples(sources, samples, options):
             f"raw={options.raw} is of voxels without a header; the source has none, leave out --raw"
         )
     faults += _small_images(sources, options)
-    faults += [
-        f"rock {rock!r}: its name is not printable; rename the folder"
-        for rock in sorted({source.rock for source in sources})
-        if not rock.isprintable()
-    ]
     return list(dict.fromkeys(faults)) + _bad_keys(sources, samples) + _collisions(sources, samples)
 
 

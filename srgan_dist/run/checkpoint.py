@@ -18,6 +18,7 @@ import torch
 from srgan_dist.optim.muon import Muon
 from srgan_dist.utils.files import read_regular, sha256_of, sync
 from srgan_dist.utils.json_text import load_json
+from srgan_dist.utils.memory import raise_out_of_memory
 from srgan_dist.utils.tensor_files import (
     CheckpointError,
     load_tensors,
@@ -228,6 +229,7 @@ def load_checkpoint(path, objects):
             else:
                 _restore_optimizer(item, tensors)
         except (RuntimeError, ValueError) as error:
+            raise_out_of_memory(error, Path(path) / f"{label}.safetensors")
             raise CheckpointError(
                 f"{path} does not fit this config: its {label} cannot be restored ({error})"
             ) from None

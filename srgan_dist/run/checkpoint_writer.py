@@ -1,11 +1,13 @@
 """Checkpoints in the background: the training waits while tensors are copied, not while they are written."""
 
 import threading
+from functools import partial
 
 import torch
 
 from srgan_dist.run.checkpoint import save_checkpoint
-from srgan_dist.utils.tensor_files import tensors_of
+from srgan_dist.utils.memory import memory_named
+from srgan_dist.utils.tensor_files import CheckpointError, tensors_of
 
 
 class CheckpointWriter:
@@ -25,7 +27,9 @@ class CheckpointWriter:
         first: function that the thread calls before it writes.
         """
         assert not self.thread, "one at a time"
-        tensors = {label: self._copied(label, item) for label, item in objects.items()}
+        too_large = partial(_too_large, directory / name)
+        with memory_named(too_large):
+            tensors = {label: self._copied(label, item) for label, item in objects.items()}
         copied = torch.cuda.current_stream().record_event() if self.device.type == "cuda" else None
 
         def write():
@@ -33,7 +37,8 @@ class CheckpointWriter:
                 if copied:
                     copied.synchronize()
                 first()
-                save_checkpoint(directory, name, tensors, state, keep, pinned_steps, provenance)
+                with memory_named(too_large):
+                    save_checkpoint(directory, name, tensors, state, keep, pinned_steps, provenance)
             except Exception as error:
                 self.error = error
 
@@ -69,3 +74,8 @@ class CheckpointWriter:
             else:
                 copies[name] = tensor.clone(memory_format=torch.contiguous_format)
         return copies
+
+
+def _too_large(path, error):
+    """Return the error of a checkpoint that is missed, as on a full disk: the next save tries again."""
+    return CheckpointError(f"{path} is not written: its tensors do not fit into memory once more")

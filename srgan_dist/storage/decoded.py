@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from srgan_dist.storage.encoding import EncodingError, image_shape
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.executors import usable_cores
 from srgan_dist.utils.files import open_regular, sha256_of
+from srgan_dist.utils.memory import memory_named
 
 SIDES = ("hr", "lr")
 
@@ -127,7 +129,8 @@ class DecodedShard:
         if stop.is_set():
             raise Cancelled
         try:
-            return self._decode(tar, row, side).tobytes()
+            with memory_named(partial(self._too_large, row, side)):
+                return self._decode(tar, row, side).tobytes()
         except EncodingError as error:
             if not self.blank_corrupt_images:
                 raise UserError(
@@ -138,6 +141,10 @@ class DecodedShard:
     def _decode(self, tar, row, side):
         data = os.pread(tar, int(row[f"{side}_bytes"]), int(row[f"{side}_offset"]))
         return self.decode(side, data, image_shape(row, side, self.scale))
+
+    def _too_large(self, row, side, error):
+        problem = self._describe(row, side, "does not fit into memory")
+        return UserError(f"{self.shard}: {problem}; use fewer ranks on this machine")
 
     def _first_damage(self):
         """Describe the first image of a damaged tar that cannot be decoded or has other pixels."""

@@ -10,10 +10,12 @@ import PIL
 from PIL import Image, PngImagePlugin, features
 
 from srgan_dist.utils.errors import UserError
+from srgan_dist.utils.memory import raise_out_of_memory
 
 ENCODINGS = ("npy", "png")
 LARGEST_RATIO = 1032  # of zlib: a PNG of n bytes never holds more than 1032 n bytes of pixels
 LARGEST_IMAGE = 2**31  # bytes of pixels of an image file in other people's tars: above any slice or block
+LARGEST_FILE = LARGEST_IMAGE + 2**20  # bytes of such a file: none is larger than its pixels and a header
 
 _LEVEL = 4  # of zlib: the same size of rock slices as with 6, the default, in two thirds of the time
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -62,6 +64,7 @@ def decode(encoding, data, shape, dtype):
         # Image.open refuses very large slices
         image = np.asarray(PngImagePlugin.PngImageFile(io.BytesIO(data)))
     except Exception as error:  # Pillow raises many kinds for damaged files
+        raise_out_of_memory(error, f"a PNG of {'x'.join(map(str, shape))} pixels")
         raise EncodingError(f"is a damaged PNG ({str(error) or type(error).__name__})") from None
     if image.shape != tuple(shape) or image.dtype != dtype:
         raise EncodingError(f"is a PNG of {image.shape} {image.dtype}, not {tuple(shape)} {np.dtype(dtype)}")

@@ -9,6 +9,7 @@ import time
 import traceback
 from pathlib import Path
 
+from srgan_dist.utils.memory import is_out_of_memory
 from srgan_dist.utils.output import masked, surviving_output
 from srgan_dist.utils.signals import EndSignals
 
@@ -52,7 +53,8 @@ def cli_errors():
         except TrainingStopped as stop:
             sys.exit(RESTART if isinstance(stop, TrainingInterrupted) else STOPPED)
         except (Exception, KeyboardInterrupt) as error:
-            if not signals.raised and not isinstance(error, (UserError, OSError, KeyboardInterrupt)):
+            known = isinstance(error, (UserError, OSError, KeyboardInterrupt)) or is_out_of_memory(error)
+            if not signals.raised and not known:
                 sys.excepthook = _print_traceback
                 raise
             sys.exit(report(signals.raised or error))
@@ -81,6 +83,9 @@ def report(error):
         words, code = f"{rank}{how}", 128 + number
     elif isinstance(error, (UserError, OSError)):
         words = f"error: {rank}{masked(str(error)) or type(error).__name__}"
+    elif is_out_of_memory(error):
+        lines = masked(str(error)).splitlines() or ["the memory does not suffice"]
+        words = f"error: {rank}{lines[0]}; use fewer processes, or smaller tiles, batches or images"
     else:
         words = f"{rank}{masked(''.join(traceback.format_exception(error)))}"
     print(words, file=sys.stderr, flush=True)

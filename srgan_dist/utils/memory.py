@@ -20,6 +20,12 @@ def is_out_of_memory(error):
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
 
 
+def raise_out_of_memory(error, subject):
+    """Raise MemoryError that names the subject if an error means too little memory: nothing is damaged."""
+    if is_out_of_memory(error):
+        raise MemoryError(f"{subject} does not fit into memory") from None
+
+
 @contextlib.contextmanager
 def memory_named(named):
     """Raise named(error), as a rule a UserError with the way out, where the block lacks memory."""

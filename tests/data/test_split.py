@@ -98,6 +98,25 @@ def test_what_is_no_file_is_refused_before_it_is_read(copy, name, kind, monkeypa
         open_split(copy, "train")
 
 
+@pytest.mark.parametrize(
+    "count, words",
+    [
+        (7, "damaged at splits.train: its index has .* bytes, too many for count=7"),
+        (2**40, "fit into memory"),
+    ],
+)
+def test_an_index_of_any_size_takes_bounded_memory(copy, little_memory, count, words):
+    def grow(manifest):
+        split = manifest["splits"]["train"]
+        split["index"]["bytes"], split["count"], split["rocks"] = 2**40, count, {"coal": count}
+        split["shards"][0]["count"] += count - 7
+
+    os.truncate(copy / "train.index.npy", 2**40)
+    edit_manifest(copy, grow)
+    with pytest.raises(UserError, match=words):
+        open_split(copy, "train")
+
+
 def test_a_manifest_of_any_size_takes_bounded_memory(copy):
     os.truncate(copy / "manifest.json", 2**40)
     with pytest.raises(UserError, match="manifest.json has more than 67,108,864 bytes"):

@@ -10,6 +10,7 @@ from test_report import network
 from srgan_dist.data.degradation import upsample
 from srgan_dist.data.reader import Reader
 from srgan_dist.data.split import open_split
+from srgan_dist.evaluation import robustness
 from srgan_dist.evaluation.robustness import degraded, format_robustness, measure_robustness
 from srgan_dist.models.weights_file import save_generator
 from srgan_dist.utils.errors import UserError
@@ -86,3 +87,12 @@ def test_levels_that_cannot_be_are_named(shards, runs, levels, words):
 def test_two_runs_of_one_name_are_named(shards, runs, tmp_path):
     with pytest.raises(UserError, match="another run has a generator called one/pretrain too"):
         measure_robustness([runs[0], runs[0]], shards, ["valid"], LEVELS, Accelerator())
+
+
+def test_an_image_for_which_the_memory_does_not_suffice_is_named(shards, runs, monkeypatch):
+    def lacking(*arguments):
+        raise MemoryError
+
+    monkeypatch.setattr(robustness, "degraded", lacking)
+    with pytest.raises(UserError, match="an image of .* HR pixels in (coal|sandstone) need more memory"):
+        measure_robustness(runs[:1], shards, ["valid"], LEVELS, Accelerator())

@@ -19,6 +19,7 @@ from srgan_dist.evaluation.report import evaluate
 from srgan_dist.integrity.audit import verify
 from srgan_dist.integrity.find_corruption import find_corrupt_samples
 from srgan_dist.training import train
+from srgan_dist.utils.errors import UserError
 
 
 @pytest.mark.parametrize("kind", ["png", "tif", "npy", "bmp", "mat"])
@@ -201,3 +202,22 @@ def test_a_shard_that_has_changed_is_named(tmp_path, kind):
     split = open_set(folder).split("train", blank_corrupt_images=True)
     (corrupt,) = find_corrupt_samples(split)
     assert split.key(corrupt.row) == "0003"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        rb'{"slice": "\ud800"}',
+        b'{"slice": "a\\nb"}',
+        b'{"slice": [1]}',
+        b'{"note": 1}',
+        b"[1]",
+        b"no",
+        b"[" * 9999,
+    ],
+)
+def test_a_record_that_has_become_another_is_named(tmp_path, content):
+    split = open_split(index(write_shards(tmp_path), "--source-field", "slice"), "train")
+    assert split.record(0, b'{"slice": 7}') == {"rock": split.rock(0), "source": "7"}
+    with pytest.raises(UserError, match="000000.tar: the JSON member of .*copy the shard again"):
+        split.record(0, content)

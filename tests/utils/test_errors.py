@@ -56,6 +56,19 @@ def test_a_single_launched_process_prints_no_number(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    "error, text",
+    [
+        (MemoryError(), "the memory does not suffice"),
+        (MemoryError("a.tar does not fit into memory"), "a.tar does not fit into memory"),
+        (RuntimeError("CUDA out of memory.\nmany lines"), "CUDA out of memory."),
+    ],
+)
+def test_a_lack_of_memory_is_one_line(capsys, error, text):
+    words = f"error: {text}; use fewer processes, or smaller tiles, batches or images\n"
+    assert report(error, capsys) == (1, words)
+
+
+@pytest.mark.parametrize(
     "error", [ValueError("ours"), TypeError("ours"), RuntimeError("ours"), SystemExit(3)]
 )
 def test_any_other_error_goes_through_as_it_is(capsys, error):
