@@ -16,9 +16,10 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from srgan_dist.utils.files import atomic_write, unwritable_named
+from srgan_dist.utils.files import atomic_write, open_regular, read_regular, unwritable_named
 from srgan_dist.utils.progress import Progress
 
+MOST_BYTES = 100_000_000_000  # of an archive: far more than any honest copy has
 _MIB = 2**20
 _HANDLERS = (
     request.ProxyHandler,
@@ -86,7 +87,7 @@ def fetch(source, path, policy, say):
 def read_part(path):
     """Return the Part of an archive that was begun at `path`, or None."""
     try:
-        return Part.model_validate_json(path.with_name(f"{path.name}.json").read_bytes())
+        return Part.model_validate_json(read_regular(path.with_name(f"{path.name}.json")))
     except (FileNotFoundError, ValidationError):
         return None
 
@@ -110,7 +111,7 @@ def _receive(source, path, timeout):
             etag, modified = answer.headers["ETag"], answer.headers["Last-Modified"]
             part = Part(url=source.address, etag=etag, last_modified=modified, bytes=answer.length)
             beginning, have = _beginning(answer), 0
-        with unwritable_named(path), open(path, "ab" if have else "wb") as file:
+        with unwritable_named(path), open_regular(path, "ab" if have else "wb") as file:
             if not have:
                 with atomic_write(path.with_name(f"{path.name}.json")) as unfinished:
                     unfinished.write_text(part.model_dump_json())
@@ -141,11 +142,18 @@ def _beginning(answer):
 
 def _copy(answer, file, total):
     start = file.tell()
+    _check_size(total or 0)
     with contextlib.closing(Progress("download", (total or 0) // _MIB, start // _MIB, "MiB")) as progress:
         while chunk := _read(answer):
             file.write(chunk)
+            _check_size(file.tell())
             while progress.done < file.tell() // _MIB:
                 progress.update(f"{file.tell() / 1e6:,.1f} MB")
+
+
+def _check_size(size):
+    if size > MOST_BYTES:
+        raise Failed(f"more than {MOST_BYTES:,} bytes, no archive of the set", final=True, restart=True)
 
 
 def _read(answer):

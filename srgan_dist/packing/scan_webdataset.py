@@ -5,13 +5,10 @@ Members are grouped into samples as webdataset does. A fault of a shard or a sam
 
 import contextlib
 import hashlib
-import json
 import mmap
 import os
 import re
-import shutil
 import tarfile
-import tempfile
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,16 +19,17 @@ import numpy as np
 from srgan_dist.data.index import index_dtype
 from srgan_dist.data.manifest import ROCK_RULE, is_rock_name
 from srgan_dist.data.member_image import SUFFIXES, pixels_offset, read_member, suffix_of
+from srgan_dist.data.sample import text_entry
 from srgan_dist.integrity.tar_structure import COMPRESSIONS, KINDS
 from srgan_dist.packing.pictures import Look, look
-from srgan_dist.storage.encoding import EncodingError
+from srgan_dist.storage.encoding import LARGEST_FILE, EncodingError
 from srgan_dist.storage.remote import Remote, is_url
 from srgan_dist.utils.errors import UserError
-from srgan_dist.utils.files import sha256_of
+from srgan_dist.utils.files import open_regular, sha256_of
+from srgan_dist.utils.json_text import load_json
 from srgan_dist.utils.scales import SCALES
 
 MOST_FAULTS = 20  # of one shard, after which it is not read on
-LARGEST_MEMBER = 2**32  # bytes of an image file
 LARGEST_RECORD = 2**24  # bytes of a JSON member
 
 
@@ -98,24 +96,21 @@ def scan_shard(job):
 def _local(address, cache):
     """Yield the path of a shard, of a remote one that of its copy in the cache, which is kept.
 
-    A copy is named by its content, so a shard whose sha256 is not known yet is fetched once more for each
-    index.
+    It is named by its content at the end, which is not known before: a shard is fetched anew for each index.
     """
     if not is_url(address):
         yield address
         return
     folder, _, name = address.rpartition("/")
-    remote = Remote(folder, cache)
-    cache.folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".index_", dir=cache.folder) as place:
-        fetched = Path(place) / "shard.tar"
-        remote.download(name, fetched)
+    with Remote(folder, cache).download(name) as copy:  # while it is open it is not evicted
+        path = Path(copy.name)
         try:
-            yield fetched
+            yield path
+            cache.rename(path, sha256_of(path))
         except UserError as error:
-            raise UserError(str(error).replace(str(fetched), address)) from None
-        size, sha256 = fetched.stat().st_size, sha256_of(fetched)
-        cache.open(sha256, size, lambda part, _: shutil.copyfile(fetched, part)).close()
+            raise UserError(str(error).replace(str(path), address)) from None
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def _scan(path, fields):
@@ -143,15 +138,13 @@ def _scan(path, fields):
 
 def check_is_tar(path):
     """Raise UserError for what is no uncompressed tar in a regular file."""
-    path = Path(path)
-    if not path.exists():
+    try:
+        with open_regular(path) as file:
+            head = file.read(_BLOCK)
+    except FileNotFoundError:
         raise UserError(
             f"{path} does not exist; give the shards as they are, e.g. 'shards-{{000000..000003}}.tar'"
-        )
-    if not path.is_file():
-        raise UserError(f"{path} is not a file; give the tar files themselves")
-    with open(path, "rb") as file:
-        head = file.read(_BLOCK)
+        ) from None
     for magic, compression in COMPRESSIONS.items():
         if head.startswith(magic):
             raise UserError(
@@ -247,7 +240,7 @@ def _pair(key, members, data, fields):
 def _image(side, members, data, fields):
     """Return the pixels of the "hr" or "lr" image of a sample, and its Image."""
     name = getattr(fields, side).lower()
-    content, offset = _content(name, members, data, LARGEST_MEMBER)
+    content, offset = _content(name, members, data, LARGEST_FILE)
     try:
         image = read_member(name, content)
     except EncodingError as error:
@@ -286,7 +279,7 @@ def _scale_of(hr, lr):
 
 def _parsed(name, content):
     try:
-        record = json.loads(content)
+        record = load_json(content)
     except (ValueError, RecursionError) as error:
         raise _Fault(f"has a {name} that is no JSON ({error})") from None
     if not isinstance(record, dict):
@@ -295,15 +288,10 @@ def _parsed(name, content):
 
 
 def _entry(record, name):
-    """Return an entry of a record as text."""
-    value = record.get(name)
-    if isinstance(value, bool) or not isinstance(value, (str, int)):
-        raise _Fault(
-            f"has no text or whole number {name!r} in its JSON; it has {', '.join(map(repr, record))}"
-        )
-    if not (text := str(value)).strip() or not text.isprintable() or len(text) > 200:
-        raise _Fault(f"has {name!r} {text[:200]!r} in its JSON; it must be 1 to 200 printable characters")
-    return text
+    try:
+        return text_entry(record, name)
+    except UserError as error:
+        raise _Fault(str(error)) from None
 
 
 def detect_fields(address, cache):

@@ -9,6 +9,7 @@ import contextlib
 import os
 import queue
 import re
+import secrets
 import sys
 import threading
 import time
@@ -131,12 +132,17 @@ class Remote:
                     f" from {entry.sha256}); copy the set there again"
                 )
 
-    def download(self, name, path):
-        """Write a file of which no manifest tells size and content to a new path; returns nothing."""
+    def download(self, name):
+        """Return a copy, in the cache, of a file of which no manifest tells size and content: open, for the
+        caller to rename or remove.
+        """
         size = self.size(name)
         if size is None:
             raise UserError(f"{self.url}/{name}: the server does not tell its size; fetch it by other means")
-        self._complete(FileOfSize(name, size), path, None)
+        entry = FileOfSize(name, size)
+        return self.cache.open(
+            f"{secrets.token_hex(32)}index", size, partial(self._complete, entry), is_intact=lambda _: True
+        )
 
     def _complete(self, entry, part, stop):
         with open_regular(part, "ab", own=True) as file:

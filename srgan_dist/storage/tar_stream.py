@@ -8,15 +8,16 @@ import bz2
 import contextlib
 import gzip
 import lzma
-import os
 import tarfile
 import threading
 
 from srgan_dist.storage.cache import Cancelled
+from srgan_dist.storage.encoding import LARGEST_FILE
 from srgan_dist.storage.remote import Remote, _within, is_url
 from srgan_dist.utils.errors import UserError
+from srgan_dist.utils.files import open_regular
 
-LARGEST_MEMBER = 2**32  # bytes
+MOST_PADDING = 2**24  # bytes of zeros behind the end of a tar: far more than any program writes
 
 _BLOCK, _PIECE = 512, 2**20
 _OPENERS = {b"\x1f\x8b": gzip.GzipFile, b"BZh": bz2.BZ2File, b"\xfd7zXZ": lzma.LZMAFile}
@@ -34,8 +35,9 @@ class TarStream:
     def __init__(self, address, stop=None):
         self.address, self.error = address, None
         self.position = self.next_header = self.members = 0
-        self.held, self.ended = b"", False  # bytes from `position` on, of a header that is not complete
-        self.source = _RemoteSource(address, stop) if is_url(address) else _local(address)
+        self.end = None  # where the mark of the end is
+        self.held = b""  # bytes from `position` on, of a header that is not complete
+        self.source = _RemoteSource(address, stop) if is_url(address) else _LocalSource(address)
         self.file = _Joined(self.source)
         head = self.file.peek(_BLOCK)
         for magic, opener in _OPENERS.items():
@@ -61,7 +63,7 @@ class TarStream:
         """
         while self.read(_PIECE):
             pass
-        if not self.ended or self.held.strip(b"\0"):
+        if self.end is None or self.held.strip(b"\0"):
             raise UserError(
                 f"{self.address} is cut short: it ends at byte {self.position + len(self.held):,} without the"
                 " mark of an end; copy it again"
@@ -83,9 +85,13 @@ class TarStream:
     def _content_bytes(self, header):
         """Return the bytes behind a header up to the next one."""
         if not header.strip(b"\0"):
-            self.ended = True
+            self.end = self.next_header if self.end is None else self.end
+            if self.next_header - self.end > MOST_PADDING:
+                raise UserError(
+                    f"{self.address} goes on with zeros behind its end at byte {self.end:,}; copy it again"
+                )
             return 0
-        if self.ended:
+        if self.end is not None:
             raise UserError(
                 f"{self.address} has something other than a member at byte {self.next_header:,}, where"
                 " readers stop: it is damaged, or another tar was appended; copy it again, or give both tars"
@@ -98,11 +104,11 @@ class TarStream:
             )
             raise UserError(f"{self.address} {damaged} ({error}); copy it again") from None
         size = 0 if member.type in _EMPTY else member.size
-        if member.issparse() or not 0 <= size <= LARGEST_MEMBER:
+        if member.issparse() or not 0 <= size <= LARGEST_FILE:
             kind = "a sparse file" if member.issparse() else f"of {size:,} bytes"
             raise UserError(
                 f"{self.address} has the member {member.name!r}, which is {kind}; plain files of up to"
-                f" {LARGEST_MEMBER:,} bytes are streamed"
+                f" {LARGEST_FILE:,} bytes are streamed"
             )
         self.members += member.isreg()
         return -(-size // _BLOCK) * _BLOCK
@@ -127,23 +133,20 @@ class _Joined:
 
 
 class _LocalSource:
-    def __init__(self, file):
-        self.file = file
+    def __init__(self, path):
+        try:
+            self.file = open_regular(path)
+        except OSError as error:
+            problem = (
+                "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
+            )
+            raise UserError(f"{path} {problem}; give the shards as they are") from None
 
     def piece(self):
         return self.file.read(_PIECE)
 
     def close(self):
         self.file.close()
-
-
-def _local(path):
-    """Return the source of a regular file."""
-    if not os.path.exists(path):
-        raise UserError(f"{path} does not exist; give the shards as they are")
-    if not os.path.isfile(path):
-        raise UserError(f"{path} is no regular file; give the tar files themselves")
-    return _LocalSource(open(path, "rb"))
 
 
 class _RemoteSource:

@@ -1,5 +1,6 @@
 """Download from a loopback server with scripted answers."""
 
+import contextlib
 import io
 import json
 import shutil
@@ -11,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from srgan_dist.datasets import fetch as fetching
 from srgan_dist.datasets.fetch import Failed, Source, fetch, read_part
 from srgan_dist.storage.remote import RetryPolicy
 
@@ -257,3 +259,22 @@ def test_a_self_signed_certificate_is_refused(tmp_path, site, path):
     site.server.socket = context.wrap_socket(site.server.socket, server_side=True)
     error = failure(site, path, source=Source(site.url.replace("http", "https")))
     assert "CERTIFICATE_VERIFY_FAILED" in error and not site.requests
+
+
+@pytest.mark.parametrize("length", [None, 10**6])
+def test_more_than_any_archive_has_is_not_received(site, tmp_path, monkeypatch, length):
+    def endless(handler, site):
+        handler.send_response(200)
+        if length:
+            handler.send_header("Content-Length", str(length))
+        handler.end_headers()
+        with contextlib.suppress(OSError):
+            handler.wfile.write(b"PK")
+            while not site.closing.is_set():
+                handler.wfile.write(bytes(2**12))
+
+    monkeypatch.setattr(fetching, "MOST_BYTES", 10**5)
+    site.answers["/zip"] = [endless]
+    with pytest.raises(Failed, match="more than 100,000 bytes, no archive of the set"):
+        fetch(site.source(), tmp_path / "zip", HASTY, print)
+    assert not (tmp_path / "zip").exists() and len(site.requests) == 1

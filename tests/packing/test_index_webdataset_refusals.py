@@ -130,7 +130,7 @@ def test_links_are_no_images(tmp_path, capsys):
         (["--train", "{}/x-{{0..9999999999}}.tar"], "stands for 10000000000 shards"),
         (["--train", "{}/x-{{0..1}}.tar"], "x-0.tar does not exist"),
         (["--train", "{}/x*.tar"], "matches no file"),
-        (["--train", "{}"], "is not a file; give the tar files"),
+        (["--train", "{}"], "is a folder; give a file"),
         (["--train", "{}/0.tar", "--hr", "hr.jpg"], "--hr hr.jpg is of no format that is read in place"),
         (["--train", "{}/0.tar", "--hr", "lr.png"], "--hr and --lr are both lr.png"),
         (

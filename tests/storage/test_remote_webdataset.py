@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import webdataset
-from conftest import texture
+from conftest import full_disk, texture
 from test_remote import Server, hasty  # noqa: F401 (a fixture)
 
 from srgan_dist.cli.index import main
@@ -14,6 +14,7 @@ from srgan_dist.data.reader import Reader
 from srgan_dist.data.split import open_set, open_split
 from srgan_dist.integrity.audit import verify
 from srgan_dist.storage.cache import GIB, Cache
+from srgan_dist.storage.remote import Remote
 from srgan_dist.utils.errors import UserError
 
 
@@ -98,7 +99,7 @@ def test_faults_name_the_url(served, options, tmp_path, capsys, hasty):  # noqa:
         with pytest.raises(SystemExit, match="1"):
             main([str(tmp_path / "out"), "--train", f"{served.url}/{name}", *fields, *options])
         error = capsys.readouterr().err
-        assert f"{served.url}/{name}" in error and words in error and "shard.tar" not in error
+        assert f"{served.url}/{name}" in error and words in error and str(tmp_path / "cache") not in error
 
 
 def test_a_set_at_a_url_names_no_files_elsewhere(served, options, tmp_path, hasty):  # noqa: F811
@@ -109,3 +110,25 @@ def test_a_set_at_a_url_names_no_files_elsewhere(served, options, tmp_path, hast
         (served.folder / "manifest.json").write_text(json.dumps(manifest))
         with pytest.raises(UserError, match="which is not below it"):
             open_set(served.url, Cache(tmp_path / "cache", GIB))
+
+
+def test_a_shard_of_more_than_the_cache_takes_is_not_fetched(served, tmp_path, hasty):  # noqa: F811
+    with pytest.raises(UserError, match=r"data.cache_gib=.* is less than a copy of [0-9,]+ bytes"):
+        Remote(served.url, Cache(tmp_path / "cache", 5000)).download("s-0.tar")
+    assert served.fetches("s-0.tar") == []
+
+
+def test_a_full_disk_of_an_index_names_the_cache(served, options, tmp_path, capsys, hasty):  # noqa: F811
+    with full_disk(5000), pytest.raises(SystemExit, match="1"):
+        main([str(tmp_path / "out"), "--train", f"{served.url}/s-0.tar", *options])
+    assert f"data.cache={tmp_path / 'cache'} cannot be written ([Errno 27]" in capsys.readouterr().err
+
+
+def test_what_a_killed_index_has_fetched_is_evicted(served, options, tmp_path, hasty):  # noqa: F811
+    cache = Cache(tmp_path / "cache", 2 * (served.folder / "s-0.tar").stat().st_size)
+    remote = Remote(served.url, cache)
+    for name in ("s-0.tar", "s-1.tar"):  # as a process that is killed leaves them
+        remote.download(name).close()
+    remote.download("s-2.tar").close()
+    copies = list(cache.folder.iterdir())
+    assert len(copies) == 2 and all(path.stat().st_size for path in copies)

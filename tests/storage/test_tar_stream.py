@@ -1,6 +1,7 @@
 """Tars that are streamed with webdataset from servers and files: whatever is not whole is named."""
 
 import bz2
+import contextlib
 import gzip
 import lzma
 import tarfile
@@ -145,6 +146,30 @@ def test_damage_that_tarfile_passes_over_in_silence_is_named(folder, tmp_path, d
     (tmp_path / "0.tar").write_bytes(content)
     with pytest.raises(UserError, match=r"0\.tar (is cut short|has something other|is damaged at byte)"):
         keys([tmp_path / "0.tar"])
+
+
+def test_zeros_without_end_behind_a_tar_are_named(server, folder):
+    def endless(handler, content, server):
+        handler.send_response(200)
+        handler.send_header("Connection", "close")
+        handler.end_headers()
+        with contextlib.suppress(OSError):
+            handler.wfile.write(content)
+            while not server.closing.is_set():
+                handler.wfile.write(bytes(2**20))
+        handler.close_connection = True
+
+    server.faults["shards-000001.tar"] = [endless]
+    with pytest.raises(UserError, match="shards-000001.tar goes on with zeros behind its end at byte"):
+        keys([f"{server.url}/shards-000001.tar"])
+
+
+def test_a_member_that_is_larger_than_any_image_is_refused_before_it_is_read(tmp_path):
+    member = tarfile.TarInfo("0.hr.npy")
+    member.size = 3 * 2**30
+    (tmp_path / "0.tar.gz").write_bytes(gzip.compress(member.tobuf() + bytes(2**20)))
+    with pytest.raises(UserError, match="the member '0.hr.npy', which is of 3,221,225,472 bytes"):
+        keys([tmp_path / "0.tar.gz"])
 
 
 def test_what_is_no_tar_of_pairs_is_named(folder, tmp_path):
