@@ -9,7 +9,7 @@ from pathlib import Path
 from srgan_dist.runtime.parent_death import use_one_blas_thread
 from srgan_dist.utils.errors import UserError, cli_errors
 from srgan_dist.utils.executors import process_pool, usable_cores
-from srgan_dist.utils.files import unwritable_named
+from srgan_dist.utils.files import read_regular, unwritable_named
 from srgan_dist.utils.locks import output_lock
 from srgan_dist.utils.progress import progress_bar
 
@@ -123,7 +123,7 @@ def _check_empty(out):
 def read_record(path):
     """Return the options that a set was made with."""
     try:
-        options = json.loads(path.read_bytes())
+        options = json.loads(read_regular(path))
     except (ValueError, RecursionError):
         options = None
     if not isinstance(options, dict):

@@ -32,6 +32,7 @@ from srgan_dist.data.formats.txm import open_txm, open_txrm
 from srgan_dist.data.formats.volume_graphics import open_vgi, open_vol_info
 from srgan_dist.data.formats.zarr_store import open_zarr
 from srgan_dist.data.volume import ALLOWED_DTYPES, VOXEL_DTYPES, ImageError, failures_named
+from srgan_dist.utils.files import open_regular
 
 MAX_PIXELS = 2**30  # of one page: far above any detector, far below what a forged header can claim
 
@@ -312,9 +313,7 @@ def _reader(path):
 
 def _check_signature(path, kind):
     """Raise ImageError for a file whose first bytes are not those of the format that its suffix names."""
-    if path.exists() and not path.is_file():
-        raise ImageError(path, "is not a file")  # opening a pipe would block
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         head = file.read(16)
     if not head:
         raise ImageError(path, "is empty (0 bytes); copy or export it again")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from srgan_dist.utils.errors import UserError
+from srgan_dist.utils.files import UnusableFile
 from srgan_dist.utils.memory import is_out_of_memory
 
 ALLOWED_DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16))  # read as they are
@@ -187,6 +188,8 @@ def failures_named(path):
     """Turn any exception of a decoder into an ImageError that names the file."""
     try:
         yield
+    except UnusableFile as error:
+        raise ImageError(path, str(error).removeprefix(f"{path} ")) from None
     except (UserError, GeneratorExit):
         raise
     except FileNotFoundError:

@@ -9,7 +9,8 @@ import json
 import os
 
 from srgan_dist.data.image_files import files_of, is_raw
-from srgan_dist.utils.files import sha256_of, unwritable_named
+from srgan_dist.utils.files import open_regular, read_regular, sha256_of, unwritable_named
+from srgan_dist.utils.json_text import load_json
 
 RECORD = ".upscaled.jsonl"
 
@@ -31,7 +32,7 @@ class FinishedOutputs:
         path = self.folder / RECORD
         path.parent.mkdir(parents=True, exist_ok=True)
         line = json.dumps(entry).encode() + b"\n"
-        with unwritable_named(path), open(path, "ab") as file:
+        with unwritable_named(path), open_regular(path, "ab") as file:
             file.write(line if _ends_a_line(path) else b"\n" + line)
 
     def problem(self, info, outputs):
@@ -81,7 +82,7 @@ def raw_facts(volume):
 
 
 def _ends_a_line(path):
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         file.seek(max(0, path.stat().st_size - 1))
         return file.read(1) in (b"", b"\n")
 
@@ -89,9 +90,9 @@ def _ends_a_line(path):
 def _read(path):
     """Return {file: its entries}; a line that a killed process has not finished is none."""
     found = {}
-    for line in path.read_bytes().splitlines() if path.is_file() else ():
+    for line in read_regular(path, 2**30).splitlines() if path.exists() else ():
         try:
-            entry = json.loads(line)
+            entry = load_json(line)
             found.setdefault(str(entry["file"]), []).append(
                 {"sha256": entry["sha256"], "settings": dict(entry["settings"])}
             )

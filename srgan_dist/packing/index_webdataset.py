@@ -33,9 +33,9 @@ from srgan_dist.data.sample import key_problem
 from srgan_dist.packing.pictures import Picture, judge_in_place
 from srgan_dist.packing.scan_webdataset import detect_fields, index_rows, scan_shard
 from srgan_dist.packing.shard_addresses import check_repeated, common_folder, expand_shards
-from srgan_dist.storage.remote import is_url
+from srgan_dist.storage.remote import MANIFEST_BYTES, is_url
 from srgan_dist.utils.errors import UserError
-from srgan_dist.utils.files import atomic_write
+from srgan_dist.utils.files import atomic_write, read_regular
 
 SHOWN = 10  # faults
 
@@ -117,7 +117,7 @@ def _manifest_there(out):
         raise UserError(f"OUT={out} is a file; give the folder of the index, e.g. that of the shards")
     if not path.exists():
         return None
-    content = path.read_bytes()
+    content = read_regular(path, MANIFEST_BYTES)
     if b'"fields"' not in content:
         raise UserError(f"OUT={out} holds a set that `build` has packed; give another folder")
     return content

@@ -5,7 +5,6 @@
 
 import contextlib
 import importlib.util
-import json
 import re
 import warnings
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from ruamel.yaml.error import YAMLError
 
 from srgan_dist.tracking.tracker import X_AXIS, project_of
 from srgan_dist.utils.errors import UserError
+from srgan_dist.utils.files import open_regular, read_regular
+from srgan_dist.utils.json_text import load_json
 
 SESSION = re.compile(r"(?:offline-)?run-\d{8}_\d{6}-(.+)")  # folder of wandb in a run directory; its run's id
 COLUMNS, HEIGHT = 3, 8  # panels of a row, of 24 units together, and units of height
@@ -128,12 +129,12 @@ class LoggedRun:
 def read_run(path):
     """Read a run directory; raises UserError where it has no records, or none of wandb."""
     path, names = Path(path), {}
-    if not (path / "metrics.jsonl").is_file():
+    if not (path / "metrics.jsonl").exists():
         raise UserError(f"RUN={path} holds no metrics.jsonl; give the directory of a run, e.g. runs/NAME")
-    with open(path / "metrics.jsonl", "rb") as file:
+    with open_regular(path / "metrics.jsonl") as file:
         for line in file:
             try:
-                names |= dict.fromkeys(json.loads(line))
+                names |= dict.fromkeys(load_json(line))
             except (ValueError, TypeError):  # cut off by a crash
                 continue
     ids = [match[1] for folder in path.glob("wandb/*") if (match := SESSION.fullmatch(folder.name))]
@@ -161,7 +162,7 @@ def read_run(path):
 
 def _config_of(path):
     try:
-        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        content = YAML(typ="safe", pure=True).load(read_regular(path))
         return dict(content)
     except (OSError, ValueError, TypeError, YAMLError) as error:
         raise UserError(f"{path} cannot be read ({' '.join(str(error).split()):.160}); restore it") from None

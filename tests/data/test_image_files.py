@@ -252,7 +252,7 @@ def test_folders_pipes_and_broken_links_are_no_images(tmp_path):
     (tmp_path / "link.png").symlink_to(tmp_path / "gone.png")
     for name, words in (
         ("folder", "is a folder without slices"),
-        ("pipe", "is not a file"),
+        ("pipe", "is no regular file"),
         ("link", "is a broken link"),
     ):
         with pytest.raises(ImageError, match=f"{name}.png: {words}"):

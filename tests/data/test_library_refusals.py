@@ -1,6 +1,7 @@
 """Files of formats that libraries read which are refused, by name and before memory is taken."""
 
 import json
+import os
 import sys
 
 import h5py
@@ -250,3 +251,11 @@ def test_a_series_that_is_mixed_or_misses_a_slice(tmp_path):
     samples.write_dicom(tmp_path / "4.dcm", VOXELS[0, :3])
     with pytest.raises(ImageError, match="4.dcm: is 1x3x5 uint16, 0.dcm is 1x4x5 uint16"):
         read_header(tmp_path)
+
+
+def test_a_pipe_in_a_series_is_named(tmp_path, no_waiting):
+    slices = sorted(samples.dicom_series(tmp_path)[0].iterdir())
+    slices[1].unlink()
+    os.mkfifo(slices[1])
+    with pytest.raises(ImageError, match=f"{slices[1].name}: is no regular file"):
+        read_header(slices[1].parent)

@@ -100,6 +100,10 @@ def pipe(folder):
     os.mkfifo(folder / "slice_5.tif")
 
 
+def log(folder):
+    os.mkfifo(folder / "scan.log")
+
+
 def mislabel(folder):
     tiff = (folder / "slice_5.tif").rename(folder / "other")
     save(folder / "other.png", VOLUME[0]).rename(folder / "slice_5.tif")
@@ -131,7 +135,8 @@ def turn(folder):
         (deep, "slice_5.tif: is 4x5 uint16, slice_1.tif is 4x5 uint8"),
         (thick, "slice_5.tif: holds 5 pages"),
         (cut, "slice_5.tif: page 0 is cut short"),
-        (pipe, "slice_5.tif: is not a file"),
+        (pipe, "slice_5.tif: is no regular file"),
+        (log, "scan.log: is no regular file"),
         (mislabel, "slice_5.tif: cannot be read"),
         (mix, "holds slices of several formats, .*slice_13.png"),
         (stranger, "slice_1.tif is called unlike overview.tif"),
@@ -139,7 +144,7 @@ def turn(folder):
         (turn, "slice_5.tif: is turned otherwise than slice_1.tif"),
     ],
 )
-def test_a_series_that_is_not_whole_and_alike_is_refused(tmp_path, damage, words):
+def test_a_series_that_is_not_whole_and_alike_is_refused(tmp_path, damage, words, no_waiting):
     damage(write(tmp_path))
     with pytest.raises(ImageError, match=f"{tmp_path}.*{words}"):
         read_info(tmp_path)

@@ -16,6 +16,7 @@ from srgan_dist.data.formats.header import sizes_um
 from srgan_dist.data.formats.libraries import library, volume_shape
 from srgan_dist.data.formats.raw import raw_volume
 from srgan_dist.data.volume import ImageError, Slices, Volume, failures_named
+from srgan_dist.utils.files import open_regular
 
 SUFFIXES = (".dcm", ".dicom")
 
@@ -80,7 +81,7 @@ def series_files(folder):
 def _read(path):
     """Return the Volume of a file and its header."""
     pydicom = library("pydicom", path)
-    with _BoundedReader(io.FileIO(path)) as file, warnings.catch_warnings():
+    with _BoundedReader(open_regular(path).detach()) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about values that are not read here; decoded when first used
         header = pydicom.dcmread(file, stop_before_pixels=True)
         syntax = str(header.file_meta.get("TransferSyntaxUID", ""))

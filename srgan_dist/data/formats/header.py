@@ -7,6 +7,7 @@ from pathlib import PurePosixPath, PureWindowsPath
 import numpy as np
 
 from srgan_dist.data.volume import ImageError
+from srgan_dist.utils.files import open_regular
 
 MAX_BYTES = 2**20  # of a text header: far more than any program writes
 
@@ -40,7 +41,7 @@ def sizes_um(sizes, unit=1.0):
 
 def start_of(path):
     """Return the first bytes of a file, which hold its header."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return file.read(MAX_BYTES)
 
 

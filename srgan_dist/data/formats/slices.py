@@ -9,6 +9,7 @@ from srgan_dist.data.formats.header import sizes_um, text_of
 from srgan_dist.data.formats.png import open_png
 from srgan_dist.data.formats.tiff import open_tiff
 from srgan_dist.data.volume import ImageError, Slices, Volume, failures_named
+from srgan_dist.utils.files import open_regular
 
 SLICE_READERS = {".png": open_png, ".tif": open_tiff, ".tiff": open_tiff, ".bmp": open_bmp}
 
@@ -61,9 +62,8 @@ def _voxels(volume):
 
 
 def _slice(path, opened):
-    if path.exists() and not path.is_file():
-        raise ImageError(path, "is not a file")  # opening a pipe would block
     with failures_named(path):
+        open_regular(path).close()  # opening a pipe would block
         return opened(path)
 
 
@@ -130,7 +130,7 @@ def _logged_sizes_um(folder):
     """Return the voxel sizes of Bruker's logs in a folder, None where there are none."""
     found = {}
     for path in sorted(Path(folder).glob("*.[lL][oO][gG]")):
-        with failures_named(path), open(path, "rb") as file:
+        with failures_named(path), open_regular(path) as file:
             if sizes := _sizes_of_log(text_of(file.read(2**20))):
                 found[path.name] = sizes
     if len(set(found.values())) > 1 and len({sizes for name, sizes in found.items() if "_rec" in name}) == 1:

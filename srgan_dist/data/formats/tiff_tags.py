@@ -1,12 +1,12 @@
 """What the tags of a TIFF say beside its pixels: voxel size, orientation, and what results keep."""
 
 import html
-import json
 import re
 from fractions import Fraction
 
 from srgan_dist.data.formats.header import micrometres, sizes_um
 from srgan_dist.data.volume import CENTIMETRE, INCH
+from srgan_dist.utils.json_text import load_json
 
 
 def orientation(page):
@@ -48,7 +48,7 @@ def _description_fields(text):
     """Return the fields of a description by ImageJ, tifffile (JSON) or OME (attributes of its pixels)."""
     if text.startswith("{"):
         try:
-            return json.loads(text)
+            return load_json(text)
         except (ValueError, RecursionError):
             return {}
     # Not by a parser of XML: descriptions come from outside, and entities can expand without bounds.

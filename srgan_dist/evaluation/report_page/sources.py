@@ -1,6 +1,7 @@
 """What the report is made of: the files that evaluate has written, and those of the run."""
 
 import csv
+import io
 import json
 import math
 from dataclasses import dataclass, field
@@ -12,10 +13,12 @@ import numpy as np
 from srgan_dist.evaluation.report_page.training_curves import read_training_curves
 from srgan_dist.models.weights_file import find_weights, read_facts
 from srgan_dist.utils.errors import UserError
-from srgan_dist.utils.files import sha256_of
+from srgan_dist.utils.files import open_regular, read_regular, sha256_of
+from srgan_dist.utils.json_text import load_json
 
 OPTIONAL = ("measures.json", "measures.csv", "curves.npz", "calibration.json")  # beside scores
 MAX_CONFIG = 200_000  # characters shown
+MOST_BYTES = 2**30  # of a file of JSON
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ def read_sources(out, run, written=OPTIONAL):
 
 
 def _read(path, reader, default):
-    if not path.is_file():
+    if not path.exists():
         return default
     try:
         return reader(path)
@@ -105,19 +108,19 @@ def _read(path, reader, default):
 
 
 def _read_json(path):
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = load_json(read_regular(path, MOST_BYTES))
     if not isinstance(content, dict):
         raise ValueError(f"a {type(content).__name__} where an object belongs")
     return content
 
 
 def _read_csv(path):
-    with open(path, newline="", encoding="utf-8") as file:
+    with io.TextIOWrapper(open_regular(path), "utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
 def _read_npz(path):
-    with np.load(path, allow_pickle=False) as file:
+    with open_regular(path) as opened, np.load(opened, allow_pickle=False) as file:
         return {name: file[name].astype(float) for name in file.files}
 
 
@@ -154,6 +157,6 @@ def _config_and_weights(run):
         config = json.dumps(facts.get("config"), indent=2) if facts.get("config") else config
         if isinstance(made := facts.get("provenance"), dict) and made not in provenance:
             provenance.append(made)
-    if (run / "config.yaml").is_file():
-        config = (run / "config.yaml").read_text(encoding="utf-8", errors="replace")
+    if (run / "config.yaml").exists():
+        config = str(read_regular(run / "config.yaml"), "utf-8", "replace")
     return config[:MAX_CONFIG], weights, provenance

@@ -1,9 +1,10 @@
 """The curves of a training, thinned while metrics.jsonl is read: its size does not matter."""
 
-import json
 import math
 
 from srgan_dist.tracking.tracker import X_AXIS
+from srgan_dist.utils.files import open_regular
+from srgan_dist.utils.json_text import load_json
 
 MAX_POINTS = 400  # of a curve; neighbours are averaged beyond
 MAX_NAMES = 500
@@ -42,12 +43,12 @@ def read_training_curves(path):
     out.
     """
     curves = {}
-    if not path.is_file():
+    if not path.exists():
         return {}
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         while line := file.readline(MAX_LINE):
             try:
-                record = json.loads(line)
+                record = load_json(line)
                 seen = record.pop(X_AXIS)
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 continue
