@@ -241,6 +241,9 @@ def finish_phase(run, name, saved):
     )
     if scores:
         run.tracker.table(f"scores/{name}", *score_table(scores, name), run.samples_seen)
+        if from_rank_zero(float(run.tracker.shows_tables)):
+            table = run.validator.measures(("valid", "test"), name)
+            run.tracker.table(f"measures/{name}", *table, run.samples_seen)
     run.state.phase_ends[name] = run.state.global_step
     run.state.begin(None)
     if run.is_main:

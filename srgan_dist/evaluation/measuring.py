@@ -30,11 +30,15 @@ from srgan_dist.utils.files import atomic_write, write_json
 PROTOCOL = 2  # version of the measures and their intervals
 CPU = torch.device("cpu")
 FORMS = "raw", "median"
+FACTS = "value", "hr", "bias", "bias_kind", "unit", "images", "sources", "plugs", "level", "units"  # of a row
 IMAGES_OF_BAND = 3  # of which the spread of a curve is known
 
 
-def measure_split(split, methods, thresholds, measuring, rank, world_size, device, progress=iter):
-    """Measure every image of a split once over all ranks; methods: name -> function(lr [N, *shape]).
+def measure_split(
+    split, methods, thresholds, measuring, rank, world_size, device, progress=iter, chosen=None
+):
+    """Measure every image of a split, or those of `chosen` indices, once over all ranks; methods: name ->
+    function(lr [N, *shape]).
 
     Returns on every rank the same list of records, in the order of the split: index, key, rock, source
     (None: unknown), voxel_size_um, corner in the source (None: unknown), shape, left_out (pixels outside of a
@@ -77,7 +81,8 @@ def measure_split(split, methods, thresholds, measuring, rank, world_size, devic
         }
 
     # Read in this thread: a Reader keeps one shard mapped
-    samples = map(read, progress(images_of_rank(len(split), rank, world_size)))
+    chosen = range(len(split)) if chosen is None else chosen
+    samples = map(read, progress([chosen[k] for k in images_of_rank(len(chosen), rank, world_size)]))
     records = gather_lists(list(one_thread_each(measure, samples, CPU)))
     return sorted(records, key=lambda record: record["index"])
 
@@ -201,6 +206,30 @@ def _curves_of(images):
             curves[f"frc{suffix}"] = ring_correlation(summed["frc_resolution"].reshape(3, -1))
             curves[f"frc_frequency{suffix}"] = np.linspace(0, 0.5, len(curves[f"frc{suffix}"]))
     return curves
+
+
+def measure_table(tables):
+    """Return the measures of splits as a table: columns, and rows of texts and numbers, None where there is
+    none. tables: {split: that of `pool_split`}; bias and its 95 % interval are against HR.
+    """
+    columns = ["split", "rock", "method", "variant", "measure", *FACTS, "low", "high"]
+    rows = [
+        [
+            split,
+            rock,
+            name,
+            form,
+            measure,
+            *(entry[fact] for fact in FACTS),
+            *(entry["interval"] or [None] * 2),
+        ]
+        for split, rocks in tables.items()
+        for rock, methods in rocks.items()
+        for name, forms in methods.items()
+        for form, entries in forms.items()
+        for measure, entry in entries.items()
+    ]
+    return columns, rows
 
 
 # Files

@@ -20,7 +20,8 @@ from srgan_dist.evaluation.figures import (
     size_along_bar,
     stack,
 )
-from srgan_dist.evaluation.measuring_settings import thresholds_of
+from srgan_dist.evaluation.measuring import measure_split, measure_table, pool_split
+from srgan_dist.evaluation.measuring_settings import measuring_of, thresholds_of
 from srgan_dist.evaluation.scoring import (
     AVERAGED,
     bicubic,
@@ -40,6 +41,8 @@ from srgan_dist.utils.files import atomic_write, read_regular
 PROTOCOL = 2  # version of the metrics and of bicubic; a change of either makes cached scores invalid
 DB_PER_NAT = 10 / math.log(10)
 IMAGES_FOR_OTSU = 8  # of a rock
+BASIC = measuring_of("basic", "otsu", "dark", permeability=False, samples=0)
+MEASURED = 64  # images of a split, at the end of a phase: 0.2 s of a core each and per method
 PREFIXES = {"valid": "val"}  # of logged metrics; other splits keep their names
 
 
@@ -86,6 +89,23 @@ class Validator:
         if self.seconds_per_pixel is None:
             return None if pixels else 0.0
         return pixels * self.seconds_per_pixel
+
+    def measures(self, names, phase):
+        """Return the rock measures of the generator that was validated last, called `phase`, and of bicubic
+        as a table: columns and rows. Of the first MEASURED images of every split, the rocks in turn.
+        """
+        a, tables = self.accelerator, {}
+        share = a.process_index, a.num_processes, a.device
+        for name in names:
+            if name not in self.splits:
+                continue
+            split = self.splits[name]
+            methods = methods_of({phase: self.generator}, split.scale, a.device, split.ndim)
+            thresholds = thresholds_of(split.set, split.rocks, {}, "dark", *share[:2])
+            chosen = sorted(spread_over_rocks(split, MEASURED))
+            records = measure_split(split, methods, thresholds, BASIC, *share, chosen=chosen)
+            tables[name] = pool_split(records, list(methods), split.scale)[0]
+        return measure_table(tables)
 
     def draw_panels(self, updates, samples_seen):
         """Draw and record panels of the generator that was validated last, on images of the valid split."""

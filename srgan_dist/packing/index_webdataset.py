@@ -17,6 +17,7 @@ import numpy as np
 
 from srgan_dist.data.index import load_index
 from srgan_dist.data.manifest import (
+    MANIFEST_BYTES,
     ROCK_RULE,
     SPLITS,
     Fields,
@@ -33,7 +34,7 @@ from srgan_dist.data.sample import key_problem
 from srgan_dist.packing.pictures import Picture, judge_in_place
 from srgan_dist.packing.scan_webdataset import detect_fields, index_rows, scan_shard
 from srgan_dist.packing.shard_addresses import check_repeated, common_folder, expand_shards
-from srgan_dist.storage.remote import MANIFEST_BYTES, is_url
+from srgan_dist.storage.remote import is_url
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.files import atomic_write, read_regular
 

@@ -196,6 +196,11 @@ class Tracker:
             panels = {"path": str(path), "bands": bands}
             self._send({"panels": panels, "name": name, "step": samples_seen, "x_axis": X_AXIS})
 
+    @property
+    def shows_tables(self):
+        """Whether `table` shows any, on the ranks that show something: wandb alone does."""
+        return self.is_main and wandb_mode(self.config) != "disabled"
+
     def table(self, name, columns, rows, samples_seen):
         """Show a table under a name; rows are lists of texts and numbers."""
         if self.is_main:

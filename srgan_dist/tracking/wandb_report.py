@@ -155,7 +155,7 @@ def read_run(path):
         entity=tracking.get("entity"),
         names=[name for name in names if name not in (X_AXIS, "time")],
         images=any(path.glob("samples/*.png")),
-        tables=[f"scores/{phase}" for phase in ended],
+        tables=[f"{kind}/{phase}" for phase in ended for kind in ("scores", "measures")],
         best=[f"best/{phase}/{name}" for phase in best for name in ("psnr", "score")],
     )
 

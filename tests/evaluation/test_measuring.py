@@ -19,7 +19,7 @@ from test_report import network
 from srgan_dist.data.reader import Reader
 from srgan_dist.data.split import open_split
 from srgan_dist.evaluation import measuring
-from srgan_dist.evaluation.measuring import measure_split, pool_split
+from srgan_dist.evaluation.measuring import measure_split, measure_table, pool_split
 from srgan_dist.evaluation.measuring_settings import check_measuring
 from srgan_dist.evaluation.report import evaluate
 from srgan_dist.evaluation.scoring import methods_of
@@ -313,3 +313,24 @@ def test_the_command_writes_measures_that_any_json_reader_takes(shards, tmp_path
     assert not (tmp_path / "wrong").exists()
     evaluate(tmp_path / "run", shards, out, ["valid"], accelerator, measuring=off)
     assert not (out / "measures.json").exists()  # nothing of the evaluation before it stays
+
+
+def test_measures_as_a_table_have_a_row_per_entry_of_the_chosen_images(train_split):
+    records = measure_split(
+        train_split, {"perfect": truth(train_split)}, THRESHOLDS, settings(), 0, 1, CPU, chosen=[1, 4]
+    )
+    assert [record["index"] for record in records] == [1, 4]
+    tables = {"train": pool_split(records, ["perfect"], 4)[0]}
+    columns, rows = measure_table(tables)
+    found = {tuple(row[:5]): dict(zip(columns, row, strict=True)) for row in rows}
+    rocks = tables["train"]
+    assert found.keys() == {
+        ("train", rock, "perfect", form, measure)
+        for rock in rocks
+        for form in ("raw", "median")
+        for measure in rocks[rock]["perfect"][form]
+    }
+    rock = train_split.rock(1)
+    entry, row = rocks[rock]["perfect"]["raw"]["porosity"], found["train", rock, "perfect", "raw", "porosity"]
+    assert row["value"] == row["hr"] == entry["value"] and row["bias"] == 0 and row["low"] is None
+    assert row["images"] == entry["images"] and row["unit"] == entry["unit"]

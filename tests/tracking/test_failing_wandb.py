@@ -124,6 +124,7 @@ def test_a_training_without_an_answer_of_the_server_is_the_same_and_recorded_off
     (session,) = offline_records(tmp_path / "tiny")
     rows = history(session)
     assert rows[-1]["scores/pretrain/ncols"] == 13 and rows[-1]["scores/pretrain/nrows"] == 8
+    assert rows[-1]["measures/pretrain/ncols"] == 17
     assert without_media(rows) == rows_of(tmp_path / "tiny") and exit_codes(session) == [0]
     summary = {item.key or "/".join(item.nested_key) for record in session for item in record.summary.update}
     assert summary >= {

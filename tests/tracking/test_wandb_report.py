@@ -66,7 +66,8 @@ def test_every_panel_shows_what_is_logged_and_everything_logged_has_a_panel(run)
     assert {own["xAxis"] for _, kind, own in panels if kind == "Run History Line Plot"} == {"samples_seen"}
     assert "Other records" not in {heading for heading, *_ in panels}
     for phase in ("pretrain", "adversarial"):
-        assert f'"scores/{phase}"' in text and f"scores/{phase}" in logged_by(run)
+        for table in (f"scores/{phase}", f"measures/{phase}"):
+            assert f'"{table}"' in text and table in logged_by(run)
 
 
 def test_a_rock_of_any_name_and_numbers_of_an_extension_have_panels(tmp_path):

@@ -39,7 +39,11 @@ def rows_of(folder):
 def without_media(rows):
     """Return wandb's rows without what it has of panels and tables."""
     return [
-        {name: value for name, value in row.items() if not name.startswith(("samples/", "scores/"))}
+        {
+            name: value
+            for name, value in row.items()
+            if not name.startswith(("samples/", "scores/", "measures/"))
+        }
         for row in rows
     ]
 
