@@ -96,6 +96,18 @@ def test_a_chunk_of_hdf5(tmp_path):
         volume.read((2, 0, 0), (2, 4, 5))
 
 
+def test_a_chunk_of_hdf5_that_claims_more_bytes_than_the_file(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        dataset = file.create_dataset("tomo", (3, 4, 5), "u2", chunks=(3, 4, 5), compression="gzip")
+        dataset.id.write_direct_chunk((0, 0, 0), bytes(12_345))
+    data = (tmp_path / "a.h5").read_bytes()
+    assert data.count(struct.pack("<II", 12_345, 0)) == 1  # size and mask of filters
+    (tmp_path / "a.h5").write_bytes(
+        data.replace(struct.pack("<II", 12_345, 0), struct.pack("<II", 2**32 - 1, 0))
+    )
+    check_refused(tmp_path / "a.h5", r"is damaged: the chunk at \(0, 0, 0\) of /tomo claims 4294967295 bytes")
+
+
 def test_a_chain_of_compressors_of_hdf5(tmp_path):
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     properties.set_chunk((3, 4, 5))

@@ -47,6 +47,12 @@ class _Bounded:
         large = _DEFLATE in used and MOST_DEFLATED * chunk.size > _UNCHECKED
         if not (large or _SZIP in used and chunk.size):
             return
+        if chunk.size > (size := self.path.stat().st_size):
+            raise ImageError(
+                self.path,
+                f"is damaged: the chunk at {corner} of {self.dataset.name} claims {chunk.size} bytes, the"
+                f" file has {size}; copy it again",
+            )
         _, data = self.dataset.id.read_direct_chunk(corner)
         if _SZIP in used:
             fits = int.from_bytes(data[:4], "little") <= most  # which the library allocates
