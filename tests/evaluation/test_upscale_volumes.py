@@ -1,15 +1,18 @@
 """The command on volumes: kills, signals, ranks, options and inputs of every kind."""
 
+import contextlib
+import os
 import random
 import shutil
 import signal
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
-from commands import TORCHRUN, finished, run, start, start_ranks, wait_until
+from commands import RANKS, TORCHRUN, finished, processes_of, run, start, start_ranks, wait_until
 from volume_runs import network, source, whole
 
 from srgan_dist.data.image_files import read_header
@@ -33,22 +36,27 @@ def test_the_command_on_a_volume_continues_where_it_was_killed(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "ranks, name, options",
+    "ranks, kills, name, options",
     [
-        (1, "out.tif", ["--tile", 4]),
-        (2, "out.mhd", ["--tile", 4]),
-        (2, "out.zarr", ["--tile", 6, "--samples", 2]),
+        (1, 30, "out.tif", ["--tile", 4]),
+        (2, 30, "out.mhd", ["--tile", 4]),
+        (2, 30, "out.zarr", ["--tile", 6, "--samples", 2]),
     ],
     ids=str,
 )
-def test_the_command_survives_many_kills(tmp_path, ranks, name, options):
-    kill_and_finish(tmp_path, ranks, 30 // ranks, name, options)
+def test_the_command_survives_many_kills(tmp_path, ranks, kills, name, options):
+    kill_and_finish(tmp_path, ranks, kills, name, options)
 
 
-def kill_and_finish(tmp_path, ranks, kills, name, options):
+@pytest.mark.slow
+def test_the_command_survives_kills_of_one_of_two_ranks(tmp_path):
+    kill_and_finish(tmp_path, 2, 10, "out.npy", ["--tile", 4], launcher=RANKS)
+
+
+def kill_and_finish(tmp_path, ranks, kills, name, options, launcher=None):
     """Kill runs at random moments, begin anew after each that ended first, and compare every output.
 
-    Of several ranks all are killed, one soon after the other.
+    Of several ranks all are killed, one soon after the other; under a launcher one alone.
     """
     source(tmp_path / "in.tif", shape=(40, 40, 40))
     save_generator(tmp_path / "g.safetensors", network(noise=1), {})
@@ -61,6 +69,26 @@ def kill_and_finish(tmp_path, ranks, kills, name, options):
     def begun():
         return any(journal.stat().st_size for journal in folder.glob("blocks.*.jsonl"))
 
+    def begin():
+        if launcher:
+            group = "--standalone", f"--nproc_per_node={ranks}"
+            return [start(*launcher, *group, *command, output, *options)]
+        return start_ranks(*command, output, *options, ranks=ranks)
+
+    def kill(processes):
+        """Kill what `begin` has started; returns whether it ended by that."""
+        if launcher:
+            (group,), own = processes, []
+            while len(own) < ranks and group.poll() is None:
+                own = [number for number in processes_of(output) if number != group.pid]
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(rng.choice(own or [group.pid]), signal.SIGKILL)
+            return finished(group).returncode != 0
+        for process in rng.sample(processes, ranks):
+            process.send_signal(signal.SIGKILL)
+            time.sleep(rng.uniform(0, 0.3) * (ranks - 1))
+        return -signal.SIGKILL in [finished(process).returncode for process in processes]
+
     def finish():
         assert contents(output.parent) == contents(expected.parent)
         for path in output.parent.glob("[!.]*"):
@@ -69,18 +97,14 @@ def kill_and_finish(tmp_path, ranks, kills, name, options):
     while kills:
         before = begun()
         continued += before
-        processes = start_ranks(*command, output, *options, ranks=ranks)
+        processes = begin()
         while processes[0].poll() is None and not (folder.exists() if before else begun()):
             time.sleep(0.001)
         time.sleep(rng.uniform(0, 1.5) if before else 0)
-        for process in rng.sample(processes, ranks):
-            process.send_signal(signal.SIGKILL)
-            time.sleep(rng.uniform(0, 0.3) * (ranks - 1))
-        ended = [finished(process).returncode for process in processes]
-        kills -= -signal.SIGKILL in ended
+        kills -= kill(processes)
         if output.exists():
             finish()
-    for process in start_ranks(*command, output, *options, ranks=ranks):
+    for process in begin():
         done = finished(process)
         assert done.returncode == 0 and continued, done.stderr
     finish()
@@ -169,19 +193,27 @@ def test_options_that_an_image_cannot_follow_are_refused(tmp_path, weights, opti
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "suffix, samples", [(".tif", []), (".mhd", []), (".zarr", []), (".zarr", ["--samples", 3])], ids=str
+    "launcher, suffix, samples",
+    [
+        (TORCHRUN, ".tif", []),
+        (TORCHRUN, ".zarr", []),
+        (RANKS, ".mhd", []),
+        (RANKS, ".npy", []),
+        (RANKS, ".zarr", ["--samples", 3]),
+    ],
+    ids=lambda value: Path(value[-1]).name if isinstance(value, tuple) else str(value),
 )
-def test_two_ranks_give_the_bytes_of_one(tmp_path, suffix, samples):
+def test_two_ranks_give_the_bytes_of_one(tmp_path, launcher, suffix, samples):
     source(tmp_path / "in.npy")
     weights = tmp_path / "g.safetensors"
     save_generator(weights, network(noise=1), {})
     one, two = tmp_path / "one" / f"out{suffix}", tmp_path / "two" / f"out{suffix}"
     command = ["launch/super_resolve.py", weights, tmp_path / "in.npy"]
-    for launcher, output in (
+    for launched, output in (
         ([sys.executable], one),
-        ([*TORCHRUN, "--standalone", "--nproc_per_node=2"], two),
+        ([*launcher, "--standalone", "--nproc_per_node=2"], two),
     ):
-        done = run(*launcher, *command, output, "--tile", 5, *samples)
+        done = run(*launched, *command, output, "--tile", 5, *samples)
         assert done.returncode == 0 and done.stdout.count("26 x 24 x 28 uint8") == 1, done.stderr
     files = [file.relative_to(one.parent) for file in one.parent.rglob("*") if file.is_file()]
     for file in files:
