@@ -181,8 +181,8 @@ def super_resolve(
     weights have one. window: "LOW:HIGH", the values that are black and white in the training data, for
     all types; "auto" gives the input the range of grey levels of these. A warning is logged where that
     range is another one, and where the mean of the result is not that of the input. tile: side in LR
-    pixels of tiles and blocks, which bounds the memory; None: 192 in 2-D, in 3-D as many as fit 0.5 GiB per
-    thread or 6 GiB of a GPU. device, self_ensemble: as for load_generator. noise, noise_seed: strength
+    pixels of tiles and blocks, which bounds the memory; None: 192 in 2-D, in 3-D as many as fit 0.5 GiB on a
+    CPU or 6 GiB of a GPU. device, self_ensemble: as for load_generator. noise, noise_seed: strength
     (0: none, 1: as trained) and seed of the noise of a generator that has some. samples: number of draws
     of it, whose mean is written to output, and their standard deviation beside it as NAME_spread. raw: of
     .raw and .vol files without a header, "400x500x600,uint16,little,0". halo: LR voxels around blocks of a

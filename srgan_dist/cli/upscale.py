@@ -100,7 +100,7 @@ def parse_arguments(argv, prog):
         type=int,
         metavar="N",
         help="LR pixels of a tile along each axis; bounds the memory (default: 192, with a 3-D generator so"
-        " many that a block takes at most 0.5 GiB per CPU thread or 6 GiB of a GPU)",
+        " many that a block takes at most 0.5 GiB on a CPU or 6 GiB of a GPU)",
     )
     parser.add_argument(
         "--window",

@@ -25,7 +25,8 @@ NOISE = Noise()  # of a generator with noise, where nothing else is said
 TILES = {2: 192, 3: 32}
 BLOCKS = range(32, 128 + 1, 8)  # multiples of 8, which chunks of Zarr can share
 DRAWS_AT_ONCE = 4  # of the noise, for which all else is computed once
-ACTIVATION_BYTES = {"cpu": 2**29, "gpu": 6 * 2**30}  # on a CPU per thread, since each has a block
+ACTIVATION_BYTES = {"cpu": 2**29, "gpu": 6 * 2**30}  # of a block
+CPU_BYTES = 2**30  # of all blocks of a volume that are computed at a time, whatever the number of threads
 
 
 def super_resolve(generator, lr, tile=None, noise=NOISE, number=0):
@@ -258,20 +259,35 @@ def tile_or_default(tile, generator, shape, halo=None):
     """Return LR pixels of a tile along each axis: `tile`, where it is None those of TILES or, in 3-D, the
     largest of BLOCKS whose activations fit ACTIVATION_BYTES, at least the smallest.
 
-    They are 4 bytes times the larger of floats_per_pixel[0] * (block and halo) and floats_per_pixel[1] *
-    (block and upsampling_overlap), both in LR voxels and as far as the volume, of `shape`, goes. halo: None
-    is that of the generator.
+    shape: of the volume. halo: None is that of the generator.
     """
-    if tile is not None or generator.config.ndim == 2 or not hasattr(generator, "floats_per_pixel"):
+    if tile is not None or not _has_known_activations(generator):
         return TILES[generator.config.ndim] if tile is None else tile
     limit = ACTIVATION_BYTES["cpu" if device_of(generator).type == "cpu" else "gpu"]
+    fitting = (tile for tile in BLOCKS if _activation_bytes(generator, tile, shape, halo) <= limit)
+    return max(fitting, default=BLOCKS[0])
+
+
+def blocks_at_once(generator, tile, shape, halo=None):
+    """Return how many blocks of a volume a CPU may compute at a time: those whose activations fit CPU_BYTES,
+    at least one; None where they are not known. Arguments as of `tile_or_default`.
+    """
+    if not _has_known_activations(generator):
+        return None
+    return max(1, CPU_BYTES // _activation_bytes(generator, tile, shape, halo))
+
+
+def _has_known_activations(generator):
+    return generator.config.ndim == 3 and hasattr(generator, "floats_per_pixel")
+
+
+def _activation_bytes(generator, tile, shape, halo):
+    """Return 4 bytes times the larger of floats_per_pixel[0] * (block and halo) and floats_per_pixel[1] *
+    (block and upsampling_overlap), both in LR voxels and as far as the volume, of `shape`, goes.
+    """
     margins = generator.tile_overlap if halo is None else halo, generator.upsampling_overlap
-
-    def activation_bytes(tile):
-        sizes = (math.prod(min(tile + 2 * margin, length) for length in shape) for margin in margins)
-        return 4 * max(map(operator.mul, generator.floats_per_pixel, sizes))
-
-    return max((tile for tile in BLOCKS if activation_bytes(tile) <= limit), default=BLOCKS[0])
+    sizes = (math.prod(min(tile + 2 * margin, length) for length in shape) for margin in margins)
+    return 4 * max(map(operator.mul, generator.floats_per_pixel, sizes))
 
 
 def check_halo(generator, halo):

@@ -11,6 +11,7 @@ from srgan_dist.evaluation.finished_outputs import fingerprint, raw_facts
 from srgan_dist.evaluation.grey_range import MeanComparison, grey_volume, step_of, values_of
 from srgan_dist.evaluation.super_resolve import (
     NOISE,
+    blocks_at_once,
     check_halo,
     common,
     device_of,
@@ -113,7 +114,8 @@ def super_resolve_volume(
             )
 
         with memory_named(too_small):
-            results = one_thread_each(compute, progress(own, len(own)), device_of(generator))
+            at_once = blocks_at_once(generator, tile, volume.shape, halo)
+            results = one_thread_each(compute, progress(own, len(own)), device_of(generator), at_once)
             for number, lr, grey, values in results:
                 means.add_lr(lr)
                 means.add_sr(grey)
@@ -153,12 +155,18 @@ class Blocks:
         )
 
     def deviation(self):
-        """Return a sentence: how much the halo changes the middle block."""
-        middle = self.windows[len(self.windows) // 2]
-        exact, chosen = (self._draw(middle, halo) for halo in (self.generator.tile_overlap, self.halo))
+        """Return a sentence: how much the halo changes the middle block, or as large a corner of it as the
+        default tile is for the whole halo, which needs more memory.
+        """
+        generator, middle = self.generator, self.windows[len(self.windows) // 2]
+        side = min(self.tile, tile_or_default(None, generator, self.volume.shape))
+        part = tuple(slice(first.start, min(first.start + side, first.stop)) for first in middle)
+        chosen = self._draw(middle, self.halo)[scaled(within(part, middle), generator.config.scale)]
+        exact = self._draw(part, generator.tile_overlap)
         difference = (exact - chosen).abs().double() * np.iinfo(self.volume.dtype).max
+        place = "the middle block" if part == middle else "a corner of the middle block"
         return (
-            f"halo {self.halo} in place of {self.generator.tile_overlap}: in the middle block grey levels"
+            f"halo {self.halo} in place of {generator.tile_overlap}: in {place} grey levels"
             f" differ by {difference.max():.3g} at most, by {difference.mean():.3g} on average"
             f" (of {np.iinfo(self.volume.dtype).max})"
         )

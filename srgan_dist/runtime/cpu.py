@@ -113,25 +113,26 @@ def fastest_thread_count(generator, lr, hr, most, *noise):
     return medians, chosen
 
 
-def one_thread_each(function, items, device):
+def one_thread_each(function, items, device, most=None):
     """Yield function(item) for every item, in order; on a CPU as many in parallel as PyTorch has threads, one
-    thread each.
+    thread each. most: fewer items at a time, which share the threads.
 
     Several threads on one item would synchronise after every operation, and on a busy machine wait for a
     thread that has lost its core: up to ten times the time of one thread. An error of `items` is raised in
     the place of its item.
     """
     threads = torch.get_num_threads()
-    if device.type != "cpu" or threads == 1:
+    at_once = min(threads, most or threads)
+    if device.type != "cpu" or at_once == 1:
         yield from map(function, items)
         return
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads // at_once)
     try:
-        with ThreadPoolExecutor(threads, "item") as pool:
+        with ThreadPoolExecutor(at_once, "item") as pool:
             waiting, source = deque(), iter(items)
             try:
                 while source or waiting:
-                    while source and len(waiting) < 2 * threads:
+                    while source and len(waiting) < 2 * at_once:
                         try:
                             waiting.append(pool.submit(function, next(source)))
                         except StopIteration:

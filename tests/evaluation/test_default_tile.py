@@ -8,7 +8,7 @@ import torch
 from volume_runs import by_blocks, network, source
 
 from srgan_dist.evaluation import super_resolve
-from srgan_dist.evaluation.super_resolve import tile_or_default
+from srgan_dist.evaluation.super_resolve import blocks_at_once, tile_or_default
 from srgan_dist.models import build_generator
 from srgan_dist.models.rrdb import RRDBConfig
 from srgan_dist.models.srresnet import SRResNetConfig
@@ -95,3 +95,12 @@ def test_a_note_says_how_much_work_is_halo(tmp_path, monkeypatch):
     np.save(tmp_path / "small.npy", voxels[:32])
     by_blocks(network(), tmp_path / "small.npy", tmp_path / "whole.npy", tile=None, tell=said.append)
     assert len(said) == 1
+
+
+def test_blocks_at_a_time_share_a_gib_whatever_the_number_of_threads():
+    """The official network at tile 32: 7 maps of 64 channels over 104^3, 1.9 GiB; one block is the least."""
+    small = build_generator(SRResNetConfig(ndim=3, scale=2, num_blocks=1, num_filters=8))
+    assert blocks_at_once(small, tile_or_default(None, small, LARGE), LARGE) == 2
+    assert blocks_at_once(generator(**OFFICIAL), 32, LARGE) == 1
+    assert blocks_at_once(generator(**OFFICIAL), 32, (40, 40, 40)) == 2**30 // (4 * 5 * 512 * 36**3)
+    assert blocks_at_once(build_generator(SRResNetConfig(num_blocks=1)), 192, LARGE) is None  # 2-D

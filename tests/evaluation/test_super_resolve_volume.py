@@ -12,6 +12,7 @@ from volume_runs import Stopped, by_blocks, network, source, stop_after, whole
 from srgan_dist.data.image_files import read_header
 from srgan_dist.data.noise import Noise
 from srgan_dist.data.window import Window
+from srgan_dist.evaluation import super_resolve
 from srgan_dist.evaluation.super_resolve import NOISE
 from srgan_dist.evaluation.super_resolve_volume import super_resolve_volume
 from srgan_dist.evaluation.unfinished_volume import folder_of
@@ -78,6 +79,17 @@ def test_a_smaller_halo_says_how_far_it_is_from_the_exact_one(tmp_path):
     assert len(said) == 1 and "halo 1 in place of 5: in the middle block grey levels differ by" in said[0]
     with pytest.raises(UserError, match="halo=6 must be 0 to 5"):
         by_blocks(generator, tmp_path / "in.npy", tmp_path / "other.npy", halo=6)
+
+
+def test_the_deviation_is_computed_in_a_block_that_fits_with_the_whole_halo(tmp_path, monkeypatch):
+    monkeypatch.setitem(super_resolve.ACTIVATION_BYTES, "cpu", 1)  # so that the default tile is 32
+    source(tmp_path / "in.npy", shape=(40, 12, 14))
+    said, depths, generator = [], [], network()
+    features = generator.features
+    monkeypatch.setattr(generator, "features", lambda lr: depths.append(lr.shape[2]) or features(lr))
+    by_blocks(generator, tmp_path / "in.npy", tmp_path / "out.npy", tile=40, halo=1, tell=said.append)
+    assert "halo 1 in place of 5: in a corner of the middle block grey levels differ by" in said[0]
+    assert depths == [40, 37, 40]  # of the block, 32 of it with a halo of 5, and the block again
 
 
 def test_values_of_a_window_are_mapped_back(tmp_path):

@@ -171,6 +171,22 @@ def test_items_are_shared_out_to_threads_of_one_each_and_come_back_in_order():
     assert len({ident for _, ident, _ in found}) == 3 and torch.get_num_threads() == 3
 
 
+@pytest.mark.parametrize("most, at_once, each", [(2, 2, 2), (1, 1, 5), (9, 5, 1), (None, 5, 1)])
+def test_fewer_items_at_a_time_share_the_threads(most, at_once, each):
+    torch.set_num_threads(5)
+    busy, seen = [], []
+
+    def work(item):
+        busy.append(item)
+        time.sleep(0.01)
+        seen.append((len(busy), torch.get_num_threads()))
+        busy.remove(item)
+
+    list(cpu.one_thread_each(work, range(12), CPU, most))
+    assert max(count for count, _ in seen) <= at_once and {threads for _, threads in seen} == {each}
+    assert torch.get_num_threads() == 5
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 def test_an_error_comes_where_its_item_would_have_come(threads):
     torch.set_num_threads(threads)
