@@ -208,8 +208,13 @@ def _comparison(entry, against):
 
 
 def _shown(entry):
-    """Return the function that writes biases of an entry: in %, those of absolute ones as numbers."""
-    return percent if entry.get("bias_kind") != "absolute" else lambda value: number(value, sign=True)
+    """Return the function that writes biases of an entry: in %, those of absolute ones as numbers, with the
+    unit where that is %.
+    """
+    if entry.get("bias_kind") != "absolute":
+        return percent
+    unit = PERCENT if entry.get("unit") == "%" else ""
+    return lambda value: number(value, sign=True) + unit * is_number(value)
 
 
 def claims(sources, split, rock):
