@@ -44,6 +44,7 @@ GREY_LEVELS = [
 ROCKS = [
     ("Porosity of SR over HR's, minus 1", "", "rock/porosity_bias/.+"),
     ("Interface of pores of SR over HR's", "", "rock/interface_ratio/.+"),
+    ("Phase dependence above HR's own", "", "rock/phase_dependence/.+"),
     ("Lattice excess above HR's own", "dB", "rock/lattice_excess/.+"),
 ]
 
