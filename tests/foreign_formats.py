@@ -75,7 +75,7 @@ class ManifestInPlace(SetManifest):
     def is_named(self, text):
         """Return whether an error begins with the set, or with a place that its manifest names."""
         files = []
-        with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError):
+        with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
             splits = json.loads(self.content)["splits"].values()
             files = [shard["file"] for split in splits for shard in split["shards"]]
         return str(self.path) in text or any(file and file in text for file in files)
