@@ -44,6 +44,12 @@ TRAINING = (  # title, y label, scale of y, [(logged name, label)]
     ("Porosity of SR over HR, minus 1", "bias", "linear", [("val/rock/porosity_bias/*", "")]),
     ("Interface of SR over HR", "ratio", "linear", [("val/rock/interface_ratio/*", "")]),
     ("Lattice excess above HR's own", "dB", "linear", [("val/rock/lattice_excess/*", "")]),
+    (
+        "Phase dependence above HR's own",
+        "share of the detail",
+        "linear",
+        [("val/rock/phase_dependence/*", "")],
+    ),
     ("Norms of gradients", "before clipping", "log", [("health/grad_norm/*", "")]),
 )
 MAX_LINES = 10  # in a plot of the training
