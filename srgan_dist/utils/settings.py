@@ -46,8 +46,8 @@ NoiseChannels = Annotated[
     Field(
         ge=0,
         le=16,
-        description="channels of noise on the HR grid, of which two convolutions make texture that is added;"
-        " 0: none",
+        description="channels of noise on the HR grid, filtered, of which grain is made, with amplitudes that"
+        " depend on the features; 0: none",
     ),
 ]
 Dimensions = Annotated[Literal[2, 3], Field(description="2: images; 3: volumes")]
