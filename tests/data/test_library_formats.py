@@ -204,7 +204,7 @@ def test_compressors_of_zarr_2(tmp_path, name):
         (zarr.codecs.ZstdCodec(checksum=True), zarr.codecs.Crc32cCodec()),
         (zarr.codecs.Crc32cCodec(), zarr.codecs.GzipCodec()),
     ],
-    ids=str,
+    ids=["none", "blosc", "gzip", "zstd crc32c", "crc32c gzip"],
 )
 def test_compressors_of_zarr_3(tmp_path, compressors, shards):
     options = {"filters": zarr.codecs.TransposeCodec(order=(2, 0, 1)), "compressors": compressors}
