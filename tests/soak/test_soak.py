@@ -1,4 +1,4 @@
-"""The soak for a short while, and its checks: each finds what it looks for."""
+"""The soak for ten minutes, and its checks: each finds what it looks for."""
 
 import json
 import os
@@ -30,17 +30,15 @@ from srgan_dist.run.checkpoint import list_checkpoints
 from srgan_dist.training import train
 
 
-@pytest.mark.parametrize(
-    "seconds", [pytest.param("60", marks=pytest.mark.slow), pytest.param("600", marks=pytest.mark.nightly)]
-)
-def test_a_soak_finds_no_fault(tmp_path, seconds):
+@pytest.mark.slow
+def test_a_soak_of_ten_minutes_finds_no_fault(tmp_path):
     seed = os.environ.get("SOAK_SEED", "0")
-    words = ("--seconds", seconds, "--seed", seed, "--out", tmp_path / "soak")
+    words = ("--seconds", "600", "--seed", seed, "--out", tmp_path / "soak")
     output, errors = start(sys.executable, "tests/soak/soak.py", *words).communicate()
     assert "0 faults in" in output, output + errors
     summary = json.loads((tmp_path / "soak" / "soak.json").read_text())
     assert summary["faults"] == [] and summary["kinds"]["finish"]["events"] > 0
-    assert summary["events"] == sum(kind["events"] for kind in summary["kinds"].values()) > 5
+    assert summary["events"] == sum(kind["events"] for kind in summary["kinds"].values()) > 20
 
 
 @pytest.fixture(scope="module")
