@@ -303,7 +303,8 @@ def _per_rock_psnr(rows):
 
 def format_table(rows):
     """Return the mean scores per split, rock and method as text."""
-    head = f"{'split':<7}{'rock':<14}{'method':<18}{'images':>7}{'PSNR dB':>9}{'gain dB':>9}{'SSIM':>8}"
+    width = max(14, *(len(row["rock"]) + 2 for row in rows))
+    head = f"{'split':<7}{'rock':<{width}}{'method':<18}{'images':>7}{'PSNR dB':>9}{'gain dB':>9}{'SSIM':>8}"
     head += f"{'spectrum':>10}{'error cut':>11}"
     if "ssim_slices" in rows[0]:
         head += f"{'SSIM slices':>13}{'spectrum z, y, x':>20}"
@@ -313,7 +314,9 @@ def format_table(rows):
         for rock, methods in mean_scores(chosen).items():
             for method, score in methods.items():
                 group = [row for row in chosen if row["rock"] == rock and row["method"] == method]
-                lines.append(f"{split:<7}{rock:<14}{_format_score(method, score, methods['bicubic'], group)}")
+                lines.append(
+                    f"{split:<7}{rock:<{width}}{_format_score(method, score, methods['bicubic'], group)}"
+                )
     return "\n".join(lines)
 
 
