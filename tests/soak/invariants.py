@@ -20,6 +20,7 @@ KNOWN = re.compile(  # files that may be left by a kill, until the next process 
     r"\..+\.[0-9a-f]{8}\.unfinished|step-\d+(\.old)?(\.leaving)?\.unfinished|step-\d+\.old"
     r"|[0-9a-f]{64}[a-z]*\.(part|lock)|room\.lock"
 )
+BEGUN = re.compile(r"[0-9a-f]{64}[a-z]*\.part")  # a copy that an end cancels is completed by the next start
 
 
 # Processes

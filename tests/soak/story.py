@@ -11,6 +11,7 @@ import time
 
 from commands import processes_of, start, write_config
 from invariants import (
+    BEGUN,
     KNOWN,
     any_files,
     damaged_files,
@@ -111,7 +112,7 @@ class Story:
         finished = all(process.returncode == 0 for process in self.processes)
         if finished or self.updates() > self.updates_before:
             self.damaged = None
-        faults += self.wrong_files() + self.leftovers(None if in_order or finished else KNOWN)
+        faults += self.wrong_files() + self.leftovers(BEGUN if in_order or finished else KNOWN)
         self.report("finish" if finished else end, faults + (self.differs() if finished else []))
         return finished
 

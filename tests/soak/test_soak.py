@@ -9,6 +9,7 @@ import sys
 import pytest
 from commands import RANKS, run, start
 from invariants import (
+    BEGUN,
     KNOWN,
     MIB,
     Memory,
@@ -138,6 +139,12 @@ def test_a_kill_leaves_files_of_known_names_alone(tmp_path, name, is_known):
     (tmp_path / name).touch()
     assert list(leftover_files(tmp_path)) == [f"{tmp_path / name} is left"]
     assert (list(leftover_files(tmp_path, known=KNOWN)) == []) == is_known
+
+
+def test_an_end_leaves_the_beginning_of_a_copy_alone(tmp_path):
+    for suffix in ("part", "lock"):
+        (tmp_path / f"{64 * 'a'}.{suffix}").touch()
+    assert list(leftover_files(tmp_path, known=BEGUN)) == [f"{tmp_path / (64 * 'a')}.lock is left"]
 
 
 def test_a_suspended_process_runs_afterwards():
