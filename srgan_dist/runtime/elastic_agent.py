@@ -6,8 +6,9 @@ import sys
 
 import torch.distributed
 from torch.distributed import run
+from torch.distributed.elastic import multiprocessing
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
-from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing import SignalException, SubprocessContext
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.launcher import api
@@ -15,7 +16,7 @@ from torch.distributed.launcher import api
 from srgan_dist.runtime.parent_death import FROM_LAUNCHER
 from srgan_dist.utils.errors import RESTART, STOPPED
 from srgan_dist.utils.progress import wait_explained
-from srgan_dist.utils.signals import SIGHUP, is_ignored
+from srgan_dist.utils.signals import SIGHUP, USER_SIGNALS, deferred, is_ignored
 
 UNDER_NOHUP = SIGHUP and is_ignored(SIGHUP)
 DEFAULTS = [f"--signals-to-handle=SIGTERM,SIGINT,SIGQUIT,SIGUSR1{'' if UNDER_NOHUP else ',SIGHUP'}"]
@@ -32,10 +33,12 @@ class Agent(LocalElasticAgent):
 
     ended = set()  # exit codes of all ranks that have ended
     joining = contextlib.ExitStack()  # the wait for other launchers, until the first ranks are started
+    starting = contextlib.ExitStack()  # of ranks that are not known to the agent yet
 
     def _start_workers(self, worker_group):
         self.joining.close()
-        return super()._start_workers(worker_group)
+        with self.starting:
+            return super()._start_workers(worker_group)
 
     def _shutdown(self, death_sig=None, **_):
         """Stop the ranks: with the signal that this process received, first or while it waited for them, else
@@ -61,12 +64,22 @@ class Agent(LocalElasticAgent):
             self.ended.update(handler.proc.poll() for handler in handlers)
 
 
+class Ranks(SubprocessContext):
+    """The processes of the ranks; a signal that comes while they are started is handled when the agent knows
+    them. It would end the launcher without them.
+    """
+
+    def _start(self):
+        Agent.starting.enter_context(deferred(USER_SIGNALS))
+        super()._start()
+
+
 def run_ranks(argv):
     """Run torchrun with its arguments; returns (exit code, error that nobody has printed yet or None)."""
     arguments = run.parse_args([*DEFAULTS, *argv])
     if (arguments.log_dir, arguments.redirects, arguments.tee) == (None, "0", "0"):
         arguments.log_dir = os.devnull  # torchrun would leave an empty folder in TMPDIR at every start
-    api.LocalElasticAgent = Agent
+    api.LocalElasticAgent, multiprocessing.SubprocessContext = Agent, Ranks
     if not arguments.standalone:
         others = f"the launchers of --nnodes={arguments.nnodes}"
         Agent.joining.enter_context(wait_explained("ranks.py", others, _endpoint(arguments)))

@@ -1,5 +1,6 @@
 """Signals that ask a process to end: handlers for a block of code, and an end at once at the second one."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -24,6 +25,23 @@ class Interrupted(KeyboardInterrupt):
 def is_ignored(number):
     """Return whether a signal is ignored, as SIGHUP is under nohup."""
     return signal.getsignal(number) is signal.SIG_IGN
+
+
+@contextlib.contextmanager
+def deferred(numbers):
+    """Call the handlers of those signals that come within the block when it has ended; in the main thread."""
+    came = []
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in handlers:
+        signal.signal(number, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    for number in came:
+        signal.raise_signal(number)
 
 
 class HandledSignals:

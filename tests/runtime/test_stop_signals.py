@@ -26,6 +26,8 @@ from commands import (
 )
 from conftest import tiny_config
 from distributed_worker import digest, sending
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.multiprocessing import SubprocessContext
 from wandb_stub import offline_records
 
 from srgan_dist.evaluation.validation import Validator
@@ -33,6 +35,7 @@ from srgan_dist.phases.adversarial import AdversarialPhase
 from srgan_dist.phases.pretrain import PretrainPhase
 from srgan_dist.run import checkpoint_writer, training_run
 from srgan_dist.run.checkpoint import newest_checkpoint
+from srgan_dist.runtime.elastic_agent import Agent, Ranks
 from srgan_dist.runtime.parent_death import FROM_LAUNCHER
 from srgan_dist.training import train
 from srgan_dist.utils.errors import TrainingStopped
@@ -207,6 +210,31 @@ def test_a_second_signal_to_the_launcher_reaches_ranks_that_have_not_ended_by_th
         process.send_signal(number)
     assert finished(process).returncode == 128 + second
     assert noted.read_text().split() == ["SIGALRM", first.name, second.name]
+
+
+def test_a_signal_while_ranks_are_started_is_handled_when_they_are_known(monkeypatch):
+    """It ended the launcher without them, on a busy machine."""
+    events = []
+
+    def start(context):
+        signal.raise_signal(signal.SIGTERM)
+        events.append("started")
+
+    def start_workers(agent, group):
+        signal.signal(signal.SIGTERM, lambda number, frame: events.append(number))  # as PContext.start does
+        Ranks.__new__(Ranks)._start()
+        events.append("known")
+        return group
+
+    monkeypatch.setattr(SubprocessContext, "_start", start)
+    monkeypatch.setattr(LocalElasticAgent, "_start_workers", start_workers)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert Agent._start_workers(Agent.__new__(Agent), "ranks") == "ranks"
+        signal.raise_signal(signal.SIGTERM)
+        assert events == ["started", "known", signal.SIGTERM, signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.slow
