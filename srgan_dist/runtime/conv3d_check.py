@@ -15,7 +15,9 @@ CASES = (  # kernel, stride and padding of the networks here
     *((3, 2, 1), (3, 1, 0), (3, 2, 0), (4, 2, 1), (4, 1, 1)),  # of discriminators
 )
 CHANNELS, SIDE = 32, 8
-LIMIT = 2**-6  # of the largest value; rounding to bfloat16 alone moves a value by 2^-9 of itself
+# Of the largest value; rounding to bfloat16 alone moves a value by 2^-9 of itself, and a CPU that emulates it
+# rounds each of the 125 places of a kernel of 5
+LIMIT = 2**-5
 
 
 def check_conv3d(device, convolve=F.conv3d):

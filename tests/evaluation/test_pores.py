@@ -29,17 +29,20 @@ def test_they_are_those_of_the_protocol(shape):
 def test_rock_metrics_are_of_sums_over_images():
     def row(rock, method, *values):
         names = "porosity", "porosity_hr", "specific_interface", "specific_interface_hr"
-        excess = {"lattice_excess": 9.0, "lattice_excess_hr": 4.0}
-        return {"rock": rock, "method": method, **dict(zip(names, values, strict=True)), **excess}
+        texture = {"lattice_excess": 9.0, "lattice_excess_hr": 4.0}
+        texture |= {"phase_dependence": 0.25, "phase_dependence_hr": 0.5}
+        return {"rock": rock, "method": method, **dict(zip(names, values, strict=True)), **texture}
 
     rows = [row("sandstone", "SR", 0.1, 0.2, 3, 4), row("sandstone", "SR", 0.2, 0.2, 3, 8)]
     rows += [row("coal", "SR", 0.0, 0.0, 0.0, 0.0), row("sandstone", "bicubic", 9, 9, 9, 9)]
     assert rock_metrics("val", rows) == pytest.approx(
         {
             "val/rock/lattice_excess/sandstone": 5,
+            "val/rock/phase_dependence/sandstone": -0.25,
             "val/rock/porosity_bias/sandstone": -0.25,
             "val/rock/interface_ratio/sandstone": 0.5,
             "val/rock/lattice_excess/coal": 5,
+            "val/rock/phase_dependence/coal": -0.25,
         }
     )
 

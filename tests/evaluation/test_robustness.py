@@ -90,7 +90,7 @@ def test_two_runs_of_one_name_are_named(shards, runs, tmp_path):
 
 
 def test_an_image_for_which_the_memory_does_not_suffice_is_named(shards, runs, monkeypatch):
-    def lacking(*arguments):
+    def lacking(*_, **__):
         raise MemoryError
 
     monkeypatch.setattr(robustness, "degraded", lacking)

@@ -13,6 +13,7 @@ from skimage.metrics import structural_similarity
 
 import srgan_dist
 from srgan_dist.data.degradation import resize, upsample
+from srgan_dist.data.image_files import read_header
 from srgan_dist.data.reader import Reader
 from srgan_dist.data.split import open_split
 from srgan_dist.data.write_volumes import create
@@ -226,6 +227,7 @@ def test_slices_of_blocks_are_named_by_their_index_in_the_file(tmp_path):
     row = {"split": "valid", "rock": "coal", "index": last, "method": "bicubic", "psnr": 20.0, "ssim": 0.5}
     examples = typical_examples([split], [row], {})
     assert [example.plane for example in examples] == ["xy, z = 16", "xz, y = 16", "yz, x = 16"]
-    volume = np.load(tmp_path / "hr" / record["source"])
+    source = read_header(tmp_path / "hr" / record["source"])
+    volume = source.read((0, 0, 0), source.shape)
     for axis, example in enumerate(examples):
         assert np.array_equal(example.images["hr"] * reader.peak, volume.take(16, axis)[8:, 8:])

@@ -86,7 +86,7 @@ def test_a_flipped_bit_of_a_volume_is_found(packed, tmp_path):
     data = bytearray(split.shards[0].read_bytes())
     data[int(split.rows[2]["hr_offset"]) + 16**3 - 1] ^= 1
     split.shards[0].write_bytes(data)
-    (corrupt,) = find_corrupt_samples(split)
+    (corrupt,) = find_corrupt_samples(open_split(tmp_path / "out", "train"))
     assert (corrupt.row, corrupt.cause) == (2, "hr_crc32")
     (fault,) = verify(open_set(tmp_path / "out"))
     assert "train-000000.tar: sha256 differs" in fault and "has other HR pixels than were packed" in fault

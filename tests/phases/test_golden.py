@@ -1,8 +1,8 @@
 """The curve of thirty updates, number by number, against the one that is kept in golden_curve.json.
 
 Whatever changes what is learnt (an initial weight, an order, a crop, a loss, an optimiser) changes it.
-Where that is meant, `python tests/phases/test_golden.py` writes the file again, and its difference
-belongs into the message of the commit.
+Where that is meant, `PYTHONPATH=tests python tests/phases/test_golden.py` writes the file again, and its
+difference belongs into the message of the commit.
 """
 
 import json

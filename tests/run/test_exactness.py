@@ -209,7 +209,7 @@ def damaged(split, shards_of, tmp_path):
     with open(split.shards[split.rows["shard"][2]], "r+b") as file:
         file.seek(int(split.rows["hr_offset"][2]))
         file.write(bytes(8))
-    return split
+    return open_split(tmp_path / "set", "train")
 
 
 def data_of(split, **changes):
