@@ -1,4 +1,4 @@
-"""The formats that strangers write, for properties of each: what may be in a file, and how it is read."""
+"""The formats of untrusted files, for properties of each: what may be in a file, and how it is read."""
 
 import contextlib
 import copy

@@ -36,7 +36,7 @@ def is_rock_name(name):
 
 
 def check_manifest_size(named, shards, content=b""):
-    """Raise UserError for a set of so many shards, or with so long a manifest.json, that it is not read.
+    """Raise UserError for a set of more than MOST_SHARDS shards, or with too long a manifest.json.
 
     named: the option or file whose shards they are.
     """

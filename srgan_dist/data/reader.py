@@ -60,7 +60,7 @@ class Reader:
         row = self._turn_to(i)
         start = int(row["record_offset"])
         content = self._map(int(row["shard"]))[start : start + int(row["record_bytes"])]
-        self._check_unchanged([i])
+        self._check_unchanged(self._shards_of([i]))
         return self.split.record(i, content)
 
     def corruption(self, i):
@@ -95,13 +95,14 @@ class Reader:
         """
         lr_out, hr_out = lr.numpy()[:, 0], hr.numpy()[:, 0]
         lr_side, hr_side, scale = lr.shape[-1], hr.shape[-1], self.scale
-        self._check_shards(crops.samples)
+        shards = self._shards_of(crops.samples)
+        self._check_shards(shards)
         places = range(len(lr)) if places is None else places.tolist()
         for b, i, corner in zip(places, crops.samples.tolist(), crops.corners.tolist(), strict=True):
             lr_image, hr_image = self.views(i)
             lr_out[b] = lr_image[tuple([slice(start, start + lr_side) for start in corner])]
             hr_out[b] = hr_image[tuple([slice(start * scale, start * scale + hr_side) for start in corner])]
-        self._check_unchanged(crops.samples)
+        self._check_unchanged(shards)
 
     def forget(self, needed=()):
         """Unmap all shards but the needed ones, whose copies in a cache may then be removed."""
@@ -114,17 +115,17 @@ class Reader:
         """Leave only the shard of sample i mapped; returns the row of the sample."""
         row = self.split.rows[i]
         self.forget([int(row["shard"])])
-        self._check_shards([i])
+        self._check_shards(self._shards_of([i]))
         return row
 
-    def _check_shards(self, samples):
+    def _check_shards(self, shards):
         """Raise UserError if a shard has been truncated since it was mapped: reading it would kill the
         process.
 
         A truncation in the milliseconds between this check and the end of a batch still does; then the
         launcher restarts or names it.
         """
-        for shard in self._shards_of(samples):
+        for shard in shards:
             mapped = self._map(shard)
             if mapped.size() < len(mapped):
                 raise UserError(
@@ -132,14 +133,15 @@ class Reader:
                     " copy it again, then start again"
                 )
 
-    def _check_unchanged(self, samples):
+    def _check_unchanged(self, shards):
         """Raise UserError if a shard has been written to before or while samples were read from its map."""
-        for shard in self._shards_of(samples):
+        for shard in shards:
             if self.split.was_rewritten(shard):
                 with opened(self.split.shards[shard], self.stop) as file:
                     self.split.check_unchanged(shard, file)
 
     def _shards_of(self, samples):
+        """Return the numbers of the shards that hold samples."""
         return set(self.split.rows["shard"][samples].tolist())
 
     def _views(self, i):

@@ -96,7 +96,7 @@ def scan_shard(job):
 def _local(address, cache):
     """Yield the path of a shard, of a remote one that of its copy in the cache, which is kept.
 
-    It is named by its content at the end, which is not known before: a shard is fetched anew for each index.
+    It is named by its content at the end, which is not known before: a shard is fetched again for each index.
     """
     if not is_url(address):
         yield address

@@ -71,7 +71,7 @@ def _chunk_bytes(dataset):
 
 
 def _inflates(data, most):
-    """Return whether data inflate to at most so many bytes; by libdeflate, as zlib would double the time."""
+    """Return whether data inflate to `most` bytes or fewer; by libdeflate, as zlib would double the time."""
     try:
         imagecodecs.deflate_decode(data, out=most)
     except imagecodecs.DeflateError:
