@@ -16,6 +16,7 @@ MEANS_WEIGHT = (
 )
 SMALLEST_LR_CROP = 4  # pixels along each axis, of which the middle ones have a part
 FEW = 4  # images of a batch
+FAINTEST = 0.01  # of the mean power of fine detail in a batch: what is fainter counts as that
 WIDTH = 9  # pixels of the blur that separates detail, wider than grain: a pattern of LR pixels is wide
 
 
@@ -31,8 +32,8 @@ class StationarityLoss(nn.Module):
 
     A rock does not know where the pixels of LR lie, so its statistics are the same at every phase; those of
     an image with a pattern of the upsampling are not (it is cyclostationary: Gardner, Napolitano, Paura 2006,
-    "Cyclostationarity: half a century of research"). Of hr only the variance of its fine detail is used, as
-    the unit.
+    "Cyclostationarity: half a century of research"). Of hr only the variance of each image's fine detail is
+    used, as its unit: a faint rock weighs as much as one of strong contrast, as in `phase_dependence`.
     """
 
     def __init__(self, config, scale):
@@ -41,12 +42,12 @@ class StationarityLoss(nn.Module):
 
     def forward(self, sr, hr):
         """sr, hr: [B, 1, *shape] in [-1, 1], of which every axis begins with an LR pixel -> 0-d float32."""
-        detail = fine_detail(sr.float(), WIDTH).squeeze(1)
         with torch.no_grad():
-            unit = fine_detail(hr.float(), WIDTH).square().mean().clamp(min=1e-6)
+            power = fine_detail(hr.float(), WIDTH).square().flatten(1).mean(1)
+            unit = power.maximum(FAINTEST * power.mean()).clamp(min=1e-6).sqrt()
+        detail = fine_detail(sr.float(), WIDTH).squeeze(1) / unit.view(-1, *[1] * (sr.dim() - 2))
         means, covariances = phase_moments(detail, self.scale, halves=True)
-        of_covariances = variance_over_phases(covariances.flatten(2)).sum() / unit**2
-        loss = MEANS_WEIGHT * variance_over_phases(means) / unit + of_covariances
+        loss = MEANS_WEIGHT * variance_over_phases(means) + variance_over_phases(covariances.flatten(2)).sum()
         # Between few images a network gains by opposite patterns that are as strong as each image's contrast
         return loss.clamp(min=0) if len(sr) < FEW else loss
 

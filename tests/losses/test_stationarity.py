@@ -62,6 +62,14 @@ def test_a_lattice_whose_sign_changes_from_place_to_place_is_seen():
     assert loss(4)(sr + hidden, hr) > 0.5 > 0.05 > abs(loss(4)(sr, hr))
 
 
+def test_a_lattice_costs_a_faint_rock_as_much_as_one_of_strong_contrast():
+    contrast = torch.tensor([1.0, 0.2] * 4).view(-1, 1, 1, 1)
+    hr, sr = contrast * grains(8, 1, 96, 96), contrast * grains(8, 1, 96, 96, seed=1)
+    lattice = contrast * 0.1 * torch.cos(torch.pi * torch.arange(96) / 2)
+    strong, faint = (loss(4)(sr + (contrast == level) * lattice, hr) for level in (1.0, 0.2))
+    assert faint > 1 and abs(faint / strong - 1) < 0.1
+
+
 def test_noise_costs_nothing_on_average_however_strong():
     hr = grains(4, 1, 48, 48)
     losses = [loss(4)(2 * grains(4, 1, 48, 48, seed=seed), hr) for seed in range(1, 60)]
