@@ -12,8 +12,10 @@ from functools import lru_cache
 import torch
 
 from srgan_dist.utils.errors import UserError
+from srgan_dist.utils.filters import filter_axes, gaussian
 
-SMALLEST_IMAGE = 11  # pixels along each axis: the window of SSIM
+WINDOW = gaussian(sigma=1.5, radius=5)  # of SSIM, along each axis
+SMALLEST_IMAGE = len(WINDOW)
 GREY_LEVELS = 2**16  # of histograms; the levels of 8 bits are among them
 EXACT_COPY_DB = 100.0  # PSNR of an image without any error, which formally is infinite
 EXACT_COPY_MSE = 10 ** (-EXACT_COPY_DB / 10)  # less is rounding of float32
@@ -48,8 +50,8 @@ def ssim(sr, hr):
     if min(sr.shape[1:]) < SMALLEST_IMAGE:
         size = "x".join(map(str, sr.shape[1:]))
         raise UserError(f"SSIM needs images of {SMALLEST_IMAGE} pixels or more along each axis, not {size}")
-    mean_sr, mean_hr, square_sr, square_hr, product = _gaussian_means(
-        torch.stack([sr, hr, sr * sr, hr * hr, sr * hr])
+    mean_sr, mean_hr, square_sr, square_hr, product = (
+        filter_axes(images, WINDOW, first=1) for images in (sr, hr, sr * sr, hr * hr, sr * hr)
     )
     variance_sr, variance_hr = square_sr - mean_sr**2, square_hr - mean_hr**2
     covariance = product - mean_sr * mean_hr
@@ -57,18 +59,6 @@ def ssim(sr, hr):
     luminance = (2 * mean_sr * mean_hr + c1) / (mean_sr**2 + mean_hr**2 + c1)
     structure = (2 * covariance + c2) / (variance_sr + variance_hr + c2)
     return (luminance * structure).mean(_axes(sr))
-
-
-def _gaussian_means(images):
-    """Filter [5, N, *shape] with the window of SSIM where it fits: every axis of shape becomes 10 shorter."""
-    x = torch.arange(-5, 6, dtype=images.dtype, device=images.device)
-    window = torch.exp(-(x**2) / (2 * 1.5**2))
-    window = window / window.sum()
-    # shifted sums: four times faster on CPU than a convolution of one channel
-    for axis in range(2, images.dim()):
-        length = images.shape[axis] - 10
-        images = sum(weight * images.narrow(axis, k, length) for k, weight in enumerate(window))
-    return images
 
 
 def ssim_slices(sr, hr):

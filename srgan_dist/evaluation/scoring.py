@@ -209,10 +209,12 @@ def _scores(lr, hr, limits, methods, metrics, device):
     limits [N] or None -> [metrics, methods, N].
     """
     hr = to_metric_range(to_network_range(torch.from_numpy(hr).to(device)))
+    of_hr = {name: metric(hr, hr) for name, metric in metrics.items() if name.endswith("_hr")}  # once
     scores = []
     for method in methods.values():
         sr = method(lr)
-        values = [metric(sr, hr).double() for metric in metrics.values()]
+        values = [of_hr[name] if name in of_hr else metric(sr, hr) for name, metric in metrics.items()]
+        values = [value.double() for value in values]
         values += [] if limits is None else pore_scores(sr, hr, limits).values()
         scores.append(torch.stack(values))
     return torch.stack(scores, 1)

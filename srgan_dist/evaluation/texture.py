@@ -11,6 +11,7 @@ from functools import lru_cache
 import torch
 from torch.nn import functional as F
 
+from srgan_dist.utils.filters import filter_axes, gaussian
 from srgan_dist.utils.stationarity import phase_moments
 
 DETAIL_SIGMA = 2  # pixels, of the Gaussian whose difference from the image is fine detail
@@ -41,14 +42,9 @@ def phase_dependence(sr, hr, scale):
 
 def _fine_detail(image):
     """Return an image [*shape] minus its Gaussian blur."""
-    radius = 4 * DETAIL_SIGMA
-    x = torch.arange(-radius, radius + 1, dtype=image.dtype, device=image.device)
-    window = torch.exp(-(x**2) / (2 * DETAIL_SIGMA**2))
-    window = window / window.sum()
-    blurred = F.pad(image[None, None], [radius] * 2 * image.dim(), mode="replicate")[0, 0]
-    for axis, length in enumerate(image.shape):
-        blurred = sum(weight * blurred.narrow(axis, k, length) for k, weight in enumerate(window))
-    return image - blurred
+    window = gaussian(DETAIL_SIGMA, 4 * DETAIL_SIGMA)
+    wide = F.pad(image[None, None], [len(window) // 2] * 2 * image.dim(), mode="replicate")
+    return image - filter_axes(wide, window, first=2)[0, 0]
 
 
 def lattice_excess(sr, hr, scale):

@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
 
+from srgan_dist.utils.filters import filter_axes
 from srgan_dist.utils.settings import Settings
 from srgan_dist.utils.stationarity import phase_moments
 
@@ -16,7 +17,7 @@ MEANS_WEIGHT = (
 )
 SMALLEST_LR_CROP = 4  # pixels along each axis, of which the middle ones have a part
 FEW = 4  # images of a batch
-FAINTEST = 0.01  # of the mean power of fine detail in a batch: what is fainter counts as that
+FAINTEST = 0.03  # of the mean power of fine detail in a batch: air has less than any rock, and counts as that
 WIDTH = 9  # pixels of the blur that separates detail, wider than grain: a pattern of LR pixels is wide
 
 
@@ -63,9 +64,6 @@ def variance_over_phases(moments):
 
 def fine_detail(images, width=5):
     """Return images [B, 1, *shape] minus their binomial blur of `width` pixels (odd) along each axis."""
-    blurred = F.pad(images, [width // 2] * 2 * (images.dim() - 2), mode="replicate")
+    wide = F.pad(images, [width // 2] * 2 * (images.dim() - 2), mode="replicate")
     weights = [math.comb(width - 1, k) / 2 ** (width - 1) for k in range(width)]
-    for axis in range(2, images.dim()):
-        length = images.shape[axis]
-        blurred = sum(weight * blurred.narrow(axis, k, length) for k, weight in enumerate(weights))
-    return images - blurred
+    return images - filter_axes(wide, weights, first=2)
