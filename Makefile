@@ -42,7 +42,7 @@ demo: .venv/installed
 WORKERS := $(shell n=$$((2 * $$(getconf _NPROCESSORS_ONLN))); echo $$((n < 8 ? n : 8)))
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
-DEMO3D_SECONDS ?= 320
+DEMO3D_SECONDS ?= 240
 DEMO3D := demo3d/$(if $(ROCKS),own-$(shell basename "$$(realpath "$(ROCKS)")"),synthetic)
 SOURCE3D := $(or $(ROCKS),$(DEMO3D)/rocks)
 
