@@ -65,9 +65,13 @@ def format_table(results):
         lines.append(f"first batch of {RESUMED:,} pairs, entered at update {update:,}: {milliseconds:.1f} ms")
     memory = "unknown" if results["private_mib"] is None else f"{results['private_mib']:,.0f} MiB"
     if "volumes" in results:  # older files have none
-        text = f"volumes, {LR_CUBE}^3 and {SCALE * LR_CUBE}^3 out of {BLOCK}^3"
-        lines.append(f"{text:<44}{results['volumes']:>12,.0f}")
+        lines.append(f"{text_of_volumes():<44}{results['volumes']:>12,.0f}")
     return "\n".join([*lines, f"private memory after {LARGE:,} pairs: {memory}"])
+
+
+def text_of_volumes():
+    """Return what `volumes` of the results counts."""
+    return f"volumes, {LR_CUBE}^3 and {SCALE * LR_CUBE}^3 out of {BLOCK}^3"
 
 
 def measure(folder, device, passes=5, progress=iter):

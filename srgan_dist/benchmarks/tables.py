@@ -2,7 +2,7 @@
 
 import json
 
-from srgan_dist.benchmarks.loader import LARGE, LINES, RESUMED, UPDATES
+from srgan_dist.benchmarks.loader import LARGE, LINES, RESUMED, UPDATES, text_of_volumes
 from srgan_dist.benchmarks.step_table import columns_of, describe
 from srgan_dist.utils.errors import UserError
 
@@ -61,10 +61,13 @@ def _table_of_loader(results):
         for update, milliseconds in zip(UPDATES, results["first_batch_ms"], strict=True)
     )
     memory = "unknown" if results["private_mib"] is None else f"{results['private_mib']:,.0f} MiB"
+    volumes = ""
+    if "volumes" in results:  # older files have none
+        volumes = f" Of {text_of_volumes()}: {results['volumes']:,.0f} pairs/s per core."
     return (
         f"{_describe_machine(results['machine'])}; one thread; CPU time, median of {results['passes']}\n\n"
         f"{_markdown(['way of reading', 'pairs/s per core', 'ours is x'], rows)}\n\n"
-        f"First batch of {RESUMED:,} pairs, {times}. Private memory after {LARGE:,} pairs: {memory}."
+        f"First batch of {RESUMED:,} pairs, {times}. Private memory after {LARGE:,} pairs: {memory}.{volumes}"
     )
 
 
