@@ -15,7 +15,6 @@ from srgan_dist.utils.filters import filter_axes, gaussian
 from srgan_dist.utils.stationarity import phase_moments
 
 DETAIL_SIGMA = 2  # pixels, of the Gaussian whose difference from the image is fine detail
-PART = 500**2  # pixels or voxels over which a lattice is looked for
 RING = 8  # frequencies around each of the lattice, from which HR's level is taken
 MEDIAN_OF_EXPONENTIAL = math.log(2)  # over its mean: power in a band of noise is exponentially distributed
 SECTORS = 18  # of 10 degrees
@@ -54,38 +53,21 @@ def lattice_excess(sr, hr, scale):
 
     Of sr the mean over the three frequencies along each axis, of hr the median over 17, as a mean of noise. A
     pattern that is the same everywhere stands out by tens of dB; HR itself has 2 to 5 dB, as the largest of
-    several random numbers. Power is that of parts of about 500x500 pixels, or as many voxels: over more of
-    them the same pattern would stand out further, until one counts that no slice shows.
+    several random numbers.
     """
-    ndim, count = sr.dim() - 1, len(sr)
-    parts = [_parts(images, scale) for images in (sr, hr)]
-    shape, powers = parts[0].shape[1:], [_power(images) for images in parts]
+    ndim = sr.dim() - 1
+    powers = [_power(images) for images in (sr, hr)]
     multiples = range(-(scale // 2) + 1, scale // 2 + 1)
     excesses = []
     for multiple in itertools.product(multiples, repeat=ndim):
         first = next((k for k in multiple if k), 0)
         if first <= 0:  # the mean, and the other half of the spectrum
             continue
-        at = [round(length * k / scale) for length, k in zip(shape, multiple, strict=True)]
-        of_sr, of_hr = (_around(power, at, width) for power, width in zip(powers, (1, RING), strict=True))
-        of_sr = of_sr.reshape(count, -1).mean(1)
-        of_hr = of_hr.reshape(count, -1).median(1).values / MEDIAN_OF_EXPONENTIAL
+        at = [round(length * k / scale) for length, k in zip(sr.shape[1:], multiple, strict=True)]
+        of_sr = _around(powers[0], at, 1).mean(1)
+        of_hr = _around(powers[1], at, RING).median(1).values / MEDIAN_OF_EXPONENTIAL
         excesses.append(10 * torch.log10(of_sr.clamp(min=FLOOR) / of_hr.clamp(min=FLOOR)))
     return torch.stack(excesses).amax(0)
-
-
-def _parts(images, scale):
-    """Cut images [N, *shape] into parts [N * parts, *part] of about PART pixels, whole LR pixels along each
-    axis; what is left over at the end of an axis is left out.
-    """
-    side = PART ** (1 / (images.dim() - 1))
-    for axis in range(1, images.dim()):
-        parts = max(1, round(images.shape[axis] / side))
-        if parts > 1:
-            length = images.shape[axis] // parts // scale * scale
-            images = images.narrow(axis, 0, parts * length).unflatten(axis, (parts, length)).movedim(axis, 1)
-            images = images.flatten(0, 1)
-    return images
 
 
 def _around(power, at, radius):
