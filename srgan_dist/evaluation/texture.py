@@ -15,7 +15,7 @@ from srgan_dist.utils.filters import filter_axes, gaussian
 from srgan_dist.utils.stationarity import phase_moments
 
 DETAIL_SIGMA = 2  # pixels, of the Gaussian whose difference from the image is fine detail
-RING = 8  # frequencies around each of the lattice, from which HR's level is taken
+RING = 8  # frequencies around each of the lattice, from which the level is taken
 MEDIAN_OF_EXPONENTIAL = math.log(2)  # over its mean: power in a band of noise is exponentially distributed
 SECTORS = 18  # of 10 degrees
 PHASE_DEPENDENCE = 0.05  # above HR's own; bicubic and networks of phase 1 have up to that
@@ -48,12 +48,13 @@ def _fine_detail(image):
 
 
 def lattice_excess(sr, hr, scale):
-    """Return the power of sr at the frequencies (k/scale, j/scale), over hr's power around each, in dB; the
-    largest of all.
+    """Return the power of sr at the frequencies (k/scale, j/scale), over the power around each, of hr or of sr
+    itself, whichever is larger, in dB; the largest of all.
 
-    Of sr the mean over the three frequencies along each axis, of hr the median over 17, as a mean of noise. A
+    At a frequency the mean over three along each axis, around it the median over 17, as a mean of noise. A
     pattern that is the same everywhere stands out by tens of dB; HR itself has 2 to 5 dB, as the largest of
-    several random numbers.
+    several random numbers. Grain that is stronger or whiter than HR's is no pattern: its power around the
+    frequency is as high.
     """
     ndim = sr.dim() - 1
     powers = [_power(images) for images in (sr, hr)]
@@ -64,9 +65,10 @@ def lattice_excess(sr, hr, scale):
         if first <= 0:  # the mean, and the other half of the spectrum
             continue
         at = [round(length * k / scale) for length, k in zip(sr.shape[1:], multiple, strict=True)]
-        of_sr = _around(powers[0], at, 1).mean(1)
-        of_hr = _around(powers[1], at, RING).median(1).values / MEDIAN_OF_EXPONENTIAL
-        excesses.append(10 * torch.log10(of_sr.clamp(min=FLOOR) / of_hr.clamp(min=FLOOR)))
+        line = _around(powers[0], at, 1).mean(1)
+        around = torch.stack([_around(power, at, RING).median(1).values for power in powers]).amax(0)
+        around = (around / MEDIAN_OF_EXPONENTIAL).clamp(min=FLOOR)
+        excesses.append(10 * torch.log10(line.clamp(min=FLOOR) / around))
     return torch.stack(excesses).amax(0)
 
 
