@@ -48,8 +48,8 @@ def _fine_detail(image):
 
 
 def lattice_excess(sr, hr, scale):
-    """Return the power of sr at the frequencies (k/scale, j/scale), over the power around each, of hr or of sr
-    itself, whichever is larger, in dB; the largest of all.
+    """Return the power of sr at the frequencies (k/scale, j/scale) over the power around each, of hr or of
+    sr itself, whichever is larger, in dB; the largest of all.
 
     At a frequency the mean over three along each axis, around it the median over 17, as a mean of noise. A
     pattern that is the same everywhere stands out by tens of dB; HR itself has 2 to 5 dB, as the largest of
