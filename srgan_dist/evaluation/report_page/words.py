@@ -76,7 +76,7 @@ MEASURES = {
         "FRC gain", "frequency up to which it is above 0.5, over LR's Nyquist; 1 is nothing gained"
     ),
     "lattice_excess": Measure(
-        "lattice excess", "power at the frequencies of the upsampling's own grid, more than there is around them"
+        "lattice excess", "power at the frequencies of the upsampling's own grid, more than around them"
     ),
     "phase_dependence": Measure(
         "phase dependence", "how much grey levels depend on the place within the grid of LR pixels"
