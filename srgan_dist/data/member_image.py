@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from srgan_dist.data.formats.npy import read_npy_header
 from srgan_dist.data.image_files import read_header
 from srgan_dist.data.volume import ALLOWED_DTYPES, ImageError
 from srgan_dist.storage.encoding import LARGEST_IMAGE, EncodingError
@@ -84,16 +85,14 @@ def pixels_offset(field, data, image):
     """
     if suffix_of(field) != ".npy":
         return None
-    file = io.BytesIO(data)
-    version = np.lib.format.read_magic(file)
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    if version not in readers:
-        return None
-    _, fortran_order, stored = readers[version](file)
+    header = read_npy_header(io.BytesIO(data))
+    stored = header.dtype
     mapped = (
-        not fortran_order and stored == image.dtype.newbyteorder("<") and not file.tell() % stored.itemsize
+        not header.fortran_order
+        and stored == image.dtype.newbyteorder("<")
+        and not header.offset % stored.itemsize
     )
-    return file.tell() if mapped else None
+    return header.offset if mapped else None
 
 
 def _by(shape):

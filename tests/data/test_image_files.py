@@ -58,28 +58,6 @@ def test_an_animated_png_is_refused(tmp_path):
         read_info(tmp_path / "many.png")
 
 
-@pytest.mark.parametrize("channels", [3, 4])
-def test_npy_with_a_last_axis_of_channels_is_refused(tmp_path, channels):
-    path = save(tmp_path / "colour.npy", np.stack([GREY8] * channels, -1))
-    with pytest.raises(
-        ImageError, match=rf"colour.npy: has shape \(40, 52, {channels}\).*save a slice as \[H, W\]"
-    ):
-        read_info(path)
-
-
-def test_an_npy_file_of_two_arrays_is_refused(tmp_path):
-    with open(tmp_path / "two.npy", "wb") as file:
-        np.save(file, GREY8)
-        np.save(file, GREY8)
-    with pytest.raises(ImageError, match="two.npy: holds more than one array"):
-        read_info(tmp_path / "two.npy")
-
-
-def test_npy_volume_in_fortran_order(tmp_path):
-    np.save(tmp_path / "volume.npy", np.asfortranarray(VOLUME))
-    assert np.array_equal(np.stack(list(read_pages(tmp_path / "volume.npy"))), VOLUME)
-
-
 def damaged(path, how):
     data = path.read_bytes()
     path.write_bytes({"cut": data[: len(data) * 2 // 3], "text": b"<html>not here</html>", "empty": b""}[how])
@@ -178,17 +156,6 @@ def test_one_bit_and_transparent_images_are_refused(tmp_path):
             read_info(tmp_path / name)
 
 
-def test_a_pickle_in_an_npy_file_is_not_run(tmp_path):
-    class Trap:
-        def __reduce__(self):
-            return (open, (str(tmp_path / "run"), "w"))
-
-    np.save(tmp_path / "trap.npy", np.array([Trap()], dtype=object), allow_pickle=True)
-    with pytest.raises(ImageError, match="trap.npy"):
-        read_info(tmp_path / "trap.npy")
-    assert not (tmp_path / "run").exists()
-
-
 def test_a_forged_header_is_refused_before_anything_is_decoded(tmp_path):
     path = save(tmp_path / "huge.png", GREY8)
     data = bytearray(path.read_bytes())
@@ -203,25 +170,6 @@ def test_missing_and_foreign_files(tmp_path):
         read_info(tmp_path / "nowhere.png")
     with pytest.raises(ImageError, match="'.jpg' is not read; use one of .png, .tif, .tiff, .npy"):
         read_info(tmp_path / "photo.jpg")
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        pickle.dumps([1, 2]),
-        b"1 2 3\n4 5 6\n",
-        b"\x93NUMPY\1\0\x40\0{'descr': '|u1', 'fortran_order': False, 'shape': (40," + b" " * 13,
-        b"\x93NUMPY\1\0\x76",
-    ],
-    ids=["pickle", "text", "broken header", "cut header"],
-)
-def test_what_is_no_npy_file_is_said_without_advice_to_load_it_unsafely(tmp_path, content):
-    (tmp_path / "a.npy").write_bytes(content)
-    with pytest.raises(
-        ImageError, match="a.npy: is (not an NPY file|cut short, damaged, or holds something other)"
-    ) as error:
-        read_info(tmp_path / "a.npy")
-    assert not any(words in str(error.value) for words in ("unsafely", "pickle", "EOF"))
 
 
 @pytest.mark.parametrize(

@@ -1,24 +1,79 @@
 """NPY files: one array [H, W] or [slices, H, W] of uint8 or uint16."""
 
 import contextlib
+import math
+import re
+from typing import NamedTuple
 
 import numpy as np
 
 from srgan_dist.data.volume import ImageError, Volume
 
+_MAGIC = b"\x93NUMPY"
+_LENGTH_BYTES = {1: 2, 2: 4, 3: 4}  # of the header's length, by major version
+_LONGEST = 10_000  # bytes of a header, as numpy allows
+
+_ENTRY = re.compile(
+    r"""\s* (?P<mark>["']) (?P<key>descr|fortran_order|shape) (?P=mark) \s*:\s*
+    (?: ["'] (?P<dtype>[<>|=]?[biufc]\d+) ["']
+      | (?P<bool>True|False)
+      | \( (?P<sizes>(?:\s*\d+L?\s*,)*\s*(?:\d+L?)?\s*) \) )
+    \s* (?:,|$)""",
+    re.VERBOSE,
+)
+
+
+class NpyHeader(NamedTuple):
+    """What an NPY file says of its one array."""
+
+    shape: tuple
+    dtype: np.dtype
+    fortran_order: bool
+    offset: int  # byte at which the array begins
+
+
+def read_npy_header(file):
+    """Read the header at the start of a binary file of one array of numbers.
+
+    Raises ValueError for any other, and TypeError for a type that numpy lacks.
+    Format: numpy.lib.format, versions 1 to 3. Numpy's own reader parses the header with `ast`, which two
+    threads of Python 3.11.0 to 3.11.7 cannot do at a time (python/cpython#106905): intact files seem damaged.
+    """
+    start = file.read(8)
+    if start[:6] != _MAGIC or len(start) < 8 or start[6] not in _LENGTH_BYTES:
+        raise ValueError("not an NPY file")
+    length_bytes = _LENGTH_BYTES[start[6]]
+    length = int.from_bytes(file.read(length_bytes), "little")
+    header = file.read(length) if length <= _LONGEST else b""
+    if not header or len(header) < length:
+        raise ValueError(f"a header of {length} bytes")
+    text = header.decode("utf-8" if start[6] == 3 else "latin-1").strip()
+    inside, entries, position = text[1:-1].rstrip(), {}, 0
+    while position < len(inside) and (entry := _ENTRY.match(inside, position)):
+        entries[entry["key"]], position = entry, entry.end()
+    if text[:1] + text[-1:] != "{}" or position < len(inside) or len(entries) != 3:
+        raise ValueError(f"the header {text[:200]!r}")
+    descr, order, shape = (
+        entries[key][group]
+        for key, group in (("descr", "dtype"), ("fortran_order", "bool"), ("shape", "sizes"))
+    )
+    if None in (descr, order, shape):
+        raise ValueError(f"the header {text[:200]!r}")
+    sizes = tuple(int(size) for size in re.findall(r"\d+", shape))
+    return NpyHeader(sizes, np.dtype(descr), order == "True", 8 + length_bytes + length)
+
 
 def _mapped(path):
-    with open(path, "rb") as file:
-        head, size = file.read(12), path.stat().st_size
-    # Numpy allocates what a header of version 2 or 3 says of its own length before it is read.
-    length = int.from_bytes(head[8:12], "little") if head[6:7] > b"\1" else 0
     try:
-        if length > size:
-            raise ValueError("the header is longer than the file")
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        with open(path, "rb") as file:
+            header = read_npy_header(file)
+        if path.stat().st_size < header.offset + math.prod(header.shape) * header.dtype.itemsize:
+            raise ValueError("the file is shorter than its array")
+        order = "F" if header.fortran_order else "C"
+        return np.memmap(path, header.dtype, "r", header.offset, header.shape, order)
     except (MemoryError, OSError):
         raise
-    except Exception as error:  # numpy's words range from tokens of the header to advice to load it unsafely
+    except (ValueError, TypeError) as error:
         raise ImageError(
             path,
             "is cut short, damaged, or holds something other than numbers; save it again with numpy.save as"
