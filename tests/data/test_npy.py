@@ -58,6 +58,40 @@ def test_npy_headers_of_other_writers_are_read(header):
     assert read_npy_header(io.BytesIO(written)) == ((3, 4), np.float64, True, len(written))
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '<u2', 'fortran_order': False, 'shape': (3)}",
+        "{'descr': '<u2\", 'fortran_order': False, 'shape': (3,)}",
+        "{'descr': '<u2', 'fortran_order': False, 'shape': (3 4)}",
+        "{'descr': '<u2', 'fortran_order': False, 'shape': (-3,)}",
+        "{'descr': '<u2', 'fortran_order': 'False', 'shape': (3,)}",
+        "{'descr': '<u2' 'fortran_order': False, 'shape': (3,)}",
+        "{'descr': '<u2', 'fortran_order': False}",
+        "{'descr': '<u2', 'fortran_order': False, 'shape': (3,), 'more': True}",
+        "{'descr': '<u2', 'fortran_order': False, 'shape': (\u0663,)}",
+        "{'descr': '<u2', 'fortran_order': False, 'shape': (" + 9_900 * " " + "!}",
+        "{'descr': '<u2', 'fortran_order': False, 'shape': (" + 3_000 * "1 ," + "!}",
+        "{'descr': '|O', 'fortran_order': False, 'shape': (3,)}",
+        "[('descr', '<u2'), ('fortran_order', False), ('shape', (3,))]",
+    ],
+    ids=range(13),
+)
+def test_npy_headers_that_numpy_refuses_are_refused(tmp_path, header):
+    path, length = tmp_path / "a.npy", len(header.encode())
+    path.write_bytes(b"\x93NUMPY\3\0" + length.to_bytes(4, "little") + header.encode() + bytes(6))
+    for read in (np.load, read_info):
+        with pytest.raises(ValueError if read is np.load else ImageError):
+            read(path)
+
+
+def test_a_shape_beyond_every_integer_is_refused(tmp_path):
+    header = b"{'descr': '<u2', 'fortran_order': False, 'shape': (0, 99999999999999999999)}"
+    (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header)
+    with pytest.raises(ImageError, match="a.npy: is cut short, damaged, or holds something other"):
+        read_info(tmp_path / "a.npy")
+
+
 def test_npy_files_are_read_by_several_threads_at_a_time(tmp_path):
     """Python 3.11.0 to 3.11.7 parses its own syntax wrongly when another thread does (cpython#106905)."""
     path, failed = save(tmp_path / "a.npy", GREY8), []

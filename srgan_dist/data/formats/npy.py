@@ -13,13 +13,14 @@ _MAGIC = b"\x93NUMPY"
 _LENGTH_BYTES = {1: 2, 2: 4, 3: 4}  # of the header's length, by major version
 _LONGEST = 10_000  # bytes of a header, as numpy allows
 
+_BLANKS = " \t\n\r\f\v"
 _ENTRY = re.compile(
     r"""\s* (?P<mark>["']) (?P<key>descr|fortran_order|shape) (?P=mark) \s*:\s*
-    (?: ["'] (?P<dtype>[<>|=]?[biufc]\d+) ["']
+    (?: (?P<quote>["']) (?P<dtype>[<>|=]?[biufc]\d+) (?P=quote)
       | (?P<bool>True|False)
-      | \( (?P<sizes>(?:\s*\d+L?\s*,)*\s*(?:\d+L?)?\s*) \) )
+      | \( \s* (?P<sizes>(?:(?:\d+L?\s*,\s*)+(?:\d+L?\s*)?)?) \) )
     \s* (?:,|$)""",
-    re.VERBOSE,
+    re.VERBOSE | re.ASCII,
 )
 
 
@@ -40,15 +41,15 @@ def read_npy_header(file):
     threads of Python 3.11.0 to 3.11.7 cannot do at a time (python/cpython#106905): intact files seem damaged.
     """
     start = file.read(8)
-    if start[:6] != _MAGIC or len(start) < 8 or start[6] not in _LENGTH_BYTES:
+    if start[:6] != _MAGIC or start[7:] != b"\0" or start[6] not in _LENGTH_BYTES:
         raise ValueError("not an NPY file")
     length_bytes = _LENGTH_BYTES[start[6]]
     length = int.from_bytes(file.read(length_bytes), "little")
     header = file.read(length) if length <= _LONGEST else b""
     if not header or len(header) < length:
         raise ValueError(f"a header of {length} bytes")
-    text = header.decode("utf-8" if start[6] == 3 else "latin-1").strip()
-    inside, entries, position = text[1:-1].rstrip(), {}, 0
+    text = header.decode("utf-8" if start[6] == 3 else "latin-1").strip(_BLANKS)
+    inside, entries, position = text[1:-1].rstrip(_BLANKS), {}, 0
     while position < len(inside) and (entry := _ENTRY.match(inside, position)):
         entries[entry["key"]], position = entry, entry.end()
     if text[:1] + text[-1:] != "{}" or position < len(inside) or len(entries) != 3:
@@ -59,7 +60,7 @@ def read_npy_header(file):
     )
     if None in (descr, order, shape):
         raise ValueError(f"the header {text[:200]!r}")
-    sizes = tuple(int(size) for size in re.findall(r"\d+", shape))
+    sizes = tuple(int(size) for size in re.findall("[0-9]+", shape))
     return NpyHeader(sizes, np.dtype(descr), order == "True", 8 + length_bytes + length)
 
 
@@ -73,7 +74,7 @@ def _mapped(path):
         return np.memmap(path, header.dtype, "r", header.offset, header.shape, order)
     except (MemoryError, OSError):
         raise
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise ImageError(
             path,
             "is cut short, damaged, or holds something other than numbers; save it again with numpy.save as"
