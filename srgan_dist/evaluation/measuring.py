@@ -27,7 +27,7 @@ from srgan_dist.runtime.cpu import one_thread_each
 from srgan_dist.runtime.process_group import gather_lists
 from srgan_dist.utils.files import atomic_write, write_json
 
-PROTOCOL = 3  # version of the measures and their intervals
+PROTOCOL = 4  # version of the measures and their intervals
 CPU = torch.device("cpu")
 FORMS = "raw", "median"
 FACTS = "value", "hr", "bias", "bias_kind", "unit", "images", "sources", "plugs", "level", "units"  # of a row

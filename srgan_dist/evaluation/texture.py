@@ -15,11 +15,11 @@ from srgan_dist.utils.filters import filter_axes, gaussian
 from srgan_dist.utils.stationarity import phase_moments
 
 DETAIL_SIGMA = 2  # pixels, of the Gaussian whose difference from the image is fine detail
-RING = 8  # frequencies around each of the lattice, from which the level is taken
+RING = 8  # frequencies around each of the lattice, from which HR's level is taken
 MEDIAN_OF_EXPONENTIAL = math.log(2)  # over its mean: power in a band of noise is exponentially distributed
 SECTORS = 18  # of 10 degrees
 PHASE_DEPENDENCE = 0.05  # above HR's own; bicubic and networks of phase 1 have up to that
-LATTICE_EXCESS = 10.0  # dB above HR's own; a hatch that one sees has 15 and more
+LATTICE_EXCESS = 10.0  # dB above HR's own; a hatch that one sees has 15 and more, in all of the image 20
 FLOOR = 1 / (12 * 255**2)  # of power and variance: the quantisation noise of 8 bit
 
 
@@ -51,30 +51,34 @@ def lattice_excess(sr, hr, scale):
     """Return the power of sr at the frequencies (k/scale, j/scale) over the power around each, of hr or of
     sr itself, whichever is larger, in dB; the largest of all.
 
-    At a frequency the mean over three along each axis, around it the median over 17, as a mean of noise. A
-    pattern that is the same everywhere stands out by tens of dB; HR itself has 2 to 5 dB, as the largest of
-    several random numbers. Grain that is stronger or whiter than HR's is no pattern: its power around the
-    frequency is as high.
+    At a frequency the mean over three along each axis, around it a median, as a mean of noise: of hr over 17
+    along each axis, of sr half way to the next frequency of the lattice. A pattern that is the same
+    everywhere stands out by tens of dB; HR itself has 2 to 5 dB, as the largest of several random numbers.
+    Grain that is stronger or whiter than HR's is no pattern: its power is as high half way to the next
+    frequency. A pattern in parts of the image spreads over some frequencies, and is one.
     """
-    ndim = sr.dim() - 1
     powers = [_power(images) for images in (sr, hr)]
-    multiples = range(-(scale // 2) + 1, scale // 2 + 1)
+    half_way = [max(RING, length // (2 * scale) - 1) for length in sr.shape[1:]]
+    radii = half_way, [RING] * len(half_way)
+    multiples = range(-((scale - 1) // 2), scale // 2 + 1)
     excesses = []
-    for multiple in itertools.product(multiples, repeat=ndim):
+    for multiple in itertools.product(multiples, repeat=len(half_way)):
         first = next((k for k in multiple if k), 0)
         if first <= 0:  # the mean, and the other half of the spectrum
             continue
         at = [round(length * k / scale) for length, k in zip(sr.shape[1:], multiple, strict=True)]
-        line = _around(powers[0], at, 1).mean(1)
-        around = torch.stack([_around(power, at, RING).median(1).values for power in powers]).amax(0)
-        around = (around / MEDIAN_OF_EXPONENTIAL).clamp(min=FLOOR)
+        line = _around(powers[0], at, [1] * len(at)).mean(1)
+        around = [
+            _around(power, at, radius).median(1).values for power, radius in zip(powers, radii, strict=True)
+        ]
+        around = (torch.maximum(*around) / MEDIAN_OF_EXPONENTIAL).clamp(min=FLOOR)
         excesses.append(10 * torch.log10(line.clamp(min=FLOOR) / around))
     return torch.stack(excesses).amax(0)
 
 
-def _around(power, at, radius):
-    """Return the power [N, M] at the frequencies within `radius` of one, along each axis."""
-    for axis, (centre, length) in enumerate(zip(at, power.shape[1:], strict=True), start=1):
+def _around(power, at, radii):
+    """Return the power [N, M] at the frequencies within some `radii`, along each axis, of one."""
+    for axis, (centre, radius, length) in enumerate(zip(at, radii, power.shape[1:], strict=True), start=1):
         places = torch.arange(centre - radius, centre + radius + 1, device=power.device) % length
         power = power.index_select(axis, places)
     return power.flatten(1)

@@ -38,7 +38,7 @@ from srgan_dist.storage.cache import cache_at
 from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.files import atomic_write, read_regular
 
-PROTOCOL = 3  # version of the metrics and of bicubic; a change of either makes cached scores invalid
+PROTOCOL = 4  # version of the metrics and of bicubic; a change of either makes cached scores invalid
 DB_PER_NAT = 10 / math.log(10)
 IMAGES_FOR_OTSU = 8  # of a rock
 BASIC = measuring_of("basic", "otsu", "dark", permeability=False, samples=0)

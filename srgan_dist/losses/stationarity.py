@@ -18,6 +18,7 @@ MEANS_WEIGHT = (
 SMALLEST_LR_CROP = 4  # pixels along each axis, of which the middle ones have a part
 FEW = 4  # images of a batch
 FAINTEST = 0.03  # of the mean power of fine detail in a batch: air has less than any rock, and counts as that
+GREY_LEVEL = 2 / 255  # of 8 bits: a batch of air alone counts as if its fine detail had that much
 WIDTH = 9  # pixels of the blur that separates detail, wider than grain: a pattern of LR pixels is wide
 
 
@@ -25,7 +26,7 @@ class StationarityLossConfig(Settings):
     """Variance over sub-pixel phases of the statistics of SR's fine detail; against a lattice."""
 
     name: Literal["stationarity"]
-    weight: float = Field(1.0, gt=0, description="factor in the sum of losses")
+    weight: float = Field(0.6, gt=0, description="factor in the sum of losses")
 
 
 class StationarityLoss(nn.Module):
@@ -34,7 +35,8 @@ class StationarityLoss(nn.Module):
     A rock does not know where the pixels of LR lie, so its statistics are the same at every phase; those of
     an image with a pattern of the upsampling are not (it is cyclostationary: Gardner, Napolitano, Paura 2006,
     "Cyclostationarity: half a century of research"). Of hr only the variance of each image's fine detail is
-    used, as its unit: a faint rock weighs as much as one of strong contrast, as in `phase_dependence`.
+    used, as its unit: a faint rock weighs as much as one of strong contrast, as in `phase_dependence`; air
+    has a least one.
     """
 
     def __init__(self, config, scale):
@@ -45,7 +47,7 @@ class StationarityLoss(nn.Module):
         """sr, hr: [B, 1, *shape] in [-1, 1], of which every axis begins with an LR pixel -> 0-d float32."""
         with torch.no_grad():
             power = fine_detail(hr.float(), WIDTH).square().flatten(1).mean(1)
-            unit = power.maximum(FAINTEST * power.mean()).clamp(min=1e-6).sqrt()
+            unit = power.maximum(FAINTEST * power.mean()).clamp(min=GREY_LEVEL**2).sqrt()
         detail = fine_detail(sr.float(), WIDTH).squeeze(1) / unit.view(-1, *[1] * (sr.dim() - 2))
         means, covariances = phase_moments(detail, self.scale, halves=True)
         loss = MEANS_WEIGHT * variance_over_phases(means) + variance_over_phases(covariances.flatten(2)).sum()

@@ -1,5 +1,7 @@
 """Measures of artificial texture, against known patterns."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -59,11 +61,33 @@ def test_lattice_excess_of_a_cosine_worked_by_hand(scale, ndim, side):
     assert found == pytest.approx(expected, abs=1.5) and found > 15
 
 
+@pytest.mark.parametrize("scale, ndim", [(2, 2), (3, 2), (4, 2), (6, 2), (8, 2), (2, 3), (3, 3)])
+def test_a_lattice_of_any_direction_shows(scale, ndim):
+    side = 240 if ndim == 2 else 48
+    hr, sr = grains(1, *[side] * ndim), grains(1, *[side] * ndim, seed=1)
+    places = torch.meshgrid(*[torch.arange(side)] * ndim, indexing="ij")
+    for multiple in itertools.product(range(scale), repeat=ndim):
+        if any(multiple):
+            phase = sum(k * place for k, place in zip(multiple, places, strict=True))
+            period = torch.cos(2 * torch.pi * phase / scale)
+            assert lattice_excess(sr + 0.03 * period, hr, scale).item() > 15, multiple
+
+
+def test_a_hatch_in_a_part_of_the_image_grows_with_its_amplitude():
+    hr, sr, period = grains(1, 480, 480), grains(1, 480, 480, seed=1), torch.zeros(480, 480)
+    hatch = torch.cos(torch.pi * torch.arange(120) / 2)
+    period[60:180, 300:420] = hatch + hatch[:, None]  # 6 % of the area
+    found = [lattice_excess(sr + amplitude * period, hr, 4).item() for amplitude in (0.1, 0.2)]
+    assert found[0] > 15 and 5 < found[1] - found[0] < 6.1
+
+
 def test_grain_that_is_stronger_or_whiter_than_hr_is_no_lattice():
     hr = grains(1, 48, 48, 48)
     blurred = 0.5 + sum((hr - 0.5).roll(step, axis) for axis in (1, 2, 3) for step in (-1, 1)) / 6
     for sr in (0.5 + 4 * (grains(1, 48, 48, 48, seed=1) - 0.5), grains(1, 48, 48, 48, seed=1)):
         assert lattice_excess(sr, blurred, 4).item() < 6
+    hr, sr = grains(1, 480, 480), 0.5 + 3 * (grains(1, 480, 480, seed=1) - 0.5)
+    assert lattice_excess(sr, 0.5 + ((hr - 0.5) + (hr - 0.5).roll(1, 1)) / 2, 4).item() < 6
 
 
 def test_a_grain_of_one_direction_hides_in_a_ring_and_shows_by_angle():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from srgan_dist.losses import build_loss
-from srgan_dist.losses.stationarity import StationarityLossConfig, fine_detail
+from srgan_dist.losses.stationarity import WIDTH, StationarityLossConfig, fine_detail
 from srgan_dist.utils.stationarity import offsets_of, phase_moments
 
 
@@ -68,6 +68,14 @@ def test_a_lattice_costs_a_faint_rock_as_much_as_one_of_strong_contrast():
     lattice = contrast * 0.1 * torch.cos(torch.pi * torch.arange(96) / 2)
     strong, faint = (loss(4)(sr + (contrast == level) * lattice, hr) for level in (1.0, 0.2))
     assert faint > 1 and abs(faint / strong - 1) < 0.1
+
+
+def test_a_batch_of_air_counts_as_if_its_detail_had_a_grey_level():
+    air, level = torch.full((8, 1, 96, 96), -0.9), grains(8, 1, 96, 96)
+    size = fine_detail(level, WIDTH).square().flatten(1).mean(1).sqrt().view(-1, 1, 1, 1)
+    sr = air + 0.002 * torch.cos(torch.pi * torch.arange(96) / 2)  # a quarter of a grey level
+    assert torch.allclose(loss(4)(sr, air), loss(4)(sr, level * (2 / 255) / size), rtol=1e-4)
+    assert 1 < loss(4)(sr, air) < 5  # in units of its own rounding some 180
 
 
 def test_noise_costs_nothing_on_average_however_strong():
