@@ -33,7 +33,7 @@ from srgan_dist.evaluation.scoring import (
     pattern_notes,
     score_split,
 )
-from srgan_dist.models import noise_channels
+from srgan_dist.models import makes_grain, noise_channels
 from srgan_dist.models.weights_file import MODEL, find_weights, load_generator, read_facts
 from srgan_dist.runtime.cpu import share_of_cores
 from srgan_dist.runtime.device import check_group, cpu_wanted, use_exact_float32
@@ -165,7 +165,10 @@ def _measure(splits, methods, generators, measuring, thresholds, share, show):
     }
     if noisy and measuring.samples:
         found = {
-            split.name: {name: calibration(split, g, measuring.samples, *share) for name, g in noisy.items()}
+            split.name: {
+                name: calibration(split, g, measuring.samples, *share) if makes_grain(g) else {}
+                for name, g in noisy.items()
+            }
             for split in splits
         }
         files["calibration.json"] = lambda path: write_json(path, found)

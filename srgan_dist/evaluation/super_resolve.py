@@ -13,7 +13,7 @@ import torch
 from srgan_dist.data.degradation import weights_of_axis
 from srgan_dist.data.noise import Noise
 from srgan_dist.data.value_range import to_grey_levels, to_metric_range, to_network_range
-from srgan_dist.models import noise_channels
+from srgan_dist.models import makes_grain, noise_channels
 from srgan_dist.models.weights_file import check_output
 from srgan_dist.runtime.cpu import one_thread_each
 from srgan_dist.utils.errors import UserError
@@ -24,7 +24,7 @@ NOISE = Noise()  # of a generator with noise, where nothing else is said
 # In 3-D of generators without `floats_per_pixel`; of others it is one of BLOCKS, by its activations
 TILES = {2: 192, 3: 32}
 BLOCKS = range(32, 128 + 1, 8)  # multiples of 8, which chunks of Zarr can share
-DRAWS_AT_ONCE = 4  # of the noise, for which all else is computed once
+DRAWS_AT_ONCE = 8  # of the noise, for which all else is computed once
 ACTIVATION_BYTES = {"cpu": 2**29, "gpu": 6 * 2**30}  # of a block
 CPU_BYTES = 2**30  # of all blocks of a volume that are computed at a time, whatever the number of threads
 
@@ -100,7 +100,7 @@ def draws_of_part(generator, pixels, wide, window, noise=NOISE, number=0, sample
         output = enlarge(*map(torch.cat, zip(*fields, strict=True))).squeeze(1)
         check_output(output, generator)
         unit = to_metric_range(output[:, *scaled(within(window, wide), scale)].float())
-        yield from unit.view(len(draws), *shape)
+        yield from unit.view(-1, *shape).expand(len(draws), *shape)
 
 
 def _network_input(generator, pixels):
@@ -112,12 +112,11 @@ def _network_input(generator, pixels):
 
 
 def _noise_of(generator, window, batch, noise, number):
-    """Return [the noise of a window, in LR pixels, for a batch], [] for a generator without noise."""
-    scale, channels = generator.config.scale, noise_channels(generator.config)
-    if not channels:
+    """Return [the noise of a window, in LR pixels, for a batch], [] for a generator that makes no grain."""
+    if not makes_grain(generator):
         return []
-    sides = scaled(window, scale)
-    shape = [side.stop - side.start for side in sides]
+    sides = scaled(window, generator.config.scale)
+    shape, channels = [side.stop - side.start for side in sides], noise_channels(generator.config)
     field = noise.at([number], [side.start for side in sides], shape, channels, device_of(generator))
     return [field.expand(batch, *field.shape[1:])]
 

@@ -102,7 +102,8 @@ def recompute_blocks(network):
 
 class NoiseHead(nn.Module):
     """Texture that is added to an image: features [B, C, *HR shape], those of the LR grid [B, L, *shape]
-    and noise [B, N, *HR shape] -> [B, 1, *HR shape]. It is detail, a function of the features alone
+    and noise [B, N, *HR shape] -> [B, 1, *HR shape]; of one image also several draws of the noise, [D, N,
+    *HR shape] -> [D, 1, *HR shape], in the memory of one. It is detail, a function of the features alone
     (conv3 - PReLU - conv3), plus grain: filters of the noise (conv5), each times an amplitude, a mean of
     the LR features over 5 LR pixels along each axis. It adds nothing until `start`.
 
@@ -156,12 +157,21 @@ class NoiseHead(nn.Module):
         if not self.amplitude.bias.any():
             self.amplitude.bias[GRAINS // 4 :] = INITIAL_AMPLITUDE
 
+    @property
+    def adds_nothing(self):
+        """Whether the output is zero everywhere, as it is until `start`."""
+        layers = self.detail, self.amplitude
+        return not any(parameter.any() for layer in layers for parameter in layer.parameters())
+
     def forward(self, features, lr_features, noise):
         pool, mode = POOL_AND_MODE[features.dim()]
         means = local_means(lr_features, pool)
         amplitude = F.interpolate(self.amplitude(means), noise.shape[2:], mode=mode)
-        grain = self.grain(noise.to(features.dtype))
-        return self.detail(self.prelu(self.conv(features))) + (amplitude * grain).sum(1, keepdim=True)
+        noise = noise.to(features.dtype)
+        draws = [noise] if noise.shape[0] == features.shape[0] else noise.split(1)
+        grains = [(amplitude * self.grain(draw)).sum(1, keepdim=True) for draw in draws]
+        grain = grains[0] if len(grains) == 1 else torch.cat(grains)
+        return self.detail(self.prelu(self.conv(features))) + grain
 
 
 def local_means(x, pool):

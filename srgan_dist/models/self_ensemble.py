@@ -23,6 +23,10 @@ class SelfEnsemble(nn.Module):
         swaps = (False, True) if self.config.ndim == 2 else (False,)
         self.orientations = list(itertools.product(flips, swaps))
 
+    @property
+    def texture(self):
+        return self.generator.texture
+
     def forward(self, *images):
         total = 0
         for flips, swap in self.orientations:

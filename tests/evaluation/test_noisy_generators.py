@@ -12,10 +12,11 @@ from PIL import Image
 
 import srgan_dist
 from srgan_dist.data.noise import Noise
-from srgan_dist.evaluation.super_resolve import super_resolve, super_resolve_pages
+from srgan_dist.data.value_range import to_metric_range, to_network_range
+from srgan_dist.evaluation.super_resolve import super_resolve, super_resolve_pages, super_resolve_samples
 from srgan_dist.evaluation.super_resolve_files import list_jobs
 from srgan_dist.evaluation.super_resolver import SuperResolver
-from srgan_dist.models import build_generator
+from srgan_dist.models import build_generator, makes_grain
 from srgan_dist.models.rrdb import RRDBConfig
 from srgan_dist.models.srresnet import SRResNetConfig
 from srgan_dist.models.weights_file import save_generator
@@ -162,3 +163,16 @@ def test_a_generator_without_noise_refuses_settings_of_it(settings):
     generator = network(SRResNetConfig(scale=2, **SRRESNET | {"noise": 0}))
     with pytest.raises(UserError, match="a generator without noise \\(generator.noise=0\\)"):
         SuperResolver(generator)(texture(0, 20, 24), **settings)
+
+
+def test_a_texture_that_is_not_trained_is_not_computed_and_changes_nothing():
+    torch.manual_seed(0)
+    generator = build_generator(SRResNetConfig(scale=2, **SRRESNET)).eval()
+    assert not makes_grain(generator) and makes_grain(network())
+    lr = texture(0, 12, 14)
+    with torch.no_grad():
+        whole = generator(to_network_range(torch.from_numpy(lr))[None, None], torch.randn(1, 2, 24, 28))
+    for seed in (0, 1):
+        assert torch.equal(super_resolve(generator, lr, noise=Noise(seed)), to_metric_range(whole[0, 0]))
+    mean, spread = super_resolve_samples(generator, lr, 3)
+    assert torch.equal(mean, to_metric_range(whole[0, 0])) and not spread.any()
