@@ -113,7 +113,7 @@ def rock_measures(image, threshold, phase="dark", voxel_size_um=None, inside=Non
         )
     pore, unit = pores_of(_unit(image), threshold, phase), voxel_size_um or 1.0
     r_max = min(min(image.shape) // 2, 100)
-    pairs = correlation.two_point_sums(pore, inside, r_max)
+    pairs = [correlation.pairs_of(mask, r_max) for mask in (pore & inside, inside)]
     sums = {
         "porosity": geometry.porosity(pore, inside),
         "specific_interface": geometry.specific_interface(pore, inside),

@@ -6,26 +6,18 @@ import numpy as np
 from scipy import fft
 
 
-def two_point_sums(pore, valid, r_max):
-    """Return the numbers of pixel pairs at distance r = 0 .. r_max that are both pore, and of all pairs:
-    ([r_max + 1], [r_max + 1]); their ratio is the two-point correlation S2(r).
+def pairs_of(mask, r_max):
+    """Return the numbers of pixel pairs at distance r = 0 .. r_max that are both in a mask, [r_max + 1]: of
+    the pores over those of all that is valid they are the two-point correlation S2(r).
 
     Distances are rounded to whole pixels, over all directions. Images are padded, so that no pair goes around
     the border.
     """
-    shape = tuple(fft.next_fast_len(n + r_max, real=True) for n in pore.shape)
-    places, ring = _near(pore.shape, r_max)
-    return tuple(
-        np.bincount(ring, weights=_autocorrelation(x, shape)[places].ravel(), minlength=r_max + 2)[
-            : r_max + 1
-        ]
-        for x in (pore & valid, valid)
-    )
-
-
-def _autocorrelation(x, shape):
-    spectrum = fft.rfftn(x.astype(np.float32), shape)
-    return fft.irfftn(spectrum.real**2 + spectrum.imag**2, shape)
+    shape = tuple(fft.next_fast_len(n + r_max, real=True) for n in mask.shape)
+    spectrum = fft.rfftn(mask.astype(np.float32), shape)
+    autocorrelation = fft.irfftn(spectrum.real**2 + spectrum.imag**2, shape)
+    places, ring = _near(mask.shape, r_max)
+    return np.bincount(ring, weights=autocorrelation[places].ravel(), minlength=r_max + 2)[: r_max + 1]
 
 
 @lru_cache(maxsize=4)

@@ -89,9 +89,10 @@ class Reference:
         if threshold is not None:
             self.pores = self._pores_of(self.denoised)
             self.grains = geometry.deeper_than(RIM, self.valid & ~self.pores["median"])
+            self.all_pairs = correlation.pairs_of(self.valid, self.r_max)
             for form, pore in self.pores.items():
-                self.pairs[form] = correlation.two_point_sums(pore, self.valid, self.r_max)
-                self.sums[form] = self._segmented(self.pores, form)
+                self.pairs[form] = correlation.pairs_of(pore & self.valid, self.r_max)
+                self.sums[form] = self._segmented(self.pores, form, self.pairs[form])
 
     def _pores_of(self, images):
         return {form: pores_of(image, self.threshold, self.phase) for form, image in images.items()}
@@ -123,13 +124,14 @@ class Reference:
                 found[form] |= self.sums[form] | {"threshold_sweep": self._sweep(image)}
         return found
 
-    def _segmented(self, pores, form):
+    def _segmented(self, pores, form, pairs=None):
         """Return {name: sums} of what needs pores, {form: [*shape]}; `cells` are those of every cell: {name:
-        [cells, k]}. Invented pores are after the median in both forms: a speck is none.
+        [cells, k]}. pairs: those of the form, if known. Invented pores are after the median in both forms: a
+        speck is none.
         """
         pore, valid, of_hr, edges = pores[form], self.valid, self.pores[form], self.edges
-        pairs, all_pairs = correlation.two_point_sums(pore, valid, self.r_max)
-        rho, rho_hr = (correlation.normalised(p, all_pairs)[1] for p in (pairs, self.pairs[form][0]))
+        pairs = correlation.pairs_of(pore & valid, self.r_max) if pairs is None else pairs
+        rho, rho_hr = (correlation.normalised(p, self.all_pairs)[1] for p in (pairs, self.pairs[form]))
         error = float(np.abs(rho - rho_hr).mean())
         known = np.isfinite(error)
         chord_sums, chord_counts = geometry.chords(pore, valid, edges)
@@ -146,7 +148,7 @@ class Reference:
             cells["pore_size"] = pore_sizes.opening_sums(pore, valid, radii, edges)
         sums = {
             "two_point_error": (error if known else 0.0, float(known)),
-            "two_point": np.stack([pairs, all_pairs]).ravel(),
+            "two_point": np.stack([pairs, self.all_pairs]).ravel(),
             "chords": chord_counts,
         }
         if self.full and pore.ndim == 3:

@@ -4,12 +4,16 @@ plug.
 Images are [*shape] floats on [0, 1], 2-D or 3-D; masks and pores are booleans of the same shape.
 """
 
+import math
+
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from scipy import ndimage
 
 BINS = 256  # of the histogram on [0, 1]
 LARGEST_POROSITY = 0.6  # beyond it two classes are not enough, as in coal
 CONSTANT_SIDE = 11  # pixels of the window in which the outside of a plug has one grey level
+SELECTED_AT_ONCE = 2**14  # pixels of a median
 AIR_SIDE = 31  # and of that in which all pixels are as dark as air
 AIR_SHARE = 0.05  # of the image, of the smallest area of air
 SWEEP = tuple(np.round(np.linspace(0.85, 1.15, 7), 2).tolist())  # factors of a threshold
@@ -45,7 +49,14 @@ def otsu(counts):
 
 def median(image):
     """Return the median of 3 pixels along each axis (3x3, in 3-D 3x3x3), mirrored at the borders."""
-    return ndimage.median_filter(image, 3, mode="mirror")
+    windows = sliding_window_view(np.pad(image, 1, mode="reflect"), [3] * image.ndim)
+    middle, found = 3**image.ndim // 2, np.empty_like(image)
+    step = max(1, SELECTED_AT_ONCE // max(1, math.prod(image.shape[1:])))
+    for start in range(0, len(image), step):  # numpy selects faster than SciPy filters volumes
+        rows = slice(start, start + step)
+        values = windows[rows].reshape(*found[rows].shape, -1)
+        found[rows] = np.partition(values, middle)[..., middle]
+    return found
 
 
 def pores_of(image, threshold, phase="dark"):

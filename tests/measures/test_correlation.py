@@ -9,15 +9,16 @@ from shapes import boolean_model
 from srgan_dist.measures.correlation import (
     correlation_length,
     normalised,
+    pairs_of,
     resolved_frequency,
     ring_correlation,
     ring_sums,
-    two_point_sums,
 )
 
 
 def s2_of(pore, r_max, valid=None):
-    return normalised(*two_point_sums(pore, np.ones(pore.shape, bool) if valid is None else valid, r_max))
+    valid = np.ones(pore.shape, bool) if valid is None else valid
+    return normalised(pairs_of(pore & valid, r_max), pairs_of(valid, r_max))
 
 
 def test_two_points_of_a_small_image_counted_by_hand():
@@ -30,8 +31,8 @@ def test_two_points_of_a_small_image_counted_by_hand():
             if distance <= 3 and abs(one - two).max() <= 3:
                 all_pairs[distance] += 1
                 pairs[distance] += pore[tuple(one)] and pore[tuple(two)]
-    found = two_point_sums(pore, valid, 3)
-    assert np.allclose(found[0], pairs, atol=1e-3) and np.allclose(found[1], all_pairs, atol=1e-3)
+    assert np.allclose(pairs_of(pore & valid, 3), pairs, atol=1e-3)
+    assert np.allclose(pairs_of(valid, 3), all_pairs, atol=1e-3)
 
 
 def test_two_points_of_a_checkerboard():

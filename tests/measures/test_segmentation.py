@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy import ndimage
 from shapes import ball
 from skimage.filters import threshold_otsu
 
@@ -39,6 +40,12 @@ def test_the_median_takes_a_single_pixel_away_and_keeps_an_edge(ndim):
     noisy = image.copy()
     noisy[(2,) * ndim] = 1
     assert np.array_equal(median(noisy), image)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 7), (301, 90), (1, 5, 4), (3, 300, 80), (20, 2, 9)])
+def test_the_median_is_that_of_scipy(shape):
+    image = np.random.default_rng(0).random(shape).astype(np.float32)
+    assert np.array_equal(median(image), ndimage.median_filter(image, 3, mode="mirror"))
 
 
 def test_the_outside_of_a_round_plug_is_no_rock_and_a_saturated_pore_is():
