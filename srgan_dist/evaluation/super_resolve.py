@@ -24,7 +24,7 @@ NOISE = Noise()  # of a generator with noise, where nothing else is said
 # In 3-D of generators without `floats_per_pixel`; of others it is one of BLOCKS, by its activations
 TILES = {2: 192, 3: 32}
 BLOCKS = range(32, 128 + 1, 8)  # multiples of 8, which chunks of Zarr can share
-DRAWS_AT_ONCE = 8  # of the noise, for which all else is computed once
+DRAWS_AT_ONCE = {2: 8, 3: 4}  # by dimensions: of the noise, for which all else is computed once
 ACTIVATION_BYTES = {"cpu": 2**29, "gpu": 6 * 2**30}  # of a block
 CPU_BYTES = 2**30  # of all blocks of a volume that are computed at a time, whatever the number of threads
 
@@ -90,14 +90,13 @@ def draws_of_part(generator, pixels, wide, window, noise=NOISE, number=0, sample
         inner = within(wide, outer)
         enlarge = partial(generator.upsampled, features[:, :, *inner], lr[:, :, *inner])
     shape = *pixels.shape[: -len(window)], *(side.stop - side.start for side in scaled(window, scale))
-    at_once = DRAWS_AT_ONCE if len(lr) == 1 else 1
+    grain = makes_grain(generator)
+    at_once = (DRAWS_AT_ONCE[len(window)] if len(lr) == 1 else 1) if grain else samples
     for first in range(0, samples, at_once):
         draws = range(first, min(first + at_once, samples))
-        fields = [
-            _noise_of(generator, wide, len(lr), replace(noise, seed=noise.seed + draw), number)
-            for draw in draws
-        ]
-        output = enlarge(*map(torch.cat, zip(*fields, strict=True))).squeeze(1)
+        seeds = [replace(noise, seed=noise.seed + draw) for draw in draws] if grain else []
+        fields = [_noise_of(generator, wide, len(lr), seed, number) for seed in seeds]
+        output = enlarge(*([torch.cat(fields)] if grain else [])).squeeze(1)
         check_output(output, generator)
         unit = to_metric_range(output[:, *scaled(within(window, wide), scale)].float())
         yield from unit.view(-1, *shape).expand(len(draws), *shape)
@@ -112,13 +111,11 @@ def _network_input(generator, pixels):
 
 
 def _noise_of(generator, window, batch, noise, number):
-    """Return [the noise of a window, in LR pixels, for a batch], [] for a generator that makes no grain."""
-    if not makes_grain(generator):
-        return []
+    """Return the noise of a window, in LR pixels, for a batch: [batch, channels, *HR shape]."""
     sides = scaled(window, generator.config.scale)
     shape, channels = [side.stop - side.start for side in sides], noise_channels(generator.config)
     field = noise.at([number], [side.start for side in sides], shape, channels, device_of(generator))
-    return [field.expand(batch, *field.shape[1:])]
+    return field.expand(batch, *field.shape[1:])
 
 
 def tiles_of(shape, tile):
@@ -247,6 +244,11 @@ def check_noise(generator, noise, samples):
         )
     if samples is not None and noise.strength == 0:
         raise UserError(f"samples={samples} of noise 0 are all the same; give a noise above 0")
+    if samples is not None and not makes_grain(generator):
+        raise UserError(
+            f"samples={samples} of these weights are all the same, for no phase has trained their texture:"
+            " use weights of phase 2, or leave samples out"
+        )
 
 
 def depth_scale(generator):

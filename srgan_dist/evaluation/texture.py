@@ -15,7 +15,7 @@ from srgan_dist.utils.filters import filter_axes, gaussian
 from srgan_dist.utils.stationarity import phase_moments
 
 DETAIL_SIGMA = 2  # pixels, of the Gaussian whose difference from the image is fine detail
-RING = 8  # frequencies around each of the lattice, from which HR's level is taken
+RING = 8  # frequencies around each of the lattice, from which HR's level is taken, and SR's at least
 MEDIAN_OF_EXPONENTIAL = math.log(2)  # over its mean: power in a band of noise is exponentially distributed
 SECTORS = 18  # of 10 degrees
 PHASE_DEPENDENCE = 0.05  # above HR's own; bicubic and networks of phase 1 have up to that
@@ -52,10 +52,10 @@ def lattice_excess(sr, hr, scale):
     sr itself, whichever is larger, in dB; the largest of all.
 
     At a frequency the mean over three along each axis, around it a median, as a mean of noise: of hr over 17
-    along each axis, of sr half way to the next frequency of the lattice. A pattern that is the same
-    everywhere stands out by tens of dB; HR itself has 2 to 5 dB, as the largest of several random numbers.
-    Grain that is stronger or whiter than HR's is no pattern: its power is as high half way to the next
-    frequency. A pattern in parts of the image spreads over some frequencies, and is one.
+    along each axis, of sr over all that are nearer to it than to the next frequency of the lattice, 17 at
+    least. A pattern that is the same everywhere stands out by tens of dB; HR itself has 2 to 5 dB, as the
+    largest of several random numbers. Grain that is stronger or whiter than HR's is no pattern: all around it
+    is as strong. A pattern in parts of the image spreads over some frequencies, and is one.
     """
     powers = [_power(images) for images in (sr, hr)]
     half_way = [max(RING, length // (2 * scale) - 1) for length in sr.shape[1:]]

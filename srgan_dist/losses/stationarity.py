@@ -18,7 +18,8 @@ MEANS_WEIGHT = (
 SMALLEST_LR_CROP = 4  # pixels along each axis, of which the middle ones have a part
 FEW = 4  # images of a batch
 FAINTEST = 0.03  # of the mean power of fine detail in a batch: air has less than any rock, and counts as that
-GREY_LEVEL = 2 / 255  # of 8 bits: a batch of air alone counts as if its fine detail had that much
+SILENT = 1e-6  # power of fine detail: a batch with less is air of one grey level, no rock of 12 bits in 16
+GREY_LEVEL = 2 / 255  # of 8 bits: such a batch counts as if its fine detail had that much
 WIDTH = 9  # pixels of the blur that separates detail, wider than grain: a pattern of LR pixels is wide
 
 
@@ -47,7 +48,8 @@ class StationarityLoss(nn.Module):
         """sr, hr: [B, 1, *shape] in [-1, 1], of which every axis begins with an LR pixel -> 0-d float32."""
         with torch.no_grad():
             power = fine_detail(hr.float(), WIDTH).square().flatten(1).mean(1)
-            unit = power.maximum(FAINTEST * power.mean()).clamp(min=GREY_LEVEL**2).sqrt()
+            least = torch.where(power.mean() < SILENT, GREY_LEVEL**2, SILENT)
+            unit = power.maximum(FAINTEST * power.mean()).maximum(least).sqrt()
         detail = fine_detail(sr.float(), WIDTH).squeeze(1) / unit.view(-1, *[1] * (sr.dim() - 2))
         means, covariances = phase_moments(detail, self.scale, halves=True)
         loss = MEANS_WEIGHT * variance_over_phases(means) + variance_over_phases(covariances.flatten(2)).sum()

@@ -4,7 +4,7 @@ plug.
 Images are [*shape] floats on [0, 1], 2-D or 3-D; masks and pores are booleans of the same shape.
 """
 
-import math
+import itertools
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -51,10 +51,11 @@ def median(image):
     """Return the median of 3 pixels along each axis (3x3, in 3-D 3x3x3), mirrored at the borders."""
     windows = sliding_window_view(np.pad(image, 1, mode="reflect"), [3] * image.ndim)
     middle, found = 3**image.ndim // 2, np.empty_like(image)
-    step = max(1, SELECTED_AT_ONCE // max(1, math.prod(image.shape[1:])))
-    for start in range(0, len(image), step):  # numpy selects faster than SciPy filters volumes
-        rows = slice(start, start + step)
-        values = windows[rows].reshape(*found[rows].shape, -1)
+    height, width = image.shape[-2:]
+    step = max(1, SELECTED_AT_ONCE // width)
+    for page, start in itertools.product(np.ndindex(image.shape[:-2]), range(0, height, step)):
+        rows = *page, slice(start, start + step)  # numpy selects faster than SciPy filters volumes
+        values = windows[rows].reshape(-1, width, 3**image.ndim)
         found[rows] = np.partition(values, middle)[..., middle]
     return found
 

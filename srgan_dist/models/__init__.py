@@ -1,8 +1,8 @@
 """Networks. A new one is a module here with its settings, and its line in one of the two tables.
 
 A generator has `config` (with `ndim` and `scale`), `tile_overlap` (LR pixels) and forward(lr) -> sr; one
-whose settings have `noise` above 0 has a `texture` and is called as forward(lr, noise), see `data/noise.py`,
-where that adds something. A discriminator
+whose settings have `noise` above 0 is called as forward(lr, noise), see `data/noise.py`; without noise where
+it has a `texture` that `adds_nothing` yet. A discriminator
 is built from (config, crop, ndim), its settings have `final_side(crop)`, and forward(*images) returns the
 logits of each batch.
 """
@@ -38,7 +38,8 @@ def noise_channels(config):
 
 def makes_grain(generator):
     """Return whether a generator's output depends on noise: not before a phase has trained its texture."""
-    return noise_channels(generator.config) > 0 and not generator.texture.adds_nothing
+    texture = getattr(generator, "texture", None)
+    return noise_channels(generator.config) > 0 and not getattr(texture, "adds_nothing", False)
 
 
 def build_discriminator(config, crop, ndim):

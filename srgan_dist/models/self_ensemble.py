@@ -25,7 +25,7 @@ class SelfEnsemble(nn.Module):
 
     @property
     def texture(self):
-        return self.generator.texture
+        return getattr(self.generator, "texture", None)
 
     def forward(self, *images):
         total = 0

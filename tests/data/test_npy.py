@@ -51,6 +51,8 @@ def test_npy_headers_say_what_numpy_has_written(version):
     [
         "{'descr': '<f8', 'fortran_order': True, 'shape': (3,4,)}",  # NPZ.jl
         '{"shape":(3L, 4L),"descr":"<f8","fortran_order":True}',  # numpy of Python 2
+        "{'descr': 'float64', 'fortran_order': True, 'shape': (3, 4)}",
+        "{'descr': 'd', 'fortran_order': True, 'shape': (3, 4)}",
     ],
 )
 def test_npy_headers_of_other_writers_are_read(header):
@@ -85,8 +87,9 @@ def test_npy_headers_that_numpy_refuses_are_refused(tmp_path, header):
             read(path)
 
 
-def test_a_shape_beyond_every_integer_is_refused(tmp_path):
-    header = b"{'descr': '<u2', 'fortran_order': False, 'shape': (0, 99999999999999999999)}"
+@pytest.mark.parametrize("sizes", [b"0, 99999999999999999999", b"4611686018427387904, 4, 0"])
+def test_a_shape_beyond_every_integer_is_refused(tmp_path, sizes):
+    header = b"{'descr': '<u2', 'fortran_order': False, 'shape': (" + sizes + b")}"
     (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header)
     with pytest.raises(ImageError, match="a.npy: is cut short, damaged, or holds something other"):
         read_info(tmp_path / "a.npy")

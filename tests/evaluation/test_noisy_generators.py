@@ -18,6 +18,7 @@ from srgan_dist.evaluation.super_resolve_files import list_jobs
 from srgan_dist.evaluation.super_resolver import SuperResolver
 from srgan_dist.models import build_generator, makes_grain
 from srgan_dist.models.rrdb import RRDBConfig
+from srgan_dist.models.self_ensemble import SelfEnsemble
 from srgan_dist.models.srresnet import SRResNetConfig
 from srgan_dist.models.weights_file import save_generator
 from srgan_dist.utils.errors import UserError
@@ -172,7 +173,33 @@ def test_a_texture_that_is_not_trained_is_not_computed_and_changes_nothing():
     lr = texture(0, 12, 14)
     with torch.no_grad():
         whole = generator(to_network_range(torch.from_numpy(lr))[None, None], torch.randn(1, 2, 24, 28))
+    generator.texture.register_forward_hook(lambda *_: pytest.fail("the texture is computed"))
     for seed in (0, 1):
         assert torch.equal(super_resolve(generator, lr, noise=Noise(seed)), to_metric_range(whole[0, 0]))
-    mean, spread = super_resolve_samples(generator, lr, 3)
-    assert torch.equal(mean, to_metric_range(whole[0, 0])) and not spread.any()
+    calls = []
+    generator.tail.register_forward_hook(lambda *_: calls.append(1))
+    mean, spread = super_resolve_samples(generator, lr, 30)
+    assert torch.equal(mean, to_metric_range(whole[0, 0])) and not spread.any() and len(calls) == 1
+    with pytest.raises(UserError, match="samples=4 of these weights are all the same"):
+        SuperResolver(generator)(lr, samples=4)
+
+
+class Foreign(torch.nn.Module):
+    """A network of somebody else: with noise, without a part that is called texture."""
+
+    tile_overlap = 1
+
+    def __init__(self):
+        super().__init__()
+        self.config = SRResNetConfig(scale=2, **SRRESNET)
+        self.weight = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, lr, noise):
+        return self.weight * torch.nn.functional.interpolate(lr, scale_factor=2) + noise.mean(1, keepdim=True)
+
+
+@pytest.mark.parametrize("wrapped", [Foreign, lambda: SelfEnsemble(Foreign())], ids=["network", "ensemble"])
+def test_a_network_with_noise_and_no_texture_is_given_its_noise(wrapped):
+    lr, generator = texture(0, 12, 14), wrapped()
+    one, two = (super_resolve(generator, lr, noise=Noise(seed)) for seed in (0, 1))
+    assert makes_grain(generator) and not torch.equal(one, two)

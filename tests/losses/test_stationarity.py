@@ -78,6 +78,13 @@ def test_a_batch_of_air_counts_as_if_its_detail_had_a_grey_level():
     assert 1 < loss(4)(sr, air) < 5  # in units of its own rounding some 180
 
 
+def test_a_rock_of_12_bits_in_16_is_no_air():
+    hr, sr = grains(8, 1, 96, 96), grains(8, 1, 96, 96, seed=1)
+    lattice = 0.05 * torch.cos(torch.pi * torch.arange(96) / 2)
+    losses = [loss(4)(factor * (sr + lattice), factor * hr) for factor in (1, 1 / 16, 1 / 50)]
+    assert losses[0] > 0.1 and torch.allclose(torch.stack(losses), losses[0], rtol=1e-3)
+
+
 def test_noise_costs_nothing_on_average_however_strong():
     hr = grains(4, 1, 48, 48)
     losses = [loss(4)(2 * grains(4, 1, 48, 48, seed=seed), hr) for seed in range(1, 60)]

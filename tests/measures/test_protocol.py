@@ -5,8 +5,9 @@ import pytest
 from shapes import ball
 
 from srgan_dist.evaluation.report_page.words import physical
+from srgan_dist.measures.correlation import pairs_of
 from srgan_dist.measures.protocol import MEASURES, Reference
-from srgan_dist.measures.segmentation import SWEEP
+from srgan_dist.measures.segmentation import SWEEP, median
 
 PORE, ROCK = 0.1, 0.9
 
@@ -141,3 +142,14 @@ def test_ring_correlation_of_a_round_plug_is_that_of_its_rock():
         # What SR draws where there is nothing has no part
         wrong = np.where(reference.valid, reference.hr, rng.random(rock.shape))
         assert resolution(reference.measure(wrong)) == 2
+
+
+def test_two_points_of_hr_are_those_of_each_form():
+    hr = np.where(np.random.default_rng(0).random((40, 40)) < 0.3, PORE, ROCK)
+    reference = Reference(hr, 0.5)
+    for found in (reference.own(), reference.measure(hr)):
+        for form, image in (("raw", hr), ("median", median(hr))):
+            pairs, all_pairs = found[form]["two_point"].reshape(2, -1)
+            expected = pairs_of(image < 0.5, len(pairs) - 1)
+            assert np.allclose(pairs, expected) and pairs[0] == pytest.approx((image < 0.5).sum())
+            assert np.allclose(all_pairs, pairs_of(np.ones(hr.shape, bool), len(pairs) - 1))

@@ -16,7 +16,8 @@ _LONGEST = 10_000  # bytes of a header, as numpy allows
 _BLANKS = " \t\n\r\f\v"
 _ENTRY = re.compile(
     r"""\s* (?P<mark>["']) (?P<key>descr|fortran_order|shape) (?P=mark) \s*:\s*
-    (?: (?P<quote>["']) (?P<dtype>[<>|=]?[biufc]\d+) (?P=quote)
+    (?: (?P<quote>["'])
+        (?P<dtype>[<>|=]?(?:[biufc]\d+|[?bBhHiIlLqQefdFD])|bool|(?:u?int|float|complex)\d+) (?P=quote)
       | (?P<bool>True|False)
       | \( \s* (?P<sizes>(?:(?:\d+L?\s*,\s*)+(?:\d+L?\s*)?)?) \) )
     \s* (?:,|$)""",
@@ -68,13 +69,15 @@ def _mapped(path):
     try:
         with open(path, "rb") as file:
             header = read_npy_header(file)
-        if path.stat().st_size < header.offset + math.prod(header.shape) * header.dtype.itemsize:
-            raise ValueError("the file is shorter than its array")
+        array_bytes, most = (
+            math.prod(sizes) * header.dtype.itemsize
+            for sizes in (header.shape, [max(size, 1) for size in header.shape])
+        )
+        if path.stat().st_size < header.offset + array_bytes or most >= 2**63:
+            raise ValueError("the file is shorter than its array, or no memory has such a shape")
         order = "F" if header.fortran_order else "C"
         return np.memmap(path, header.dtype, "r", header.offset, header.shape, order)
-    except (MemoryError, OSError):
-        raise
-    except (ValueError, TypeError, OverflowError) as error:
+    except (ValueError, TypeError) as error:
         raise ImageError(
             path,
             "is cut short, damaged, or holds something other than numbers; save it again with numpy.save as"
