@@ -24,7 +24,7 @@ NOISE = Noise()  # of a generator with noise, where nothing else is said
 # In 3-D of generators without `floats_per_pixel`; of others it is one of BLOCKS, by its activations
 TILES = {2: 192, 3: 32}
 BLOCKS = range(32, 128 + 1, 8)  # multiples of 8, which chunks of Zarr can share
-DRAWS_AT_ONCE = {2: 8, 3: 4}  # by dimensions: of the noise, for which all else is computed once
+DRAWS_AT_ONCE = 8  # of the noise, for which all else is computed once
 ACTIVATION_BYTES = {"cpu": 2**29, "gpu": 6 * 2**30}  # of a block
 CPU_BYTES = 2**30  # of all blocks of a volume that are computed at a time, whatever the number of threads
 
@@ -91,12 +91,15 @@ def draws_of_part(generator, pixels, wide, window, noise=NOISE, number=0, sample
         enlarge = partial(generator.upsampled, features[:, :, *inner], lr[:, :, *inner])
     shape = *pixels.shape[: -len(window)], *(side.stop - side.start for side in scaled(window, scale))
     grain = makes_grain(generator)
-    at_once = (DRAWS_AT_ONCE[len(window)] if len(lr) == 1 else 1) if grain else samples
+    at_once = (DRAWS_AT_ONCE if len(lr) == 1 else 1) if grain else samples
     for first in range(0, samples, at_once):
-        draws = range(first, min(first + at_once, samples))
-        seeds = [replace(noise, seed=noise.seed + draw) for draw in draws] if grain else []
-        fields = [_noise_of(generator, wide, len(lr), seed, number) for seed in seeds]
-        output = enlarge(*([torch.cat(fields)] if grain else [])).squeeze(1)
+        draws = [replace(noise, seed=noise.seed + k) for k in range(first, min(first + at_once, samples))]
+        fields = (
+            [torch.cat([_noise_of(generator, wide, len(lr), draw, number) for draw in draws])]
+            if grain
+            else []
+        )
+        output = enlarge(*fields).squeeze(1)
         check_output(output, generator)
         unit = to_metric_range(output[:, *scaled(within(window, wide), scale)].float())
         yield from unit.view(-1, *shape).expand(len(draws), *shape)

@@ -63,7 +63,9 @@ def test_other_programs_find_the_sizes_of_a_stack_too(tmp_path):
 def test_the_spread_of_samples_has_the_sizes_too(tmp_path):
     write_ome(tmp_path / "in.tif")
     config = SRResNetConfig(scale=2, num_blocks=1, num_filters=4, noise=1, tanh=False, init_std=None)
-    upscale(tmp_path, "in.tif", "out.tif", build_generator(config).eval(), samples=2)
+    generator = build_generator(config).eval()
+    generator.texture.start()
+    upscale(tmp_path, "in.tif", "out.tif", generator, samples=2)
     assert read_header(spread_path(tmp_path / "out.tif")).voxel_sizes_um == pytest.approx((10, 1.25, 1.25))
 
 
