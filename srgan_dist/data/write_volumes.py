@@ -14,6 +14,7 @@ import tifffile
 
 from srgan_dist.data.formats.libraries import library
 from srgan_dist.data.formats.metaimage import MILLIMETRE_UM, TYPES
+from srgan_dist.data.formats.npy import read_npy_header
 from srgan_dist.data.volume import CENTIMETRE, ImageError
 from srgan_dist.data.write_images import ome_metadata
 from srgan_dist.utils.files import sync
@@ -158,7 +159,8 @@ def _make_npy(path, shape, dtype, sizes, block):
 
 
 def _open_npy(path, shape, dtype):
-    return _FlatWriter(path, np.load(path, "r").offset, shape, dtype)
+    with open(path, "rb") as file:
+        return _FlatWriter(path, read_npy_header(file).offset, shape, dtype)
 
 
 def _make_tiff(path, shape, dtype, sizes, block):

@@ -91,11 +91,14 @@ class Reference:
             self.grains = geometry.deeper_than(RIM, self.valid & ~self.pores["median"])
             self.all_pairs = correlation.pairs_of(self.valid, self.r_max)
             for form, pore in self.pores.items():
-                self.pairs[form] = correlation.pairs_of(pore & self.valid, self.r_max)
+                self.pairs[form] = self._pairs_of(pore)
                 self.sums[form] = self._segmented(self.pores, form, self.pairs[form])
 
     def _pores_of(self, images):
         return {form: pores_of(image, self.threshold, self.phase) for form, image in images.items()}
+
+    def _pairs_of(self, pore):
+        return correlation.pairs_of(pore & self.valid, self.r_max)
 
     def measure(self, sr):
         """Return {form: {name: sums}} of an image, forms raw and median; curves are among the names."""
@@ -110,7 +113,7 @@ class Reference:
                 "cells": {},
             }
             if self.threshold is not None:
-                found[form] |= self._segmented(pores, form)
+                found[form] |= self._segmented(pores, form, self._pairs_of(pores[form]))
                 found[form]["threshold_sweep"] = self._sweep(image)
             found[form]["cells"]["grey_error"] = errors
         return found
@@ -124,13 +127,12 @@ class Reference:
                 found[form] |= self.sums[form] | {"threshold_sweep": self._sweep(image)}
         return found
 
-    def _segmented(self, pores, form, pairs=None):
+    def _segmented(self, pores, form, pairs):
         """Return {name: sums} of what needs pores, {form: [*shape]}; `cells` are those of every cell: {name:
-        [cells, k]}. pairs: those of the form, if known. Invented pores are after the median in both forms: a
+        [cells, k]}. pairs: those of the form's pores. Invented pores are after the median in both forms: a
         speck is none.
         """
         pore, valid, of_hr, edges = pores[form], self.valid, self.pores[form], self.edges
-        pairs = correlation.pairs_of(pore & valid, self.r_max) if pairs is None else pairs
         rho, rho_hr = (correlation.normalised(p, self.all_pairs)[1] for p in (pairs, self.pairs[form]))
         error = float(np.abs(rho - rho_hr).mean())
         known = np.isfinite(error)

@@ -13,9 +13,9 @@ from scipy import ndimage
 BINS = 256  # of the histogram on [0, 1]
 LARGEST_POROSITY = 0.6  # beyond it two classes are not enough, as in coal
 CONSTANT_SIDE = 11  # pixels of the window in which the outside of a plug has one grey level
-SELECTED_AT_ONCE = 2**14  # pixels of a median
 AIR_SIDE = 31  # and of that in which all pixels are as dark as air
 AIR_SHARE = 0.05  # of the image, of the smallest area of air
+SELECTED_AT_ONCE = 2**14  # pixels of a median
 SWEEP = tuple(np.round(np.linspace(0.85, 1.15, 7), 2).tolist())  # factors of a threshold
 
 

@@ -2,9 +2,8 @@
 
 A generator has `config` (with `ndim` and `scale`), `tile_overlap` (LR pixels) and forward(lr) -> sr; one
 whose settings have `noise` above 0 is called as forward(lr, noise), see `data/noise.py`; without noise where
-it has a `texture` that `adds_nothing` yet. A discriminator
-is built from (config, crop, ndim), its settings have `final_side(crop)`, and forward(*images) returns the
-logits of each batch.
+it has a `texture` that `adds_nothing` yet. A discriminator is built from (config, crop, ndim), its settings
+have `final_side(crop)`, and forward(*images) returns the logits of each batch.
 """
 
 from srgan_dist.models.discriminator import DenseDiscriminatorConfig, Discriminator

@@ -69,12 +69,11 @@ def _mapped(path):
     try:
         with open(path, "rb") as file:
             header = read_npy_header(file)
-        array_bytes, most = (
-            math.prod(sizes) * header.dtype.itemsize
-            for sizes in (header.shape, [max(size, 1) for size in header.shape])
-        )
-        if path.stat().st_size < header.offset + array_bytes or most >= 2**63:
-            raise ValueError("the file is shorter than its array, or no memory has such a shape")
+        itemsize = header.dtype.itemsize
+        if path.stat().st_size < header.offset + math.prod(header.shape) * itemsize:
+            raise ValueError("the file is shorter than its array")
+        if math.prod(max(size, 1) for size in header.shape) * itemsize >= 2**63:  # also of an empty one
+            raise ValueError("numpy has no such shape")
         order = "F" if header.fortran_order else "C"
         return np.memmap(path, header.dtype, "r", header.offset, header.shape, order)
     except (ValueError, TypeError) as error:
