@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -63,8 +64,16 @@ def run_fresh(*command, **environment):
 
 
 def finished(process):
-    """Wait for the end of a command; returns it with its exit code and all that it has printed."""
-    output, errors = process.communicate(timeout=300)
+    """Wait for the end of a command; returns it with its exit code and all that it has printed.
+
+    One that hangs is killed after 15 minutes, with all that it has started, so that only its own test fails.
+    """
+    try:
+        output, errors = process.communicate(timeout=900)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        raise
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 

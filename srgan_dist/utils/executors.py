@@ -166,10 +166,16 @@ def _raise_lost_first(kind, error, trace):
 def _dask(name, address):
     """Workers of the Dask cluster at `address`, or without one of a cluster that is made on this machine."""
     distributed = _import("distributed", name, "distributed")
+    any_port = {"dashboard_address": "127.0.0.1:0"}  # its own, 8787, may be another cluster's
     with contextlib.ExitStack() as stack:
         stack.push(_raise_lost_first)
         cluster = address or stack.enter_context(
-            distributed.LocalCluster(n_workers=usable_cores(), threads_per_worker=1, dashboard_address=None)
+            distributed.LocalCluster(
+                n_workers=usable_cores(),
+                threads_per_worker=1,
+                dashboard_address=None,
+                scheduler_kwargs=any_port,
+            )
         )
         try:
             client = stack.enter_context(distributed.Client(cluster))

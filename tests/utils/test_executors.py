@@ -1,6 +1,8 @@
+import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -143,10 +145,21 @@ def run_in(folder, *command):
 
 def test_dask_keeps_the_order_and_an_error_is_that_of_the_job(tmp_path):
     distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None) as cluster:
+    options = {"dashboard_address": None, "scheduler_kwargs": {"dashboard_address": "127.0.0.1:0"}}
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=2, **options) as cluster:
         address = f"dask:{cluster.scheduler_address}"
         done = run_in(tmp_path, sys.executable, "-W", "error", "mapped.py", address, "6", "7")
     assert (done.returncode, done.stdout, done.stderr) == (1, "4 3 2 1\n", "error: 7 is odd\n")
+
+
+@pytest.mark.slow
+def test_a_dask_of_this_machine_needs_no_port_of_its_own(tmp_path):
+    pytest.importorskip("distributed")
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # some other program has it already
+            stack.enter_context(socket.create_server(("", 8787)))
+        done = run_in(tmp_path, sys.executable, "-W", "error", "mapped.py", "dask", "6")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "4 3 2 1\n3\n", "")
 
 
 @pytest.mark.slow
