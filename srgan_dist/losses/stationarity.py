@@ -66,7 +66,7 @@ def variance_over_phases(moments):
     return (one * other).mean(-1)
 
 
-def fine_detail(images, width=5):
+def fine_detail(images, width):
     """Return images [B, 1, *shape] minus their binomial blur of `width` pixels (odd) along each axis."""
     wide = F.pad(images, [width // 2] * 2 * (images.dim() - 2), mode="replicate")
     weights = [math.comb(width - 1, k) / 2 ** (width - 1) for k in range(width)]

@@ -7,7 +7,8 @@ import torch
 from test_stationarity import grains
 
 from srgan_dist.losses import build_loss
-from srgan_dist.losses.covariance import CovarianceLossConfig
+from srgan_dist.losses.covariance import WIDTH, CovarianceLossConfig
+from srgan_dist.losses.stationarity import fine_detail
 
 
 def loss(block=24):
@@ -61,3 +62,13 @@ def test_between_a_share_of_the_covariances_and_all_of_them_nothing_is_asked_for
     # Below the share the distance to it counts, above all of it that to all of it
     assert half(0.5 * hr, hr).item() == pytest.approx(loss()(0.5 * hr, 0.5**0.5 * hr).item(), rel=1e-4)
     assert half(1.5 * hr, hr).item() == pytest.approx(loss()(1.5 * hr, hr).item(), rel=1e-4)
+
+
+def test_less_texture_than_hr_has_is_fainter_and_not_whiter():
+    hr, white = grains(8, 1, 96, 96), torch.randn(8, 1, 96, 96, generator=torch.Generator().manual_seed(1))
+    hr = (hr + hr.roll(1, 2) + hr.roll(1, 3) + hr.roll((1, 1), (2, 3))) / 4  # blobs, neighbours alike
+    third = build_loss(CovarianceLossConfig(name="covariance", share=0.3), 4)
+    white *= (fine_detail(hr, WIDTH).square().mean() / fine_detail(white, WIDTH).square().mean()).sqrt()
+    # Of its variance a part of 0.35 / 0.85 has HR's colour: each covariance is between 0.3 of HR's and HR's
+    whiter = 0.35**0.5 * hr + 0.5**0.5 * white
+    assert third(0.85**0.5 * hr, hr) < 1e-6 and third(whiter, hr) > 0.05

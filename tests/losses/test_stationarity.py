@@ -38,8 +38,8 @@ def test_fine_detail_is_what_the_binomial_blur_takes_away():
     row = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0])
     expected = impulse.clone()
     expected[..., 3:8, 3:8] -= torch.outer(row, row)
-    assert torch.equal(fine_detail(impulse), expected)
-    assert not fine_detail(torch.full((1, 1, 8, 8, 8), 0.3)).abs().max() > 1e-6
+    assert torch.equal(fine_detail(impulse, 5), expected)
+    assert not fine_detail(torch.full((1, 1, 8, 8, 8), 0.3), 5).abs().max() > 1e-6
     wide = fine_detail(impulse, 9)[0, 0, 5]
     row = torch.tensor([1.0, 8, 28, 56, 70, 56, 28, 8, 1]) * 70 / 256
     assert torch.allclose(impulse[0, 0, 5] - wide, torch.cat([torch.zeros(1), row, torch.zeros(1)]))
