@@ -27,6 +27,11 @@ class CovarianceLossConfig(Settings):
         description="share of the variance of HR's fine detail that is asked for at least; all of it at most."
         " Less than 1 where rocks of less grain than the training set's are to be super-resolved",
     )
+    share_of: Literal["variance", "each"] = Field(
+        "variance",
+        description="what may be less than HR's: the variance, for which all other statistics are HR's; or"
+        " each statistic by itself, which leaves the colour of grain open",
+    )
     block: int = Field(
         24, ge=8, le=1024, description="side in HR pixels of the blocks, each of which is compared"
     )
@@ -36,9 +41,9 @@ class CovarianceLoss(nn.Module):
     """Compares the statistics of the fine detail x of sr and hr in blocks: the covariances at small
     offsets, and E|x| and E[x|x|], which tell grain from strokes and dark strokes from bright ones. A block
     may have as much fine detail as it has, from `share` of HR's variance to all of it; with that amount
-    every other statistic has to be HR's, so that less grain is fainter, not whiter. Differences are over
-    the mean strength of both, which is bounded, so that no quiet block outweighs all others; squared and
-    summed.
+    every other statistic has to be HR's, so that less grain is fainter, not whiter (share_of=each: every
+    statistic has such a range of its own). Differences are over the mean strength of both, which is
+    bounded, so that no quiet block outweighs all others; squared and summed.
 
     Statistics of texture as Portilla & Simoncelli (2000), "A parametric texture model based on joint
     statistics of complex wavelet coefficients", match them, here of the pixels themselves. Detail that no
@@ -47,20 +52,28 @@ class CovarianceLoss(nn.Module):
 
     def __init__(self, config, scale):
         super().__init__()
-        self.block, self.share = config.block, config.share
+        self.block, self.share, self.share_of = config.block, config.share, config.share_of
 
     def forward(self, sr, hr):
         """sr, hr: [B, 1, *shape] in [-1, 1] -> 0-d float32."""
         of_sr = self._statistics(sr.float())
         with torch.no_grad():
-            of_hr = self._statistics(hr.float())
-            share = (of_sr[0] / (of_hr[0] + QUIET)).clamp(self.share, 1)
-            wanted = share * of_hr
-            wanted[-2] = share.sqrt() * of_hr[-2]
+            wanted = self._wanted(of_sr, self._statistics(hr.float()))
         variances = (of_sr[0] + wanted[0] + QUIET) / 2
         sizes = ((of_sr[0] + QUIET).sqrt() + (wanted[0] + QUIET).sqrt()) / 2
-        units = torch.stack([variances] * (len(of_hr) - 2) + [sizes, variances])
+        units = torch.stack([variances] * (len(of_sr) - 2) + [sizes, variances])
         return ((of_sr - wanted) / units).square().sum(0).mean()
+
+    def _wanted(self, of_sr, of_hr):
+        """Return the statistics that SR may have nearest to those that it has."""
+        if self.share_of == "each":
+            least = self.share * of_hr
+            least[-2] = self.share**0.5 * of_hr[-2]
+            return of_sr.clamp(torch.minimum(least, of_hr), torch.maximum(least, of_hr))
+        share = (of_sr[0] / (of_hr[0] + QUIET)).clamp(self.share, 1)
+        wanted = share * of_hr
+        wanted[-2] = share.sqrt() * of_hr[-2]
+        return wanted
 
     def _statistics(self, images):
         """Return the statistics of fine detail in blocks: [offsets + 2, B, blocks]; the first is the

@@ -72,3 +72,5 @@ def test_less_texture_than_hr_has_is_fainter_and_not_whiter():
     # Of its variance a part of 0.35 / 0.85 has HR's colour: each covariance is between 0.3 of HR's and HR's
     whiter = 0.35**0.5 * hr + 0.5**0.5 * white
     assert third(0.85**0.5 * hr, hr) < 1e-6 and third(whiter, hr) > 0.05
+    each = build_loss(CovarianceLossConfig(name="covariance", share=0.3, share_of="each"), 4)
+    assert each(0.85**0.5 * hr, hr) < 1e-6 and each(whiter, hr) < third(whiter, hr) / 4
