@@ -5,6 +5,7 @@ before they begin, so neither imports PyTorch.
 """
 
 import contextlib
+import functools
 import importlib
 import multiprocessing
 import os
@@ -17,6 +18,7 @@ from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.signals import END_SIGNALS
 
 CLEANING_SECONDS = 1.0  # for a job that SIGTERM ends
+_ending = threading.Event()  # of this process, a pool's, by SIGTERM
 MANY = 200  # items; below that, starting processes takes longer than they save
 
 
@@ -88,7 +90,21 @@ def process_pool(count):
             " tmpfs there, or give --jobs 1"
         ) from None
     with pool, _ordered_map(pool, lost) as run:
-        yield run
+        yield lambda function, *items: run(functools.partial(_job, function), *items)
+
+
+def _job(function, *items):
+    """Do a job in a process of a pool, which SIGTERM ends: as soon as the job has cleaned up.
+
+    The pool's own loop would take the end of a job for its result, and another job from its queue.
+    """
+    if _ending.is_set():
+        os._exit(128 + signal.SIGTERM)
+    try:
+        return function(*items)
+    finally:
+        if _ending.is_set():
+            os._exit(128 + signal.SIGTERM)
 
 
 def _obey_parent():
@@ -104,7 +120,8 @@ def _obey_parent():
 
 
 def _end_soon(number, frame):
-    """End the job; the pool's loop around it takes that for a result, and would go on."""
+    """End the job, and the process with it; at the latest when CLEANING_SECONDS are over."""
+    _ending.set()
     timer = threading.Timer(CLEANING_SECONDS, os._exit, [128 + number])
     timer.daemon = True
     timer.start()

@@ -97,6 +97,43 @@ def is_running(pid):
         return False
 
 
+ENDED = """
+import sys, time
+from pathlib import Path
+from srgan_dist.utils.errors import cli_errors
+from srgan_dist.utils.executors import process_pool
+
+def work(path):
+    path.touch()
+    try:
+        time.sleep(5)
+    finally:
+        path.unlink()
+
+if __name__ == "__main__":
+    with cli_errors(), process_pool(2) as run:
+        list(run(work, [Path(sys.argv[1], str(number)) for number in range(8)]))
+"""
+
+
+def test_after_sigterm_no_process_begins_another_job(tmp_path):
+    folder = tmp_path / "jobs"
+    folder.mkdir()
+    (tmp_path / "ended.py").write_text(ENDED)
+    command = [sys.executable, tmp_path / "ended.py", folder]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    process = subprocess.Popen(
+        command, start_new_session=True, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    while len(list(folder.iterdir())) < 2:
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)  # stderr is open until the last process has ended
+    assert (process.returncode, errors) == (143, "ended by SIGTERM\n")
+    assert not list(folder.iterdir())
+
+
 def test_processes_that_pack_or_synthesize_start_without_torch():
     code = """
 import runpy, sys
