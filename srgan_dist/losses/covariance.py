@@ -67,13 +67,9 @@ class CovarianceLoss(nn.Module):
     def _wanted(self, of_sr, of_hr):
         """Return the statistics that SR may have nearest to those that it has."""
         if self.share_of == "each":
-            least = self.share * of_hr
-            least[-2] = self.share**0.5 * of_hr[-2]
+            least = fainter(of_hr, self.share)
             return of_sr.clamp(torch.minimum(least, of_hr), torch.maximum(least, of_hr))
-        share = (of_sr[0] / (of_hr[0] + QUIET)).clamp(self.share, 1)
-        wanted = share * of_hr
-        wanted[-2] = share.sqrt() * of_hr[-2]
-        return wanted
+        return fainter(of_hr, (of_sr[0] / (of_hr[0] + QUIET)).clamp(self.share, 1))
 
     def _statistics(self, images):
         """Return the statistics of fine detail in blocks: [offsets + 2, B, blocks]; the first is the
@@ -83,6 +79,13 @@ class CovarianceLoss(nn.Module):
         products = [detail * moved(detail, offset) for offset in offsets_of(images.dim() - 2)]
         size = detail.abs()
         return torch.stack([block_means(values, self.block) for values in (*products, size, detail * size)])
+
+
+def fainter(statistics, share):
+    """Return what statistics become where fine detail keeps its shape and `share` of its variance."""
+    result = share * statistics
+    result[-2] = share**0.5 * statistics[-2]  # E|x|
+    return result
 
 
 def moved(values, offset):

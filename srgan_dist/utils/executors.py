@@ -18,7 +18,6 @@ from srgan_dist.utils.errors import UserError
 from srgan_dist.utils.signals import END_SIGNALS
 
 CLEANING_SECONDS = 1.0  # for a job that SIGTERM ends
-_ending = threading.Event()  # of this process, a pool's, by SIGTERM
 MANY = 200  # items; below that, starting processes takes longer than they save
 
 
@@ -93,15 +92,17 @@ def process_pool(count):
         yield lambda function, *items: run(functools.partial(_job, function), *items)
 
 
+_ending = threading.Event()  # SIGTERM has come to this process of a pool
+
+
 def _job(function, *items):
     """Do a job in a process of a pool, which SIGTERM ends: as soon as the job has cleaned up.
 
     The pool's own loop would take the end of a job for its result, and another job from its queue.
     """
-    if _ending.is_set():
-        os._exit(128 + signal.SIGTERM)
     try:
-        return function(*items)
+        if not _ending.is_set():
+            return function(*items)
     finally:
         if _ending.is_set():
             os._exit(128 + signal.SIGTERM)
